@@ -1,0 +1,1 @@
+//! A payment gateway that settles each payment on exactly one of several unstable processors.
