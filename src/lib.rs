@@ -1,1 +1,2 @@
 //! A payment gateway that settles each payment on exactly one of several unstable processors.
+pub mod route;
