@@ -1,3 +1,4 @@
 //! A payment gateway that settles each payment on exactly one of several unstable processors.
 
+pub mod route;
 pub mod simulator;

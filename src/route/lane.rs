@@ -1,0 +1,138 @@
+//! Everything that the router knows of one processor.
+
+use std::time::Duration;
+
+use rust_decimal::prelude::ToPrimitive;
+
+use super::breaker::{Breaker, Change, State};
+use super::latency::Latency;
+use super::posterior::Posterior;
+use super::{Policy, Terms, Time, Verdict};
+
+/// What the health endpoint said last.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Health {
+    pub(super) failing: bool,
+    pub(super) min_response_time: Duration,
+    pub(super) at: Time,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Lane {
+    pub(super) name: String,
+    pub(super) fee: f64,
+    pub(super) enabled: bool,
+    pub(super) breaker: Breaker,
+    pub(super) posterior: Posterior,
+    pub(super) latency: Latency,
+    pub(super) in_flight: u32,
+    pub(super) throttled_until: Time,
+    pub(super) health: Option<Health>,
+}
+
+impl Lane {
+    pub(super) fn new(terms: Terms, policy: &Policy, now: Time) -> Self {
+        let prior = (policy.prior_successes, policy.prior_failures);
+        Self {
+            name: terms.name,
+            // A fee that no float can tell (there is none in a decimal's range) would be all of the amount.
+            fee: terms.fee.to_f64().unwrap_or(1.0),
+            enabled: true,
+            breaker: Breaker::new(now),
+            posterior: Posterior::new(prior, policy.forget_half_life, now),
+            latency: Latency::new(policy, now),
+            in_flight: 0,
+            throttled_until: now,
+            health: None,
+        }
+    }
+
+    pub(super) fn finished(
+        &mut self,
+        sent_at: Option<Time>,
+        probe: bool,
+        verdict: Verdict,
+        now: Time,
+        policy: &Policy,
+    ) -> Option<Change> {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if probe {
+            self.breaker.returned(verdict != Verdict::Abandoned);
+        }
+        if let Some(sent_at) = sent_at {
+            match verdict {
+                Verdict::Charged | Verdict::Declined | Verdict::Unknown => {
+                    self.latency.ended(sent_at, now, policy);
+                }
+                Verdict::NotSent | Verdict::Throttled { .. } | Verdict::Abandoned => {
+                    self.latency.gone(sent_at)
+                }
+            }
+        }
+        match verdict {
+            Verdict::Charged => {
+                self.posterior.record(true, now);
+                self.breaker.succeeded(now, policy)
+            }
+            Verdict::Declined | Verdict::NotSent => {
+                self.posterior.record(false, now);
+                self.breaker.failed(now, None, policy)
+            }
+            Verdict::Unknown => {
+                self.posterior.record(false, now);
+                self.breaker.failed(now, sent_at, policy)
+            }
+            Verdict::Throttled { retry_after } => {
+                let until = now + retry_after.min(policy.longest_throttle);
+                self.throttled_until = self.throttled_until.max(until);
+                None
+            }
+            Verdict::Abandoned => None,
+        }
+    }
+
+    pub(super) fn reported(&mut self, health: Health, policy: &Policy) -> Option<Change> {
+        self.health = Some(health);
+        self.latency
+            .reported(health.min_response_time, health.at, policy);
+        self.breaker.reported(health.failing, health.at, policy)
+    }
+
+    /// Whether a probe could still be under way while an audit looks, as far as the health endpoint knows.
+    pub(super) fn too_slow_to_probe(&self, now: Time, policy: &Policy) -> bool {
+        self.health.is_some_and(|health| {
+            health.min_response_time > policy.probe_slowest
+                && now.saturating_sub(health.at) < policy.health_expires
+        })
+    }
+
+    /// Whether the only thing to send is a probe, and it may go now.
+    pub(super) fn probe_due(&self, now: Time, policy: &Policy, alive: u32) -> bool {
+        self.breaker.state() == State::Open
+            && now >= self.throttled_until
+            && self.in_flight < hard_cap(policy, alive)
+            && self.breaker.permits(now, policy, alive)
+            && !self.too_slow_to_probe(now, policy)
+    }
+
+    /// Takes a permit; returns whether it is a probe.
+    pub(super) fn take(&mut self, now: Time, policy: &Policy, alive: u32) -> bool {
+        self.in_flight += 1;
+        self.breaker.take(now, policy, alive)
+    }
+}
+
+/// The share of this instance in the slots of a processor, never less than one.
+pub(super) fn hard_cap(policy: &Policy, alive: u32) -> u32 {
+    (policy.shared_cap / alive.max(1)).max(1)
+}
+
+/// How many payments this instance keeps in flight at a processor with that latency (seconds) while it has
+/// that many to send (per second): Little's law with headroom, so that a processor that becomes slow gets
+/// more slots, not fewer. It is slow by decree, not by load; a limiter that follows the gradient of the
+/// latency would starve it.
+pub(super) fn cap(latency: f64, demand: f64, policy: &Policy, alive: u32) -> u32 {
+    let floor = f64::from((policy.floor / alive.max(1)).max(1));
+    // The cast saturates, and the hard cap is far below any imprecision.
+    ((floor + policy.headroom * demand * latency) as u32).min(hard_cap(policy, alive))
+}

@@ -1,0 +1,223 @@
+//! The router behind a lock, and permits that find their own way back.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use super::{Decision, Event, Explanation, Queue, Router, StateChange, Time, Verdict};
+
+/// A [`Router`] for all tasks of an instance, with the monotonic clock and randomness.
+#[derive(Clone)]
+pub struct SharedRouter {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// Held for about a microsecond per decision, never across an await.
+    state: Mutex<Deciding>,
+    /// The moment in which the router's time was `origin`.
+    epoch: Instant,
+    origin: Time,
+}
+
+struct Deciding {
+    router: Router,
+    rng: SmallRng,
+}
+
+/// What [`SharedRouter::plan`] comes to.
+#[derive(Debug)]
+pub struct Plan {
+    /// One for each payment that may be sent now.
+    pub permits: Vec<Permit>,
+    /// When to ask again, if less was granted than wanted. A permit that comes back is a reason to ask sooner.
+    pub retry_in: Option<Duration>,
+}
+
+impl SharedRouter {
+    /// Shares a router, whose time goes on from here.
+    pub fn new(router: Router) -> Self {
+        let origin = router.now();
+        let state = Mutex::new(Deciding {
+            router,
+            rng: SmallRng::from_rng(&mut rand::rng()),
+        });
+        Self {
+            shared: Arc::new(Shared {
+                state,
+                epoch: Instant::now(),
+                origin,
+            }),
+        }
+    }
+
+    /// Decides for up to `want` payments. Permits that turn out not to be needed are dropped.
+    pub fn plan(&self, want: usize, queue: Queue) -> Plan {
+        let now = self.now();
+        let mut plan = Plan {
+            permits: Vec::with_capacity(want),
+            retry_in: None,
+        };
+        let mut deciding = self.lock();
+        let Deciding { router, rng } = &mut *deciding;
+        for granted in 0..want {
+            let ahead = Queue {
+                waiting: queue.waiting.saturating_sub(granted as u64),
+                ..queue
+            };
+            match router.decide(now, rng, ahead) {
+                Decision::Send { processor, probe } => {
+                    plan.permits.push(self.permit(processor, probe))
+                }
+                Decision::Hold { until } | Decision::Wait { until } => {
+                    plan.retry_in = Some(until.saturating_sub(now));
+                    break;
+                }
+            }
+        }
+        plan
+    }
+
+    /// A permit for a payment that can go nowhere but to this processor, if it has room for it: caps and a
+    /// 429 are respected, and so is the pacing of a breaker that is not closed, but no preference is. None
+    /// while an operator has taken the processor out.
+    pub fn try_permit(&self, processor: usize) -> Option<Permit> {
+        let now = self.now();
+        let probe = self.lock().router.permit_for(processor, now)?;
+        Some(self.permit(processor, probe))
+    }
+
+    /// Learns from what has happened. A breaker that changes its state is logged here, once.
+    pub fn observe(&self, event: Event) {
+        let now = self.now();
+        let mut deciding = self.lock();
+        if let Some(change) = deciding.router.observe(event, now) {
+            let name = deciding
+                .router
+                .name(change.processor)
+                .unwrap_or_default()
+                .to_owned();
+            drop(deciding);
+            log(&name, change);
+        }
+    }
+
+    /// What the router knows, and why it decided as it did.
+    pub fn explain(&self) -> Explanation {
+        let now = self.now();
+        self.lock().router.explain(now)
+    }
+
+    fn permit(&self, processor: usize, probe: bool) -> Permit {
+        Permit {
+            router: self.clone(),
+            processor,
+            probe,
+            sent_at: None,
+            back: false,
+        }
+    }
+
+    fn now(&self) -> Time {
+        self.shared.origin + self.shared.epoch.elapsed()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Deciding> {
+        // A panic while deciding leaves estimates a little off at worst; payments must go on.
+        self.shared
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn log(processor: &str, StateChange { change, .. }: StateChange) {
+    tracing::info!(
+        processor.name = processor,
+        breaker.from = change.from.as_str(),
+        breaker.to = change.to.as_str(),
+        breaker.reason = %change.reason,
+        "the breaker of {processor} is now {}: {}",
+        change.to.as_str().replace('_', " "),
+        change.reason,
+    );
+}
+
+/// The right to have one payment in flight at a processor. It gives itself back, whatever happens to the
+/// future that holds it: unused if nothing was sent, and with an unknown outcome if something was.
+#[must_use = "dropping a permit gives it back unused"]
+pub struct Permit {
+    router: SharedRouter,
+    processor: usize,
+    probe: bool,
+    sent_at: Option<Time>,
+    back: bool,
+}
+
+impl Permit {
+    /// The processor that it is for: its place in the terms.
+    pub fn processor(&self) -> usize {
+        self.processor
+    }
+
+    /// Whether it was given to find out about a processor whose breaker is not closed.
+    pub fn is_probe(&self) -> bool {
+        self.probe
+    }
+
+    /// The first byte goes out now.
+    pub fn sent(&mut self) {
+        let at = self.router.now();
+        if self.sent_at.replace(at).is_none() {
+            self.router.observe(Event::Dispatched {
+                processor: self.processor,
+                at,
+            });
+        }
+    }
+
+    /// Gives it back with what became of the attempt.
+    pub fn finish(mut self, verdict: Verdict) {
+        self.give_back(verdict);
+    }
+
+    fn give_back(&mut self, verdict: Verdict) {
+        if !std::mem::replace(&mut self.back, true) {
+            let Self {
+                processor,
+                sent_at,
+                probe,
+                ..
+            } = *self;
+            self.router.observe(Event::Finished {
+                processor,
+                sent_at,
+                probe,
+                verdict,
+            });
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let verdict = if self.sent_at.is_some() {
+            Verdict::Unknown
+        } else {
+            Verdict::Abandoned
+        };
+        self.give_back(verdict);
+    }
+}
+
+impl std::fmt::Debug for Permit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Permit")
+            .field("processor", &self.processor)
+            .field("probe", &self.probe)
+            .field("sent_at", &self.sent_at)
+            .finish_non_exhaustive()
+    }
+}

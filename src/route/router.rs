@@ -1,0 +1,446 @@
+//! The pure core: learns from events, decides for one payment after the other.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use rand::Rng;
+
+use super::arrivals::Arrivals;
+use super::breaker::{Change, State};
+use super::explain::{
+    Alternative, BreakerReport, Choice, Explanation, HealthReport, PastDecision, ProcessorReport,
+};
+use super::lane::{self, Health, Lane};
+use super::utility::{Outlook, utility};
+use super::{Decision, Event, Policy, Queue, Terms, Time};
+
+/// How many past decisions are kept for an explanation.
+const DECISIONS_KEPT: usize = 16;
+
+/// Equal decisions are kept only this far apart.
+const DECISIONS_APART: Duration = Duration::from_millis(100);
+
+/// A breaker that changed its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateChange {
+    /// The place of the processor in the terms.
+    pub processor: usize,
+    /// What changed.
+    pub change: Change,
+}
+
+/// Decides which processor gets the next payment. See the [module](super) for how.
+#[derive(Debug, Clone)]
+pub struct Router {
+    policy: Policy,
+    lanes: Vec<Lane>,
+    arrivals: Arrivals,
+    alive: u32,
+    /// Time never runs backwards here, whatever the callers say.
+    now: Time,
+    /// Utilities of the decision that is being made.
+    utilities: Vec<Option<f64>>,
+    decisions: VecDeque<Record>,
+}
+
+/// A decision as it is kept.
+#[derive(Debug, Clone)]
+struct Record {
+    at: Time,
+    decision: Decision,
+    utilities: Vec<Option<f64>>,
+}
+
+/// Whether a processor can take a payment.
+enum Slot {
+    Free,
+    /// It has none, and one is expected then.
+    Taken {
+        until: Time,
+    },
+    /// None is to be had in any foreseeable time.
+    Closed,
+}
+
+impl Router {
+    /// A router that knows the terms and nothing else.
+    pub fn new(policy: Policy, terms: Vec<Terms>, now: Time) -> Self {
+        let lanes: Vec<Lane> = terms
+            .into_iter()
+            .map(|terms| Lane::new(terms, &policy, now))
+            .collect();
+        Self {
+            arrivals: Arrivals::new(policy.arrivals_half_life, now),
+            utilities: vec![None; lanes.len()],
+            decisions: VecDeque::with_capacity(DECISIONS_KEPT),
+            policy,
+            lanes,
+            alive: 1,
+            now,
+        }
+    }
+
+    /// The latest moment that the router has been told of.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// The name of a processor.
+    pub fn name(&self, processor: usize) -> Option<&str> {
+        self.lanes.get(processor).map(|lane| lane.name.as_str())
+    }
+
+    /// Learns from what has happened. Returns the change of state that it brought about, if any, for the
+    /// caller to log. Events of processors that are not in the terms are ignored.
+    pub fn observe(&mut self, event: Event, now: Time) -> Option<StateChange> {
+        let now = self.advance(now);
+        let policy = &self.policy;
+        let (processor, change) = match event {
+            Event::Arrived { count } => {
+                self.arrivals.record(count, now);
+                return None;
+            }
+            Event::Instances { alive } => {
+                self.alive = alive.max(1);
+                return None;
+            }
+            Event::Switched { processor, enabled } => {
+                self.lanes.get_mut(processor)?.enabled = enabled;
+                return None;
+            }
+            Event::Dispatched { processor, at } => {
+                self.lanes.get_mut(processor)?.latency.sent(at.min(now));
+                return None;
+            }
+            Event::Finished {
+                processor,
+                sent_at,
+                probe,
+                verdict,
+            } => {
+                let sent_at = sent_at.map(|at| at.min(now));
+                (
+                    processor,
+                    self.lanes
+                        .get_mut(processor)?
+                        .finished(sent_at, probe, verdict, now, policy),
+                )
+            }
+            Event::Health {
+                processor,
+                failing,
+                min_response_time,
+            } => {
+                let health = Health {
+                    failing,
+                    min_response_time,
+                    at: now,
+                };
+                (
+                    processor,
+                    self.lanes.get_mut(processor)?.reported(health, policy),
+                )
+            }
+        };
+        change.map(|change| StateChange { processor, change })
+    }
+
+    /// Decides for the next payment. With [`Decision::Send`] a permit is taken, which has to come back by
+    /// [`Event::Finished`].
+    pub fn decide<R: Rng + ?Sized>(&mut self, now: Time, rng: &mut R, queue: Queue) -> Decision {
+        let now = self.advance(now);
+        let decision = self.choose(now, rng, queue);
+        if let Decision::Send { processor, .. } = decision
+            && let Some(lane) = self.lanes.get_mut(processor)
+        {
+            lane.take(now, &self.policy, self.alive);
+        }
+        self.remember(now, decision);
+        decision
+    }
+
+    /// A permit for a payment that can go nowhere else, if the processor has room. It respects the caps and
+    /// a 429, and the pacing of a breaker that is not closed, but no preference. Returns whether it is a probe.
+    pub fn permit_for(&mut self, processor: usize, now: Time) -> Option<bool> {
+        let now = self.advance(now);
+        let lane = self.lanes.get_mut(processor)?;
+        let free = lane.enabled
+            && now >= lane.throttled_until
+            && lane.in_flight < lane::hard_cap(&self.policy, self.alive)
+            && lane.breaker.permits(now, &self.policy, self.alive);
+        free.then(|| lane.take(now, &self.policy, self.alive))
+    }
+
+    fn choose<R: Rng + ?Sized>(&mut self, now: Time, rng: &mut R, queue: Queue) -> Decision {
+        self.utilities.fill(None);
+        let (policy, alive) = (&self.policy, self.alive);
+        if let Some(processor) = self
+            .lanes
+            .iter()
+            .position(|lane| lane.enabled && lane.probe_due(now, policy, alive))
+        {
+            return Decision::Send {
+                processor,
+                probe: true,
+            };
+        }
+
+        let demand = self.demand(now, queue);
+        let waiting = queue.waiting as f64 / f64::from(alive);
+        let mut best: Option<(f64, usize, Slot)> = None;
+        for (i, lane) in self.lanes.iter_mut().enumerate() {
+            let latency = lane.latency.estimate(now, policy);
+            let slot = slot(lane, latency, demand, waiting, now, policy, alive);
+            let wait = match slot {
+                Slot::Free => 0.0,
+                Slot::Taken { until } => until.saturating_sub(now).as_secs_f64(),
+                Slot::Closed => continue,
+            };
+            let success = lane.posterior.sample(now, rng);
+            let worth = utility(
+                Outlook {
+                    fee: lane.fee,
+                    success,
+                    latency,
+                    wait,
+                },
+                policy,
+            );
+            self.utilities[i] = Some(worth);
+            if best.as_ref().is_none_or(|(highest, ..)| worth > *highest) {
+                best = Some((worth, i, slot));
+            }
+        }
+
+        let (later, soonest) = (now + policy.longest_wait, now + policy.shortest_wait);
+        let wake = self
+            .next_probe(now)
+            .map_or(later, |probe| probe.min(later))
+            .max(soonest);
+        match best {
+            None | Some((_, _, Slot::Closed)) => Decision::Wait { until: wake },
+            Some((_, _, Slot::Taken { until })) => Decision::Wait {
+                until: until.clamp(soonest, wake),
+            },
+            Some((worth, processor, Slot::Free)) => match self.worth_holding(worth, now) {
+                Some(until) => Decision::Hold {
+                    until: until.clamp(soonest, wake),
+                },
+                None => {
+                    let probe = self.lanes[processor].breaker.state() != State::Closed;
+                    Decision::Send { processor, probe }
+                }
+            },
+        }
+    }
+
+    /// Payments per second that this instance has to send: its arrivals, and its share of the backlog.
+    fn demand(&self, now: Time, queue: Queue) -> f64 {
+        let backlog = queue.waiting as f64 / f64::from(self.alive);
+        self.arrivals.rate(now) + backlog / self.policy.drain_within.as_secs_f64()
+    }
+
+    /// Until when to wait for a processor that has just gone out and is worth more than that when it is up.
+    fn worth_holding(&self, worth: f64, now: Time) -> Option<Time> {
+        let policy = &self.policy;
+        let prior = policy.prior_successes / (policy.prior_successes + policy.prior_failures);
+        self.lanes
+            .iter()
+            .filter(|lane| lane.enabled)
+            .filter_map(|lane| {
+                let until = lane.breaker.out_since()? + policy.hold;
+                let latency = lane.latency.estimate(now, policy);
+                let up = Outlook {
+                    fee: lane.fee,
+                    success: prior,
+                    latency,
+                    wait: 0.0,
+                };
+                (now < until && utility(up, policy) > worth).then_some(until)
+            })
+            .max()
+    }
+
+    fn next_probe(&self, now: Time) -> Option<Time> {
+        self.lanes
+            .iter()
+            .filter(|lane| lane.enabled && lane.breaker.state() == State::Open)
+            .filter(|lane| !lane.too_slow_to_probe(now, &self.policy))
+            .map(|lane| lane.breaker.next_probe().max(lane.throttled_until))
+            .min()
+    }
+
+    fn advance(&mut self, now: Time) -> Time {
+        self.now = self.now.max(now);
+        self.now
+    }
+
+    fn remember(&mut self, now: Time, decision: Decision) {
+        let same = self.decisions.front().is_some_and(|last| {
+            same_choice(&last.decision, &decision) && now.saturating_sub(last.at) < DECISIONS_APART
+        });
+        if same {
+            return;
+        }
+        let mut record = if self.decisions.len() < DECISIONS_KEPT {
+            None
+        } else {
+            self.decisions.pop_back()
+        }
+        .unwrap_or_else(|| Record {
+            at: now,
+            decision,
+            utilities: Vec::with_capacity(self.lanes.len()),
+        });
+        (record.at, record.decision) = (now, decision);
+        record.utilities.clone_from(&self.utilities);
+        self.decisions.push_front(record);
+    }
+
+    /// What the router knows, and what it decided by which utilities.
+    pub fn explain(&self, now: Time) -> Explanation {
+        let now = self.now.max(now);
+        Explanation {
+            instances: self.alive,
+            arrivals_per_second: self.arrivals.rate(now),
+            processors: self
+                .lanes
+                .iter()
+                .map(|lane| self.report(lane, now))
+                .collect(),
+            decisions: self
+                .decisions
+                .iter()
+                .map(|record| self.past(record, now))
+                .collect(),
+        }
+    }
+
+    fn report(&self, lane: &Lane, now: Time) -> ProcessorReport {
+        let policy = &self.policy;
+        let (successes, failures) = lane.posterior.parameters(now);
+        let latency = lane.latency.estimate(now, policy);
+        let demand = self.demand(now, Queue::default());
+        let (reason, since) = lane.breaker.reason();
+        let success = lane.posterior.mean(now);
+        let wait = match slot(lane, latency, demand, 0.0, now, policy, self.alive) {
+            Slot::Free => Some(0.0),
+            Slot::Taken { until } => Some(until.saturating_sub(now).as_secs_f64()),
+            Slot::Closed => None,
+        };
+        ProcessorReport {
+            name: lane.name.clone(),
+            fee: lane.fee,
+            enabled: lane.enabled,
+            breaker: BreakerReport {
+                state: lane.breaker.state(),
+                reason: reason.to_string(),
+                for_ms: ms(now.saturating_sub(since)),
+                outage_ms: lane
+                    .breaker
+                    .out_since()
+                    .map(|since| ms(now.saturating_sub(since))),
+                probes_in_flight: lane.breaker.probing(),
+            },
+            posterior_successes: successes,
+            posterior_failures: failures,
+            success_probability: success,
+            latency_ms: latency * 1e3,
+            in_flight: lane.in_flight,
+            cap: lane::cap(latency, demand, policy, self.alive),
+            throttled_for_ms: ms(lane.throttled_until.saturating_sub(now)),
+            utility: wait.map(|wait| {
+                utility(
+                    Outlook {
+                        fee: lane.fee,
+                        success,
+                        latency,
+                        wait,
+                    },
+                    policy,
+                )
+            }),
+            health: lane.health.map(|health| HealthReport {
+                failing: health.failing,
+                min_response_time_ms: ms(health.min_response_time),
+                age_ms: ms(now.saturating_sub(health.at)),
+            }),
+        }
+    }
+
+    fn past(&self, record: &Record, now: Time) -> PastDecision {
+        let name = |i: usize| self.lanes[i].name.clone();
+        PastDecision {
+            age_ms: ms(now.saturating_sub(record.at)),
+            choice: match record.decision {
+                Decision::Send {
+                    processor,
+                    probe: false,
+                } => Choice::Send {
+                    processor: name(processor),
+                },
+                Decision::Send {
+                    processor,
+                    probe: true,
+                } => Choice::Probe {
+                    processor: name(processor),
+                },
+                Decision::Hold { .. } => Choice::Hold,
+                Decision::Wait { .. } => Choice::Wait,
+            },
+            alternatives: (record.utilities.iter().enumerate())
+                .map(|(i, utility)| Alternative {
+                    processor: name(i),
+                    utility: *utility,
+                })
+                .collect(),
+        }
+    }
+}
+
+/// Whether the processor can take a payment now, or when it is expected to, with so many (per instance)
+/// waiting in front.
+fn slot(
+    lane: &Lane,
+    latency: f64,
+    demand: f64,
+    waiting: f64,
+    now: Time,
+    policy: &Policy,
+    alive: u32,
+) -> Slot {
+    if !lane.enabled
+        || lane.breaker.state() == State::Open
+        || !lane.breaker.permits(now, policy, alive)
+    {
+        return Slot::Closed;
+    }
+    if now < lane.throttled_until {
+        return Slot::Taken {
+            until: lane.throttled_until,
+        };
+    }
+    let cap = lane::cap(latency, demand, policy, alive);
+    if lane.in_flight < cap {
+        return Slot::Free;
+    }
+    // With `cap` slots a processor serves cap / latency payments per second.
+    let seconds = (waiting + 1.0) * latency / f64::from(cap);
+    Slot::Taken {
+        until: now + Duration::from_secs_f64(seconds.min(LONGEST_RECKONED_WAIT)),
+    }
+}
+
+/// Longest wait for a slot that is told apart from none, in seconds.
+const LONGEST_RECKONED_WAIT: f64 = 3_600.0;
+
+fn same_choice(a: &Decision, b: &Decision) -> bool {
+    match (a, b) {
+        (Decision::Send { .. }, Decision::Send { .. }) => a == b,
+        _ => std::mem::discriminant(a) == std::mem::discriminant(b),
+    }
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
