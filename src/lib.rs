@@ -1,4 +1,41 @@
-//! A payment gateway that settles each payment on exactly one of several unstable processors.
+//! A payment gateway that settles each payment on exactly one of several unstable payment processors,
+//! as cheaply and as soon as possible. PostgreSQL is the queue and the book.
+//!
+//! # The life of a payment
+//!
+//! ```text
+//! POST -> accept -> payment_queue -> claim -> charge -> settle -> payment_processed -> summary
+//!                        ^          (route)     |
+//!                        |-- proved not charged-|
+//!                        |-- in doubt: stays with that processor until it is known
+//! ```
+//!
+//! The modules are these stages, in order: [`payment`] and [`http`] read what a client asks for,
+//! [`accept`] puts it into the queue, [`claim`] takes it out for the length of a lease, [`route`]
+//! chooses the processor, [`charge`] calls it and judges what the reply proves, [`settle`] writes the
+//! end down, [`summary`] adds up. [`worker`] moves payments along, [`deployment`] is what the instances
+//! know of each other, [`serve`] is an instance from start to end. [`simulator`] stands in for a processor.
+//!
+//! # What is guaranteed
+//!
+//! - A payment that was answered with 202 is committed.
+//! - A payment is sent to a second processor only when it is proved that no other has charged it.
+//! - Where a payment may have been charged is written down before the first byte is sent.
+//! - A payment that a processor charged is booked with the stamp that the processor recorded.
 
+pub mod accept;
+pub mod charge;
+pub mod claim;
+pub mod cli;
+pub mod config;
+pub mod database;
+pub mod deployment;
+pub mod http;
+pub mod payment;
 pub mod route;
+pub mod serve;
+pub mod settle;
 pub mod simulator;
+pub mod summary;
+pub mod telemetry;
+pub mod worker;

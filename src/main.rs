@@ -1,3 +1,52 @@
 //! The command line of `payment-proxy`.
 
-fn main() {}
+use std::process::ExitCode;
+
+use payment_proxy::cli::{Cli, Command};
+use payment_proxy::{database, serve, simulator, telemetry};
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    let cli = match Cli::read(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => {
+            if error.code == 0 {
+                print!("{}", error.text);
+            } else {
+                eprint!("{}", error.text);
+            }
+            return ExitCode::from(error.code);
+        }
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    telemetry::start(cli.log_format, &cli.rust_log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let (mut terminate, mut interrupt) = (
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+        );
+        let shutdown = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        match cli.command {
+            Command::Serve(settings) => serve::serve(*settings, shutdown).await,
+            Command::Migrate(settings) => database::migrate(&settings).await,
+            Command::SimulateProcessor(args) => simulator::run(*args, shutdown).await,
+        }
+    })
+}

@@ -1,0 +1,240 @@
+//! The calls to one processor. None is ever repeated by itself.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use reqwest::header::RETRY_AFTER;
+use reqwest::{Client, Response, StatusCode, Url};
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{Lookup, Reply};
+use crate::claim::Claim;
+use crate::config::ProcessorSettings;
+use crate::payment::format_time;
+
+/// How long a connection to a processor may take.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a processor has for `GET /payments/{id}`, which its configured delay does not slow down.
+pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a processor has for `GET /payments/service-health`; two early callers wait for its next window.
+pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
+/// How much of a processor's reply is read.
+pub const MAX_BODY_BYTES: usize = 16 * 1024;
+/// How long the rest of a reply may take once its status is known.
+const BODY_TIMEOUT: Duration = Duration::from_secs(1);
+/// Characters of a reply that a dead letter keeps.
+const MAX_REASON_CHARS: usize = 500;
+/// Connections to one processor that are kept open while idle: as many as it takes payments at once.
+const IDLE_CONNECTIONS: usize = 800;
+/// How long an idle connection is kept.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A processor that can be called.
+#[derive(Debug, Clone)]
+pub struct ProcessorClient {
+    http: Client,
+    timeout: Duration,
+    payments: Url,
+    health: Url,
+}
+
+/// What a processor says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Health {
+    /// Payments fail.
+    pub failing: bool,
+    /// The least time that a payment takes, in milliseconds.
+    pub min_response_time: u32,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PaymentRequest {
+    correlation_id: Uuid,
+    #[serde(with = "rust_decimal::serde::arbitrary_precision")]
+    amount: Decimal,
+    requested_at: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct StoredPayment {
+    correlation_id: Uuid,
+    #[serde(with = "rust_decimal::serde::arbitrary_precision")]
+    amount: Decimal,
+    requested_at: DateTime<Utc>,
+}
+
+impl ProcessorClient {
+    /// A client for one processor; `timeout` is what it has for one payment.
+    ///
+    /// # Errors
+    /// The HTTP client cannot be made, or the URL cannot take a path.
+    pub fn new(settings: &ProcessorSettings, timeout: Duration) -> anyhow::Result<Self> {
+        let http = Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .build()?;
+        let at = |path: &[&str]| -> anyhow::Result<Url> {
+            let mut url = settings.url.clone();
+            url.path_segments_mut()
+                .map_err(|()| anyhow::anyhow!("{} cannot take a path", settings.url))?
+                .pop_if_empty()
+                .extend(path);
+            Ok(url)
+        };
+        Ok(Self {
+            http,
+            timeout,
+            payments: at(&["payments"])?,
+            health: at(&["payments", "service-health"])?,
+        })
+    }
+
+    /// Posts the payment of a claim under its stamp.
+    pub async fn post(&self, claim: &Claim) -> Reply {
+        let body = PaymentRequest {
+            correlation_id: claim.payment.correlation_id,
+            amount: claim.payment.amount,
+            requested_at: format_time(claim.requested_at),
+        };
+        match self
+            .http
+            .post(self.payments.clone())
+            .timeout(self.timeout)
+            .json(&body)
+            .send()
+            .await
+        {
+            Ok(response) => {
+                let code = response.status().as_u16();
+                let retry_after = retry_after(&response);
+                // The status is the answer. The body is read so that the connection can be used again.
+                let body = read(response).await.unwrap_or_default();
+                let text = if code == 200 {
+                    String::new()
+                } else {
+                    printable(&body)
+                };
+                Reply::Status {
+                    code,
+                    retry_after,
+                    text,
+                }
+            }
+            Err(error) if error.is_connect() => Reply::NotConnected(describe(&error)),
+            Err(error) => Reply::NoReply(describe(&error)),
+        }
+    }
+
+    /// Asks whether the processor has a payment.
+    pub async fn lookup(&self, correlation_id: Uuid) -> Lookup {
+        let url = format!("{}/{correlation_id}", self.payments);
+        let response = match self.http.get(url).timeout(LOOKUP_TIMEOUT).send().await {
+            Ok(response) => response,
+            Err(error) => return Lookup::NoAnswer(describe(&error)),
+        };
+        match response.status() {
+            StatusCode::NOT_FOUND => {
+                let _ = read(response).await;
+                Lookup::Absent
+            }
+            StatusCode::OK => match read(response)
+                .await
+                .map(|body| serde_json::from_slice(&body))
+            {
+                Some(Ok(StoredPayment {
+                    correlation_id: id,
+                    amount,
+                    requested_at,
+                })) if id == correlation_id => Lookup::Found {
+                    amount,
+                    requested_at,
+                },
+                Some(Ok(_)) => Lookup::NoAnswer("the reply is about another payment".to_owned()),
+                Some(Err(error)) => Lookup::NoAnswer(error.to_string()),
+                None => Lookup::NoAnswer("the reply cannot be read".to_owned()),
+            },
+            status => Lookup::NoAnswer(status.to_string()),
+        }
+    }
+
+    /// Asks how the processor is. `Ok(None)`: it was asked too often (429), which is no news.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    pub async fn health(&self) -> Result<Option<Health>, String> {
+        let request = self.http.get(self.health.clone()).timeout(HEALTH_TIMEOUT);
+        let response = request.send().await.map_err(|error| describe(&error))?;
+        match response.status() {
+            StatusCode::OK => {
+                let body = read(response).await.ok_or("the reply cannot be read")?;
+                serde_json::from_slice(&body)
+                    .map(Some)
+                    .map_err(|error| error.to_string())
+            }
+            StatusCode::TOO_MANY_REQUESTS => Ok(None),
+            status => Err(status.to_string()),
+        }
+    }
+}
+
+/// The body, or `None` where it is longer than [`MAX_BODY_BYTES`], ends too early or takes too long.
+async fn read(mut response: Response) -> Option<Vec<u8>> {
+    let whole = async {
+        let mut body = Vec::new();
+        loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) if body.len() + chunk.len() <= MAX_BODY_BYTES => {
+                    body.extend_from_slice(&chunk);
+                }
+                Ok(None) => return Some(body),
+                Ok(Some(_)) | Err(_) => return None,
+            }
+        }
+    };
+    tokio::time::timeout(BODY_TIMEOUT, whole)
+        .await
+        .ok()
+        .flatten()
+}
+
+fn retry_after(response: &Response) -> Option<Duration> {
+    /// The longest pause that a processor can ask for.
+    const LONGEST: Duration = Duration::from_secs(60);
+    let seconds = response
+        .headers()
+        .get(RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
+    Some(Duration::from_secs(seconds).min(LONGEST))
+}
+
+fn printable(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    text.chars()
+        .filter(|letter| !letter.is_control())
+        .take(MAX_REASON_CHARS)
+        .collect()
+}
+
+/// An error with its causes, in one line.
+fn describe(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,167 @@
+//! Charge: one claimed payment goes to one processor, and what is known afterwards decides.
+//!
+//! The rule of this module: a payment is free to go to another processor only when it is *proved*
+//! that no processor charged it. Whatever is not proved stays with the processor that may have it.
+
+mod client;
+mod verdict;
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use tokio_util::sync::CancellationToken;
+
+pub use client::{
+    CONNECT_TIMEOUT, HEALTH_TIMEOUT, Health, LOOKUP_TIMEOUT, MAX_BODY_BYTES, ProcessorClient,
+};
+pub use verdict::{Lookup, Reply, Verdict, judge};
+
+use crate::claim::{Claim, EarlierAttempt};
+use crate::route::{self, Permit};
+
+/// The pause before a doubtful payment is looked at again, doubled with every attempt.
+pub const FIRST_DOUBT_PAUSE: Duration = Duration::from_millis(100);
+/// The longest such pause.
+pub const LONGEST_DOUBT_PAUSE: Duration = Duration::from_secs(5);
+
+/// What is to be recorded of a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The processor has charged it, under this stamp.
+    Charged {
+        /// `requestedAt` as the processor recorded it.
+        requested_at: DateTime<Utc>,
+    },
+    /// It is proved that no processor has charged it.
+    Free,
+    /// The processor of the claim may have charged it or may yet do so.
+    Doubtful {
+        /// From when on a 404 is proof; `None`: a call was left open just now, the time starts anew.
+        until: Option<DateTime<Utc>>,
+    },
+    /// No processor will ever take it.
+    Dead {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// When a worker has to stop.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    /// Nothing new is sent from now on.
+    pub draining: CancellationToken,
+    /// Calls that are still open are left open.
+    pub now: CancellationToken,
+}
+
+/// Charges a payment that no processor can have charged yet.
+pub async fn charge(
+    client: &ProcessorClient,
+    claim: &Claim,
+    mut permit: Permit,
+    stop: &Stop,
+) -> Outcome {
+    let verdict = send(client, claim, &mut permit, stop).await;
+    permit.finish(signal(&verdict));
+    decide(verdict, claim.earlier)
+}
+
+/// Finds out whether a doubtful payment was charged, and posts it again to the same processor, under
+/// the same stamp, where it was not. `permit` is asked for when it is needed.
+pub async fn resolve(
+    client: &ProcessorClient,
+    claim: &Claim,
+    earlier: EarlierAttempt,
+    permit: impl FnOnce() -> Option<Permit>,
+    stop: &Stop,
+) -> Outcome {
+    let keep = Outcome::Doubtful {
+        until: Some(earlier.doubt_until),
+    };
+    let lookup = tokio::select! {
+        lookup = client.lookup(claim.payment.correlation_id) => lookup,
+        () = stop.now.cancelled() => return keep,
+    };
+    match lookup {
+        Lookup::Found { .. } => {
+            let verdict = judge(claim, &Reply::NoReply(String::new()), Some(&lookup));
+            decide(verdict.unwrap_or(Verdict::Unknown), claim.earlier)
+        }
+        Lookup::Absent if earlier.over => Outcome::Free,
+        Lookup::Absent => match permit() {
+            Some(permit) => charge(client, claim, permit, stop).await,
+            None => keep,
+        },
+        Lookup::NoAnswer(_) => keep,
+    }
+}
+
+/// One POST, and the question that follows it where its reply is no proof.
+async fn send(
+    client: &ProcessorClient,
+    claim: &Claim,
+    permit: &mut Permit,
+    stop: &Stop,
+) -> Verdict {
+    if stop.draining.is_cancelled() || Instant::now() >= claim.send_by {
+        return Verdict::NotSent { retry_after: None };
+    }
+    permit.sent();
+    let proved = async {
+        let reply = client.post(claim).await;
+        if let Some(verdict) = judge(claim, &reply, None) {
+            return verdict;
+        }
+        let lookup = client.lookup(claim.payment.correlation_id).await;
+        let verdict = judge(claim, &reply, Some(&lookup)).unwrap_or(Verdict::Unknown);
+        tracing::debug!(
+            payment.id = %claim.payment.correlation_id, processor.name = claim.processor,
+            charge.reply = ?reply, charge.lookup = ?lookup, charge.verdict = ?verdict, "asked after a reply without proof"
+        );
+        verdict
+    };
+    tokio::select! {
+        verdict = proved => verdict,
+        () = stop.now.cancelled() => Verdict::Unknown,
+    }
+}
+
+/// What a verdict on the newest attempt means for the payment, whose earlier attempt may be open.
+fn decide(verdict: Verdict, earlier: Option<EarlierAttempt>) -> Outcome {
+    match (verdict, earlier) {
+        (Verdict::Charged { requested_at }, _) => Outcome::Charged { requested_at },
+        (Verdict::Mismatch { reason }, _) => Outcome::Dead { reason },
+        (Verdict::Unknown, _) => Outcome::Doubtful { until: None },
+        (_, Some(earlier)) => Outcome::Doubtful {
+            until: Some(earlier.doubt_until),
+        },
+        (Verdict::Declined | Verdict::NotSent { .. }, None) => Outcome::Free,
+        (Verdict::Refused { reason }, None) => Outcome::Dead { reason },
+    }
+}
+
+/// What the router learns from a verdict.
+fn signal(verdict: &Verdict) -> route::Verdict {
+    match verdict {
+        // A refusal is an answer about the payment, not a fault of the processor.
+        Verdict::Charged { .. } | Verdict::Mismatch { .. } | Verdict::Refused { .. } => {
+            route::Verdict::Charged
+        }
+        Verdict::Declined => route::Verdict::Declined,
+        Verdict::NotSent {
+            retry_after: Some(retry_after),
+        } => route::Verdict::Throttled {
+            retry_after: *retry_after,
+        },
+        Verdict::NotSent { retry_after: None } => route::Verdict::NotSent,
+        Verdict::Unknown => route::Verdict::Unknown,
+    }
+}
+
+/// The pause before a doubtful payment is claimed again after so many attempts.
+#[must_use]
+pub fn doubt_pause(attempt: i32) -> Duration {
+    let doublings = u32::try_from(attempt.clamp(1, 16) - 1).unwrap_or_default();
+    (FIRST_DOUBT_PAUSE * 2_u32.pow(doublings)).min(LONGEST_DOUBT_PAUSE)
+}

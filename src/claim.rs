@@ -1,0 +1,222 @@
+//! Claim: a worker takes payments for the length of a lease, and writes down where each goes before
+//! the first byte goes there.
+//!
+//! There are two kinds of claim. [`claim_free`] takes payments that no processor can have charged, each
+//! for the processor that the router chose. [`claim_doubtful`] takes payments that one processor may
+//! have charged (its worker died, or got no proof), to ask that processor.
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+use sqlx::postgres::types::PgInterval;
+use uuid::Uuid;
+
+use crate::payment::Payment;
+
+/// Payments in one claim, at most.
+pub const CLAIM_BATCH: usize = 256;
+/// Doubtful payments in one claim, at most.
+pub const DOUBTFUL_BATCH: usize = 64;
+/// What a lease lasts beyond the longest call: the time between claim and send, and to record the end.
+pub const LEASE_MARGIN: Duration = Duration::from_secs(5);
+/// A payment that is not sent this long after its claim is given back instead.
+pub const SEND_WITHIN: Duration = Duration::from_secs(3);
+
+/// How long claims and doubts last.
+#[derive(Debug, Clone, Copy)]
+pub struct LeaseTerms {
+    /// How long a claim lasts.
+    pub lease: Duration,
+    /// How long after the end of a lease, or after an unanswered call, a processor may still charge.
+    pub late_charge: Duration,
+}
+
+impl LeaseTerms {
+    /// The terms that outlast a call of `processor_timeout`.
+    #[must_use]
+    pub fn new(processor_timeout: Duration, late_charge: Duration) -> Self {
+        Self {
+            lease: processor_timeout + LEASE_MARGIN,
+            late_charge,
+        }
+    }
+}
+
+/// A payment that this instance holds until its lease is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The row of the queue.
+    pub id: i64,
+    /// What is to be charged.
+    pub payment: Payment,
+    /// When it was accepted.
+    pub accepted_at: DateTime<Utc>,
+    /// Claims made so far, this one included: the fence of later writes.
+    pub attempt: i32,
+    /// The only processor that may get it under this claim.
+    pub processor: String,
+    /// The stamp under which it gets it.
+    pub requested_at: DateTime<Utc>,
+    /// After this moment it must not be sent any more.
+    pub send_by: Instant,
+    /// What is known of earlier attempts that were left open, all at the same processor.
+    pub earlier: Option<EarlierAttempt>,
+}
+
+/// An attempt of which nobody knows how it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EarlierAttempt {
+    /// From then on (database clock) a 404 of the processor proves that it did not charge.
+    pub doubt_until: DateTime<Utc>,
+    /// Whether that time had come at the claim.
+    pub over: bool,
+}
+
+/// Claims the oldest payments that no processor can have charged, from row `from_id` on. The first of
+/// them gets the first of `processors`, and so on; there may be fewer payments than processors.
+///
+/// Payments that turn out to be settled or dead already (posted again at that very moment) are removed.
+///
+/// # Errors
+/// The database did not confirm. What it may have claimed is claimable again after the lease.
+pub async fn claim_free(
+    pool: &PgPool,
+    terms: LeaseTerms,
+    processors: &[String],
+    from_id: i64,
+) -> Result<Vec<Claim>, sqlx::Error> {
+    let send_by = Instant::now() + SEND_WITHIN;
+    let rows = sqlx::query!(
+        r#"WITH free AS MATERIALIZED (
+            SELECT id, correlation_id FROM payment_queue
+            WHERE id >= $2 AND processor IS NULL AND lease_until <= now()
+            ORDER BY id LIMIT cardinality($1::text[])
+            FOR NO KEY UPDATE SKIP LOCKED
+        ), booked AS MATERIALIZED (
+            SELECT f.id FROM free f
+            WHERE EXISTS (SELECT FROM payment_processed p WHERE p.correlation_id = f.correlation_id)
+               OR EXISTS (SELECT FROM payment_dead_letter d WHERE d.correlation_id = f.correlation_id)
+        ), removed AS (
+            DELETE FROM payment_queue q USING booked b WHERE q.id = b.id
+        ), assigned AS (
+            SELECT f.id, ($1::text[])[row_number() OVER (ORDER BY f.id)] AS processor
+            FROM free f WHERE NOT EXISTS (SELECT FROM booked b WHERE b.id = f.id)
+        )
+        UPDATE payment_queue q
+        SET attempt = q.attempt + 1,
+            processor = a.processor,
+            requested_at = date_trunc('milliseconds', clock_timestamp()),
+            lease_until = now() + $3::interval,
+            doubt_until = now() + $3::interval + $4::interval
+        FROM assigned a WHERE q.id = a.id
+        RETURNING q.id, q.correlation_id, q.amount, q.accepted_at, q.attempt,
+            q.processor AS "processor!", q.requested_at AS "requested_at!""#,
+        processors,
+        from_id,
+        interval(terms.lease),
+        interval(terms.late_charge),
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Claim {
+            id: row.id,
+            payment: Payment {
+                correlation_id: row.correlation_id,
+                amount: row.amount,
+            },
+            accepted_at: row.accepted_at,
+            attempt: row.attempt,
+            processor: row.processor,
+            requested_at: row.requested_at,
+            send_by,
+            earlier: None,
+        })
+        .collect())
+}
+
+/// Claims payments that a processor may have charged, whose lease or pause is over, up to row
+/// `up_to_id`. Processor and stamp stay what they are.
+///
+/// # Errors
+/// As for [`claim_free`].
+pub async fn claim_doubtful(
+    pool: &PgPool,
+    terms: LeaseTerms,
+    limit: usize,
+    up_to_id: i64,
+) -> Result<Vec<Claim>, sqlx::Error> {
+    let send_by = Instant::now() + SEND_WITHIN;
+    let rows = sqlx::query!(
+        r#"WITH doubtful AS MATERIALIZED (
+            SELECT id, doubt_until FROM payment_queue
+            WHERE id <= $2 AND processor IS NOT NULL AND lease_until <= now()
+            ORDER BY id LIMIT $1
+            FOR NO KEY UPDATE SKIP LOCKED
+        )
+        UPDATE payment_queue q
+        SET attempt = q.attempt + 1,
+            lease_until = now() + $3::interval,
+            doubt_until = greatest(q.doubt_until, now() + $3::interval + $4::interval)
+        FROM doubtful d WHERE q.id = d.id
+        RETURNING q.id, q.correlation_id, q.amount, q.accepted_at, q.attempt,
+            q.processor AS "processor!", q.requested_at AS "requested_at!",
+            d.doubt_until AS "doubt_until!", d.doubt_until <= now() AS "over!""#,
+        i64::try_from(limit).unwrap_or(i64::MAX),
+        up_to_id,
+        interval(terms.lease),
+        interval(terms.late_charge),
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Claim {
+            id: row.id,
+            payment: Payment {
+                correlation_id: row.correlation_id,
+                amount: row.amount,
+            },
+            accepted_at: row.accepted_at,
+            attempt: row.attempt,
+            processor: row.processor,
+            requested_at: row.requested_at,
+            send_by,
+            earlier: Some(EarlierAttempt {
+                doubt_until: row.doubt_until,
+                over: row.over,
+            }),
+        })
+        .collect())
+}
+
+/// The highest row of the queue and of any claim so far, to bound a search for doubtful payments.
+///
+/// # Errors
+/// The database did not answer.
+pub async fn newest_id(pool: &PgPool) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(r#"SELECT coalesce(max(id), 0) AS "id!" FROM payment_queue"#)
+        .fetch_one(pool)
+        .await
+}
+
+/// A length of time as PostgreSQL takes it.
+#[must_use]
+pub fn interval(length: Duration) -> PgInterval {
+    PgInterval {
+        months: 0,
+        days: 0,
+        microseconds: i64::try_from(length.as_micros()).unwrap_or(i64::MAX),
+    }
+}
+
+/// Ids of claims, for log lines.
+#[must_use]
+pub fn ids(claims: &[Claim]) -> Vec<Uuid> {
+    claims
+        .iter()
+        .map(|claim| claim.payment.correlation_id)
+        .collect()
+}

@@ -1,0 +1,149 @@
+//! The command line: flags, environment variables, and errors in one line.
+
+use std::ffi::OsString;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::config::{DatabaseSettings, LogFormat, Settings};
+use crate::simulator;
+use crate::telemetry::DEFAULT_FILTER;
+
+/// Settles each payment on exactly one of several unstable payment processors
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 110)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// How the log is written to standard error
+    #[arg(long, global = true, env = "LOG_FORMAT", value_name = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+
+    /// What is logged, as `level` or `module=level`, separated by commas
+    #[arg(long, global = true, env = "RUST_LOG", value_name = "RUST_LOG", default_value = DEFAULT_FILTER)]
+    pub rust_log: String,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run one instance of the gateway
+    Serve(Box<Settings>),
+    /// Apply the migrations and the durability of the queue, then exit
+    Migrate(DatabaseSettings),
+    /// Run a simulated payment processor
+    SimulateProcessor(Box<simulator::Args>),
+}
+
+impl Cli {
+    /// Reads arguments and environment.
+    ///
+    /// # Errors
+    /// Help or version as clap prints it, or one line that names what is not accepted and what would be.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, CliError> {
+        let matches = Self::command()
+            .try_get_matches_from(arguments)
+            .map_err(|error| CliError::from(&error))?;
+        Self::from_arg_matches(&matches).map_err(|error| CliError::from(&error))
+    }
+}
+
+/// Why the command line was not taken.
+#[derive(Debug, PartialEq, Eq)]
+pub struct CliError {
+    /// What to print.
+    pub text: String,
+    /// The exit code: 0 for help and version, 2 for a mistake.
+    pub code: u8,
+}
+
+impl From<&clap::Error> for CliError {
+    fn from(error: &clap::Error) -> Self {
+        let context = |kind| match error.get(kind) {
+            Some(ContextValue::String(text)) => Some(text.clone()),
+            Some(ContextValue::Strings(texts)) => Some(texts.join(", ")),
+            _ => None,
+        };
+        let text = match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                return Self {
+                    text: error.to_string(),
+                    code: 0,
+                };
+            }
+            ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
+                let argument = context(ContextKind::InvalidArg).unwrap_or_default();
+                let value = context(ContextKind::InvalidValue).unwrap_or_default();
+                let accepted = context(ContextKind::ValidValue)
+                    .map(|values| format!("expected one of: {values}"));
+                let accepted = accepted
+                    .or_else(|| std::error::Error::source(error).map(ToString::to_string))
+                    .unwrap_or_else(|| "expected a value".to_owned());
+                format!(
+                    "error: {}: {value:?} is not accepted: {accepted}\n",
+                    variable(&argument)
+                )
+            }
+            _ => error.to_string(),
+        };
+        Self { text, code: 2 }
+    }
+}
+
+/// `--listen <LISTEN>` as `LISTEN (--listen)`.
+fn variable(argument: &str) -> String {
+    match argument.split_once(" <") {
+        Some((flag, name)) => format!("{} ({flag})", name.trim_end_matches('>')),
+        None => argument.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(arguments: &[&str]) -> String {
+        let arguments = ["payment-proxy"]
+            .iter()
+            .chain(arguments)
+            .map(OsString::from);
+        Cli::read(arguments)
+            .expect_err("the arguments are wrong")
+            .text
+    }
+
+    #[test]
+    fn a_bad_value_is_one_line_with_variable_value_and_what_is_accepted() {
+        for (arguments, expected) in [
+            (
+                ["serve", "--listen", "nowhere"],
+                "error: LISTEN (--listen): \"nowhere\" is not accepted: expected an IP address and port such as 127.0.0.1:8080, or unix:/path\n",
+            ),
+            (
+                ["serve", "--queue-durability", "yes"],
+                "error: QUEUE_DURABILITY (--queue-durability): \"yes\" is not accepted: expected one of: unlogged, logged\n",
+            ),
+            (
+                ["serve", "--allow-purge", "maybe"],
+                "error: ALLOW_PURGE (--allow-purge): \"maybe\" is not accepted: expected one of: true, false\n",
+            ),
+            (
+                ["serve", "--processor-timeout-ms", "0"],
+                "error: PROCESSOR_TIMEOUT_MS (--processor-timeout-ms): \"0\" is not accepted: expected a whole number of milliseconds, 1 or more\n",
+            ),
+            (
+                ["serve", "--log-format", "xml"],
+                "error: LOG_FORMAT (--log-format): \"xml\" is not accepted: expected one of: text, json\n",
+            ),
+        ] {
+            assert_eq!(refusal(&arguments), expected);
+        }
+    }
+
+    #[test]
+    fn an_unknown_flag_is_a_mistake() {
+        assert!(refusal(&["serve", "--lisen", "x"]).contains("--lisen"));
+    }
+}

@@ -1,0 +1,273 @@
+//! The settings of an instance: one flag and one environment variable each, one default, in one place.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use reqwest::Url;
+use rust_decimal::Decimal;
+use sqlx::postgres::PgConnectOptions;
+
+/// Settings that every command that touches the database takes.
+#[derive(Debug, Clone, Args)]
+pub struct DatabaseSettings {
+    /// Where PostgreSQL is, as a URL; its password is never logged
+    #[arg(
+        long,
+        env = "DATABASE_URL",
+        value_name = "DATABASE_URL",
+        hide_env_values = true,
+        default_value = "postgres://payment_proxy@127.0.0.1:5432/payments"
+    )]
+    pub database_url: DatabaseUrl,
+
+    /// Whether accepted payments survive a crash of the database server, at the cost of speed
+    #[arg(long, env = "QUEUE_DURABILITY", value_name = "QUEUE_DURABILITY", value_enum, default_value_t = QueueDurability::Unlogged)]
+    pub queue_durability: QueueDurability,
+}
+
+/// The settings of `serve`.
+#[derive(Debug, Clone, Args)]
+pub struct Settings {
+    /// Where the API listens: `host:port`, or `unix:/path`
+    #[arg(
+        long,
+        env = "LISTEN",
+        value_name = "LISTEN",
+        default_value = "127.0.0.1:8080"
+    )]
+    pub listen: Listen,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub database: DatabaseSettings,
+
+    /// The processors in order of preference: `name,fee,url`, separated by white space
+    #[arg(
+        long,
+        env = "PROCESSORS",
+        value_name = "PROCESSORS",
+        default_value = "default,0.05,http://payment-processor-default:8080 fallback,0.15,http://payment-processor-fallback:8080"
+    )]
+    pub processors: Processors,
+
+    /// Whether `POST /purge-payments` empties the books (`true` or `false`)
+    #[arg(long, env = "ALLOW_PURGE", value_name = "ALLOW_PURGE", default_value = "false", action = clap::ArgAction::Set)]
+    pub allow_purge: bool,
+
+    /// Milliseconds that a processor has to answer one call
+    #[arg(long, env = "PROCESSOR_TIMEOUT_MS", value_name = "PROCESSOR_TIMEOUT_MS", default_value = "15000", value_parser = milliseconds)]
+    pub processor_timeout: Duration,
+
+    /// Milliseconds after an unanswered call in which the processor may still charge the payment
+    #[arg(long, env = "LATE_CHARGE_MS", value_name = "LATE_CHARGE_MS", default_value = "60000", value_parser = milliseconds)]
+    pub late_charge: Duration,
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One line of text per event.
+    Text,
+    /// One JSON object per event.
+    Json,
+}
+
+/// What a crash of the database *server* does to payments that are accepted and not yet settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum QueueDurability {
+    /// They are lost. A crash of the service, or a clean restart of the server, loses nothing.
+    Unlogged,
+    /// They survive.
+    Logged,
+}
+
+impl QueueDurability {
+    /// `pg_class.relpersistence` of the queue in this mode.
+    #[must_use]
+    pub fn relpersistence(self) -> i8 {
+        i8::try_from(match self {
+            Self::Unlogged => b'u',
+            Self::Logged => b'p',
+        })
+        .expect("ASCII letters fit an i8")
+    }
+}
+
+/// A PostgreSQL URL that does not print its password.
+#[derive(Clone)]
+pub struct DatabaseUrl(pub PgConnectOptions);
+
+impl FromStr for DatabaseUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let accepted = "expected postgres://user:password@host:port/database";
+        if !(text.starts_with("postgres://") || text.starts_with("postgresql://")) {
+            return Err(accepted.to_owned());
+        }
+        PgConnectOptions::from_str(text)
+            .map(Self)
+            .map_err(|error| format!("{error}; {accepted}"))
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{self}")
+    }
+}
+
+impl fmt::Display for DatabaseUrl {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (options, database) = (&self.0, self.0.get_database().unwrap_or("-"));
+        match options.get_socket() {
+            Some(folder) => write!(out, "{database} at {}", folder.display()),
+            None => write!(
+                out,
+                "{database} at {}:{}",
+                options.get_host(),
+                options.get_port()
+            ),
+        }
+    }
+}
+
+/// Where to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A unix socket, made at start and open to every local user.
+    Unix(PathBuf),
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.strip_prefix("unix:") {
+            Some(path) if path.starts_with('/') => Ok(Self::Unix(path.into())),
+            Some(_) => Err("expected an absolute path after unix:".to_owned()),
+            None => text.parse().map(Self::Tcp).map_err(|_| {
+                "expected an IP address and port such as 127.0.0.1:8080, or unix:/path".to_owned()
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(out, "{address}"),
+            Self::Unix(path) => write!(out, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A payment processor as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessorSettings {
+    /// Its name in tables, summaries and logs.
+    pub name: String,
+    /// The share of each payment that it keeps, from 0 to less than 1.
+    pub fee: Decimal,
+    /// The URL that its paths are joined to.
+    pub url: Url,
+}
+
+/// All processors in order of preference: at least one, with distinct names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Processors(pub Vec<ProcessorSettings>);
+
+impl FromStr for Processors {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let processors = text
+            .split_whitespace()
+            .map(parse_processor)
+            .collect::<Result<Vec<_>, _>>()?;
+        if processors.is_empty() {
+            return Err("expected at least one name,fee,url".to_owned());
+        }
+        for (index, processor) in processors.iter().enumerate() {
+            if processors[..index]
+                .iter()
+                .any(|earlier| earlier.name == processor.name)
+            {
+                return Err(format!("the name {:?} stands twice", processor.name));
+            }
+        }
+        Ok(Self(processors))
+    }
+}
+
+fn parse_processor(text: &str) -> Result<ProcessorSettings, String> {
+    let parts: Vec<&str> = text.splitn(3, ',').collect();
+    let [name, fee, url] = parts[..] else {
+        return Err(format!("in {text:?} expected name,fee,url"));
+    };
+    let letters = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    if name.is_empty() || !name.bytes().all(letters) {
+        return Err(format!(
+            "in {text:?} expected a name of letters, digits, - and _"
+        ));
+    }
+    let fee = Decimal::from_str_exact(fee)
+        .ok()
+        .filter(|fee| !fee.is_sign_negative() && *fee < Decimal::ONE)
+        .ok_or_else(|| format!("in {text:?} expected a fee from 0 to less than 1, such as 0.05"))?;
+    let url = Url::parse(url)
+        .ok()
+        .filter(|url| url.scheme() == "http" && url.has_host())
+        .ok_or_else(|| format!("in {text:?} expected a URL such as http://processor:8080"))?;
+    Ok(ProcessorSettings {
+        name: name.to_owned(),
+        fee,
+        url,
+    })
+}
+
+fn milliseconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<u32>() {
+        Ok(1..) => Ok(Duration::from_millis(text.parse().expect("a u32 is a u64"))),
+        _ => Err("expected a whole number of milliseconds, 1 or more".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_list_of_processors_is_refused_with_what_is_accepted() {
+        for (text, expected) in [
+            ("", "at least one"),
+            ("default", "name,fee,url"),
+            ("default,0.05", "name,fee,url"),
+            (",0.05,http://a", "a name of letters"),
+            ("default,5%,http://a", "a fee from 0"),
+            ("default,1,http://a", "a fee from 0"),
+            ("default,0.05,ftp://a", "a URL"),
+            ("a,0,http://a a,0,http://b", "stands twice"),
+        ] {
+            let error = text.parse::<Processors>().expect_err(text);
+            assert!(error.contains(expected), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_database_url_never_prints_its_password() {
+        let url: DatabaseUrl = "postgres://me:secret@db:5433/books"
+            .parse()
+            .expect("a valid URL");
+        assert_eq!(
+            format!("{url} {url:?}"),
+            "books at db:5433 books at db:5433"
+        );
+    }
+}

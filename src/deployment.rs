@@ -1,0 +1,193 @@
+//! What the instances of one deployment know of each other: how many are alive, and what the
+//! processors last said of their health.
+//!
+//! Each processor's row in `processor_health` is its leader row: whoever moves `next_poll_at` forward
+//! has the next poll, for all instances. A poller that dies is replaced when that time has come.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::charge::HEALTH_TIMEOUT;
+use crate::claim::interval;
+use crate::database::Outage;
+use crate::route::{Event, SharedRouter};
+use crate::worker::Processor;
+
+/// The time between two looks at what the other instances wrote.
+pub const SYNC_INTERVAL: Duration = Duration::from_millis(200);
+/// The time between two signs of life.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// An instance that gave no sign of life for so long does not count any more.
+pub const INSTANCE_TTL: Duration = Duration::from_secs(5);
+/// The rows of instances are removed after so long.
+const INSTANCE_FORGOTTEN: Duration = Duration::from_secs(300);
+/// The time from the reply of a health call to the next call, for the whole deployment. A processor
+/// allows one call per 5 s; the rest is for the difference of clocks and ways.
+pub const HEALTH_INTERVAL: Duration = Duration::from_millis(5_050);
+/// How long a poller has for a call and the record of it before another takes over: the call, then
+/// the interval that a processor asks for.
+pub const HEALTH_LEASE: Duration = Duration::from_millis(4_000 + 5_050);
+
+/// An instance among the others.
+pub struct Member {
+    /// Its id, chosen at its start.
+    pub id: Uuid,
+    /// Connections.
+    pub pool: PgPool,
+    /// In the router's order.
+    pub processors: Arc<Vec<Processor>>,
+    /// Learns what is read.
+    pub router: SharedRouter,
+}
+
+impl Member {
+    /// Keeps in touch until `stop`, then signs off.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken, calls: TaskTracker) {
+        let mut outage = Outage::new("deployment");
+        let mut beat_at: Option<Instant> = None;
+        let mut answers: Vec<Option<DateTime<Utc>>> = vec![None; self.processors.len()];
+        while stop
+            .run_until_cancelled(tokio::time::sleep(SYNC_INTERVAL))
+            .await
+            .is_some()
+        {
+            let beat = beat_at.is_none_or(|at| at.elapsed() >= HEARTBEAT_INTERVAL);
+            match self.sync(beat, &mut answers).await {
+                Ok(due) => {
+                    outage.over();
+                    if beat {
+                        beat_at = Some(Instant::now());
+                    }
+                    for index in due {
+                        let member = Arc::clone(&self);
+                        calls.spawn(async move { member.poll(index).await });
+                    }
+                }
+                Err(error) => outage.goes_on(&error),
+            }
+        }
+        if let Err(error) = sqlx::query!("DELETE FROM service_instance WHERE id = $1", self.id)
+            .execute(&self.pool)
+            .await
+        {
+            tracing::debug!(error = %error, "did not sign off");
+        }
+    }
+
+    /// One look at the shared rows. Returns the processors whose poll this instance has got.
+    ///
+    /// # Errors
+    /// The database did not answer.
+    pub async fn sync(
+        &self,
+        beat: bool,
+        answers: &mut [Option<DateTime<Utc>>],
+    ) -> Result<Vec<usize>, sqlx::Error> {
+        if beat {
+            let alive = self.heartbeat().await?;
+            self.router.observe(Event::Instances { alive });
+        }
+        let rows = sqlx::query!(
+            r#"SELECT processor, failing AS "failing?", min_response_time_ms, answered_at,
+                next_poll_at <= now() AS "due!"
+            FROM processor_health"#
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let mut due = Vec::new();
+        for (index, processor) in self.processors.iter().enumerate() {
+            let row = rows.iter().find(|row| row.processor == processor.name);
+            if row.is_none_or(|row| row.due) && self.take_poll(&processor.name).await? {
+                due.push(index);
+            }
+            let Some(row) = row else { continue };
+            if let (Some(failing), Some(millis), true) = (
+                row.failing,
+                row.min_response_time_ms,
+                row.answered_at != answers[index],
+            ) {
+                answers[index] = row.answered_at;
+                let min_response_time =
+                    Duration::from_millis(u64::try_from(millis).unwrap_or_default());
+                self.router.observe(Event::Health {
+                    processor: index,
+                    failing,
+                    min_response_time,
+                });
+            }
+        }
+        Ok(due)
+    }
+
+    /// Gives a sign of life. Returns how many instances are alive, this one included.
+    async fn heartbeat(&self) -> Result<u32, sqlx::Error> {
+        let others = sqlx::query_scalar!(
+            r#"WITH beat AS (
+                INSERT INTO service_instance (id, seen_at) VALUES ($1, now())
+                ON CONFLICT ON CONSTRAINT service_instance_pkey DO UPDATE SET seen_at = now()
+            ), forgotten AS (
+                DELETE FROM service_instance WHERE seen_at < now() - $3::interval
+            )
+            SELECT count(*) AS "others!" FROM service_instance WHERE id <> $1 AND seen_at > now() - $2::interval"#,
+            self.id,
+            interval(INSTANCE_TTL),
+            interval(INSTANCE_FORGOTTEN)
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(u32::try_from(others).unwrap_or(u32::MAX).saturating_add(1))
+    }
+
+    /// Takes the next poll of a processor, if nobody else has it.
+    async fn take_poll(&self, processor: &str) -> Result<bool, sqlx::Error> {
+        let taken = sqlx::query!(
+            "INSERT INTO processor_health AS h (processor, next_poll_at, poller) VALUES ($1, now() + $3::interval, $2)
+            ON CONFLICT ON CONSTRAINT processor_health_pkey
+            DO UPDATE SET next_poll_at = now() + $3::interval, poller = $2 WHERE h.next_poll_at <= now()",
+            processor,
+            self.id,
+            interval(HEALTH_LEASE)
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(taken.rows_affected() == 1)
+    }
+
+    /// Calls the health endpoint and writes down the answer; the next call is due
+    /// [`HEALTH_INTERVAL`] after this one has ended.
+    async fn poll(&self, index: usize) {
+        let processor = &self.processors[index];
+        let answer = processor.client.health().await;
+        if let Err(error) = &answer {
+            tracing::debug!(processor.name = processor.name, error, "no health");
+        }
+        let health = answer.ok().flatten();
+        let recorded = sqlx::query!(
+            "UPDATE processor_health
+            SET failing = coalesce($3, failing),
+                min_response_time_ms = coalesce($4, min_response_time_ms),
+                answered_at = CASE WHEN $3::bool IS NULL THEN answered_at ELSE now() END,
+                next_poll_at = now() + $5::interval
+            WHERE processor = $1 AND poller = $2",
+            processor.name,
+            self.id,
+            health.map(|health| health.failing),
+            health.map(|health| i32::try_from(health.min_response_time).unwrap_or(i32::MAX)),
+            interval(HEALTH_INTERVAL)
+        )
+        .execute(&self.pool)
+        .await;
+        if let Err(error) = recorded {
+            tracing::warn!(processor.name = processor.name, error = %error, "health not recorded");
+        }
+    }
+}
+
+const _: () =
+    assert!(HEALTH_LEASE.as_millis() >= HEALTH_TIMEOUT.as_millis() + HEALTH_INTERVAL.as_millis());

@@ -1,0 +1,130 @@
+//! `POST /payments` and `GET /payments/{id}`.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{Path, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
+use rust_decimal::Decimal;
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::{Api, MAX_BODY_BYTES, Problem};
+use crate::accept::{Accepted, NotAccepted};
+use crate::payment::{InvalidPayment, Payment, format_time, parse_uuid};
+
+/// Accepts a payment: 202 once it is committed, or was before. 409 where the id stands for another amount.
+pub(super) async fn post(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<StatusCode, Problem> {
+    check_content_type(&headers)?;
+    let body = body.map_err(|rejection| {
+        let detail = match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                format!("the body must be at most {MAX_BODY_BYTES} bytes")
+            }
+            _ => "the body ended too early".to_owned(),
+        };
+        Problem::new(rejection.status(), detail)
+    })?;
+    let payment = Payment::from_json(&body).map_err(|invalid| {
+        let status = match invalid {
+            InvalidPayment::Malformed(_) => StatusCode::BAD_REQUEST,
+            _ => StatusCode::UNPROCESSABLE_ENTITY,
+        };
+        Problem::new(status, invalid.to_string())
+    })?;
+    match api.acceptor.accept(payment).await {
+        Ok(Accepted::Queued | Accepted::Known) => Ok(StatusCode::ACCEPTED),
+        Ok(Accepted::Conflict { known }) => Err(Problem::new(
+            StatusCode::CONFLICT,
+            format!(
+                "payment {} was accepted before with amount {known}",
+                payment.correlation_id
+            ),
+        )),
+        Err(error @ NotAccepted::Overloaded) => Err(Problem::unavailable(error.to_string())),
+        Err(NotAccepted::Database(error)) if crate::database::is_transient(&error) => Err(
+            Problem::unavailable("the database did not confirm the payment; post it again"),
+        ),
+        Err(NotAccepted::Database(_)) => Err(Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the payment was not confirmed; post it again",
+        )),
+    }
+}
+
+fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
+    let given = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let media_type = given.split(';').next().unwrap_or_default().trim();
+    if media_type.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    Err(Problem::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        format!("the Content-Type must be application/json, not {media_type:?}"),
+    ))
+}
+
+/// One payment as `GET /payments/{id}` shows it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct PaymentView {
+    correlation_id: Uuid,
+    #[serde(with = "rust_decimal::serde::arbitrary_precision")]
+    amount: Decimal,
+    state: String,
+    accepted_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    processor: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    requested_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+/// Shows where a payment stands. A payment that may have been charged is in flight.
+pub(super) async fn get(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+) -> Result<Json<PaymentView>, Problem> {
+    let correlation_id = parse_uuid(&id)
+        .ok_or_else(|| Problem::bad_request("the id in the path must be a UUID with hyphens"))?;
+    let row = sqlx::query!(
+        r#"SELECT 'settled' AS "state!", amount AS "amount!", accepted_at AS "accepted_at!",
+            processor, requested_at, NULL AS reason
+        FROM payment_processed WHERE correlation_id = $1
+        UNION ALL
+        SELECT 'dead', amount, accepted_at, processor, NULL, reason
+        FROM payment_dead_letter WHERE correlation_id = $1
+        UNION ALL
+        SELECT CASE WHEN processor IS NULL THEN 'queued' ELSE 'in flight' END, amount, accepted_at,
+            processor, requested_at, NULL
+        FROM payment_queue WHERE correlation_id = $1
+        LIMIT 1"#,
+        correlation_id
+    )
+    .fetch_optional(&api.pool)
+    .await?
+    .ok_or_else(|| {
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            format!("payment {correlation_id} is not known"),
+        )
+    })?;
+    Ok(Json(PaymentView {
+        correlation_id,
+        amount: row.amount,
+        state: row.state,
+        accepted_at: format_time(row.accepted_at),
+        processor: row.processor,
+        requested_at: row.requested_at.map(format_time),
+        reason: row.reason,
+    }))
+}

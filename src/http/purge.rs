@@ -1,0 +1,21 @@
+//! `POST /purge-payments`.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+
+use super::{Api, Problem};
+
+/// Empties queue and books, where that is allowed.
+pub(super) async fn post(State(api): State<Api>) -> Result<StatusCode, Problem> {
+    if !api.allow_purge {
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "purging is off; ALLOW_PURGE=true turns it on",
+        ));
+    }
+    sqlx::query!("TRUNCATE payment_queue, payment_processed, payment_dead_letter")
+        .execute(&api.pool)
+        .await?;
+    tracing::warn!("all payments purged by request");
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,255 @@
+//! One instance, from its start to its orderly end.
+
+use std::future::Future;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use axum::serve::ListenerExt;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::accept::Acceptor;
+use crate::charge::{ProcessorClient, Stop};
+use crate::claim::LeaseTerms;
+use crate::config::{Listen, Settings};
+use crate::database::{self, Pools, RETRY_PAUSE};
+use crate::deployment::Member;
+use crate::http::Api;
+use crate::route::{Policy, Router, SharedRouter, Terms};
+use crate::settle::{self, Returned, SETTLE_BACKLOG};
+use crate::worker::{Depth, Processor, Worker};
+
+/// How long open requests have to end after the stop signal.
+pub const REQUESTS_DRAIN: Duration = Duration::from_secs(2);
+/// How long calls to processors have to end after the stop signal. Those left open then are resolved
+/// by the next claim.
+pub const CALLS_DRAIN: Duration = Duration::from_secs(6);
+/// How long the ends of calls have to be recorded after that.
+pub const SETTLE_DRAIN: Duration = Duration::from_secs(2);
+
+/// Runs an instance until `shutdown` is ready, then ends it in order within 10 s.
+///
+/// The API answers from the start; it accepts payments as soon as the database is there and migrated.
+///
+/// # Errors
+/// The address is taken, a processor cannot be called at all, the migrations are refused, or a part
+/// of the instance broke.
+pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let started_at = Instant::now();
+    let processors = processors(&settings)?;
+    let terms = settings.processors.0.iter();
+    let terms = terms
+        .map(|processor| Terms {
+            name: processor.name.clone(),
+            fee: processor.fee,
+        })
+        .collect();
+    let router = SharedRouter::new(Router::new(Policy::default(), terms, Duration::ZERO));
+    let pools = Pools::new(&settings.database);
+    let stop = Stop::default();
+    let stopping = Arc::new(AtomicBool::new(false));
+    let wake = Arc::new(Notify::new());
+    let writers = TaskTracker::new();
+    let calls = TaskTracker::new();
+
+    let api = Api {
+        acceptor: Acceptor::start(&pools.requests, &writers, &router, &wake),
+        pool: pools.requests.clone(),
+        processors: settings
+            .processors
+            .0
+            .iter()
+            .map(|processor| processor.name.clone())
+            .collect(),
+        allow_purge: settings.allow_purge,
+        stopping: Arc::clone(&stopping),
+    };
+    let mut parts = JoinSet::new();
+    let http_stop = CancellationToken::new();
+    listen(&settings.listen, api, http_stop.clone(), &mut parts).await?;
+    tracing::info!(listen = %settings.listen, database = %settings.database.database_url, "listening");
+
+    tokio::pin!(shutdown);
+    tokio::select! {
+        migrated = migrate_when_reachable(&settings) => migrated?,
+        () = &mut shutdown => return Ok(()),
+        broken = parts.join_next() => return broken_part(broken),
+    }
+
+    let lease = LeaseTerms::new(settings.processor_timeout, settings.late_charge);
+    let (ended, endings) = mpsc::channel(SETTLE_BACKLOG);
+    let returned = Arc::new(Returned::new(Arc::clone(&wake)));
+    let settling = tokio::spawn(settle::run(
+        pools.settles.clone(),
+        lease,
+        endings,
+        Arc::clone(&returned),
+    ));
+    let worker = Arc::new(Worker {
+        pool: pools.claims.clone(),
+        terms: lease,
+        processors: Arc::clone(&processors),
+        router: router.clone(),
+        ended,
+        returned,
+        wake,
+        calls: calls.clone(),
+        stop: stop.clone(),
+        depth: Arc::new(Depth::default()),
+    });
+    let doubtful = Arc::clone(&worker);
+    parts.spawn(async move {
+        worker.run().await;
+        Ok(())
+    });
+    parts.spawn(async move {
+        doubtful.run_doubtful().await;
+        Ok(())
+    });
+    let member = Arc::new(Member {
+        id: Uuid::new_v4(),
+        pool: pools.claims.clone(),
+        processors,
+        router,
+    });
+    let (member_stop, member_calls) = (stop.draining.clone(), calls.clone());
+    parts.spawn(async move {
+        member.run(member_stop, member_calls).await;
+        Ok(())
+    });
+    tracing::info!(start_seconds = started_at.elapsed().as_secs_f64(), "ready");
+
+    let outcome = tokio::select! {
+        () = &mut shutdown => Ok(()),
+        broken = parts.join_next() => broken_part(broken),
+    };
+    tracing::info!("stopping");
+    stopping.store(true, Ordering::Relaxed);
+    http_stop.cancel();
+    stop.draining.cancel();
+    calls.close();
+    let drained = tokio::time::timeout(CALLS_DRAIN, calls.wait()).await;
+    if drained.is_err() {
+        tracing::warn!(
+            calls.open = calls.len(),
+            "calls left open; their payments stay with their processor"
+        );
+        stop.now.cancel();
+    }
+    // The last sender of ended claims goes with the worker and its calls; then settling ends by itself.
+    let _ = tokio::time::timeout(REQUESTS_DRAIN, async {
+        while parts.join_next().await.is_some() {}
+    })
+    .await;
+    parts.abort_all();
+    if tokio::time::timeout(SETTLE_DRAIN, settling).await.is_err() {
+        tracing::error!(
+            "not everything was recorded; what is missing is asked of its processor after the lease"
+        );
+    }
+    let _ = tokio::time::timeout(Duration::from_millis(500), pools.close()).await;
+    tracing::info!("stopped");
+    outcome
+}
+
+fn processors(settings: &Settings) -> anyhow::Result<Arc<Vec<Processor>>> {
+    let processors = settings.processors.0.iter().map(|processor| {
+        let client = ProcessorClient::new(processor, settings.processor_timeout)?;
+        Ok(Processor {
+            name: processor.name.clone(),
+            client,
+        })
+    });
+    Ok(Arc::new(processors.collect::<anyhow::Result<Vec<_>>>()?))
+}
+
+async fn listen(
+    address: &Listen,
+    api: Api,
+    stop: CancellationToken,
+    parts: &mut JoinSet<anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let routes = api.routes();
+    match address {
+        Listen::Tcp(socket) => {
+            let listener = TcpListener::bind(socket)
+                .await
+                .with_context(|| format!("LISTEN: cannot listen on {address}"))?;
+            let listener = listener.tap_io(|connection| {
+                if let Err(error) = connection.set_nodelay(true) {
+                    tracing::debug!(error = %error, "no TCP_NODELAY");
+                }
+            });
+            parts.spawn(async move {
+                axum::serve(listener, routes)
+                    .with_graceful_shutdown(stop.cancelled_owned())
+                    .await?;
+                Ok(())
+            });
+        }
+        Listen::Unix(path) => {
+            // A socket that a killed instance left behind would be in the way; one in use would not answer here.
+            if std::os::unix::net::UnixStream::connect(path).is_err() {
+                let _ = std::fs::remove_file(path);
+            }
+            let listener = UnixListener::bind(path)
+                .with_context(|| format!("LISTEN: cannot listen on {address}"))?;
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
+            let path = path.clone();
+            parts.spawn(async move {
+                axum::serve(listener, routes)
+                    .with_graceful_shutdown(stop.cancelled_owned())
+                    .await?;
+                let _ = std::fs::remove_file(path);
+                Ok(())
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Migrates, and goes on trying while the database is away.
+async fn migrate_when_reachable(settings: &Settings) -> anyhow::Result<()> {
+    let mut outage = database::Outage::new("migrate");
+    loop {
+        let error = match database::migrate(&settings.database).await {
+            Ok(()) => {
+                outage.over();
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        let cause = error.downcast::<sqlx::Error>().or_else(|error| {
+            error
+                .downcast::<sqlx::migrate::MigrateError>()
+                .and_then(|error| match error {
+                    sqlx::migrate::MigrateError::Execute(error) => Ok(error),
+                    other => Err(other.into()),
+                })
+        });
+        match cause {
+            Ok(error) if database::is_transient(&error) => outage.goes_on(&error),
+            Ok(error) => return Err(error.into()),
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}
+
+/// A part of the instance ended though nobody told it to.
+fn broken_part(
+    part: Option<Result<anyhow::Result<()>, tokio::task::JoinError>>,
+) -> anyhow::Result<()> {
+    match part {
+        Some(Ok(Err(error))) => Err(error),
+        Some(Err(error)) => Err(error.into()),
+        Some(Ok(Ok(()))) | None => anyhow::bail!("a part of the instance ended by itself"),
+    }
+}

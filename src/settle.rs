@@ -1,0 +1,366 @@
+//! Settle: what became of a claim is written to the books, in batches.
+//!
+//! A late success is a fact: a payment that a processor charged is booked whoever holds its row by
+//! now. A late failure is an opinion: only the newest claim of a row may give it back.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use sqlx::PgPool;
+use tokio::sync::{Notify, mpsc};
+use uuid::Uuid;
+
+use crate::charge::{Outcome, doubt_pause};
+use crate::claim::{Claim, LeaseTerms, interval};
+use crate::database::{Outage, RETRY_PAUSE, is_transient};
+
+/// Claims that are written in one statement, at most.
+pub const SETTLE_BATCH: usize = 500;
+/// Ended claims that wait to be written, at most; beyond that calls wait with their end.
+pub const SETTLE_BACKLOG: usize = 4_096;
+
+/// A claim and what is to be recorded of it.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// The claim.
+    pub claim: Claim,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// Tells the worker that payments came back.
+#[derive(Debug)]
+pub struct Returned {
+    lowest_id: AtomicI64,
+    /// Woken when payments are free again.
+    pub free: Arc<Notify>,
+    /// Woken when payments were left in doubt.
+    pub doubtful: Notify,
+}
+
+impl Returned {
+    /// Nothing came back yet; `free` is woken when something does.
+    #[must_use]
+    pub fn new(free: Arc<Notify>) -> Self {
+        Self {
+            lowest_id: AtomicI64::new(i64::MAX),
+            free,
+            doubtful: Notify::new(),
+        }
+    }
+
+    /// The lowest row that came back free since the last call, or `i64::MAX`.
+    pub fn take_lowest_id(&self) -> i64 {
+        self.lowest_id.swap(i64::MAX, Ordering::AcqRel)
+    }
+
+    fn note(&self, ended: &[Ended]) {
+        let free = ended.iter().filter(|ended| ended.outcome == Outcome::Free);
+        if let Some(lowest) = free.map(|ended| ended.claim.id).min() {
+            self.lowest_id.fetch_min(lowest, Ordering::AcqRel);
+            self.free.notify_one();
+        }
+        if ended
+            .iter()
+            .any(|ended| matches!(ended.outcome, Outcome::Doubtful { .. }))
+        {
+            self.doubtful.notify_one();
+        }
+    }
+}
+
+/// Writes what ended until `ended` is closed and empty. While the database is away it waits; nothing
+/// is dropped.
+pub async fn run(
+    pool: PgPool,
+    terms: LeaseTerms,
+    mut ended: mpsc::Receiver<Ended>,
+    returned: Arc<Returned>,
+) {
+    let mut batch = Vec::with_capacity(SETTLE_BATCH);
+    let mut outage = Outage::new("settle");
+    while ended.recv_many(&mut batch, SETTLE_BATCH).await > 0 {
+        loop {
+            match record(&pool, terms, &batch).await {
+                Ok(anomalies) => {
+                    outage.over();
+                    anomalies.iter().for_each(Anomaly::log);
+                    break;
+                }
+                Err(error) if is_transient(&error) => {
+                    outage.goes_on(&error);
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                Err(error) if batch.len() > 1 => {
+                    tracing::error!(error = %error, "a batch was refused; recording its claims one by one");
+                    record_apart(&pool, terms, &batch).await;
+                    break;
+                }
+                Err(error) => {
+                    leave_in_doubt(&batch, &error);
+                    break;
+                }
+            }
+        }
+        returned.note(&batch);
+        batch.clear();
+    }
+}
+
+/// One refused claim must not keep the others from the books.
+async fn record_apart(pool: &PgPool, terms: LeaseTerms, batch: &[Ended]) {
+    for ended in batch.chunks(1) {
+        match record(pool, terms, ended).await {
+            Ok(anomalies) => anomalies.iter().for_each(Anomaly::log),
+            Err(error) => leave_in_doubt(ended, &error),
+        }
+    }
+}
+
+/// The row keeps its evidence: after the lease its processor is asked again.
+fn leave_in_doubt(batch: &[Ended], error: &sqlx::Error) {
+    for ended in batch {
+        tracing::error!(
+            payment.id = %ended.claim.payment.correlation_id, error = %error,
+            "the end of a claim cannot be recorded; its processor is asked again after the lease"
+        );
+    }
+}
+
+/// A payment that is booked, but not the way it should have come there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Anomaly {
+    /// The row was not in the queue any more; the charge is booked.
+    QueueRowGone(Uuid),
+    /// Another attempt was booked before. With the same processor it is the same charge.
+    BookedBefore {
+        /// The payment.
+        correlation_id: Uuid,
+        /// The processor that has it now, by its own word.
+        charged: String,
+        /// The processor that the books name.
+        booked: String,
+    },
+}
+
+impl Anomaly {
+    fn log(&self) {
+        match self {
+            Self::QueueRowGone(id) => {
+                tracing::warn!(payment.id = %id, "booked a charge whose queue row was gone or held for another processor");
+            }
+            Self::BookedBefore {
+                correlation_id,
+                charged,
+                booked,
+            } if charged == booked => {
+                tracing::info!(payment.id = %correlation_id, processor.name = charged, "charge was booked already");
+            }
+            Self::BookedBefore {
+                correlation_id,
+                charged,
+                booked,
+            } => {
+                tracing::error!(payment.id = %correlation_id, processor.name = charged, processor.booked = booked, "CHARGED TWICE");
+            }
+        }
+    }
+}
+
+/// Records what became of those claims. Doing it again changes nothing.
+///
+/// # Errors
+/// The database did not confirm. Some of it may be recorded; record all of it again.
+pub async fn record(
+    pool: &PgPool,
+    terms: LeaseTerms,
+    ended: &[Ended],
+) -> Result<Vec<Anomaly>, sqlx::Error> {
+    let mut charged = Vec::new();
+    let mut returned = Vec::new();
+    let mut dead = Vec::new();
+    for Ended { claim, outcome } in ended {
+        match outcome {
+            Outcome::Charged { requested_at } => charged.push((claim, *requested_at)),
+            Outcome::Free => returned.push((claim, None)),
+            Outcome::Doubtful { until } => returned.push((claim, Some(*until))),
+            Outcome::Dead { reason } => dead.push((claim, reason.as_str())),
+        }
+    }
+    let mut anomalies = Vec::new();
+    if !charged.is_empty() {
+        anomalies = settle(pool, &charged).await?;
+    }
+    if !returned.is_empty() {
+        release(pool, terms, &returned).await?;
+    }
+    if !dead.is_empty() {
+        bury(pool, &dead).await?;
+    }
+    Ok(anomalies)
+}
+
+/// Moves charged payments from the queue to the books. The row of the queue goes only if it is still
+/// held for that processor; the charge is booked in any case.
+async fn settle(
+    pool: &PgPool,
+    charged: &[(&Claim, DateTime<Utc>)],
+) -> Result<Vec<Anomaly>, sqlx::Error> {
+    let ids: Vec<Uuid> = charged
+        .iter()
+        .map(|(claim, _)| claim.payment.correlation_id)
+        .collect();
+    let amounts: Vec<Decimal> = charged
+        .iter()
+        .map(|(claim, _)| claim.payment.amount)
+        .collect();
+    let processors: Vec<String> = charged
+        .iter()
+        .map(|(claim, _)| claim.processor.clone())
+        .collect();
+    let requested: Vec<DateTime<Utc>> = charged
+        .iter()
+        .map(|(_, requested_at)| *requested_at)
+        .collect();
+    let accepted: Vec<DateTime<Utc>> = charged.iter().map(|(claim, _)| claim.accepted_at).collect();
+    let attempts: Vec<i32> = charged.iter().map(|(claim, _)| claim.attempt).collect();
+    let odd = sqlx::query!(
+        r#"WITH charged AS (
+            SELECT * FROM UNNEST($1::uuid[], $2::numeric[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::int[])
+                AS c (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+        ), removed AS (
+            DELETE FROM payment_queue q USING charged c
+            WHERE q.correlation_id = c.correlation_id AND q.processor = c.processor
+            RETURNING q.correlation_id
+        ), booked AS (
+            INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+            SELECT * FROM charged ORDER BY correlation_id
+            ON CONFLICT ON CONSTRAINT payment_processed_pkey DO NOTHING
+            RETURNING correlation_id
+        )
+        SELECT c.correlation_id AS "correlation_id!", b.correlation_id IS NOT NULL AS "booked!"
+        FROM charged c
+        LEFT JOIN removed r ON r.correlation_id = c.correlation_id
+        LEFT JOIN booked b ON b.correlation_id = c.correlation_id
+        WHERE r.correlation_id IS NULL OR b.correlation_id IS NULL"#,
+        &ids,
+        &amounts,
+        &processors,
+        &requested,
+        &accepted,
+        &attempts,
+    )
+    .fetch_all(pool)
+    .await?;
+    if odd.is_empty() {
+        return Ok(Vec::new());
+    }
+    let charged_by: HashMap<Uuid, &String> = ids.iter().copied().zip(&processors).collect();
+    let mut anomalies = Vec::new();
+    let mut booked_before = Vec::new();
+    for row in odd {
+        if row.booked {
+            anomalies.push(Anomaly::QueueRowGone(row.correlation_id));
+        } else {
+            booked_before.push(row.correlation_id);
+        }
+    }
+    let rows = sqlx::query!(
+        "SELECT correlation_id, processor FROM payment_processed WHERE correlation_id = ANY ($1)",
+        &booked_before
+    )
+    .fetch_all(pool)
+    .await?;
+    anomalies.extend(rows.into_iter().map(|row| {
+        Anomaly::BookedBefore {
+            correlation_id: row.correlation_id,
+            charged: charged_by
+                .get(&row.correlation_id)
+                .map(|name| (*name).clone())
+                .unwrap_or_default(),
+            booked: row.processor,
+        }
+    }));
+    Ok(anomalies)
+}
+
+/// Gives payments back that are proved not charged (`None`), or leaves them with their processor until
+/// the doubt is over (`Some(None)`: counted from now).
+async fn release(
+    pool: &PgPool,
+    terms: LeaseTerms,
+    returned: &[(&Claim, Option<Option<DateTime<Utc>>>)],
+) -> Result<(), sqlx::Error> {
+    let ids: Vec<i64> = returned.iter().map(|(claim, _)| claim.id).collect();
+    let correlation_ids: Vec<Uuid> = returned
+        .iter()
+        .map(|(claim, _)| claim.payment.correlation_id)
+        .collect();
+    let attempts: Vec<i32> = returned.iter().map(|(claim, _)| claim.attempt).collect();
+    let free: Vec<bool> = returned.iter().map(|(_, doubt)| doubt.is_none()).collect();
+    let until: Vec<Option<DateTime<Utc>>> =
+        returned.iter().map(|(_, doubt)| doubt.flatten()).collect();
+    let pauses: Vec<i32> = returned
+        .iter()
+        .map(|(claim, doubt)| match doubt {
+            None => 0,
+            Some(_) => i32::try_from(doubt_pause(claim.attempt).as_millis()).unwrap_or(i32::MAX),
+        })
+        .collect();
+    sqlx::query!(
+        r#"UPDATE payment_queue q
+        SET processor = CASE WHEN NOT r.free THEN q.processor END,
+            requested_at = CASE WHEN NOT r.free THEN q.requested_at END,
+            doubt_until = CASE WHEN NOT r.free THEN coalesce(r.doubt_until, now() + $7::interval) END,
+            lease_until = CASE WHEN r.free THEN '-infinity' ELSE now() + r.pause_ms * interval '1 millisecond' END
+        FROM UNNEST($1::bigint[], $2::uuid[], $3::int[], $4::bool[], $5::timestamptz[], $6::int[])
+            AS r (id, correlation_id, attempt, free, doubt_until, pause_ms)
+        WHERE q.id = r.id AND q.correlation_id = r.correlation_id AND q.attempt = r.attempt"#,
+        &ids,
+        &correlation_ids,
+        &attempts,
+        &free,
+        &until as &[Option<DateTime<Utc>>],
+        &pauses,
+        interval(terms.late_charge),
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Moves payments that no processor will take to the dead letters.
+async fn bury(pool: &PgPool, dead: &[(&Claim, &str)]) -> Result<(), sqlx::Error> {
+    let ids: Vec<i64> = dead.iter().map(|(claim, _)| claim.id).collect();
+    let attempts: Vec<i32> = dead.iter().map(|(claim, _)| claim.attempt).collect();
+    let reasons: Vec<String> = dead
+        .iter()
+        .map(|(_, reason)| (*reason).to_owned())
+        .collect();
+    let buried = sqlx::query_scalar!(
+        r#"WITH removed AS (
+            DELETE FROM payment_queue q
+            USING UNNEST($1::bigint[], $2::int[], $3::text[]) AS d (id, attempt, reason)
+            WHERE q.id = d.id AND q.attempt = d.attempt
+            RETURNING q.correlation_id, q.amount, q.accepted_at, q.attempt, q.processor, d.reason
+        )
+        INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt, processor, reason)
+        SELECT * FROM removed
+        ON CONFLICT ON CONSTRAINT payment_dead_letter_pkey DO NOTHING
+        RETURNING correlation_id"#,
+        &ids,
+        &attempts,
+        &reasons,
+    )
+    .fetch_all(pool)
+    .await?;
+    for (claim, reason) in dead {
+        if buried.contains(&claim.payment.correlation_id) {
+            tracing::error!(payment.id = %claim.payment.correlation_id, dead.reason = reason, "payment is dead");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,330 @@
+//! The worker of an instance: claim what there are permits for, charge, hand the ends to settle.
+//!
+//! Each kind of claim has one step; the loops around the steps only wait.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+use sqlx::PgPool;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::task::TaskTracker;
+
+use crate::charge::{Outcome, ProcessorClient, Stop, charge, resolve};
+use crate::claim::{
+    CLAIM_BATCH, Claim, DOUBTFUL_BATCH, LeaseTerms, claim_doubtful, claim_free, newest_id,
+};
+use crate::database::{Outage, RETRY_PAUSE};
+use crate::route::{Permit, Queue, SharedRouter};
+use crate::settle::{Ended, Returned};
+
+/// The longest time between two looks at the queue when nothing wakes the worker: another instance
+/// may have accepted payments and died.
+pub const IDLE_POLL: Duration = Duration::from_millis(100);
+/// The time between two claims that start at the oldest row instead of the low-water mark.
+pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// The time between two looks for doubtful payments when there were none.
+pub const DOUBTFUL_POLL: Duration = Duration::from_secs(1);
+/// The time between two looks for doubtful payments when there were some.
+pub const DOUBTFUL_PACE: Duration = Duration::from_millis(100);
+/// Rows below the newest claimed one that a claim still looks at: payments whose commit was overtaken.
+pub const LOW_WATER_SLACK: i64 = 1_000;
+/// The least number of payments that a claim asks for.
+const LEAST_CLAIM: usize = 8;
+
+/// A processor as the worker uses it.
+#[derive(Debug, Clone)]
+pub struct Processor {
+    /// Its name.
+    pub name: String,
+    /// Its calls.
+    pub client: ProcessorClient,
+}
+
+/// Claims and charges payments.
+pub struct Worker {
+    /// Connections for claims.
+    pub pool: PgPool,
+    /// How long claims last.
+    pub terms: LeaseTerms,
+    /// In the router's order.
+    pub processors: Arc<Vec<Processor>>,
+    /// Chooses.
+    pub router: SharedRouter,
+    /// Takes the ends of claims.
+    pub ended: mpsc::Sender<Ended>,
+    /// Payments that came back.
+    pub returned: Arc<Returned>,
+    /// Woken when there may be something to claim.
+    pub wake: Arc<Notify>,
+    /// Calls to processors under way.
+    pub calls: TaskTracker,
+    /// When to stop.
+    pub stop: Stop,
+    /// What is known of the queue.
+    pub depth: Arc<Depth>,
+}
+
+/// What an instance knows of the queue without counting it.
+#[derive(Debug, Default)]
+pub struct Depth {
+    newest_claimed: AtomicI64,
+    newest: AtomicI64,
+    oldest_age_ms: AtomicU64,
+}
+
+impl Depth {
+    /// An estimate for the router.
+    #[must_use]
+    pub fn queue(&self) -> Queue {
+        let waiting =
+            self.newest.load(Ordering::Relaxed) - self.newest_claimed.load(Ordering::Relaxed);
+        Queue {
+            waiting: u64::try_from(waiting).unwrap_or_default(),
+            oldest_age: Duration::from_millis(self.oldest_age_ms.load(Ordering::Relaxed)),
+        }
+    }
+
+    fn claimed(&self, claims: &[Claim], exhausted: bool) {
+        let Some(newest) = claims.iter().max_by_key(|claim| claim.id) else {
+            self.newest_claimed
+                .store(self.newest.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.oldest_age_ms.store(0, Ordering::Relaxed);
+            return;
+        };
+        let age = (newest.requested_at - newest.accepted_at).num_milliseconds();
+        self.oldest_age_ms
+            .store(u64::try_from(age).unwrap_or_default(), Ordering::Relaxed);
+        self.newest_claimed.store(newest.id, Ordering::Relaxed);
+        if exhausted {
+            self.newest.store(newest.id, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What a step of [`Worker::claim_step`] found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It claimed so many payments, as many as it had permits for: there may be more.
+    More(usize),
+    /// It claimed so many payments, and there are no others.
+    Drained(usize),
+    /// The router gives no permit before this time has passed.
+    NoPermit(Option<Duration>),
+}
+
+impl Worker {
+    /// Claims free payments until the worker stops.
+    pub async fn run(&self) {
+        let mut from = ClaimFrom::default();
+        let mut want = LEAST_CLAIM;
+        let mut outage = Outage::new("claim");
+        while !self.stop.draining.is_cancelled() {
+            let pause = match self.claim_step(want, from.next(&self.returned)).await {
+                Ok((step, newest)) => {
+                    outage.over();
+                    from.claimed(newest);
+                    match step {
+                        Step::More(count) => {
+                            want = (count * 2).clamp(LEAST_CLAIM, CLAIM_BATCH);
+                            continue;
+                        }
+                        Step::Drained(count) => {
+                            want = (count * 2).clamp(LEAST_CLAIM, CLAIM_BATCH);
+                            IDLE_POLL.mul_f64(rand::rng().random_range(0.5..1.0))
+                        }
+                        Step::NoPermit(retry_in) => {
+                            retry_in.map_or(IDLE_POLL, |pause| pause.min(IDLE_POLL))
+                        }
+                    }
+                }
+                Err(error) => {
+                    outage.goes_on(&error);
+                    RETRY_PAUSE
+                }
+            };
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+                () = self.stop.draining.cancelled() => {}
+            }
+        }
+    }
+
+    /// Claims up to `want` payments from row `from_id` on, and starts to charge them. Returns the
+    /// newest row that it claimed, too.
+    ///
+    /// # Errors
+    /// The database did not confirm the claim.
+    pub async fn claim_step(
+        &self,
+        want: usize,
+        from_id: i64,
+    ) -> Result<(Step, Option<i64>), sqlx::Error> {
+        let plan = self.router.plan(want, self.depth.queue());
+        if plan.permits.is_empty() {
+            return Ok((Step::NoPermit(plan.retry_in), None));
+        }
+        let asked = plan.permits.len();
+        let mut permits: HashMap<usize, Vec<Permit>> = HashMap::new();
+        let mut names = Vec::with_capacity(asked);
+        for permit in plan.permits {
+            names.push(self.processors[permit.processor()].name.clone());
+            permits.entry(permit.processor()).or_default().push(permit);
+        }
+        let claims = claim_free(&self.pool, self.terms, &names, from_id).await?;
+        let (count, newest) = (claims.len(), claims.iter().map(|claim| claim.id).max());
+        self.depth.claimed(&claims, count < asked);
+        for claim in claims {
+            let index = self.index_of(&claim.processor);
+            let permit = index.and_then(|index| permits.get_mut(&index)?.pop());
+            match (index, permit) {
+                (Some(index), Some(permit)) => self.start(index, claim, permit),
+                _ => {
+                    tracing::error!(payment.id = %claim.payment.correlation_id, "claimed without a permit; left to its lease")
+                }
+            }
+        }
+        Ok((
+            if count < asked {
+                Step::Drained(count)
+            } else {
+                Step::More(count)
+            },
+            newest,
+        ))
+    }
+
+    fn index_of(&self, name: &str) -> Option<usize> {
+        self.processors
+            .iter()
+            .position(|processor| processor.name == name)
+    }
+
+    fn start(&self, index: usize, claim: Claim, permit: Permit) {
+        let (ended, stop, wake) = (
+            self.ended.clone(),
+            self.stop.clone(),
+            Arc::clone(&self.wake),
+        );
+        let processors = Arc::clone(&self.processors);
+        self.calls.spawn(async move {
+            let outcome = charge(&processors[index].client, &claim, permit, &stop).await;
+            wake.notify_one();
+            hand_over(&ended, claim, outcome).await;
+        });
+    }
+
+    /// Resolves doubtful payments until the worker stops.
+    pub async fn run_doubtful(&self) {
+        let mut outage = Outage::new("claim doubtful");
+        while !self.stop.draining.is_cancelled() {
+            let pause = match self.doubtful_step().await {
+                Ok(0) => DOUBTFUL_POLL,
+                Ok(_) => {
+                    outage.over();
+                    DOUBTFUL_PACE
+                }
+                Err(error) => {
+                    outage.goes_on(&error);
+                    RETRY_PAUSE
+                }
+            };
+            let pause = pause.mul_f64(rand::rng().random_range(0.8..1.2));
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = async { self.returned.doubtful.notified().await; tokio::time::sleep(DOUBTFUL_PACE).await } => {}
+                () = self.stop.draining.cancelled() => {}
+            }
+        }
+    }
+
+    /// Claims doubtful payments and starts to resolve them. Returns how many.
+    ///
+    /// # Errors
+    /// The database did not confirm the claim.
+    pub async fn doubtful_step(&self) -> Result<usize, sqlx::Error> {
+        let newest = newest_id(&self.pool).await?;
+        self.depth.newest.store(newest, Ordering::Relaxed);
+        let claims = claim_doubtful(
+            &self.pool,
+            self.terms,
+            DOUBTFUL_BATCH,
+            self.doubtful_bound(),
+        )
+        .await?;
+        let count = claims.len();
+        for claim in claims {
+            self.start_resolving(claim);
+        }
+        Ok(count)
+    }
+
+    /// Nothing above this row was ever claimed, by any instance, as far as can be known: the queue is
+    /// claimed in order, so others are not far ahead. Spares a search through a deep backlog.
+    fn doubtful_bound(&self) -> i64 {
+        /// How far ahead other instances may be, in rows.
+        const AHEAD: i64 = 100_000;
+        match self.depth.newest_claimed.load(Ordering::Relaxed) {
+            0 => i64::MAX,
+            newest => newest.saturating_add(AHEAD),
+        }
+    }
+
+    fn start_resolving(&self, claim: Claim) {
+        let (ended, stop, router) = (self.ended.clone(), self.stop.clone(), self.router.clone());
+        let processors = Arc::clone(&self.processors);
+        let (index, earlier) = (self.index_of(&claim.processor), claim.earlier);
+        self.calls.spawn(async move {
+            let outcome = match (index, earlier) {
+                (Some(index), Some(earlier)) => {
+                    let permit = || router.try_permit(index);
+                    resolve(&processors[index].client, &claim, earlier, permit, &stop).await
+                }
+                (_, earlier) => {
+                    tracing::error!(
+                        payment.id = %claim.payment.correlation_id, processor.name = claim.processor,
+                        "a payment may be charged by a processor that is not configured; add it to PROCESSORS"
+                    );
+                    Outcome::Doubtful { until: earlier.map(|earlier| earlier.doubt_until) }
+                }
+            };
+            hand_over(&ended, claim, outcome).await;
+        });
+    }
+}
+
+async fn hand_over(ended: &mpsc::Sender<Ended>, claim: Claim, outcome: Outcome) {
+    if let Err(unsent) = ended.send(Ended { claim, outcome }).await {
+        tracing::error!(payment.id = %unsent.0.claim.payment.correlation_id, "ended after settling had stopped; left to its lease");
+    }
+}
+
+/// Where the next claim starts in the queue: at the low-water mark; at a payment that came back, where
+/// that is lower; at the very beginning once in a [`SWEEP_INTERVAL`].
+#[derive(Debug, Default)]
+struct ClaimFrom {
+    low_water: i64,
+    swept_at: Option<Instant>,
+}
+
+impl ClaimFrom {
+    /// The row to start at. It stays low until a claim has found something.
+    fn next(&mut self, returned: &Returned) -> i64 {
+        let now = Instant::now();
+        self.low_water = self.low_water.min(returned.take_lowest_id());
+        if self.swept_at.is_none_or(|at| now - at >= SWEEP_INTERVAL) {
+            self.swept_at = Some(now);
+            self.low_water = 0;
+        }
+        self.low_water
+    }
+
+    fn claimed(&mut self, newest: Option<i64>) {
+        if let Some(newest) = newest {
+            self.low_water = newest - LOW_WATER_SLACK;
+        }
+    }
+}
