@@ -22,7 +22,7 @@ use crate::route::{self, Permit};
 /// The pause before a doubtful payment is looked at again, doubled with every attempt.
 pub const FIRST_DOUBT_PAUSE: Duration = Duration::from_millis(100);
 /// The longest such pause.
-pub const LONGEST_DOUBT_PAUSE: Duration = Duration::from_secs(5);
+pub const LONGEST_DOUBT_PAUSE: Duration = Duration::from_secs(2);
 
 /// What is to be recorded of a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]

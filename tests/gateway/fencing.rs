@@ -1,0 +1,258 @@
+//! What a worker may still write when its lease is over.
+
+use chrono::{DateTime, Duration, Utc};
+use payment_proxy::accept::{Accepted, enqueue};
+use payment_proxy::charge::Outcome;
+use payment_proxy::claim::{Claim, claim_doubtful, claim_free};
+use payment_proxy::settle::{Anomaly, Ended, record};
+
+use crate::support::{Database, expire_lease, new_payment, production_terms};
+
+async fn claim_one(database: &Database, processor: &str) -> Claim {
+    enqueue(&database.pool, &[new_payment()])
+        .await
+        .expect("the database answers");
+    claim_again(database, processor).await
+}
+
+async fn claim_again(database: &Database, processor: &str) -> Claim {
+    let claims = claim_free(
+        &database.pool,
+        production_terms(),
+        &[processor.to_owned()],
+        0,
+    )
+    .await;
+    claims
+        .expect("the database answers")
+        .pop()
+        .expect("a free payment")
+}
+
+async fn reclaim(database: &Database, claim: &Claim) -> Claim {
+    expire_lease(database, claim).await;
+    let claims = claim_doubtful(&database.pool, production_terms(), 10, i64::MAX).await;
+    claims
+        .expect("the database answers")
+        .pop()
+        .expect("a doubtful payment")
+}
+
+async fn end(database: &Database, claim: &Claim, outcome: Outcome) -> Vec<Anomaly> {
+    let ended = Ended {
+        claim: claim.clone(),
+        outcome,
+    };
+    record(&database.pool, production_terms(), &[ended])
+        .await
+        .expect("the database answers")
+}
+
+fn charged(claim: &Claim) -> Outcome {
+    Outcome::Charged {
+        requested_at: claim.requested_at,
+    }
+}
+
+async fn booked(database: &Database) -> Vec<(String, DateTime<Utc>)> {
+    sqlx::query_as("SELECT processor, requested_at FROM payment_processed")
+        .fetch_all(&database.pool)
+        .await
+        .expect("the books")
+}
+
+#[tokio::test]
+async fn a_claimed_payment_is_claimed_by_nobody_else() {
+    let database = Database::migrated().await;
+    claim_one(&database, "default").await;
+    let names = ["default".to_owned()];
+    assert_eq!(
+        claim_free(&database.pool, production_terms(), &names, 0)
+            .await
+            .expect("an answer"),
+        []
+    );
+    assert_eq!(
+        claim_doubtful(&database.pool, production_terms(), 10, i64::MAX)
+            .await
+            .expect("an answer"),
+        []
+    );
+}
+
+#[tokio::test]
+async fn an_expired_claim_stays_with_its_processor_and_stamp() {
+    let database = Database::migrated().await;
+    let first = claim_one(&database, "default").await;
+    let second = reclaim(&database, &first).await;
+    assert_eq!(
+        (&second.processor, second.requested_at),
+        (&first.processor, first.requested_at)
+    );
+    assert_eq!(second.attempt, first.attempt + 1);
+    assert!(!second.earlier.expect("an earlier attempt").over);
+    let names = ["fallback".to_owned()];
+    expire_lease(&database, &second).await;
+    assert_eq!(
+        claim_free(&database.pool, production_terms(), &names, 0)
+            .await
+            .expect("an answer"),
+        []
+    );
+}
+
+#[tokio::test]
+async fn late_release_after_reclaim_is_refused() {
+    let database = Database::migrated().await;
+    let first = claim_one(&database, "default").await;
+    let second = reclaim(&database, &first).await;
+    end(&database, &first, Outcome::Free).await;
+    end(
+        &database,
+        &first,
+        Outcome::Dead {
+            reason: "late".to_owned(),
+        },
+    )
+    .await;
+    assert_eq!(
+        database
+            .count("payment_queue WHERE processor = 'default' AND lease_until > now()")
+            .await,
+        1
+    );
+    assert_eq!(database.count("payment_dead_letter").await, 0);
+    assert_eq!(end(&database, &second, charged(&second)).await, []);
+    assert_eq!(
+        booked(&database).await,
+        [("default".to_owned(), first.requested_at)]
+    );
+}
+
+#[tokio::test]
+async fn late_settle_after_reclaim_is_a_fact() {
+    let database = Database::migrated().await;
+    let first = claim_one(&database, "default").await;
+    let second = reclaim(&database, &first).await;
+    assert_eq!(end(&database, &first, charged(&first)).await, []);
+    assert_eq!(database.count("payment_queue").await, 0);
+    // The reclaiming worker hears 422, and books the same charge once more.
+    let again = end(&database, &second, charged(&second)).await;
+    assert!(
+        matches!(&again[..], [Anomaly::BookedBefore { charged, booked, .. }] if charged == booked)
+    );
+    assert_eq!(booked(&database).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_settle_that_is_repeated_changes_nothing() {
+    let database = Database::migrated().await;
+    let claim = claim_one(&database, "default").await;
+    end(&database, &claim, charged(&claim)).await;
+    let before = booked(&database).await;
+    end(&database, &claim, charged(&claim)).await;
+    assert_eq!(booked(&database).await, before);
+}
+
+#[tokio::test]
+async fn a_charge_whose_queue_row_is_gone_is_booked_all_the_same() {
+    let database = Database::migrated().await;
+    let claim = claim_one(&database, "default").await;
+    // What a crash of the server does to an unlogged queue.
+    database.execute("TRUNCATE payment_queue").await;
+    let anomalies = end(&database, &claim, charged(&claim)).await;
+    assert_eq!(
+        anomalies,
+        [Anomaly::QueueRowGone(claim.payment.correlation_id)]
+    );
+    assert_eq!(booked(&database).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_late_success_of_a_payment_that_went_elsewhere_is_booked_once_and_reported() {
+    let database = Database::migrated().await;
+    let first = claim_one(&database, "default").await;
+    end(&database, &first, Outcome::Free).await;
+    let second = claim_again(&database, "fallback").await;
+    let late = end(&database, &first, charged(&first)).await;
+    assert_eq!(late, [Anomaly::QueueRowGone(first.payment.correlation_id)]);
+    assert_eq!(
+        database.count("payment_queue").await,
+        1,
+        "the evidence of the second attempt stays"
+    );
+    let double = end(&database, &second, charged(&second)).await;
+    assert!(
+        matches!(&double[..], [Anomaly::BookedBefore { charged, booked, .. }] if charged != booked)
+    );
+    assert_eq!(
+        booked(&database).await,
+        [("default".to_owned(), first.requested_at)]
+    );
+    assert_eq!(database.count("payment_queue").await, 0);
+}
+
+#[tokio::test]
+async fn a_doubt_ends_when_its_time_is_over_and_a_pinned_retry_prolongs_it() {
+    let database = Database::migrated().await;
+    let first = claim_one(&database, "default").await;
+    end(&database, &first, Outcome::Doubtful { until: None }).await;
+    let second = reclaim(&database, &first).await;
+    let until = second.earlier.expect("an earlier attempt").doubt_until;
+    assert!(
+        until > Utc::now() + Duration::seconds(50),
+        "a minute from the release: {until}"
+    );
+    // The retry was answered with a failure: the doubt is the old one again.
+    end(&database, &second, Outcome::Doubtful { until: Some(until) }).await;
+    let third = reclaim(&database, &second).await;
+    assert_eq!(
+        third.earlier.expect("an earlier attempt").doubt_until,
+        until
+    );
+    database
+        .execute("UPDATE payment_queue SET doubt_until = now() - interval '1 ms'")
+        .await;
+    let fourth = reclaim(&database, &third).await;
+    assert!(fourth.earlier.expect("an earlier attempt").over);
+}
+
+#[tokio::test]
+async fn a_released_payment_gets_a_fresh_stamp() {
+    let database = Database::migrated().await;
+    let first = claim_one(&database, "default").await;
+    end(&database, &first, Outcome::Free).await;
+    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    let second = claim_again(&database, "fallback").await;
+    assert!(second.requested_at > first.requested_at);
+    assert_eq!(
+        second.requested_at.timestamp_subsec_micros() % 1_000,
+        0,
+        "whole milliseconds"
+    );
+}
+
+#[tokio::test]
+async fn a_dead_letter_keeps_its_reason_and_its_id() {
+    let database = Database::migrated().await;
+    let claim = claim_one(&database, "default").await;
+    end(
+        &database,
+        &claim,
+        Outcome::Dead {
+            reason: "default answered 400: no".to_owned(),
+        },
+    )
+    .await;
+    assert_eq!(database.count("payment_queue").await, 0);
+    assert_eq!(
+        database
+            .count("payment_dead_letter WHERE reason = 'default answered 400: no'")
+            .await,
+        1
+    );
+    let again = enqueue(&database.pool, &[claim.payment])
+        .await
+        .expect("the database answers");
+    assert_eq!(again, [Accepted::Known]);
+}

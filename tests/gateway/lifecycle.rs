@@ -1,0 +1,168 @@
+//! Starts, stops and crashes of instances.
+
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use uuid::Uuid;
+
+use crate::support::{CENTS, Database, Gateway, eventually, processor, processors};
+
+#[tokio::test]
+async fn sigterm_finishes_claimed_payments() {
+    let (database, default) = (Database::create().await, processor().await);
+    default.processor.set_delay(Duration::from_millis(1_000));
+    let gateway = Gateway::start(&database, &processors(&[&default]), &[]).await;
+    gateway.post_many(30).await;
+    eventually("some are in flight", async || {
+        default.processor.in_service() > 0
+    })
+    .await;
+    let (took, _) = gateway.stop().await;
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    let stored = default.processor.payments().len();
+    assert!(stored > 0);
+    assert_eq!(
+        database.count("payment_processed").await,
+        i64::try_from(stored).expect("small")
+    );
+    assert_eq!(
+        database
+            .count("payment_queue WHERE processor IS NOT NULL")
+            .await,
+        0,
+        "nothing is left claimed"
+    );
+    assert_eq!(
+        database.count("payment_queue").await,
+        30 - i64::try_from(stored).expect("small")
+    );
+}
+
+#[tokio::test]
+async fn sigterm_leaves_calls_that_take_too_long_to_the_next_instance() {
+    let (database, default) = (Database::create().await, processor().await);
+    default.processor.set_delay(Duration::from_secs(12));
+    let gateway = Gateway::start(&database, &processors(&[&default]), &[]).await;
+    let ids = gateway.post_many(5).await;
+    eventually("all are in flight", async || {
+        default.processor.in_service() == 5
+    })
+    .await;
+    let (took, log) = gateway.stop().await;
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(log.contains("calls left open"), "{log}");
+    let next = Gateway::start(&database, &processors(&[&default]), &[]).await;
+    next.until_settled(&ids).await;
+    assert_eq!(default.processor.payments().len(), 5);
+    assert_eq!(database.count("payment_processed").await, 5);
+}
+
+#[tokio::test]
+async fn a_crash_after_the_claim_loses_and_doubles_nothing() {
+    let (database, default, fallback) = (
+        Database::create().await,
+        processor().await,
+        processor().await,
+    );
+    default.processor.set_delay(Duration::from_millis(700));
+    let processors = processors(&[&default, &fallback]);
+    // A short timeout makes for a short lease, so that the test need not wait long.
+    let settings = [("PROCESSOR_TIMEOUT_MS", "1000")];
+    let survivor = Gateway::start(&database, &processors, &settings).await;
+    let victim = Gateway::start(&database, &processors, &settings).await;
+    let ids = victim.post_many(60).await;
+    eventually("some are in flight", async || {
+        default.processor.in_service() > 0
+    })
+    .await;
+    victim.crash();
+    survivor.until_settled(&ids).await;
+    assert_eq!(
+        default.processor.payments().len() + fallback.processor.payments().len(),
+        60
+    );
+    assert_eq!(database.count("payment_processed").await, 60);
+}
+
+#[tokio::test]
+async fn accepted_payments_survive_a_crash_of_every_instance() {
+    let (database, default) = (Database::create().await, processor().await);
+    default.processor.set_failing(true);
+    let victim = Gateway::start(&database, &processors(&[&default]), &[]).await;
+    let ids = victim.post_many(50).await;
+    victim.crash();
+    default.processor.set_failing(false);
+    let next = Gateway::start(&database, &processors(&[&default]), &[]).await;
+    next.until_settled(&ids).await;
+    assert_eq!(default.processor.payments().len(), 50);
+}
+
+#[tokio::test]
+async fn health_is_polled_once_per_window_for_the_whole_deployment() {
+    let (database, default) = (Database::create().await, processor().await);
+    let processors = processors(&[&default]);
+    let gateways = [
+        Gateway::start(&database, &processors, &[]).await,
+        Gateway::start(&database, &processors, &[]).await,
+        Gateway::start(&database, &processors, &[]).await,
+    ];
+    let answered = async || {
+        sqlx::query_scalar::<_, Option<chrono::DateTime<chrono::Utc>>>(
+            "SELECT answered_at FROM processor_health",
+        )
+        .fetch_optional(&database.pool)
+        .await
+        .expect("an answer")
+        .flatten()
+    };
+    let mut answers = Vec::new();
+    while answers.len() < 3 {
+        let last = answers.last().copied();
+        let next = crate::support::eventually_some("the next poll", async || {
+            answered().await.filter(|at| Some(*at) != last)
+        })
+        .await;
+        answers.push(next);
+    }
+    for pair in answers.windows(2) {
+        let apart = pair[1] - pair[0];
+        assert!(apart >= chrono::Duration::milliseconds(5_000), "{apart}");
+    }
+    drop(gateways);
+}
+
+#[tokio::test]
+async fn an_instance_follows_the_others_accepted_payments_when_they_die() {
+    let (database, default) = (Database::create().await, processor().await);
+    let processors = processors(&[&default]);
+    let survivor = Gateway::start(&database, &processors, &[]).await;
+    database
+        .execute(&format!(
+            "INSERT INTO payment_queue (correlation_id, amount) VALUES ('{}', 19.90)",
+            Uuid::new_v4()
+        ))
+        .await;
+    eventually("it is settled", async || {
+        database.count("payment_processed").await == 1
+    })
+    .await;
+    assert_eq!(
+        survivor.post(Uuid::new_v4(), CENTS).await,
+        StatusCode::ACCEPTED
+    );
+}
+
+#[test]
+fn a_bad_setting_stops_the_start_with_one_line() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_payment-proxy"))
+        .arg("serve")
+        .env("PROCESSORS", "default,0.05")
+        .output()
+        .expect("the program starts");
+    assert_eq!(output.status.code(), Some(2));
+    let told = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(
+        told,
+        "error: PROCESSORS (--processors): \"default,0.05\" is not accepted: in \"default,0.05\" expected name,fee,url\n"
+    );
+}

@@ -1,0 +1,10 @@
+//! The gateway against a real PostgreSQL, real HTTP and real processes.
+
+#![allow(missing_docs, unreachable_pub)]
+
+mod api;
+mod duplicates;
+mod fencing;
+mod lifecycle;
+mod outcomes;
+mod support;

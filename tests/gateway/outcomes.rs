@@ -1,0 +1,247 @@
+//! What becomes of a payment, for everything that can happen at a processor.
+
+use std::time::Duration;
+
+use payment_proxy::accept::enqueue;
+use payment_proxy::simulator::{Faults, Running};
+
+use crate::support::{
+    Bench, Database, Gateway, eventually, new_payment, processor, processors, production_terms,
+};
+
+/// Posts payments to a deployment whose processors have these faults, waits until all are settled, and
+/// checks that each is on one processor and that the books agree with both to the cent and the stamp.
+async fn settled_once_in_spite_of(faults: Faults, count: usize) -> (Running, Running) {
+    let (database, default, fallback) = (
+        Database::create().await,
+        processor().await,
+        processor().await,
+    );
+    for running in [&default, &fallback] {
+        running
+            .processor
+            .set_faults(faults.clone())
+            .expect("valid faults");
+    }
+    let settings = [("PROCESSOR_TIMEOUT_MS", "1500"), ("LATE_CHARGE_MS", "5000")];
+    let gateway = Gateway::start(&database, &processors(&[&default, &fallback]), &settings).await;
+    let ids = gateway.post_many(count).await;
+    gateway.until_settled(&ids).await;
+    agree(&database, &default, &fallback, count).await;
+    (default, fallback)
+}
+
+/// Checks that our books are those of the processors, payment by payment.
+async fn agree(database: &Database, default: &Running, fallback: &Running, count: usize) {
+    let mut booked: Vec<(
+        uuid::Uuid,
+        rust_decimal::Decimal,
+        String,
+        chrono::DateTime<chrono::Utc>,
+    )> = sqlx::query_as(
+        "SELECT correlation_id, amount, processor, requested_at FROM payment_processed",
+    )
+    .fetch_all(&database.pool)
+    .await
+    .expect("the books");
+    let mut stored = Vec::new();
+    for (name, running) in [("default", default), ("fallback", fallback)] {
+        let payments = running.processor.payments().into_iter();
+        stored.extend(payments.map(|payment| {
+            (
+                payment.id,
+                payment.amount,
+                name.to_owned(),
+                payment.requested_at,
+            )
+        }));
+    }
+    booked.sort();
+    stored.sort();
+    assert_eq!(booked, stored);
+    assert_eq!(booked.len(), count);
+}
+
+#[tokio::test]
+async fn lost_reply_is_resolved_by_lookup_not_by_second_charge() {
+    let faults = Faults {
+        reply_lost: 0.5,
+        ..Faults::default()
+    };
+    settled_once_in_spite_of(faults, 60).await;
+}
+
+#[tokio::test]
+async fn lost_request_is_posted_again_to_the_same_processor() {
+    let faults = Faults {
+        request_lost: 0.5,
+        ..Faults::default()
+    };
+    settled_once_in_spite_of(faults, 60).await;
+}
+
+#[tokio::test]
+async fn a_reply_that_hangs_is_resolved_after_the_timeout() {
+    let faults = Faults {
+        reply_hangs: 0.3,
+        ..Faults::default()
+    };
+    settled_once_in_spite_of(faults, 20).await;
+}
+
+#[tokio::test]
+async fn a_500_after_storing_is_not_believed() {
+    let faults = Faults {
+        fail_after: 0.5,
+        ..Faults::default()
+    };
+    settled_once_in_spite_of(faults, 60).await;
+}
+
+#[tokio::test]
+async fn declined_payments_are_settled_in_the_end() {
+    let faults = Faults {
+        fail_before: 0.3,
+        too_many: 0.05,
+        ..Faults::default()
+    };
+    settled_once_in_spite_of(faults, 60).await;
+}
+
+#[tokio::test]
+async fn lookups_that_fail_free_nothing() {
+    let faults = Faults {
+        fail_after: 0.3,
+        reply_lost: 0.2,
+        lookup_lost: 0.5,
+        ..Faults::default()
+    };
+    settled_once_in_spite_of(faults, 40).await;
+}
+
+#[tokio::test]
+async fn every_fault_at_once_settles_every_payment_once() {
+    let faults = Faults {
+        reply_lost: 0.1,
+        request_lost: 0.1,
+        reply_hangs: 0.03,
+        fail_after: 0.1,
+        fail_before: 0.1,
+        too_many: 0.02,
+        slow: 0.1,
+        slow_ms: 200,
+        lookup_lost: 0.1,
+        connection_reset: 0.1,
+        ..Faults::default()
+    };
+    settled_once_in_spite_of(faults, 80).await;
+}
+
+#[tokio::test]
+async fn a_processor_that_is_away_gets_its_payments_when_it_is_back() {
+    let (database, default) = (Database::create().await, processor().await);
+    let gateway = Gateway::start(&database, &processors(&[&default]), &[]).await;
+    default.processor.refuse_for(Duration::from_secs(2));
+    let ids = gateway.post_many(20).await;
+    gateway.until_settled(&ids).await;
+    assert_eq!(default.processor.payments().len(), 20);
+}
+
+#[tokio::test]
+async fn a_failing_default_is_replaced_by_the_fallback() {
+    let (database, default, fallback) = (
+        Database::create().await,
+        processor().await,
+        processor().await,
+    );
+    default.processor.set_failing(true);
+    let gateway = Gateway::start(&database, &processors(&[&default, &fallback]), &[]).await;
+    let ids = gateway.post_many(50).await;
+    gateway.until_settled(&ids).await;
+    assert_eq!(fallback.processor.payments().len(), 50);
+    agree(&database, &default, &fallback, 50).await;
+}
+
+/// A proxy in front of a processor that cuts every connection a second after it was made.
+async fn cutting_proxy(to: std::net::SocketAddr, after: Duration) -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((mut inbound, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut outbound = tokio::net::TcpStream::connect(to)
+                    .await
+                    .expect("the processor listens");
+                let copy = tokio::io::copy_bidirectional(&mut inbound, &mut outbound);
+                let _ = tokio::time::timeout(after, copy).await;
+                let _ = inbound.set_zero_linger();
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn late_insert_after_cut_connections_is_charged_once() {
+    let (database, default, fallback) = (
+        Database::create().await,
+        processor().await,
+        processor().await,
+    );
+    let delay = Duration::from_secs(12);
+    let mut urls = Vec::new();
+    for running in [&default, &fallback] {
+        running.processor.set_delay(delay);
+        urls.push(cutting_proxy(running.addr, Duration::from_secs(1)).await);
+    }
+    let through = format!(
+        "default,0.05,http://{} fallback,0.15,http://{}",
+        urls[0], urls[1]
+    );
+    let gateway = Gateway::start(&database, &through, &[]).await;
+    let ids = gateway.post_many(10).await;
+    gateway.until_settled(&ids).await;
+    // What was sent more than once is stored, or refused as known, a delay later at the latest.
+    tokio::time::sleep(delay).await;
+    agree(&database, &default, &fallback, 10).await;
+}
+
+#[tokio::test]
+async fn a_payment_that_is_not_sent_in_time_is_given_back() {
+    let (database, default) = (Database::migrated().await, processor().await);
+    let mut bench = Bench::new(&database, &[&default], production_terms());
+    enqueue(&database.pool, &[new_payment()])
+        .await
+        .expect("the database answers");
+    // A lease that was lost between claim and send, as by a long stop of the process.
+    bench.worker.stop.draining.cancel();
+    bench
+        .worker
+        .claim_step(8, 0)
+        .await
+        .expect("the database answers");
+    let ended = bench.ended.recv().await.expect("an end");
+    assert_eq!(ended.outcome, payment_proxy::charge::Outcome::Free);
+    assert_eq!(default.processor.payments().len(), 0);
+}
+
+#[tokio::test]
+async fn no_connection_is_held_during_calls() {
+    let (database, default) = (Database::create().await, processor().await);
+    default.processor.set_delay(Duration::from_secs(3));
+    let gateway = Gateway::start(&database, &processors(&[&default]), &[]).await;
+    gateway.post_many(100).await;
+    eventually("the payments are in flight", async || {
+        default.processor.in_service() >= 50
+    })
+    .await;
+    let busy = database
+        .count("pg_stat_activity WHERE datname = current_database() AND application_name = 'payment-proxy' AND state <> 'idle'")
+        .await;
+    assert!(
+        busy <= 1,
+        "{busy} connections are busy while the calls are open"
+    );
+}

@@ -1,0 +1,374 @@
+//! A database per test, processors in this process, instances as processes of their own.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use payment_proxy::charge::{ProcessorClient, Stop};
+use payment_proxy::claim::{Claim, LeaseTerms};
+use payment_proxy::config::{DatabaseSettings, ProcessorSettings, QueueDurability};
+use payment_proxy::database::{self, Pools};
+use payment_proxy::payment::Payment;
+use payment_proxy::route::{Policy, Router, SharedRouter, Terms};
+use payment_proxy::settle::{Ended, Returned};
+use payment_proxy::simulator::{self, Running};
+use payment_proxy::worker::{Depth, Processor, Worker};
+use reqwest::header::CONTENT_TYPE;
+use reqwest::{Client, Response, StatusCode};
+use rust_decimal::Decimal;
+use serde_json::Value;
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{AssertSqlSafe, PgPool};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+/// How long anything that must happen may take on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(40);
+
+/// The cents of every payment, unless a test wants others.
+pub const CENTS: i64 = 1990;
+
+/// A database of its own in the cluster that `TEST_DATABASE_URL` names.
+pub struct Database {
+    pub url: String,
+    pub pool: PgPool,
+}
+
+impl Database {
+    /// An empty one.
+    pub async fn create() -> Self {
+        let cluster = std::env::var("TEST_DATABASE_URL")
+            .expect("TEST_DATABASE_URL names a throwaway cluster; `make test` starts one");
+        let admin = PgPoolOptions::new()
+            .max_connections(1)
+            .connect(&cluster)
+            .await
+            .expect("the cluster answers");
+        let name = format!("t_{}", Uuid::new_v4().simple());
+        sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}")))
+            .execute(&admin)
+            .await
+            .expect("a database");
+        let mut url = reqwest::Url::parse(&cluster).expect("a URL");
+        url.set_path(&name);
+        let pool = PgPoolOptions::new()
+            .max_connections(4)
+            .connect_lazy(url.as_str())
+            .expect("a URL");
+        Self {
+            url: url.into(),
+            pool,
+        }
+    }
+
+    /// A migrated one.
+    pub async fn migrated() -> Self {
+        let database = Self::create().await;
+        database::migrate(&database.settings(QueueDurability::Unlogged))
+            .await
+            .expect("the migrations apply");
+        database
+    }
+
+    pub fn settings(&self, queue_durability: QueueDurability) -> DatabaseSettings {
+        DatabaseSettings {
+            database_url: self.url.parse().expect("a URL"),
+            queue_durability,
+        }
+    }
+
+    pub async fn count(&self, table: &str) -> i64 {
+        sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) FROM {table}")))
+            .fetch_one(&self.pool)
+            .await
+            .expect("a count")
+    }
+
+    pub async fn execute(&self, statement: &str) {
+        sqlx::raw_sql(AssertSqlSafe(statement.to_owned()))
+            .execute(&self.pool)
+            .await
+            .expect(statement);
+    }
+}
+
+/// A processor with the rules of the real one.
+pub async fn processor() -> Running {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    simulator::start(simulator::Settings::default(), listener).expect("a processor")
+}
+
+/// `PROCESSORS` for these, named `default` and `fallback`.
+pub fn processors(running: &[&Running]) -> String {
+    let terms = [("default", "0.05"), ("fallback", "0.15")];
+    let entries = terms
+        .iter()
+        .zip(running)
+        .map(|((name, fee), running)| format!("{name},{fee},{}", running.url()));
+    entries.collect::<Vec<_>>().join(" ")
+}
+
+/// An instance of the service.
+pub struct Gateway {
+    child: Child,
+    folder: TempDir,
+    pub http: Client,
+}
+
+impl Gateway {
+    /// Starts one and waits until it is ready.
+    pub async fn start(database: &Database, processors: &str, settings: &[(&str, &str)]) -> Self {
+        let gateway = Self::spawn(&database.url, processors, settings);
+        eventually("the instance is ready", async || {
+            gateway.get("/readyz").await.status().is_success()
+        })
+        .await;
+        gateway
+    }
+
+    /// Starts one and waits until it answers.
+    pub async fn start_unready(database_url: &str, processors: &str) -> Self {
+        let gateway = Self::spawn(database_url, processors, &[]);
+        eventually("the instance is alive", async || {
+            gateway.try_get("/livez").await.is_ok()
+        })
+        .await;
+        gateway
+    }
+
+    fn spawn(database_url: &str, processors: &str, settings: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = std::fs::File::create(folder.path().join("log")).expect("a log file");
+        let child = Command::new(env!("CARGO_BIN_EXE_payment-proxy"))
+            .arg("serve")
+            .env(
+                "LISTEN",
+                format!("unix:{}", socket(folder.path()).display()),
+            )
+            .env("DATABASE_URL", database_url)
+            .env("PROCESSORS", processors)
+            .env("ALLOW_PURGE", "true")
+            .envs(settings.iter().copied())
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("the program starts");
+        let http = Client::builder()
+            .unix_socket(socket(folder.path()))
+            .build()
+            .expect("a client");
+        Self {
+            child,
+            folder,
+            http,
+        }
+    }
+
+    pub async fn try_get(&self, path: &str) -> reqwest::Result<Response> {
+        self.http.get(format!("http://gateway{path}")).send().await
+    }
+
+    pub async fn get(&self, path: &str) -> Response {
+        eventually_some("the instance answers", async || {
+            self.try_get(path).await.ok()
+        })
+        .await
+    }
+
+    /// The JSON that stands at a path.
+    pub async fn json(&self, path: &str) -> Value {
+        self.get(path).await.json().await.expect("JSON")
+    }
+
+    pub async fn post_body(&self, path: &str, body: impl Into<reqwest::Body>) -> Response {
+        let request = self
+            .http
+            .post(format!("http://gateway{path}"))
+            .header(CONTENT_TYPE, "application/json");
+        request.body(body).send().await.expect("a reply")
+    }
+
+    pub async fn post(&self, id: Uuid, cents: i64) -> StatusCode {
+        self.post_body("/payments", payment_json(id, cents))
+            .await
+            .status()
+    }
+
+    /// Posts so many new payments, and returns their ids.
+    pub async fn post_many(&self, count: usize) -> Vec<Uuid> {
+        let ids: Vec<Uuid> = (0..count).map(|_| Uuid::new_v4()).collect();
+        let posts = ids.iter().map(|id| self.post(*id, CENTS));
+        for status in futures_util::future::join_all(posts).await {
+            assert_eq!(status, StatusCode::ACCEPTED);
+        }
+        ids
+    }
+
+    pub async fn state(&self, id: Uuid) -> String {
+        let view = self.json(&format!("/payments/{id}")).await;
+        view["state"].as_str().unwrap_or("unknown").to_owned()
+    }
+
+    pub async fn until_settled(&self, ids: &[Uuid]) {
+        for id in ids {
+            eventually("the payment is settled", async || {
+                self.state(*id).await == "settled"
+            })
+            .await;
+        }
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).expect("a log")
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).expect("a pid");
+        kill(Pid::from_raw(pid), signal).expect("the process is there");
+    }
+
+    /// Kills it as a crash would.
+    pub fn crash(mut self) {
+        self.child.kill().expect("the process is there");
+        self.child.wait().expect("it ends");
+    }
+
+    /// Asks it to stop. Returns how long that took, and its log.
+    pub async fn stop(mut self) -> (Duration, String) {
+        let asked_at = Instant::now();
+        self.signal(Signal::SIGTERM);
+        let status = eventually_some("the instance ends", async || {
+            self.child.try_wait().expect("a child")
+        })
+        .await;
+        assert!(status.success(), "{status}: {}", self.log());
+        (asked_at.elapsed(), self.log())
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of the instance ---\n{}", self.log());
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn socket(folder: &Path) -> PathBuf {
+    folder.join("socket")
+}
+
+pub fn payment_json(id: Uuid, cents: i64) -> String {
+    format!(
+        r#"{{"correlationId":"{id}","amount":{}}}"#,
+        Decimal::new(cents, 2)
+    )
+}
+
+/// A worker in this process, whose steps a test takes one by one.
+pub struct Bench {
+    pub pools: Pools,
+    pub worker: Worker,
+    pub ended: mpsc::Receiver<Ended>,
+}
+
+impl Bench {
+    pub fn new(database: &Database, running: &[&Running], terms: LeaseTerms) -> Self {
+        let pools = Pools::new(&database.settings(QueueDurability::Unlogged));
+        let names = ["default", "fallback"];
+        let fees = [Decimal::new(5, 2), Decimal::new(15, 2)];
+        let processors = running
+            .iter()
+            .zip(names)
+            .zip(fees)
+            .map(|((running, name), fee)| {
+                let url = running.url().parse().expect("a URL");
+                let settings = ProcessorSettings {
+                    name: name.to_owned(),
+                    fee,
+                    url,
+                };
+                let client =
+                    ProcessorClient::new(&settings, Duration::from_secs(15)).expect("a client");
+                Processor {
+                    name: name.to_owned(),
+                    client,
+                }
+            });
+        let terms_of = names.iter().zip(fees).take(running.len());
+        let terms_of = terms_of
+            .map(|(name, fee)| Terms {
+                name: (*name).to_owned(),
+                fee,
+            })
+            .collect();
+        let (sender, ended) = mpsc::channel(10_000);
+        let wake = std::sync::Arc::new(Notify::new());
+        let worker = Worker {
+            pool: pools.claims.clone(),
+            terms,
+            processors: std::sync::Arc::new(processors.collect()),
+            router: SharedRouter::new(Router::new(Policy::default(), terms_of, Duration::ZERO)),
+            ended: sender,
+            returned: std::sync::Arc::new(Returned::new(std::sync::Arc::clone(&wake))),
+            wake,
+            calls: TaskTracker::new(),
+            stop: Stop::default(),
+            depth: std::sync::Arc::new(Depth::default()),
+        };
+        Self {
+            pools,
+            worker,
+            ended,
+        }
+    }
+}
+
+/// The terms of a worker in production.
+pub fn production_terms() -> LeaseTerms {
+    LeaseTerms::new(Duration::from_secs(15), Duration::from_secs(60))
+}
+
+pub fn new_payment() -> Payment {
+    Payment {
+        correlation_id: Uuid::new_v4(),
+        amount: Decimal::new(CENTS, 2),
+    }
+}
+
+/// Ends a lease as time would, so that nobody has to wait for it.
+pub async fn expire_lease(database: &Database, claim: &Claim) {
+    database
+        .execute(&format!(
+            "UPDATE payment_queue SET lease_until = now() - interval '1 ms' WHERE id = {}",
+            claim.id
+        ))
+        .await;
+}
+
+/// Waits until it is so.
+pub async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
+    eventually_some(what, async || check().await.then_some(())).await;
+}
+
+/// Waits until there is something.
+pub async fn eventually_some<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let begun_at = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(
+            begun_at.elapsed() < PATIENCE,
+            "not within {PATIENCE:?}: {what}"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
