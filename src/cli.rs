@@ -32,7 +32,7 @@ pub enum Command {
     /// Run one instance of the gateway
     Serve(Box<Settings>),
     /// Apply the migrations and the durability of the queue, then exit
-    Migrate(DatabaseSettings),
+    Migrate(Box<DatabaseSettings>),
     /// Run a simulated payment processor
     SimulateProcessor(Box<simulator::Args>),
 }

@@ -274,7 +274,6 @@ pub fn payment_json(id: Uuid, cents: i64) -> String {
 
 /// A worker in this process, whose steps a test takes one by one.
 pub struct Bench {
-    pub pools: Pools,
     pub worker: Worker,
     pub ended: mpsc::Receiver<Ended>,
 }
@@ -323,11 +322,7 @@ impl Bench {
             stop: Stop::default(),
             depth: std::sync::Arc::new(Depth::default()),
         };
-        Self {
-            pools,
-            worker,
-            ended,
-        }
+        Self { worker, ended }
     }
 }
 
