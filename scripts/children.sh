@@ -25,11 +25,13 @@ start() {
     child_log[$name]=$log
 }
 
-# step COMMAND...: runs it to its end, like a plain command, except that a signal to the script does
-# not have to wait for that end
+# step LOG COMMAND...: runs it to its end, like a plain command, except that a signal to the script
+# does not have to wait for that end; its output goes to LOG, or with `-` to the terminal. (A
+# redirection of the whole step would also catch what the script says in a trap meanwhile.)
 step() {
-    local status=0
-    spawn "$@"
+    local status=0 log=$1
+    shift
+    if [ "$log" = - ]; then spawn "$@"; else spawn "$@" >"$log" 2>&1; fi
     step_pid=$!
     wait "$step_pid" || status=$?
     step_pid=""
@@ -69,6 +71,8 @@ stop() {
             fi
             sleep 0.05
         done
+        # A child that ended by itself may have left its own children, as a killed nginx does.
+        kill -KILL -- "-$pid" 2>/dev/null || true
         wait "$pid" 2>/dev/null || true
         unset "child_pid[$name]"
     done

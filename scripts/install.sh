@@ -36,7 +36,7 @@ give_up() {
     exit 3
 }
 
-mapfile -t packages < <(missing "$@" | xargs -n 1)
+mapfile -t packages < <(missing "$@" | xargs -r -n 1)
 [ ${#packages[@]} -gt 0 ] || exit 0
 
 why="Install it by hand, this is not a system with apt."

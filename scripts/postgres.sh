@@ -96,7 +96,8 @@ run() {
 }
 
 accepts() {
-    "$(bin)/pg_isready" --quiet --host="$1" --port="$2" --timeout=1
+    "$(bin)/pg_isready" --quiet --host="$1" --port="$2" --timeout=1 \
+        --username=postgres --dbname=postgres
 }
 
 init() {

@@ -60,11 +60,14 @@ interrupted() {
     exit "$1"
 }
 
+# end_of LOG: where it is, and its last line
+end_of() { echo "${1#"$PWD/"}, which ends with: $(tail -n 1 "$1" | cut -c 1-300)"; }
+
 # lost NAME: a child that has ended by itself
 lost() {
     local status=0 log=${child_log[$1]}
     wait "${child_pid[$1]}" 2>/dev/null || status=$?
-    fail 1 "$1 ended by itself (exit status $status), see ${log#"$PWD/"}, which ends with: $(tail -n 1 "$log")"
+    fail 1 "$1 ended by itself (exit status $status), see $(end_of "$log")"
 }
 
 # await SECONDS WHAT LOG COMMAND...: repeats the command until it succeeds, as long as all children live
@@ -73,7 +76,7 @@ await() {
     shift 3
     until "$@" >/dev/null 2>&1; do
         if name=$(dead_child); then lost "$name"; fi
-        ((SECONDS < deadline)) || fail 1 "$what after too long a time, see ${log#"$PWD/"}"
+        ((SECONDS < deadline)) || fail 1 "$what after too long a time, see $(end_of "$log")"
         sleep 0.1
     done
 }
@@ -144,8 +147,8 @@ start_postgres() {
     scripts/postgres.sh init "$runtime/postgres" "$postgres_port" || fail 1 "init.sql failed, see above"
 
     export DATABASE_URL="postgres://payment_proxy@${runtime//\//%2F}%2Fpostgres:$postgres_port/payments"
-    step "$binary" migrate >"$state/logs/migrate.log" 2>&1 ||
-        fail 1 "the migrations failed, see .run/logs/migrate.log, which ends with: $(tail -n 1 "$state/logs/migrate.log")"
+    step "$state/logs/migrate.log" "$binary" migrate ||
+        fail 1 "the migrations failed, see $(end_of "$state/logs/migrate.log")"
 }
 
 start_processors() {
@@ -202,7 +205,7 @@ scripts/install.sh cc curl initdb nginx
 mkdir -p "$state/logs" "$state/journals" || fail 2 "cannot write into .run/, which another user may have made"
 exec 9>"$state/lock" || fail 2 "cannot write into .run/, which another user has made"
 # The children have the lock too, so it is free when the last of them is gone.
-flock --nonblock 9 || fail 2 "already running in this folder"
+flock --nonblock 9 || fail 2 "already running in this folder (somebody holds .run/lock)"
 refuse_taken_ports
 
 trap clean_up EXIT
@@ -210,7 +213,7 @@ trap 'interrupted 130' INT
 trap 'interrupted 143' TERM
 trap 'interrupted 129' HUP
 
-step cargo build --release --locked 9>&- || fail 1 "the build failed, see above"
+step - cargo build --release --locked 9>&- || fail 1 "the build failed, see above"
 binary=${CARGO_TARGET_DIR:-$PWD/target}/release/payment-proxy
 
 # What a run that was killed with -9 could not take away.
@@ -231,5 +234,6 @@ start_nginx
 ready=yes
 tell
 
-wait -n "${child_pid[@]}" || true
+# Without bash's own line about a killed child.
+{ wait -n "${child_pid[@]}" || true; } 2>/dev/null
 lost "$(dead_child)"

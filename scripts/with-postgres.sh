@@ -45,4 +45,4 @@ done
 "$here/postgres.sh" init "$folder/socket" "$port" || fail "refuses init.sql"
 
 export TEST_DATABASE_URL="postgres://postgres@${folder//\//%2F}%2Fsocket:$port/postgres"
-step "$@"
+step - "$@"
