@@ -1,5 +1,7 @@
 //! The rules of `nginx.conf`, with a real nginx in front of two instances that misbehave as told.
 
+#![allow(clippy::unwrap_used)] // a test that cannot set itself up has failed
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
