@@ -14,3 +14,9 @@ test: ## format, lints, query data, all tests, on a PostgreSQL of their own
 
 queries: ## write .sqlx anew, after a change of a query or a migration
 	@scripts/with-postgres.sh scripts/queries.sh write
+
+load: ## the contest's minute against port 9999, then an audit of what came of every payment
+	@scripts/load.sh
+
+routing-bench: ## what the router earns in simulated scenarios, against an oracle and simpler policies
+	@cargo run --quiet --release --locked --example routing_bench
