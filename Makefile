@@ -1,0 +1,22 @@
+# Each target is a script in scripts/, which says at its top what it does and what it reads.
+
+.DEFAULT_GOAL := help
+.PHONY: help run test queries load routing-bench
+
+help: ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+run: ## build and run everything on this machine, API on port 9999
+	@scripts/run.sh
+
+test: ## format, lints, query data, all tests, on a PostgreSQL of their own
+	@scripts/test.sh
+
+queries: ## write .sqlx anew, after a change of a query or a migration
+	@scripts/with-postgres.sh scripts/queries.sh write
+
+load: ## the contest's minute against port 9999, then an audit of what came of every payment
+	@scripts/load.sh
+
+routing-bench: ## what the router earns in simulated scenarios, against an oracle and simpler policies
+	@cargo run --quiet --release --locked --example routing_bench

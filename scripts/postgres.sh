@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# A private PostgreSQL cluster: for `make run`, for `make test`, and for tests that need one of their
+# own to crash.
+#
+# usage: postgres.sh run DATA SOCKETS PORT [NAME=VALUE...]
+#            Makes the cluster in folder DATA if there is none yet, and becomes its server: in the
+#            foreground, with this process's id, logging to stderr. Its socket is in folder SOCKETS;
+#            it listens on TCP only if told to (listen_addresses=127.0.0.1). NAME=VALUE are server
+#            settings. Stop it with SIGINT, or crash it with SIGKILL: the next start recovers.
+#        postgres.sh accepts SOCKETS PORT
+#            Exit 0 if the server answers already.
+#        postgres.sh init SOCKETS PORT
+#            Runs init.sql, which reads PAYMENT_PROXY_PASSWORD and AUDITOR_PASSWORD.
+#        postgres.sh bin [DATA]
+#            Prints where the server's programs are.
+#
+# The superuser is `postgres`. Over the socket nobody needs a password, but only root and the user
+# that the server runs as may open it; TCP needs a password. PostgreSQL refuses to run as root: for
+# root the server runs as user `postgres`, who has to be able to enter DATA and SOCKETS.
+#
+# With STOP_WITH_PARENT=yes the server stops also when the process that started it is killed.
+set -euo pipefail
+
+unset "${!PG@}" # whoever calls may have settings for another server
+oldest=15       # the first whose psql knows \getenv
+
+fail() {
+    echo "postgres: $1" >&2
+    exit 1
+}
+
+# What a cluster was made with, it has to be run with; a new one is made with the newest.
+bin() {
+    local found=""
+    if [ -f "${1:-}/PG_VERSION" ]; then
+        found=/usr/lib/postgresql/$(cat "$1/PG_VERSION")/bin
+        [ -x "$found/postgres" ] || found=""
+    fi
+    if [ -z "$found" ]; then
+        found=$(printf '%s\n' /usr/lib/postgresql/*/bin/postgres | sort -V | tail -n 1)
+        found=$(dirname "$found")
+    fi
+    [ -x "$found/postgres" ] || found=$(dirname "$(command -v postgres || echo .)")
+    [ -x "$found/initdb" ] || fail "PostgreSQL is not installed"
+    local version
+    version=$("$found/postgres" --version | sed -E 's/[^0-9]*([0-9]+).*/\1/')
+    [ "$version" -ge "$oldest" ] || fail "version $version in $found is too old, $oldest or later is needed"
+    if [ -f "${1:-}/PG_VERSION" ] && [ "$version" != "$(cat "$1/PG_VERSION")" ]; then
+        fail "$1 was made by version $(cat "$1/PG_VERSION"), here is only $version"
+    fi
+    echo "$found"
+}
+
+# as_owner COMMAND...: runs it as the user that owns the cluster
+owner=(env)
+if [ "$(id -u)" = 0 ]; then
+    id postgres >/dev/null 2>&1 || fail "there is no user postgres to run the server as"
+    owner=(setpriv --reuid=postgres --regid=postgres --init-groups --)
+fi
+as_owner() { (cd / && "${owner[@]}" "$@"); }
+
+# Made under another name and then renamed, so that a DATA that is there is a whole cluster.
+make_cluster() {
+    local data=$1 new=$1.new
+    rm -rf "$new"
+    mkdir -p "$(dirname "$data")"
+    mkdir -m 700 "$new"
+    [ "$(id -u)" != 0 ] || chown postgres: "$new"
+    as_owner "$programs/initdb" --pgdata="$new" --username=postgres --encoding=UTF8 --no-locale \
+        --auth-local=trust --auth-host=scram-sha-256 >&2
+    mv "$new" "$data"
+}
+
+run() {
+    local data sockets=$2 port=$3 setting settings=()
+    data=$(realpath -m "$1")
+    sockets=$(realpath "$sockets")
+    shift 3
+    # A server killed with -9 leaves its socket behind, and nothing minds; but a name that is too
+    # long for the kernel is better told here than by a server that cannot be reached.
+    [ ${#sockets} -le 90 ] || fail "the path of $sockets is too long for a socket"
+    [ "$(id -u)" != 0 ] || chown postgres: "$sockets"
+
+    programs=$(bin "$data")
+    [ -f "$data/PG_VERSION" ] || make_cluster "$data"
+
+    for setting in "listen_addresses=" "$@"; do
+        settings+=(-c "$setting")
+    done
+    local become=("${owner[@]}")
+    # After the change of user, which would undo it.
+    [ "${STOP_WITH_PARENT:-no}" = no ] || become+=(setpriv --pdeathsig INT --)
+    cd /
+    exec "${become[@]}" "$programs/postgres" -D "$data" -p "$port" \
+        -c "unix_socket_directories=\"$sockets\"" -c unix_socket_permissions=0700 "${settings[@]}"
+}
+
+accepts() {
+    "$(bin)/pg_isready" --quiet --host="$1" --port="$2" --timeout=1 \
+        --username=postgres --dbname=postgres
+}
+
+init() {
+    local sql
+    sql=$(cd "$(dirname "$0")/.." && pwd)/init.sql
+    PGOPTIONS='-c client_min_messages=warning' "$(bin)/psql" --no-psqlrc --quiet --host="$1" --port="$2" \
+        --username=postgres --dbname=postgres --set=ON_ERROR_STOP=1 --file="$sql" >&2
+}
+
+command=${1:-}
+case $command in
+    run) [ $# -ge 4 ] || fail "usage: postgres.sh run DATA SOCKETS PORT [NAME=VALUE...]" ;;
+    accepts | init) [ $# -eq 3 ] || fail "usage: postgres.sh $command SOCKETS PORT" ;;
+    bin) ;;
+    *) fail "usage: postgres.sh run|accepts|init|bin ..." ;;
+esac
+"$@"

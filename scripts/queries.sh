@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# The committed data about our SQL queries (.sqlx), from which builds without a database take their
+# types, against the migrations and the code as they are now.
+# usage: with-postgres.sh queries.sh check|write
+#
+# sqlx's macros ask a database when told to, and leave what it answered in SQLX_OFFLINE_DIR. So this
+# needs no sqlx-cli: an all-new database, the migrations, and one `cargo check`.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+fresh=$(mktemp -d)
+written=$fresh/sqlx
+stamp=$fresh/stamp
+mkdir "$written"
+
+# Cargo does not know that the macros read a database, so it would see nothing to do. An lib.rs that
+# looks newer makes it compile the package, and only the package, again. Its time is put back, so
+# that the builds that come after this one do not start all over.
+touch -r src/lib.rs "$stamp"
+trap 'touch -r "$stamp" src/lib.rs; rm -rf "$fresh"' EXIT
+
+database=queries
+url=${TEST_DATABASE_URL:?scripts/with-postgres.sh sets it}
+psql=("$(scripts/postgres.sh bin)/psql" --no-psqlrc --quiet --set=ON_ERROR_STOP=1)
+"${psql[@]}" "$url" --command="CREATE DATABASE $database OWNER payment_proxy"
+url=${url%/*}/$database
+url=${url/postgres@/payment_proxy@} # the service's own role, as in production
+
+shopt -s nullglob
+for migration in migrations/*.sql; do
+    [[ $migration != *.down.sql ]] || continue
+    PGOPTIONS='-c client_min_messages=warning' "${psql[@]}" "$url" --file="$migration"
+done
+
+touch src/lib.rs
+SQLX_OFFLINE=false DATABASE_URL=$url SQLX_OFFLINE_DIR=$written cargo check --quiet --locked --all-targets
+
+case ${1:-} in
+    write)
+        rm -rf .sqlx
+        cp -R "$written" .sqlx
+        echo "wrote .sqlx, $(find .sqlx -name '*.json' | wc -l) queries"
+        ;;
+    check)
+        mkdir -p .sqlx # there is none as long as there are no queries
+        if ! diff --recursive --brief .sqlx "$written" >"$fresh/differences"; then
+            sed -e "s|$written|(now)|g" "$fresh/differences" >&2
+            echo ".sqlx is not what the queries and the migrations say now: make queries, and commit .sqlx" >&2
+            exit 1
+        fi
+        ;;
+    *)
+        echo "usage: queries.sh check|write" >&2
+        exit 2
+        ;;
+esac

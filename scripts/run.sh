@@ -1,0 +1,239 @@
+#!/usr/bin/env bash
+# Runs the whole stack on this machine: PostgreSQL, two simulated processors, two instances, nginx.
+# usage: make run
+#
+# Environment: PORT (9999) of the API, POSTGRES_PORT (5433), PROCESSORS (no processors are simulated
+# then, and purging is not allowed unless ALLOW_PURGE=true says so); everything else that `serve`
+# reads, such as RUST_LOG, goes to the instances, but for LISTEN and DATABASE_URL.
+#
+# What is to stay is in .run/: the cluster (postgres), the journals of the simulated processors, the
+# logs. If .run/ is closed to the user postgres, whom root needs to run PostgreSQL, the cluster is in
+# /var/lib/postgresql/ and .run/postgres is a link to it. What is not to stay (sockets, pid files) is
+# in a folder of /tmp, .run/runtime being a link to it, because the path of a socket has to be short.
+#
+# Exit: 0 stopped by a signal when it was ready; 1 something could not be started or ended by itself;
+# 2 it cannot run here now (a taken port, a run that is going on); 3 a package is missing;
+# 129, 130 or 143 stopped by a signal before it was ready.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/children.sh
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+
+port=${PORT:-9999}
+postgres_port=${POSTGRES_PORT:-5433}
+default_port=8001
+fallback_port=8002
+
+# A migrated database that was shut down in time is there in a second; one that crashed recovers first.
+postgres_seconds=60
+ready_seconds=30
+# Instances promise to be gone within 10 s of a SIGTERM.
+instance_stop_seconds=12
+postgres_stop_seconds=30
+
+state=$PWD/.run
+runtime=""
+ready=no
+
+say() { echo "make run: $1"; }
+fail() {
+    say "$2" >&2
+    exit "$1"
+}
+
+clean_up() {
+    trap '' INT TERM HUP
+    stop_step
+    stop TERM 2 nginx
+    stop TERM "$instance_stop_seconds" api1 api2
+    stop TERM 5 processor-default processor-fallback
+    stop INT "$postgres_stop_seconds" postgres
+    [ -z "$runtime" ] || rm -rf "$runtime" "$state/runtime"
+}
+
+interrupted() {
+    if [ "$ready" = yes ]; then
+        say "stopping"
+        exit 0
+    fi
+    say "stopped before it was ready" >&2
+    exit "$1"
+}
+
+# end_of LOG: where it is, and its last line
+end_of() { echo "${1#"$PWD/"}, which ends with: $(tail -n 1 "$1" | cut -c 1-300)"; }
+
+# lost NAME: a child that has ended by itself
+lost() {
+    local status=0 log=${child_log[$1]}
+    wait "${child_pid[$1]}" 2>/dev/null || status=$?
+    fail 1 "$1 ended by itself (exit status $status), see $(end_of "$log")"
+}
+
+# await SECONDS WHAT LOG COMMAND...: repeats the command until it succeeds, as long as all children live
+await() {
+    local deadline=$((SECONDS + $1)) what=$2 log=$3 name
+    shift 3
+    until "$@" >/dev/null 2>&1; do
+        if name=$(dead_child); then lost "$name"; fi
+        ((SECONDS < deadline)) || fail 1 "$what after too long a time, see $(end_of "$log")"
+        sleep 0.1
+    done
+}
+
+port_is_taken() {
+    local hex
+    printf -v hex '%04X' "$1"
+    cat /proc/net/tcp /proc/net/tcp6 2>/dev/null |
+        awk -v port=":$hex" '$4 == "0A" && substr($2, length($2) - 4) == port { taken = 1 } END { exit !taken }'
+}
+
+refuse_taken_ports() {
+    local wanted=("$port:PORT" "$postgres_port:POSTGRES_PORT") each hint
+    [ -n "${PROCESSORS:-}" ] || wanted+=("$default_port:" "$fallback_port:")
+    for each in "${wanted[@]}"; do
+        hint="free it"
+        [ -z "${each#*:}" ] || hint="free it, or choose another with ${each#*:}="
+        ! port_is_taken "${each%%:*}" || fail 2 "port ${each%%:*} is taken by another program: $hint"
+    done
+}
+
+# Prints where the cluster is; see the top of this file.
+cluster_folder() {
+    local here=$state/postgres elsewhere
+    elsewhere=/var/lib/postgresql/payment-proxy-$(printf '%s' "$PWD" | sha256sum | cut -c 1-12)
+    if [ -L "$here" ]; then
+        # In a copy of the folder the link still leads to the original's cluster.
+        if [ "$(readlink "$here")" = "$elsewhere" ]; then
+            echo "$elsewhere"
+            return
+        fi
+        rm "$here"
+    fi
+    if [ ! -d "$here" ] && [ "$(id -u)" = 0 ] &&
+        ! setpriv --reuid=postgres --regid=postgres --init-groups -- test -x "$state"; then
+        ln -s "$elsewhere" "$here"
+        here=$elsewhere
+    fi
+    echo "$here"
+}
+
+# Passwords are needed over TCP only, by people; they are made once and stay in a file that psql reads.
+read_passwords() {
+    local file=$state/pgpass user
+    if [ ! -s "$file" ]; then
+        (
+            umask 077
+            for user in payment_proxy auditor; do
+                echo "*:*:payments:$user:$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')"
+            done >"$file.new"
+        )
+        mv "$file.new" "$file"
+    fi
+    PAYMENT_PROXY_PASSWORD=$(sed -n 's/^.*:payment_proxy://p' "$file")
+    AUDITOR_PASSWORD=$(sed -n 's/^.*:auditor://p' "$file")
+    export PAYMENT_PROXY_PASSWORD AUDITOR_PASSWORD
+}
+
+start_postgres() {
+    local data
+    data=$(cluster_folder)
+    mkdir "$runtime/postgres"
+    STOP_WITH_PARENT=yes start postgres "$state/logs/postgres.log" scripts/postgres.sh run \
+        "$data" "$runtime/postgres" "$postgres_port" listen_addresses=127.0.0.1 shared_buffers=256MB
+    await "$postgres_seconds" "PostgreSQL does not answer" "$state/logs/postgres.log" \
+        scripts/postgres.sh accepts "$runtime/postgres" "$postgres_port"
+    read_passwords
+    scripts/postgres.sh init "$runtime/postgres" "$postgres_port" || fail 1 "init.sql failed, see above"
+
+    export DATABASE_URL="postgres://payment_proxy@${runtime//\//%2F}%2Fpostgres:$postgres_port/payments"
+    step "$state/logs/migrate.log" "$binary" migrate ||
+        fail 1 "the migrations failed, see $(end_of "$state/logs/migrate.log")"
+}
+
+start_processors() {
+    [ -z "${PROCESSORS:-}" ] || return 0
+    start processor-default "$state/logs/processor-default.log" "$binary" simulate-processor \
+        --listen "127.0.0.1:$default_port" --fee 0.05 --journal "$state/journals/default"
+    start processor-fallback "$state/logs/processor-fallback.log" "$binary" simulate-processor \
+        --listen "127.0.0.1:$fallback_port" --fee 0.15 --journal "$state/journals/fallback"
+    export PROCESSORS="default,0.05,http://127.0.0.1:$default_port fallback,0.15,http://127.0.0.1:$fallback_port"
+    export ALLOW_PURGE="${ALLOW_PURGE:-true}" # nothing here is anybody's money
+}
+
+start_instances() {
+    local name
+    for name in api1 api2; do
+        LISTEN=unix:$runtime/$name.sock start "$name" "$state/logs/$name.log" "$binary" serve
+    done
+    for name in api1 api2; do
+        await "$ready_seconds" "$name is not ready" "$state/logs/$name.log" \
+            curl --silent --fail --max-time 1 --unix-socket "$runtime/$name.sock" http://localhost/readyz
+    done
+}
+
+start_nginx() {
+    scripts/nginx-config.sh "$port" "$runtime" >"$state/nginx.conf"
+    start nginx "$state/logs/nginx.log" nginx -e stderr -p "$runtime" -c "$state/nginx.conf" -g "daemon off;"
+    await "$ready_seconds" "nginx does not answer" "$state/logs/nginx.log" \
+        curl --silent --fail --max-time 1 --noproxy '*' "http://127.0.0.1:$port/readyz"
+}
+
+tell() {
+    local api=http://localhost:$port psql
+    psql="PGPASSFILE=$(printf '%q' "$state/pgpass") psql -h 127.0.0.1 -p $postgres_port -U auditor payments"
+    cat <<END
+
+Ready. Ctrl-C stops it; what is in .run/ stays for the next time.
+
+  API         $api
+  processors  $PROCESSORS
+  logs        .run/logs/
+
+Post a payment, look at the summary, look into the tables:
+
+  curl -i $api/payments -H 'Content-Type: application/json' -d '{"correlationId": "$(cat /proc/sys/kernel/random/uuid)", "amount": 19.90}'
+  curl $api/payments-summary
+  $psql -c 'SELECT * FROM payment_processed ORDER BY requested_at DESC LIMIT 5'
+
+END
+}
+
+command -v cargo >/dev/null || fail 3 "missing: cargo. Install Rust as https://rustup.rs says."
+scripts/install.sh cc curl initdb nginx
+
+mkdir -p "$state/logs" "$state/journals" || fail 2 "cannot write into .run/, which another user may have made"
+exec 9>"$state/lock" || fail 2 "cannot write into .run/, which another user has made"
+# The children have the lock too, so it is free when the last of them is gone.
+flock --nonblock 9 || fail 2 "already running in this folder (somebody holds .run/lock)"
+refuse_taken_ports
+
+trap clean_up EXIT
+trap 'interrupted 130' INT
+trap 'interrupted 143' TERM
+trap 'interrupted 129' HUP
+
+step - cargo build --release --locked 9>&- || fail 1 "the build failed, see above"
+binary=${CARGO_TARGET_DIR:-$PWD/target}/release/payment-proxy
+
+# What a run that was killed with -9 could not take away.
+leftover=$(readlink "$state/runtime" || true)
+case $leftover in /tmp/payment-proxy.*) rm -rf "$leftover" ;; esac
+runtime=$(mktemp -d /tmp/payment-proxy.XXXXXX)
+chmod 711 "$runtime" # the users of PostgreSQL and nginx have to reach their sockets
+ln -sfn "$runtime" "$state/runtime"
+
+soft_limit=65536 # open files: every client is one for nginx and one for an instance
+ulimit -Sn "$soft_limit" 2>/dev/null || ulimit -Sn "$(ulimit -Hn)"
+
+say "starting"
+start_postgres
+start_processors
+start_instances
+start_nginx
+ready=yes
+tell
+
+# Without bash's own line about a killed child.
+{ wait -n "${child_pid[@]}" || true; } 2>/dev/null
+lost "$(dead_child)"

@@ -1,0 +1,357 @@
+//! The rules of `nginx.conf`, with a real nginx in front of two instances that misbehave as told.
+
+#![allow(clippy::unwrap_used)] // a test that cannot set itself up has failed
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use reqwest::{Client, Response, StatusCode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+const PAYMENT: &str = r#"{"correlationId":"4a7901b8-7d26-4d9d-aa19-4dc1c7cf60b3","amount":19.90}"#;
+
+/// What an instance does with each request it has read.
+#[derive(Clone, Copy)]
+enum Instance {
+    /// Replies with this status.
+    Answers(u16),
+    /// Closes the connection without a reply.
+    BreaksOff,
+    /// Never replies.
+    Hangs,
+    /// Is not there: the connection is refused.
+    Absent,
+}
+
+/// nginx with two instances behind it. The drop of it ends nginx.
+struct Stack {
+    url: String,
+    nginx: Child,
+    /// The request lines that each instance has read.
+    seen: [Arc<Mutex<Vec<String>>>; 2],
+    _folder: tempfile::TempDir,
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SIGTERM and not SIGKILL, which would leave nginx's worker behind.
+        let id =
+            nix::unistd::Pid::from_raw(i32::try_from(self.nginx.id()).expect("a pid is an i32"));
+        let _ = nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGTERM);
+        let _ = self.nginx.wait();
+    }
+}
+
+impl Stack {
+    async fn start(instances: [Instance; 2]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        // nginx's worker is another user when the tests run as root.
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        let seen = [Arc::default(), Arc::default()];
+        for ((instance, name), seen) in instances.into_iter().zip(["api1", "api2"]).zip(&seen) {
+            let socket = folder.path().join(format!("{name}.sock"));
+            let listener = UnixListener::bind(&socket).unwrap();
+            std::fs::set_permissions(&socket, PermissionsExt::from_mode(0o666)).unwrap();
+            tokio::spawn(serve(instance, listener, Arc::clone(seen)));
+        }
+        let (nginx, port) = start_nginx(folder.path()).await;
+        Self {
+            url: format!("http://127.0.0.1:{port}"),
+            nginx,
+            seen,
+            _folder: folder,
+        }
+    }
+
+    async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> Response {
+        let request = Client::new().post(format!("{}{path}", self.url)).body(body);
+        request
+            .header("content-type", "application/json")
+            .send()
+            .await
+            .unwrap()
+    }
+
+    async fn get(&self, path: &str) -> Response {
+        Client::new()
+            .get(format!("{}{path}", self.url))
+            .send()
+            .await
+            .unwrap()
+    }
+
+    /// What nginx says to these bytes until it hangs up.
+    async fn raw(&self, request: &str) -> String {
+        let address = self.url.trim_start_matches("http://");
+        let mut connection = TcpStream::connect(address).await.unwrap();
+        connection.write_all(request.as_bytes()).await.unwrap();
+        let mut reply = String::new();
+        connection.read_to_string(&mut reply).await.unwrap();
+        reply
+    }
+
+    /// How many requests the first and the second instance have read.
+    fn counts(&self) -> [usize; 2] {
+        [
+            self.seen[0].lock().unwrap().len(),
+            self.seen[1].lock().unwrap().len(),
+        ]
+    }
+
+    fn last_seen(&self) -> Option<String> {
+        self.seen.iter().find_map(|seen| seen.lock().unwrap().pop())
+    }
+}
+
+async fn serve(instance: Instance, listener: UnixListener, seen: Arc<Mutex<Vec<String>>>) {
+    if let Instance::Absent = instance {
+        return; // drops the listener; its socket file stays, and refuses
+    }
+    while let Ok((connection, _)) = listener.accept().await {
+        tokio::spawn(converse(instance, connection, Arc::clone(&seen)));
+    }
+}
+
+async fn converse(instance: Instance, mut connection: UnixStream, seen: Arc<Mutex<Vec<String>>>) {
+    while let Some(request_line) = read_request(&mut connection).await {
+        seen.lock().unwrap().push(request_line);
+        match instance {
+            Instance::Answers(status) => {
+                let reply = format!(
+                    "HTTP/1.1 {status} X\r\nretry-after: 7\r\ncontent-length: 2\r\n\r\n{{}}"
+                );
+                connection.write_all(reply.as_bytes()).await.unwrap();
+            }
+            Instance::BreaksOff | Instance::Absent => return,
+            Instance::Hangs => std::future::pending().await,
+        }
+    }
+}
+
+/// Reads one request with its body; returns its first line, or nothing when nginx has hung up.
+async fn read_request(connection: &mut UnixStream) -> Option<String> {
+    let mut read = Vec::new();
+    loop {
+        let text = String::from_utf8_lossy(&read).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|line| {
+                let (name, value) = line.split_once(": ")?;
+                name.eq_ignore_ascii_case("content-length")
+                    .then(|| value.parse::<usize>().unwrap())
+            });
+            if body.len() >= length.unwrap_or(0) {
+                return head.lines().next().map(str::to_owned);
+            }
+        }
+        if connection.read_buf(&mut read).await.unwrap_or(0) == 0 {
+            return None;
+        }
+    }
+}
+
+/// Starts nginx with the sockets in `folder`, on a port that is free.
+async fn start_nginx(folder: &Path) -> (Child, u16) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let path = format!(
+        "{}:/usr/local/sbin:/usr/sbin:/sbin",
+        std::env::var("PATH").unwrap()
+    );
+    loop {
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+
+        let config = Command::new(root.join("scripts/nginx-config.sh"))
+            .arg(port.to_string())
+            .arg(folder)
+            .stderr(Stdio::inherit())
+            .output()
+            .unwrap();
+        assert!(config.status.success(), "scripts/nginx-config.sh failed");
+        std::fs::write(folder.join("nginx.conf"), config.stdout).unwrap();
+
+        let mut nginx = Command::new("nginx")
+            .env("PATH", &path)
+            .args(["-e", "stderr", "-g", "daemon off;", "-p"])
+            .arg(folder)
+            .arg("-c")
+            .arg(folder.join("nginx.conf"))
+            .spawn()
+            .unwrap();
+        // Answered by nginx itself. Another test may have taken the port meanwhile: then the next one.
+        let probe = format!("http://127.0.0.1:{port}/");
+        while nginx.try_wait().unwrap().is_none() {
+            if Client::new().get(&probe).send().await.is_ok() {
+                return (nginx, port);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// Asserts that this is nginx's own error, in the shape of the service's errors.
+async fn assert_problem(reply: Response, status: StatusCode) {
+    assert_eq!(reply.status(), status);
+    assert_eq!(reply.headers()["content-type"], "application/problem+json");
+    let problem: serde_json::Value = serde_json::from_str(&reply.text().await.unwrap()).unwrap();
+    assert_eq!(problem["status"], status.as_u16());
+    assert!(!problem["detail"].as_str().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn public_paths_reach_an_instance_as_they_were_asked_for() {
+    let stack = Stack::start([Instance::Answers(200); 2]).await;
+    for path in [
+        "/payments-summary?from=2026-01-01T00:00:00.000Z&to=2026-01-02T00:00:00.000Z",
+        "/payments/4a7901b8-7d26-4d9d-aa19-4dc1c7cf60b3",
+        "/livez",
+        "/readyz",
+    ] {
+        assert_eq!(stack.get(path).await.status(), 200, "{path}");
+        assert_eq!(stack.last_seen().unwrap(), format!("GET {path} HTTP/1.1"));
+    }
+    for path in ["/payments", "/purge-payments"] {
+        assert_eq!(stack.post(path, PAYMENT).await.status(), 200, "{path}");
+        assert_eq!(stack.last_seen().unwrap(), format!("POST {path} HTTP/1.1"));
+    }
+}
+
+#[tokio::test]
+async fn other_paths_reach_no_instance() {
+    let stack = Stack::start([Instance::Answers(200); 2]).await;
+    for path in [
+        "/",
+        "/metrics",
+        "/admin/queue",
+        "/payments/",
+        "/payments/a/b",
+        "/payments/..%2fadmin",
+        "/payments/%2e%2e/admin/queue",
+        "/payments/x%2f..%2f..%2fadmin",
+        "/payments//x/y",
+    ] {
+        assert_problem(stack.get(path).await, StatusCode::NOT_FOUND).await;
+        assert_eq!(stack.last_seen(), None, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn payment_whose_instance_breaks_off_is_accepted_by_the_other() {
+    let stack = Stack::start([Instance::BreaksOff, Instance::Answers(202)]).await;
+    for _ in 0..10 {
+        assert_eq!(stack.post("/payments", PAYMENT).await.status(), 202);
+    }
+    let [broken, healthy] = stack.counts();
+    assert_eq!(healthy, 10);
+    assert!(
+        broken >= 1,
+        "the broken instance was never tried, so this test shows nothing"
+    );
+}
+
+#[tokio::test]
+async fn dead_instance_costs_no_payment_and_is_left_alone() {
+    let stack = Stack::start([Instance::Absent, Instance::Answers(202)]).await;
+    for _ in 0..100 {
+        assert_eq!(stack.post("/payments", PAYMENT).await.status(), 202);
+    }
+    assert_eq!(stack.counts(), [0, 100]);
+}
+
+#[tokio::test]
+async fn purge_is_never_sent_twice() {
+    let stack = Stack::start([Instance::BreaksOff; 2]).await;
+    let reply = stack.post("/purge-payments", "").await;
+    assert_problem(reply, StatusCode::SERVICE_UNAVAILABLE).await;
+    assert_eq!(stack.counts().iter().sum::<usize>(), 1);
+}
+
+#[tokio::test]
+async fn purge_that_was_not_sent_goes_to_the_other_instance() {
+    let stack = Stack::start([Instance::Absent, Instance::Answers(200)]).await;
+    for _ in 0..2 {
+        assert_eq!(stack.post("/purge-payments", "").await.status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn refusal_by_an_instance_is_passed_on_as_it_is() {
+    let stack = Stack::start([Instance::Answers(503); 2]).await;
+    let reply = stack.post("/payments", PAYMENT).await;
+    assert_eq!(reply.status(), 503);
+    assert_eq!(reply.headers()["retry-after"], "7");
+    assert_eq!(reply.text().await.unwrap(), "{}");
+    assert_eq!(
+        stack.counts().iter().sum::<usize>(),
+        1,
+        "a refusal is not asked for twice"
+    );
+}
+
+#[tokio::test]
+async fn no_instance_at_all_is_a_problem_with_retry_after() {
+    let stack = Stack::start([Instance::Absent; 2]).await;
+    // The second one meets no attempt at all: both instances count as failed.
+    for _ in 0..2 {
+        let reply = stack.post("/payments", PAYMENT).await;
+        assert_eq!(reply.headers()["retry-after"], "1");
+        assert_problem(reply, StatusCode::SERVICE_UNAVAILABLE).await;
+    }
+}
+
+#[tokio::test]
+async fn silent_instance_is_a_problem_with_retry_after() {
+    let stack = Stack::start([Instance::Hangs; 2]).await;
+    let reply = stack.post("/purge-payments", "").await;
+    assert_eq!(reply.headers()["retry-after"], "1");
+    assert_problem(reply, StatusCode::GATEWAY_TIMEOUT).await;
+}
+
+#[tokio::test]
+async fn body_over_4_kib_is_left_to_the_instance_and_one_over_8_kib_is_a_problem() {
+    let stack = Stack::start([Instance::Answers(413); 2]).await;
+    let reply = stack.post("/payments", "x".repeat(5 * 1024)).await;
+    assert_eq!(
+        reply.text().await.unwrap(),
+        "{}",
+        "the instance's own answer"
+    );
+    assert_eq!(stack.counts().iter().sum::<usize>(), 1);
+
+    let reply = stack.post("/payments", "x".repeat(9 * 1024)).await;
+    assert_problem(reply, StatusCode::PAYLOAD_TOO_LARGE).await;
+    assert_eq!(stack.counts().iter().sum::<usize>(), 1);
+}
+
+#[tokio::test]
+async fn requests_that_nginx_refuses_are_problems() {
+    let stack = Stack::start([Instance::Answers(200); 2]).await;
+    let headers_too_large = Client::new()
+        .get(format!("{}/livez", stack.url))
+        .header("x", "x".repeat(20_000))
+        .send()
+        .await
+        .unwrap();
+    assert_problem(headers_too_large, StatusCode::BAD_REQUEST).await;
+    let uri_too_long = stack
+        .get(&format!("/payments/{}", "x".repeat(20_000)))
+        .await;
+    assert_problem(uri_too_long, StatusCode::URI_TOO_LONG).await;
+    let malformed = stack.raw("nonsense\r\n\r\n").await;
+    assert!(malformed.starts_with("HTTP/1.1 400 "), "{malformed}");
+    assert!(
+        malformed.contains("application/problem+json"),
+        "{malformed}"
+    );
+    let method = stack
+        .raw("TRACE /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .await;
+    assert!(method.starts_with("HTTP/1.1 405 "), "{method}");
+    assert!(method.contains("application/problem+json"), "{method}");
+    assert_problem(stack.get("/problem/timed-out").await, StatusCode::NOT_FOUND).await;
+    assert_eq!(stack.counts(), [0, 0]);
+}
