@@ -1,0 +1,64 @@
+-- Roles and database settings, run once by psql (15 or later) as superuser: by the entrypoint of the
+-- postgres image, and by scripts/postgres.sh for the clusters of `make run` and `make test`. Running
+-- it again does no harm. There are no tables here: those are in migrations/, and their owner is the
+-- role made below.
+--
+-- The passwords come from the environment, so that none is in a file that everybody has.
+
+\set ON_ERROR_STOP on
+\getenv payment_proxy_password PAYMENT_PROXY_PASSWORD
+\getenv auditor_password AUDITOR_PASSWORD
+\if :{?payment_proxy_password}
+\else
+    \set payment_proxy_password ''
+\endif
+\if :{?auditor_password}
+\else
+    \set auditor_password ''
+\endif
+SELECT :'payment_proxy_password' = '' OR :'auditor_password' = '' AS password_missing \gset
+\if :password_missing
+    -- An error and not \quit, which would report success.
+    DO $$ BEGIN
+        RAISE EXCEPTION 'init.sql needs the environment variables PAYMENT_PROXY_PASSWORD and AUDITOR_PASSWORD, not empty';
+    END $$;
+\endif
+
+-- The service and its migrations.
+SELECT 'CREATE ROLE payment_proxy'
+WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'payment_proxy') \gexec
+ALTER ROLE payment_proxy LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION PASSWORD :'payment_proxy_password';
+
+-- Whoever checks the books. Few connections, so that no number of auditors can keep the service out.
+SELECT 'CREATE ROLE auditor'
+WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'auditor') \gexec
+ALTER ROLE auditor LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION CONNECTION LIMIT 5 PASSWORD :'auditor_password';
+
+-- The postgres image may have made the database already; then it changes hands.
+SELECT 'CREATE DATABASE payments OWNER payment_proxy'
+WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'payments') \gexec
+ALTER DATABASE payments OWNER TO payment_proxy;
+REVOKE ALL ON DATABASE payments FROM PUBLIC;
+GRANT CONNECT ON DATABASE payments TO auditor;
+
+-- Whatever a session believes its time zone to be, instants are written and read in UTC.
+ALTER DATABASE payments SET timezone = 'UTC';
+-- All queries here are short. Compiling one costs more than it can save, and shows as a peak in p99.
+ALTER DATABASE payments SET jit = off;
+-- The service opens short transactions only. One that idles has lost its client, while it holds row
+-- locks that workers wait for, and a snapshot that keeps vacuum from cleaning the queue.
+ALTER DATABASE payments SET idle_in_transaction_session_timeout = '10s';
+-- A client that is gone gets its query stopped, instead of having it finished for nobody.
+ALTER DATABASE payments SET client_connection_check_interval = '5s';
+
+-- An auditor reads, and by accident does nothing else. The limit is for the queue: its vacuum cannot
+-- clean up behind the oldest running query.
+ALTER ROLE auditor IN DATABASE payments SET default_transaction_read_only = on;
+ALTER ROLE auditor IN DATABASE payments SET statement_timeout = '30s';
+
+\connect payments
+
+-- Present tables and those that migrations will bring: no migration has to think of the auditor.
+GRANT USAGE ON SCHEMA public TO auditor;
+GRANT SELECT ON ALL TABLES IN SCHEMA public TO auditor;
+ALTER DEFAULT PRIVILEGES FOR ROLE payment_proxy IN SCHEMA public GRANT SELECT ON TABLES TO auditor;
