@@ -4,7 +4,7 @@ import hashlib
 import time
 from dataclasses import dataclass, field
 
-from books import instant
+from books import cents, instant
 
 # How long after the load the queue may take to drain. What is open then is reported as such.
 DRAIN_LIMIT_S = 120
@@ -80,6 +80,7 @@ def compare_totals(gateway, processors, start):
 
 def drain(gateway, processors, start, accepted, ended, show):
     """Waits until all that was accepted is in all books, at most DRAIN_LIMIT_S after the load."""
+    shown = None
     while True:
         totals = compare_totals(gateway, processors, start)
         ours = sum(o[0] for o, _ in totals.values() if o)
@@ -89,7 +90,10 @@ def drain(gateway, processors, start, accepted, ended, show):
             return totals, after
         if after > DRAIN_LIMIT_S:
             return totals, None
-        show(f"draining {after:4.0f} s: {accepted} accepted, {theirs} charged, {ours} in our summary")
+        line = f"{accepted} accepted, {theirs} charged, {ours} in our summary"
+        if line != shown:
+            show(f"draining for {after:.0f} s: {line}")
+            shown = line
         time.sleep(DRAIN_POLL_S)
 
 
@@ -120,7 +124,7 @@ def audit(gateway, processors, posted, start, ended, show):
             result.waits_ms.append(at - payment.at)
             if amount != payment.cents:
                 result.wrong_amount.append(i)
-            if len(charges) == 1 and not booked(book, name, at):
+            if len(charges) == 1 and not booked(book, name, amount, at):
                 result.booked_wrongly.append(i)
             if payment.unanswered:
                 result.charged_unanswered.append(i)
@@ -131,20 +135,21 @@ def audit(gateway, processors, posted, start, ended, show):
                 result.settled += 1
             elif state == "dead":
                 result.dead.append(i)
-            elif state in ("queued", "in_flight"):
-                result.open.append(i)
-            else:
+            elif state is None or state == "settled":
                 # Unknown to us, or settled in our books and charged nowhere.
                 result.lost.append(i)
+            else:
+                result.open.append(i)
     result.foreign = [i for i in charged if i not in posted]
     return result
 
 
-def booked(book, name, at):
+def booked(book, name, amount, at):
     """Whether our books show the charge as it happened."""
     return (
         book is not None
         and book["state"] == "settled"
         and book["processor"] == name
+        and cents(book["amount"]) == amount
         and instant(book["requestedAt"]) == at
     )
