@@ -147,7 +147,7 @@ class Processor(Service):
         """
         status, body = self.get("/admin/payment-ids")
         if status == 200:
-            rows = (line.split() for line in body.splitlines() if line.strip())
-            return {i.lower(): (cents(amount), instant(at)) for i, amount, at in rows}
+            stored = (json.loads(line, parse_float=Decimal) for line in body.splitlines())
+            return {p["correlationId"]: (cents(p["amount"]), instant(p["requestedAt"])) for p in stored}
         found = self.lookup(ids)
         return {i: (cents(p["amount"]), instant(p["requestedAt"])) for i, p in found.items()}

@@ -155,7 +155,6 @@ def figures(run):
             for n, (ours, theirs) in a.totals.items()
         },
         "stages": stages(run),
-        "attempts": run.attempts,
         "audit": {
             "accepted": a.accepted,
             "settled": a.settled,
@@ -242,8 +241,6 @@ def text(f):
             for n, p in f["processors"].items()
         ],
     )
-    if f["attempts"]:
-        out += ["", f["attempts"]]
     out += ["", "## Stages", ""]
     dearest = max(names, key=lambda n: f["processors"][n]["fee"])
     out += table(

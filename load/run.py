@@ -40,7 +40,6 @@ class Run:
         self.started = self.end = self.k6 = self.audit = None
         self.stage = "before the first stage"
         self.turns = 0
-        self.attempts = None
         self.about = {}
 
     def second(self, ms):
