@@ -315,3 +315,111 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rates that leave some payments alone.
+    fn mix() -> Faults {
+        Faults {
+            reply_lost: 0.05,
+            request_lost: 0.1,
+            reply_hangs: 0.15,
+            fail_after: 0.2,
+            fail_before: 0.25,
+            too_many: 0.05,
+            slow: 0.3,
+            slow_ms: 7,
+            ..Faults::default()
+        }
+    }
+
+    #[test]
+    fn faults_come_as_often_as_their_rates_say() {
+        const DRAWS: u32 = 20_000;
+        let mut rng = StdRng::seed_from_u64(1);
+        let plans: Vec<_> = (0..DRAWS).map(|_| mix().draw(&mut rng)).collect();
+        let share = |is: &dyn Fn(&Plan) -> bool| {
+            plans.iter().filter(|plan| is(plan)).count() as f64 / f64::from(DRAWS)
+        };
+        for (ending, rate) in [
+            (Ending::ReplyLost, 0.05),
+            (Ending::RequestLost, 0.1),
+            (Ending::ReplyHangs, 0.15),
+            (Ending::FailAfter, 0.2),
+            (Ending::FailBefore, 0.25),
+            (Ending::TooMany, 0.05),
+            (Ending::Answered, 0.2),
+        ] {
+            let met = share(&|plan| plan.ending == ending);
+            assert!((met - rate).abs() < 0.02, "{ending:?}: {met} for {rate}");
+        }
+        let slow = share(&|plan| plan.slower == Some(Duration::from_millis(7)));
+        assert!((slow - 0.3).abs() < 0.02, "{slow}");
+        let reset = share(&|plan| plan.reset);
+        assert!((reset - 0.5).abs() < 0.02, "{reset}");
+    }
+
+    #[test]
+    fn a_rate_of_one_is_always_and_of_nothing_never() {
+        let always = Faults {
+            fail_after: 1.0,
+            ..Faults::default()
+        };
+        let mut rng = StdRng::seed_from_u64(2);
+        for _ in 0..1_000 {
+            assert_eq!(always.draw(&mut rng).ending, Ending::FailAfter);
+            let never = Faults::default().draw(&mut rng);
+            assert_eq!((never.ending, never.slower), (Ending::Answered, None));
+        }
+    }
+
+    #[test]
+    fn a_change_of_one_rate_does_not_shift_the_draws_that_follow() {
+        let (mut one, mut other) = (StdRng::seed_from_u64(3), StdRng::seed_from_u64(3));
+        mix().draw(&mut one);
+        Faults::default().draw(&mut other);
+        assert_eq!(mix().draw(&mut one), mix().draw(&mut other));
+    }
+
+    #[test]
+    fn a_payment_that_comes_again_meets_another_fault_in_the_end() {
+        let injector = FaultInjector::new(4, mix());
+        for n in 0..200 {
+            let id = Uuid::from_u128(n);
+            let answered = (0..200).any(|_| injector.plan_payment(id).ending == Ending::Answered);
+            assert!(answered, "{id} met a fault two hundred times in a row");
+        }
+        assert!(
+            injector.state().seen.is_empty(),
+            "answered ids are forgotten"
+        );
+    }
+
+    #[test]
+    fn rates_that_cannot_be_are_named() {
+        let negative = Faults {
+            slow: -0.1,
+            ..Faults::default()
+        };
+        assert!(negative.check().unwrap_err().contains("slow is -0.1"));
+        let not_a_number = Faults {
+            lookup_lost: f64::NAN,
+            ..Faults::default()
+        };
+        assert!(not_a_number.check().is_err());
+        let tenths = Faults {
+            reply_lost: 0.1,
+            request_lost: 0.2,
+            reply_hangs: 0.3,
+            fail_after: 0.4,
+            ..Faults::default()
+        };
+        assert_eq!(
+            tenths.check(),
+            Ok(()),
+            "a sum of one, to the last bit or so"
+        );
+    }
+}
