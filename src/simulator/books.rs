@@ -1,5 +1,6 @@
 //! What a processor has stored: a pure structure, without clock, lock or file.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
@@ -82,8 +83,8 @@ impl Books {
     pub(super) fn insert(&mut self, payment: Payment) -> bool {
         let row = u32::try_from(self.rows.len()).expect("memory ends before 2^32 payments do");
         match self.row_of.entry(payment.id) {
-            std::collections::hash_map::Entry::Occupied(_) => return false,
-            std::collections::hash_map::Entry::Vacant(free) => free.insert(row),
+            Entry::Occupied(_) => return false,
+            Entry::Vacant(free) => free.insert(row),
         };
         self.rows.push(payment);
         let second = self

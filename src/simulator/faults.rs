@@ -1,19 +1,10 @@
-//! What goes wrong on purpose.
-//!
-//! Which fault a request meets is a pure function of the rates and of a random number generator.
-//! That generator is seeded with the simulator's seed, the id of the payment and how often that id
-//! has come: the same seed and ids meet the same faults, in whatever order they arrive.
+//! What goes wrong on purpose: the rates, and the pure decision what happens to one payment.
 
-use std::collections::HashMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::Args;
-use rand::rngs::StdRng;
-use rand::{Rng, RngExt, SeedableRng};
+use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 /// How often each fault is injected: rates from 0 (never) to 1 (always).
 ///
@@ -89,7 +80,8 @@ impl Faults {
         Ok(())
     }
 
-    fn touches_requests(&self) -> bool {
+    /// Whether any request can meet any of them.
+    pub(super) fn touches_requests(&self) -> bool {
         let quiet = Self {
             connection_reset: self.connection_reset,
             refuse_for_ms: self.refuse_for_ms,
@@ -156,162 +148,99 @@ impl Plan {
     };
 }
 
-/// How often each fault was injected since the start.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Injected {
-    /// Stored, connection closed without a reply.
-    pub reply_lost: u64,
-    /// Connection closed without a reply, nothing stored.
-    pub request_lost: u64,
-    /// Stored, never answered.
-    pub reply_hangs: u64,
-    /// Stored, answered with 500.
-    pub fail_after: u64,
-    /// Answered with 500, nothing stored.
-    pub fail_before: u64,
-    /// Refused with 429 by chance; those that the limit refused are not counted.
-    pub too_many: u64,
-    /// Took longer.
-    pub slow: u64,
-    /// Lookups without a reply.
-    pub lookup_lost: u64,
-    /// New connections that were reset.
-    pub connection_reset: u64,
-    /// Times in which nothing listened.
-    pub outages: u64,
-}
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
 
-/// The faults in force, and what they did so far.
-#[derive(Debug)]
-pub(super) struct FaultInjector {
-    seed: u64,
-    /// False spares the hot path the lock below.
-    armed: AtomicBool,
-    state: Mutex<State>,
-    connections: AtomicU64,
-}
+    use super::*;
 
-#[derive(Debug, Default)]
-struct State {
-    faults: Faults,
-    injected: Injected,
-    /// How often an id came, for those that met a fault and may come again.
-    seen: HashMap<(Uuid, Call), u64>,
-}
+    /// Rates that leave some payments alone.
+    fn mix() -> Faults {
+        Faults {
+            reply_lost: 0.05,
+            request_lost: 0.1,
+            reply_hangs: 0.15,
+            fail_after: 0.2,
+            fail_before: 0.25,
+            too_many: 0.05,
+            slow: 0.3,
+            slow_ms: 7,
+            ..Faults::default()
+        }
+    }
 
-/// The two calls about one payment, whose faults are drawn independently.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Call {
-    Payment = 1,
-    Lookup = 2,
-    Connection = 3,
-}
-
-fn generator(seed: u64, id: Uuid, call: Call, nth: u64) -> StdRng {
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    // The call takes the top byte of the count, which no count reaches.
-    bytes[8..16].copy_from_slice(&(nth | (call as u64) << 56).to_le_bytes());
-    bytes[16..].copy_from_slice(id.as_bytes());
-    StdRng::from_seed(bytes)
-}
-
-impl FaultInjector {
-    pub(super) fn new(seed: u64, faults: Faults) -> Self {
-        let injector = Self {
-            seed,
-            armed: AtomicBool::new(false),
-            state: Mutex::default(),
-            connections: AtomicU64::new(0),
+    #[test]
+    fn faults_come_as_often_as_their_rates_say() {
+        const DRAWS: u32 = 20_000;
+        let mut rng = StdRng::seed_from_u64(1);
+        let plans: Vec<_> = (0..DRAWS).map(|_| mix().draw(&mut rng)).collect();
+        let share = |is: &dyn Fn(&Plan) -> bool| {
+            plans.iter().filter(|plan| is(plan)).count() as f64 / f64::from(DRAWS)
         };
-        injector.set(faults);
-        injector
-    }
-
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().expect("no code panics under this lock")
-    }
-
-    pub(super) fn set(&self, faults: Faults) {
-        let mut state = self.state();
-        self.armed
-            .store(faults.touches_requests(), Ordering::Release);
-        state.faults = faults;
-    }
-
-    pub(super) fn get(&self) -> (Faults, Injected) {
-        let state = self.state();
-        (state.faults.clone(), state.injected.clone())
-    }
-
-    pub(super) fn count_outage(&self) {
-        self.state().injected.outages += 1;
-    }
-
-    /// What happens to this payment, this time.
-    pub(super) fn plan_payment(&self, id: Uuid) -> Plan {
-        if !self.armed.load(Ordering::Acquire) {
-            return Plan::SMOOTH;
+        for (ending, rate) in [
+            (Ending::ReplyLost, 0.05),
+            (Ending::RequestLost, 0.1),
+            (Ending::ReplyHangs, 0.15),
+            (Ending::FailAfter, 0.2),
+            (Ending::FailBefore, 0.25),
+            (Ending::TooMany, 0.05),
+            (Ending::Answered, 0.2),
+        ] {
+            let met = share(&|plan| plan.ending == ending);
+            assert!((met - rate).abs() < 0.02, "{ending:?}: {met} for {rate}");
         }
-        let mut state = self.state();
-        let nth = state.seen.get(&(id, Call::Payment)).copied().unwrap_or(0);
-        let plan = state
-            .faults
-            .draw(&mut generator(self.seed, id, Call::Payment, nth));
-        state.remember(id, Call::Payment, nth, plan.ending != Ending::Answered);
-        let injected = &mut state.injected;
-        injected.slow += u64::from(plan.slower.is_some());
-        match plan.ending {
-            Ending::Answered => {}
-            Ending::ReplyLost => injected.reply_lost += 1,
-            Ending::RequestLost => injected.request_lost += 1,
-            Ending::ReplyHangs => injected.reply_hangs += 1,
-            Ending::FailAfter => injected.fail_after += 1,
-            Ending::FailBefore => injected.fail_before += 1,
-            Ending::TooMany => injected.too_many += 1,
+        let slow = share(&|plan| plan.slower == Some(Duration::from_millis(7)));
+        assert!((slow - 0.3).abs() < 0.02, "{slow}");
+        let reset = share(&|plan| plan.reset);
+        assert!((reset - 0.5).abs() < 0.02, "{reset}");
+    }
+
+    #[test]
+    fn a_rate_of_one_is_always_and_of_nothing_never() {
+        let always = Faults {
+            fail_after: 1.0,
+            ..Faults::default()
+        };
+        let mut rng = StdRng::seed_from_u64(2);
+        for _ in 0..1_000 {
+            assert_eq!(always.draw(&mut rng).ending, Ending::FailAfter);
+            let never = Faults::default().draw(&mut rng);
+            assert_eq!((never.ending, never.slower), (Ending::Answered, None));
         }
-        plan
     }
 
-    /// Whether the reply to this lookup is lost, and if so whether by a reset.
-    pub(super) fn plan_lookup(&self, id: Uuid) -> Option<bool> {
-        if !self.armed.load(Ordering::Acquire) {
-            return None;
-        }
-        let mut state = self.state();
-        let nth = state.seen.get(&(id, Call::Lookup)).copied().unwrap_or(0);
-        let mut rng = generator(self.seed, id, Call::Lookup, nth);
-        let lost = rng.random::<f64>() < state.faults.lookup_lost;
-        state.remember(id, Call::Lookup, nth, lost);
-        state.injected.lookup_lost += u64::from(lost);
-        lost.then(|| rng.random())
+    #[test]
+    fn a_change_of_one_rate_does_not_shift_the_draws_that_follow() {
+        let (mut one, mut other) = (StdRng::seed_from_u64(3), StdRng::seed_from_u64(3));
+        mix().draw(&mut one);
+        Faults::default().draw(&mut other);
+        assert_eq!(mix().draw(&mut one), mix().draw(&mut other));
     }
 
-    /// Whether a new connection is reset at once.
-    pub(super) fn resets_connection(&self) -> bool {
-        let nth = self.connections.fetch_add(1, Ordering::Relaxed);
-        let mut state = self.state();
-        let mut rng = generator(self.seed, Uuid::nil(), Call::Connection, nth);
-        let reset = rng.random::<f64>() < state.faults.connection_reset;
-        state.injected.connection_reset += u64::from(reset);
-        reset
-    }
-
-    /// Forgets which ids came, because the books were emptied.
-    pub(super) fn forget(&self) {
-        self.state().seen.clear();
-    }
-}
-
-impl State {
-    /// Counts this arrival of an id while it meets faults; once it was answered it is not expected
-    /// back, so that the memory needed stays small.
-    fn remember(&mut self, id: Uuid, call: Call, nth: u64, again: bool) {
-        if again {
-            self.seen.insert((id, call), nth + 1);
-        } else if nth > 0 {
-            self.seen.remove(&(id, call));
-        }
+    #[test]
+    fn rates_that_cannot_be_are_named() {
+        let negative = Faults {
+            slow: -0.1,
+            ..Faults::default()
+        };
+        assert!(negative.check().unwrap_err().contains("slow is -0.1"));
+        let not_a_number = Faults {
+            lookup_lost: f64::NAN,
+            ..Faults::default()
+        };
+        assert!(not_a_number.check().is_err());
+        let tenths = Faults {
+            reply_lost: 0.1,
+            request_lost: 0.2,
+            reply_hangs: 0.3,
+            fail_after: 0.4,
+            ..Faults::default()
+        };
+        assert_eq!(
+            tenths.check(),
+            Ok(()),
+            "a sum of one, to the last bit or so"
+        );
     }
 }

@@ -10,11 +10,11 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::connection::Work;
 use super::listing::Listing;
 use super::settings::RETRY_AFTER_SECONDS;
 use super::wire::{HealthReply, Message};
 use super::{Processor, admin, payments};
-use crate::simulator::connection::Work;
 
 /// The largest request body that is read, in bytes.
 const MAX_BODY: usize = 64 * 1024;

@@ -35,6 +35,7 @@ mod connection;
 mod faults;
 mod health;
 mod http;
+mod injector;
 mod journal;
 mod limiter;
 mod listing;
@@ -46,7 +47,8 @@ mod wire;
 
 pub use args::{Args, run};
 pub use books::{Payment, Summary};
-pub use faults::{Faults, Injected};
+pub use faults::Faults;
+pub use injector::Injected;
 pub use processor::Processor;
 pub use serve::{Running, serve, start};
 pub use settings::{Limits, Settings};

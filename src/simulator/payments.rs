@@ -42,10 +42,12 @@ pub(super) async fn charge(
     };
     let plan = processor.faults.plan_payment(payment.id);
     let cut = Cut { reset: plan.reset };
-    match plan.ending {
-        Ending::RequestLost => return Err(cut),
-        Ending::TooMany => return Ok(too_many()),
-        _ => {}
+    if matches!(plan.ending, Ending::RequestLost | Ending::TooMany) {
+        processor.faults.count(plan);
+        return match plan.ending {
+            Ending::RequestLost => Err(cut),
+            _ => Ok(too_many()),
+        };
     }
     let outcome = match processor.limiter.enter() {
         Entry::Refused => return Ok(too_many()),
@@ -87,12 +89,16 @@ async fn charge_in_turn(processor: &Processor, payment: Payment, plan: Plan) -> 
 
 /// Failure and insert. Nothing here waits for anything.
 fn insert(processor: &Processor, payment: Payment, plan: Plan) -> Outcome {
-    if processor.failing() || plan.ending == Ending::FailBefore {
+    if processor.failing() {
+        return Outcome::Reply(empty(StatusCode::INTERNAL_SERVER_ERROR));
+    }
+    processor.faults.count(plan);
+    if plan.ending == Ending::FailBefore {
         return Outcome::Reply(empty(StatusCode::INTERNAL_SERVER_ERROR));
     }
     let stored = processor.store(payment);
     if let Err(error) = &stored {
-        tracing::error!(payment.id = %payment.id, %error, "payment not stored, no journal");
+        tracing::error!(payment.id = %payment.id, %error, "payment not stored: the journal cannot be written");
     }
     match (plan.ending, stored) {
         (Ending::ReplyLost, _) => Outcome::Lost,

@@ -12,8 +12,9 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::books::{Books, Payment, Summary};
-use super::faults::{FaultInjector, Faults, Injected};
+use super::faults::Faults;
 use super::health::HealthGate;
+use super::injector::{FaultInjector, Injected};
 use super::journal::Journal;
 use super::limiter::Limiter;
 use super::settings::Settings;

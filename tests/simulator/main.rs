@@ -1,0 +1,14 @@
+//! The simulated processor, over real HTTP.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failed unwrap is how a test fails, also in what tests share"
+)]
+
+mod admin;
+mod client;
+mod faults;
+mod health;
+mod limits;
+mod payments;
+mod restart;
