@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::config::{DatabaseSettings, LogFormat, Settings};
+use crate::config::{DatabaseSettings, ListenSettings, LogFormat, Settings};
 use crate::simulator;
 use crate::telemetry::DEFAULT_FILTER;
 
@@ -33,6 +33,8 @@ pub enum Command {
     Serve(Box<Settings>),
     /// Apply the migrations and the durability of the queue, then exit
     Migrate(Box<DatabaseSettings>),
+    /// Ask the instance that listens on LISTEN whether it is ready; exit 0 when it is
+    Probe(ListenSettings),
     /// Run a simulated payment processor
     SimulateProcessor(Box<simulator::Args>),
 }

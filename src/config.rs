@@ -29,9 +29,9 @@ pub struct DatabaseSettings {
     pub queue_durability: QueueDurability,
 }
 
-/// The settings of `serve`.
+/// The setting that `serve` and `probe` share.
 #[derive(Debug, Clone, Args)]
-pub struct Settings {
+pub struct ListenSettings {
     /// Where the API listens: `host:port`, or `unix:/path`
     #[arg(
         long,
@@ -40,6 +40,14 @@ pub struct Settings {
         default_value = "127.0.0.1:8080"
     )]
     pub listen: Listen,
+}
+
+/// The settings of `serve`.
+#[derive(Debug, Clone, Args)]
+pub struct Settings {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub listen: ListenSettings,
 
     #[command(flatten)]
     #[allow(missing_docs)]

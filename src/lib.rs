@@ -32,6 +32,7 @@ pub mod database;
 pub mod deployment;
 pub mod http;
 pub mod payment;
+pub mod probe;
 pub mod route;
 pub mod serve;
 pub mod settle;

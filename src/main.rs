@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use payment_proxy::cli::{Cli, Command};
-use payment_proxy::{database, serve, simulator, telemetry};
+use payment_proxy::{database, probe, serve, simulator, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -46,6 +46,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         match cli.command {
             Command::Serve(settings) => serve::serve(*settings, shutdown).await,
             Command::Migrate(settings) => database::migrate(&settings).await,
+            Command::Probe(settings) => Ok(probe::probe(&settings.listen)?),
             Command::SimulateProcessor(args) => simulator::run(*args, shutdown).await,
         }
     })

@@ -56,7 +56,10 @@ fn ask(mut stream: impl Read + Write) -> io::Result<()> {
     if line.starts_with(b"HTTP/1.") && line[8..].starts_with(b" 2") {
         return Ok(());
     }
-    Err(io::Error::other(format!("answered {}", String::from_utf8_lossy(&line).trim_end())))
+    Err(io::Error::other(format!(
+        "answered {}",
+        String::from_utf8_lossy(&line).trim_end()
+    )))
 }
 
 #[cfg(test)]
@@ -102,7 +105,10 @@ mod tests {
 
     #[test]
     fn a_reply_that_breaks_off_fails() {
-        assert_eq!(probe_of(&["HTTP/1.0 2"]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(
+            probe_of(&["HTTP/1.0 2"]).unwrap_err().kind(),
+            io::ErrorKind::UnexpectedEof
+        );
     }
 
     #[test]
@@ -111,7 +117,12 @@ mod tests {
         let path = folder.path().join("api.sock");
         assert!(probe(&Listen::Unix(path.clone())).is_err());
         let listener = UnixListener::bind(&path).unwrap();
-        let server = thread::spawn(move || answer(listener.accept().unwrap().0, &["HTTP/1.0 204 No Content\r\n\r\n"]));
+        let server = thread::spawn(move || {
+            answer(
+                listener.accept().unwrap().0,
+                &["HTTP/1.0 204 No Content\r\n\r\n"],
+            )
+        });
         probe(&Listen::Unix(path)).unwrap();
         server.join().unwrap();
     }

@@ -73,8 +73,8 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     };
     let mut parts = JoinSet::new();
     let http_stop = CancellationToken::new();
-    listen(&settings.listen, api, http_stop.clone(), &mut parts).await?;
-    tracing::info!(listen = %settings.listen, database = %settings.database.database_url, "listening");
+    listen(&settings.listen.listen, api, http_stop.clone(), &mut parts).await?;
+    tracing::info!(listen = %settings.listen.listen, database = %settings.database.database_url, "listening");
 
     tokio::pin!(shutdown);
     tokio::select! {
