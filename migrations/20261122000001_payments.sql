@@ -70,6 +70,8 @@ CREATE TABLE payment_dead_letter (
     attempt        integer       NOT NULL,
     processor      text          NOT NULL,
     reason         text          NOT NULL,
+    -- Set where that processor holds the id: then a retry may ask nobody else.
+    requested_at   timestamptz,
     CONSTRAINT payment_dead_letter_pkey PRIMARY KEY (correlation_id),
     CONSTRAINT payment_dead_letter_reason_is_given CHECK (reason <> '')
 );
@@ -81,3 +83,4 @@ COMMENT ON COLUMN payment_dead_letter.died_at IS 'When it was given up';
 COMMENT ON COLUMN payment_dead_letter.attempt IS 'Claims made until then';
 COMMENT ON COLUMN payment_dead_letter.processor IS 'The processor that refused it';
 COMMENT ON COLUMN payment_dead_letter.reason IS 'Why, in the processor''s words where it gave any';
+COMMENT ON COLUMN payment_dead_letter.requested_at IS 'Not null: that processor holds the id, so no other may be asked';

@@ -111,7 +111,12 @@ async fn write(
         > 0
     {
         let payments: Vec<Payment> = batch.iter().map(|posted| posted.payment).collect();
-        match enqueue(&pool, &payments).await {
+        let mut outcome = enqueue(&pool, &payments).await;
+        if matches!(outcome, Err(sqlx::Error::Io(_))) {
+            // The connection was of a server that restarted since. Doing it again is safe.
+            outcome = enqueue(&pool, &payments).await;
+        }
+        match outcome {
             Ok(outcomes) => {
                 let queued = outcomes
                     .iter()

@@ -6,6 +6,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{DatabaseSettings, ListenSettings, LogFormat, Settings};
+use crate::operate::{DeadLetterArgs, ReconcileArgs};
 use crate::simulator;
 use crate::telemetry::DEFAULT_FILTER;
 
@@ -33,6 +34,10 @@ pub enum Command {
     Serve(Box<Settings>),
     /// Apply the migrations and the durability of the queue, then exit
     Migrate(Box<DatabaseSettings>),
+    /// List, show, retry or discard the payments that no processor takes
+    DeadLetter(Box<DeadLetterArgs>),
+    /// Compare our books with the processors' records; exit 0 when they agree, 1 when they differ
+    Reconcile(Box<ReconcileArgs>),
     /// Ask the instance that listens on LISTEN whether it is ready; exit 0 when it is
     Probe(ListenSettings),
     /// Run a simulated payment processor

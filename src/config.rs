@@ -42,6 +42,23 @@ pub struct ListenSettings {
     pub listen: Listen,
 }
 
+/// Settings that every command that calls processors takes.
+#[derive(Debug, Clone, Args)]
+pub struct ProcessorsSettings {
+    /// The processors in order of preference: `name,fee,url`, separated by white space
+    #[arg(
+        long,
+        env = "PROCESSORS",
+        value_name = "PROCESSORS",
+        default_value = "default,0.05,http://payment-processor-default:8080 fallback,0.15,http://payment-processor-fallback:8080"
+    )]
+    pub processors: Processors,
+
+    /// Milliseconds that a processor has to answer one call
+    #[arg(long, env = "PROCESSOR_TIMEOUT_MS", value_name = "PROCESSOR_TIMEOUT_MS", default_value = "15000", value_parser = milliseconds)]
+    pub processor_timeout: Duration,
+}
+
 /// The settings of `serve`.
 #[derive(Debug, Clone, Args)]
 pub struct Settings {
@@ -53,22 +70,13 @@ pub struct Settings {
     #[allow(missing_docs)]
     pub database: DatabaseSettings,
 
-    /// The processors in order of preference: `name,fee,url`, separated by white space
-    #[arg(
-        long,
-        env = "PROCESSORS",
-        value_name = "PROCESSORS",
-        default_value = "default,0.05,http://payment-processor-default:8080 fallback,0.15,http://payment-processor-fallback:8080"
-    )]
-    pub processors: Processors,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub processors: ProcessorsSettings,
 
     /// Whether `POST /purge-payments` empties the books (`true` or `false`)
     #[arg(long, env = "ALLOW_PURGE", value_name = "ALLOW_PURGE", default_value = "false", action = clap::ArgAction::Set)]
     pub allow_purge: bool,
-
-    /// Milliseconds that a processor has to answer one call
-    #[arg(long, env = "PROCESSOR_TIMEOUT_MS", value_name = "PROCESSOR_TIMEOUT_MS", default_value = "15000", value_parser = milliseconds)]
-    pub processor_timeout: Duration,
 
     /// Milliseconds after an unanswered call in which the processor may still charge the payment
     #[arg(long, env = "LATE_CHARGE_MS", value_name = "LATE_CHARGE_MS", default_value = "60000", value_parser = milliseconds)]

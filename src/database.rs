@@ -19,6 +19,8 @@ pub const CLAIM_CONNECTIONS: u32 = 3;
 pub const SETTLE_CONNECTIONS: u32 = 2;
 /// How long a request or a worker waits for a free connection before it counts the database as away.
 pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A connection that was idle for longer is tried before it is used: the server may have restarted.
+pub const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 /// How long one statement may run before the server ends it.
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause between two attempts to reach a database that is away.
@@ -82,6 +84,14 @@ fn pool(settings: &DatabaseSettings, connections: u32, set_up: &'static str) -> 
         .idle_timeout(None)
         .max_lifetime(None)
         .test_before_acquire(false)
+        .before_acquire(|connection, use_so_far| {
+            Box::pin(async move {
+                if use_so_far.idle_for > TRUSTED_IDLE {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .after_connect(move |connection, _| {
             Box::pin(async move {
                 let limit = format!("SET statement_timeout = {}", STATEMENT_TIMEOUT.as_millis());
@@ -155,9 +165,11 @@ pub async fn check_ready(pool: &PgPool) -> anyhow::Result<()> {
         .map(|migration| migration.version)
         .max()
         .unwrap_or_default();
-    let applied = sqlx::query_scalar!("SELECT max(version) FROM _sqlx_migrations WHERE success")
-        .fetch_one(pool)
-        .await?;
+    // The table of migrations is not one of the migrations, so this is not checked when it is compiled.
+    let applied: Option<i64> =
+        sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
+            .fetch_one(pool)
+            .await?;
     anyhow::ensure!(
         applied >= Some(newest),
         "the database has migration {applied:?}, {newest} is needed"

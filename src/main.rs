@@ -3,8 +3,11 @@
 use std::process::ExitCode;
 
 use payment_proxy::cli::{Cli, Command};
-use payment_proxy::{database, probe, serve, simulator, telemetry};
+use payment_proxy::{database, operate, probe, serve, simulator, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
+
+/// The exit code when a command could not be carried out.
+const FAILED: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = match Cli::read(std::env::args_os()) {
@@ -19,15 +22,15 @@ fn main() -> ExitCode {
         }
     };
     match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            ExitCode::from(FAILED)
         }
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<()> {
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     telemetry::start(cli.log_format, &cli.rust_log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -44,10 +47,13 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             }
         };
         match cli.command {
-            Command::Serve(settings) => serve::serve(*settings, shutdown).await,
-            Command::Migrate(settings) => database::migrate(&settings).await,
-            Command::Probe(settings) => Ok(probe::probe(&settings.listen)?),
-            Command::SimulateProcessor(args) => simulator::run(*args, shutdown).await,
+            Command::Serve(settings) => serve::serve(*settings, shutdown).await?,
+            Command::Migrate(settings) => database::migrate(&settings).await?,
+            Command::DeadLetter(args) => return operate::dead_letter(*args).await,
+            Command::Reconcile(args) => return operate::reconcile(*args).await,
+            Command::Probe(settings) => probe::probe(&settings.listen)?,
+            Command::SimulateProcessor(args) => simulator::run(*args, shutdown).await?,
         }
+        Ok(ExitCode::SUCCESS)
     })
 }

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::accept::Acceptor;
 use crate::charge::{ProcessorClient, Stop};
 use crate::claim::LeaseTerms;
-use crate::config::{Listen, Settings};
+use crate::config::{Listen, ProcessorsSettings, Settings};
 use crate::database::{self, Pools, RETRY_PAUSE};
 use crate::deployment::Member;
 use crate::http::Api;
@@ -43,8 +43,8 @@ pub const SETTLE_DRAIN: Duration = Duration::from_secs(2);
 /// of the instance broke.
 pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     let started_at = Instant::now();
-    let processors = processors(&settings)?;
-    let terms = settings.processors.0.iter();
+    let processors = processors(&settings.processors)?;
+    let terms = settings.processors.processors.0.iter();
     let terms = terms
         .map(|processor| Terms {
             name: processor.name.clone(),
@@ -63,6 +63,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         acceptor: Acceptor::start(&pools.requests, &writers, &router, &wake),
         pool: pools.requests.clone(),
         processors: settings
+            .processors
             .processors
             .0
             .iter()
@@ -83,7 +84,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         broken = parts.join_next() => return broken_part(broken),
     }
 
-    let lease = LeaseTerms::new(settings.processor_timeout, settings.late_charge);
+    let lease = LeaseTerms::new(settings.processors.processor_timeout, settings.late_charge);
     let (ended, endings) = mpsc::channel(SETTLE_BACKLOG);
     let returned = Arc::new(Returned::new(Arc::clone(&wake)));
     let settling = tokio::spawn(settle::run(
@@ -159,7 +160,11 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     outcome
 }
 
-fn processors(settings: &Settings) -> anyhow::Result<Arc<Vec<Processor>>> {
+/// Clients for the configured processors.
+///
+/// # Errors
+/// A processor cannot be called at all.
+pub fn processors(settings: &ProcessorsSettings) -> anyhow::Result<Arc<Vec<Processor>>> {
     let processors = settings.processors.0.iter().map(|processor| {
         let client = ProcessorClient::new(processor, settings.processor_timeout)?;
         Ok(Processor {

@@ -187,7 +187,7 @@ pub async fn record(
             Outcome::Charged { requested_at } => charged.push((claim, *requested_at)),
             Outcome::Free => returned.push((claim, None)),
             Outcome::Doubtful { until } => returned.push((claim, Some(*until))),
-            Outcome::Dead { reason } => dead.push((claim, reason.as_str())),
+            Outcome::Dead { reason, held } => dead.push((claim, reason.as_str(), *held)),
         }
     }
     let mut anomalies = Vec::new();
@@ -333,34 +333,39 @@ async fn release(
 }
 
 /// Moves payments that no processor will take to the dead letters.
-async fn bury(pool: &PgPool, dead: &[(&Claim, &str)]) -> Result<(), sqlx::Error> {
-    let ids: Vec<i64> = dead.iter().map(|(claim, _)| claim.id).collect();
-    let attempts: Vec<i32> = dead.iter().map(|(claim, _)| claim.attempt).collect();
+async fn bury(pool: &PgPool, dead: &[(&Claim, &str, bool)]) -> Result<(), sqlx::Error> {
+    let ids: Vec<i64> = dead.iter().map(|(claim, ..)| claim.id).collect();
+    let attempts: Vec<i32> = dead.iter().map(|(claim, ..)| claim.attempt).collect();
     let reasons: Vec<String> = dead
         .iter()
-        .map(|(_, reason)| (*reason).to_owned())
+        .map(|(_, reason, _)| (*reason).to_owned())
         .collect();
-    let buried = sqlx::query_scalar!(
+    let held: Vec<bool> = dead.iter().map(|(.., held)| *held).collect();
+    let buried = sqlx::query!(
         r#"WITH removed AS (
             DELETE FROM payment_queue q
-            USING UNNEST($1::bigint[], $2::int[], $3::text[]) AS d (id, attempt, reason)
+            USING UNNEST($1::bigint[], $2::int[], $3::text[], $4::bool[]) AS d (id, attempt, reason, held)
             WHERE q.id = d.id AND q.attempt = d.attempt
-            RETURNING q.correlation_id, q.amount, q.accepted_at, q.attempt, q.processor, d.reason
+            RETURNING q.correlation_id, q.amount, q.accepted_at, q.attempt, q.processor, d.reason,
+                CASE WHEN d.held THEN q.requested_at END
         )
-        INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt, processor, reason)
+        INSERT INTO payment_dead_letter
+            (correlation_id, amount, accepted_at, attempt, processor, reason, requested_at)
         SELECT * FROM removed
         ON CONFLICT ON CONSTRAINT payment_dead_letter_pkey DO NOTHING
-        RETURNING correlation_id"#,
+        RETURNING correlation_id, processor, reason"#,
         &ids,
         &attempts,
         &reasons,
+        &held,
     )
     .fetch_all(pool)
     .await?;
-    for (claim, reason) in dead {
-        if buried.contains(&claim.payment.correlation_id) {
-            tracing::error!(payment.id = %claim.payment.correlation_id, dead.reason = reason, "payment is dead");
-        }
+    for row in buried {
+        tracing::error!(
+            payment.id = %row.correlation_id, processor.name = row.processor, dead.reason = row.reason,
+            "payment is dead; `payment-proxy dead-letter` shows, retries and discards"
+        );
     }
     Ok(())
 }

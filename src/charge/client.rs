@@ -20,6 +20,8 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a processor has for `GET /payments/service-health`; two early callers wait for its next window.
 pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long a processor has for its totals of a range.
+pub const SUMMARY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much of a processor's reply is read.
 pub const MAX_BODY_BYTES: usize = 16 * 1024;
 /// How long the rest of a reply may take once its status is known.
@@ -38,6 +40,7 @@ pub struct ProcessorClient {
     timeout: Duration,
     payments: Url,
     health: Url,
+    summary: Url,
 }
 
 /// What a processor says of itself.
@@ -48,6 +51,17 @@ pub struct Health {
     pub failing: bool,
     /// The least time that a payment takes, in milliseconds.
     pub min_response_time: u32,
+}
+
+/// What a processor charged over a range, by its own books.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProcessorTotals {
+    /// Number of payments.
+    pub total_requests: i64,
+    /// Their sum.
+    #[serde(with = "rust_decimal::serde::arbitrary_precision")]
+    pub total_amount: Decimal,
 }
 
 #[derive(Serialize)]
@@ -94,6 +108,7 @@ impl ProcessorClient {
             timeout,
             payments: at(&["payments"])?,
             health: at(&["payments", "service-health"])?,
+            summary: at(&["admin", "payments-summary"])?,
         })
     }
 
@@ -180,6 +195,35 @@ impl ProcessorClient {
                     .map_err(|error| error.to_string())
             }
             StatusCode::TOO_MANY_REQUESTS => Ok(None),
+            status => Err(status.to_string()),
+        }
+    }
+
+    /// What the processor charged with `from <= requestedAt <= to`.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    pub async fn totals(
+        &self,
+        token: &str,
+        from: DateTime<Utc>,
+        to: DateTime<Utc>,
+    ) -> Result<ProcessorTotals, String> {
+        let mut url = self.summary.clone();
+        url.query_pairs_mut()
+            .append_pair("from", &from.to_rfc3339())
+            .append_pair("to", &to.to_rfc3339());
+        let request = self
+            .http
+            .get(url)
+            .header("X-Rinha-Token", token)
+            .timeout(SUMMARY_TIMEOUT);
+        let response = request.send().await.map_err(|error| describe(&error))?;
+        match response.status() {
+            StatusCode::OK => {
+                let body = read(response).await.ok_or("the reply cannot be read")?;
+                serde_json::from_slice(&body).map_err(|error| error.to_string())
+            }
             status => Err(status.to_string()),
         }
     }

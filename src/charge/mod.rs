@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use client::{
     CONNECT_TIMEOUT, HEALTH_TIMEOUT, Health, LOOKUP_TIMEOUT, MAX_BODY_BYTES, ProcessorClient,
+    ProcessorTotals, SUMMARY_TIMEOUT,
 };
 pub use verdict::{Lookup, Reply, Verdict, judge};
 
@@ -43,6 +44,8 @@ pub enum Outcome {
     Dead {
         /// Why.
         reason: String,
+        /// The processor holds the id, so that no other may ever get it.
+        held: bool,
     },
 }
 
@@ -131,13 +134,16 @@ async fn send(
 fn decide(verdict: Verdict, earlier: Option<EarlierAttempt>) -> Outcome {
     match (verdict, earlier) {
         (Verdict::Charged { requested_at }, _) => Outcome::Charged { requested_at },
-        (Verdict::Mismatch { reason }, _) => Outcome::Dead { reason },
+        (Verdict::Mismatch { reason }, _) => Outcome::Dead { reason, held: true },
         (Verdict::Unknown, _) => Outcome::Doubtful { until: None },
         (_, Some(earlier)) => Outcome::Doubtful {
             until: Some(earlier.doubt_until),
         },
         (Verdict::Declined | Verdict::NotSent { .. }, None) => Outcome::Free,
-        (Verdict::Refused { reason }, None) => Outcome::Dead { reason },
+        (Verdict::Refused { reason }, None) => Outcome::Dead {
+            reason,
+            held: false,
+        },
     }
 }
 

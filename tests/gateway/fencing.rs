@@ -112,6 +112,7 @@ async fn late_release_after_reclaim_is_refused() {
         &first,
         Outcome::Dead {
             reason: "late".to_owned(),
+            held: false,
         },
     )
     .await;
@@ -241,6 +242,7 @@ async fn a_dead_letter_keeps_its_reason_and_its_id() {
         &claim,
         Outcome::Dead {
             reason: "default answered 400: no".to_owned(),
+            held: false,
         },
     )
     .await;

@@ -4,7 +4,9 @@
 
 mod api;
 mod duplicates;
+mod durability;
 mod fencing;
 mod lifecycle;
+mod operating;
 mod outcomes;
 mod support;

@@ -66,6 +66,17 @@ impl Database {
         }
     }
 
+    /// One that is there already.
+    pub fn at(url: &str) -> Self {
+        let options = PgPoolOptions::new()
+            .max_connections(4)
+            .test_before_acquire(true);
+        Self {
+            url: url.to_owned(),
+            pool: options.connect_lazy(url).expect("a URL"),
+        }
+    }
+
     /// A migrated one.
     pub async fn migrated() -> Self {
         let database = Self::create().await;
