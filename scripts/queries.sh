@@ -13,7 +13,7 @@ written=$fresh/sqlx
 stamp=$fresh/stamp
 mkdir "$written"
 
-# Cargo does not know that the macros read a database, so it would see nothing to do. An lib.rs that
+# Cargo does not know that the macros read a database, so it would see nothing to do. A lib.rs that
 # looks newer makes it compile the package, and only the package, again. Its time is put back, so
 # that the builds that come after this one do not start all over.
 touch -r src/lib.rs "$stamp"
@@ -25,6 +25,17 @@ psql=("$(scripts/postgres.sh bin)/psql" --no-psqlrc --quiet --set=ON_ERROR_STOP=
 "${psql[@]}" "$url" --command="CREATE DATABASE $database OWNER payment_proxy"
 url=${url%/*}/$database
 url=${url/postgres@/payment_proxy@} # the service's own role, as in production
+
+# sqlx's own table, which a query of ours reads; what fills it, `payment-proxy migrate`, may not be
+# possible to build as long as .sqlx is out of date.
+"${psql[@]}" "$url" --command="CREATE TABLE _sqlx_migrations (
+    version bigint PRIMARY KEY,
+    description text NOT NULL,
+    installed_on timestamptz NOT NULL DEFAULT now(),
+    success boolean NOT NULL,
+    checksum bytea NOT NULL,
+    execution_time bigint NOT NULL
+)"
 
 shopt -s nullglob
 for migration in migrations/*.sql; do

@@ -2,9 +2,10 @@
 # Runs the whole stack on this machine: PostgreSQL, two simulated processors, two instances, nginx.
 # usage: make run
 #
-# Environment: PORT (9999) of the API, POSTGRES_PORT (5433), PROCESSORS (no processors are simulated
-# then, and purging is not allowed unless ALLOW_PURGE=true says so); everything else that `serve`
-# reads, such as RUST_LOG, goes to the instances, but for LISTEN and DATABASE_URL.
+# Environment: PORT (9999) of the API, POSTGRES_PORT (5433), PROCESSOR_PORTS ("8001 8002") of the
+# simulated default and fallback; PROCESSORS: no processors are simulated then, and purging is not
+# allowed unless ALLOW_PURGE=true says so. Everything else that `serve` reads, such as RUST_LOG, goes
+# to the instances, but for LISTEN and DATABASE_URL.
 #
 # What is to stay is in .run/: the cluster (postgres), the journals of the simulated processors, the
 # logs. If .run/ is closed to the user postgres, whom root needs to run PostgreSQL, the cluster is in
@@ -21,8 +22,7 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 port=${PORT:-9999}
 postgres_port=${POSTGRES_PORT:-5433}
-default_port=8001
-fallback_port=8002
+read -r default_port fallback_port <<<"${PROCESSOR_PORTS:-8001 8002}"
 
 # A migrated database that was shut down in time is there in a second; one that crashed recovers first.
 postgres_seconds=60
@@ -89,12 +89,11 @@ port_is_taken() {
 }
 
 refuse_taken_ports() {
-    local wanted=("$port:PORT" "$postgres_port:POSTGRES_PORT") each hint
-    [ -n "${PROCESSORS:-}" ] || wanted+=("$default_port:" "$fallback_port:")
+    local wanted=("$port:PORT" "$postgres_port:POSTGRES_PORT") each
+    [ -n "${PROCESSORS:-}" ] || wanted+=("$default_port:PROCESSOR_PORTS" "$fallback_port:PROCESSOR_PORTS")
     for each in "${wanted[@]}"; do
-        hint="free it"
-        [ -z "${each#*:}" ] || hint="free it, or choose another with ${each#*:}="
-        ! port_is_taken "${each%%:*}" || fail 2 "port ${each%%:*} is taken by another program: $hint"
+        ! port_is_taken "${each%%:*}" ||
+            fail 2 "port ${each%%:*} is taken by another program: free it, or choose another with ${each#*:}="
     done
 }
 
@@ -199,6 +198,10 @@ Post a payment, look at the summary, look into the tables:
 END
 }
 
+for number in "$port" "$postgres_port" "$default_port" "$fallback_port"; do
+    [[ $number =~ ^[1-9][0-9]{0,4}$ ]] ||
+        fail 2 "\"$number\" is not a port: PORT and POSTGRES_PORT are one each, PROCESSOR_PORTS is two"
+done
 command -v cargo >/dev/null || fail 3 "missing: cargo. Install Rust as https://rustup.rs says."
 scripts/install.sh cc curl initdb nginx
 
