@@ -140,9 +140,11 @@ def show_progress(run, processors, done):
         except books.Unreadable:
             counts = {}
         settled = ", ".join(f"{n} {c:,}" for n, c in counts.items()) or "unknown"
+        # A payment can be settled before its client has read the reply, hence the bound.
+        unsettled = max(0, accepted - sum(counts.values()))
         say(
             f"{time.time() - run.started / 1000:4.0f} s  {len(fresh) / PROGRESS_EVERY_S:,.0f} payments/s, p99 {report.ms(p99)}; "
-            f"accepted {accepted:,}, refused or unanswered {bad:,}; settled {settled}; open {accepted - sum(counts.values()):,}"
+            f"accepted {accepted:,}, refused or unanswered {bad:,}; settled {settled}; open {unsettled:,}"
         )
 
 
