@@ -1,0 +1,81 @@
+//! The README is kept true: its configuration table and its table of guarantees.
+
+use clap::CommandFactory;
+use payment_proxy::cli::Cli;
+
+const README: &str = include_str!("../README.md");
+
+#[test]
+fn the_configuration_table_is_what_serve_takes() {
+    let command = Cli::command();
+    let serve = command.find_subcommand("serve").expect("a subcommand");
+    let settings = serve
+        .get_arguments()
+        .chain(command.get_arguments())
+        .filter_map(|argument| {
+            let default = argument.get_default_values().first()?.to_str()?;
+            Some((argument.get_env()?.to_str()?, default))
+        });
+    let mut expected: Vec<String> = settings
+        .map(|(name, default)| format!("`{name}` `{default}`"))
+        .collect();
+    let section = README
+        .split("## Configuration")
+        .nth(1)
+        .and_then(|rest| rest.split("\n## ").next());
+    let rows = section
+        .expect("a section")
+        .lines()
+        .filter(|line| line.starts_with("| `"));
+    let mut told: Vec<String> = rows
+        .map(|row| {
+            let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+            format!("{} {}", cells[1], cells[3])
+        })
+        .collect();
+    expected.sort();
+    told.sort();
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn every_guarantee_names_a_test_that_exists() {
+    let sources = sources(std::path::Path::new(env!("CARGO_MANIFEST_DIR")));
+    let section = README
+        .split("## Guarantees")
+        .nth(1)
+        .and_then(|rest| rest.split("\n## ").next());
+    let rows = section
+        .expect("a section")
+        .lines()
+        .filter(|line| line.starts_with("| ") && line.contains('`'));
+    let mut guarantees = 0;
+    for row in rows {
+        let tests = row.split('|').nth(2).expect("a cell");
+        for test in tests.split('`').skip(1).step_by(2) {
+            guarantees += 1;
+            assert!(
+                sources.contains(&format!("fn {test}(")),
+                "no test is called {test}"
+            );
+        }
+    }
+    assert!(guarantees > 10, "the table was not found");
+}
+
+/// All Rust sources of the package.
+fn sources(root: &std::path::Path) -> String {
+    let mut text = String::new();
+    let mut folders = vec![root.join("src"), root.join("tests")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                text.push_str(&std::fs::read_to_string(path).expect("a source"));
+            }
+        }
+    }
+    text
+}
