@@ -22,8 +22,8 @@ CREATE UNLOGGED TABLE payment_queue (
         (processor IS NULL) = (requested_at IS NULL) AND (processor IS NULL) = (doubt_until IS NULL)
     )
 ) WITH (
-    -- Room for the new version of a claimed row on the same page.
-    fillfactor = 70,
+    -- Room for the new version of every row of a page, with processor and stamps, when all are claimed at once.
+    fillfactor = 40,
     -- Every payment leaves two dead rows here: vacuum by number, at once, at full speed.
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0,
     autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 5000

@@ -205,33 +205,44 @@ async fn insert_new(
 ) -> Result<BTreeMap<Uuid, Option<Decimal>>, sqlx::Error> {
     let ids: Vec<Uuid> = payments.keys().copied().collect();
     let amounts: Vec<Decimal> = payments.values().copied().collect();
-    let rows = sqlx::query!(
-        r#"WITH incoming AS (
-            SELECT * FROM UNNEST($1::uuid[], $2::numeric[]) AS i (correlation_id, amount)
-        ), booked AS (
+    // `queued` is null where all are new, which is the rule.
+    let row = sqlx::query!(
+        r#"WITH booked AS MATERIALIZED (
             SELECT correlation_id, amount FROM payment_processed WHERE correlation_id = ANY ($1)
             UNION ALL
             SELECT correlation_id, amount FROM payment_dead_letter WHERE correlation_id = ANY ($1)
         ), queued AS (
             INSERT INTO payment_queue (correlation_id, amount)
-            SELECT i.correlation_id, i.amount FROM incoming i
+            SELECT i.correlation_id, i.amount FROM UNNEST($1::uuid[], $2::numeric[]) AS i (correlation_id, amount)
             WHERE NOT EXISTS (SELECT FROM booked b WHERE b.correlation_id = i.correlation_id)
             ORDER BY i.correlation_id
             ON CONFLICT ON CONSTRAINT payment_queue_correlation_id_key DO NOTHING
             RETURNING correlation_id
         )
-        SELECT i.correlation_id AS "correlation_id!", b.amount AS "booked?"
-        FROM incoming i LEFT JOIN booked b USING (correlation_id)
-        WHERE NOT EXISTS (SELECT FROM queued q WHERE q.correlation_id = i.correlation_id)"#,
+        SELECT
+            CASE WHEN (SELECT count(*) FROM queued) < cardinality($1) THEN ARRAY(SELECT correlation_id FROM queued) END
+                AS queued,
+            ARRAY(SELECT correlation_id FROM booked) AS "booked_ids!",
+            ARRAY(SELECT amount FROM booked) AS "booked_amounts!: Vec<Decimal>""#,
         &ids,
         &amounts,
     )
-    .fetch_all(pool)
+    .fetch_one(pool)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| (row.correlation_id, row.booked))
-        .collect())
+    let Some(queued) = row.queued else {
+        return Ok(BTreeMap::new());
+    };
+    let mut others: BTreeMap<Uuid, Option<Decimal>> =
+        ids.into_iter().map(|id| (id, None)).collect();
+    for id in queued {
+        others.remove(&id);
+    }
+    others.extend(
+        row.booked_ids
+            .into_iter()
+            .zip(row.booked_amounts.into_iter().map(Some)),
+    );
+    Ok(others)
 }
 
 /// The amounts of those payments that are in any of the tables now.

@@ -1,16 +1,18 @@
 //! Claim: a worker takes payments for the length of a lease, and writes down where each goes before
 //! the first byte goes there.
 //!
-//! There are two kinds of claim. [`claim_free`] takes payments that no processor can have charged, each
-//! for the processor that the router chose. [`claim_doubtful`] takes payments that one processor may
+//! There are two kinds of claim. [`claim_free`] takes payments that no processor can have charged, for a
+//! processor that the router chose. [`claim_doubtful`] takes payments that one processor may
 //! have charged (its worker died, or got no proof), to ask that processor.
+//!
+//! The statements find rows by `= ANY (ARRAY(...))` and not by a join, because of two tables that are
+//! joined the planner may read the wrong one first, all of it.
 
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use sqlx::postgres::types::PgInterval;
-use uuid::Uuid;
 
 use crate::payment::Payment;
 
@@ -73,8 +75,8 @@ pub struct EarlierAttempt {
     pub over: bool,
 }
 
-/// Claims the oldest payments that no processor can have charged, from row `from_id` on. The first of
-/// them gets the first of `processors`, and so on; there may be fewer payments than processors.
+/// Claims for one processor up to `limit` of the oldest payments that no processor can have charged, from
+/// row `from_id` on.
 ///
 /// Payments that turn out to be settled or dead already (posted again at that very moment) are removed.
 ///
@@ -83,36 +85,39 @@ pub struct EarlierAttempt {
 pub async fn claim_free(
     pool: &PgPool,
     terms: LeaseTerms,
-    processors: &[String],
+    processor: &str,
+    limit: usize,
     from_id: i64,
 ) -> Result<Vec<Claim>, sqlx::Error> {
     let send_by = Instant::now() + SEND_WITHIN;
     let rows = sqlx::query!(
         r#"WITH free AS MATERIALIZED (
             SELECT id, correlation_id FROM payment_queue
-            WHERE id >= $2 AND processor IS NULL AND lease_until <= now()
-            ORDER BY id LIMIT cardinality($1::text[])
+            WHERE id >= $3 AND processor IS NULL AND lease_until <= now()
+            ORDER BY id LIMIT $2
             FOR NO KEY UPDATE SKIP LOCKED
         ), booked AS MATERIALIZED (
-            SELECT f.id FROM free f
-            WHERE EXISTS (SELECT FROM payment_processed p WHERE p.correlation_id = f.correlation_id)
-               OR EXISTS (SELECT FROM payment_dead_letter d WHERE d.correlation_id = f.correlation_id)
+            SELECT correlation_id FROM payment_processed
+            WHERE correlation_id = ANY (ARRAY(SELECT correlation_id FROM free))
+            UNION ALL
+            SELECT correlation_id FROM payment_dead_letter
+            WHERE correlation_id = ANY (ARRAY(SELECT correlation_id FROM free))
         ), removed AS (
-            DELETE FROM payment_queue q USING booked b WHERE q.id = b.id
-        ), assigned AS (
-            SELECT f.id, ($1::text[])[row_number() OVER (ORDER BY f.id)] AS processor
-            FROM free f WHERE NOT EXISTS (SELECT FROM booked b WHERE b.id = f.id)
+            DELETE FROM payment_queue WHERE correlation_id = ANY (ARRAY(SELECT correlation_id FROM booked))
         )
-        UPDATE payment_queue q
-        SET attempt = q.attempt + 1,
-            processor = a.processor,
+        UPDATE payment_queue
+        SET attempt = attempt + 1,
+            processor = $1,
             requested_at = date_trunc('milliseconds', clock_timestamp()),
-            lease_until = now() + $3::interval,
-            doubt_until = now() + $3::interval + $4::interval
-        FROM assigned a WHERE q.id = a.id
-        RETURNING q.id, q.correlation_id, q.amount, q.accepted_at, q.attempt,
-            q.processor AS "processor!", q.requested_at AS "requested_at!""#,
-        processors,
+            lease_until = now() + $4::interval,
+            doubt_until = now() + $4::interval + $5::interval
+        WHERE id = ANY (ARRAY(
+            SELECT f.id FROM free f
+            WHERE NOT EXISTS (SELECT FROM booked b WHERE b.correlation_id = f.correlation_id)
+        ))
+        RETURNING id, correlation_id, amount, accepted_at, attempt, requested_at AS "requested_at!""#,
+        processor,
+        i64::try_from(limit).unwrap_or(i64::MAX),
         from_id,
         interval(terms.lease),
         interval(terms.late_charge),
@@ -129,7 +134,7 @@ pub async fn claim_free(
             },
             accepted_at: row.accepted_at,
             attempt: row.attempt,
-            processor: row.processor,
+            processor: processor.to_owned(),
             requested_at: row.requested_at,
             send_by,
             earlier: None,
@@ -151,7 +156,7 @@ pub async fn claim_doubtful(
     let send_by = Instant::now() + SEND_WITHIN;
     let rows = sqlx::query!(
         r#"WITH doubtful AS MATERIALIZED (
-            SELECT id, doubt_until FROM payment_queue
+            SELECT id, doubt_until, doubt_until <= now() AS over FROM payment_queue
             WHERE id <= $2 AND processor IS NOT NULL AND lease_until <= now()
             ORDER BY id LIMIT $1
             FOR NO KEY UPDATE SKIP LOCKED
@@ -160,10 +165,11 @@ pub async fn claim_doubtful(
         SET attempt = q.attempt + 1,
             lease_until = now() + $3::interval,
             doubt_until = greatest(q.doubt_until, now() + $3::interval + $4::interval)
-        FROM doubtful d WHERE q.id = d.id
+        WHERE id = ANY (ARRAY(SELECT id FROM doubtful))
         RETURNING q.id, q.correlation_id, q.amount, q.accepted_at, q.attempt,
             q.processor AS "processor!", q.requested_at AS "requested_at!",
-            d.doubt_until AS "doubt_until!", d.doubt_until <= now() AS "over!""#,
+            (SELECT d.doubt_until FROM doubtful d WHERE d.id = q.id) AS "doubt_until!",
+            (SELECT d.over FROM doubtful d WHERE d.id = q.id) AS "over!""#,
         i64::try_from(limit).unwrap_or(i64::MAX),
         up_to_id,
         interval(terms.lease),
@@ -210,13 +216,4 @@ pub fn interval(length: Duration) -> PgInterval {
         days: 0,
         microseconds: i64::try_from(length.as_micros()).unwrap_or(i64::MAX),
     }
-}
-
-/// Ids of claims, for log lines.
-#[must_use]
-pub fn ids(claims: &[Claim]) -> Vec<Uuid> {
-    claims
-        .iter()
-        .map(|claim| claim.payment.correlation_id)
-        .collect()
 }

@@ -48,22 +48,9 @@ impl Pools {
             QueueDurability::Logged => "off",
         };
         Self {
-            requests: pool(settings, REQUEST_CONNECTIONS, ""),
-            // The hot statements walk the queue in the order of its key; a planner with statistics
-            // from another minute of a table that fills and empties must not choose anything else.
-            claims: pool(
-                settings,
-                CLAIM_CONNECTIONS,
-                "SET enable_seqscan = off; SET enable_bitmapscan = off",
-            ),
-            settles: pool(
-                settings,
-                SETTLE_CONNECTIONS,
-                match settle_commit {
-                    "off" => "SET enable_seqscan = off; SET synchronous_commit = off",
-                    _ => "SET enable_seqscan = off; SET synchronous_commit = on",
-                },
-            ),
+            requests: pool(settings, REQUEST_CONNECTIONS, "on"),
+            claims: pool(settings, CLAIM_CONNECTIONS, "on"),
+            settles: pool(settings, SETTLE_CONNECTIONS, settle_commit),
         }
     }
 
@@ -77,7 +64,13 @@ impl Pools {
     }
 }
 
-fn pool(settings: &DatabaseSettings, connections: u32, set_up: &'static str) -> PgPool {
+/// Our statements look rows up by key, or walk along a key. The queue fills and empties within seconds
+/// and the books only grow, so statistics and cached plans are of another time: a planner that believes
+/// a table to be small would read all of it. These leave it no other way.
+const BY_KEY: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off;
+    SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off";
+
+fn pool(settings: &DatabaseSettings, connections: u32, synchronous_commit: &'static str) -> PgPool {
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -94,11 +87,12 @@ fn pool(settings: &DatabaseSettings, connections: u32, set_up: &'static str) -> 
         })
         .after_connect(move |connection, _| {
             Box::pin(async move {
-                let limit = format!("SET statement_timeout = {}", STATEMENT_TIMEOUT.as_millis());
-                connection.execute(AssertSqlSafe(limit)).await?;
-                if !set_up.is_empty() {
-                    connection.execute(set_up).await?;
-                }
+                let limits = format!(
+                    "SET statement_timeout = {}; SET synchronous_commit = {synchronous_commit}",
+                    STATEMENT_TIMEOUT.as_millis()
+                );
+                connection.execute(AssertSqlSafe(limits)).await?;
+                connection.execute(BY_KEY).await?;
                 Ok(())
             })
         })

@@ -3,7 +3,7 @@
 //! A late success is a fact: a payment that a processor charged is booked whoever holds its row by
 //! now. A late failure is an opinion: only the newest claim of a row may give it back.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -179,20 +179,25 @@ pub async fn record(
     terms: LeaseTerms,
     ended: &[Ended],
 ) -> Result<Vec<Anomaly>, sqlx::Error> {
-    let mut charged = Vec::new();
+    let mut charged: BTreeMap<&str, Vec<_>> = BTreeMap::new();
     let mut returned = Vec::new();
     let mut dead = Vec::new();
     for Ended { claim, outcome } in ended {
         match outcome {
-            Outcome::Charged { requested_at } => charged.push((claim, *requested_at)),
+            Outcome::Charged { requested_at } => {
+                charged
+                    .entry(&claim.processor)
+                    .or_default()
+                    .push((claim, *requested_at));
+            }
             Outcome::Free => returned.push((claim, None)),
             Outcome::Doubtful { until } => returned.push((claim, Some(*until))),
             Outcome::Dead { reason, held } => dead.push((claim, reason.as_str(), *held)),
         }
     }
     let mut anomalies = Vec::new();
-    if !charged.is_empty() {
-        anomalies = settle(pool, &charged).await?;
+    for (processor, charged) in charged {
+        anomalies.extend(settle(pool, processor, &charged).await?);
     }
     if !returned.is_empty() {
         release(pool, terms, &returned).await?;
@@ -203,10 +208,11 @@ pub async fn record(
     Ok(anomalies)
 }
 
-/// Moves charged payments from the queue to the books. The row of the queue goes only if it is still
-/// held for that processor; the charge is booked in any case.
+/// Moves payments that one processor has charged from the queue to the books. The row of the queue goes
+/// only if it is still held for that processor; the charge is booked in any case.
 async fn settle(
     pool: &PgPool,
+    processor: &str,
     charged: &[(&Claim, DateTime<Utc>)],
 ) -> Result<Vec<Anomaly>, sqlx::Error> {
     let ids: Vec<Uuid> = charged
@@ -217,73 +223,69 @@ async fn settle(
         .iter()
         .map(|(claim, _)| claim.payment.amount)
         .collect();
-    let processors: Vec<String> = charged
-        .iter()
-        .map(|(claim, _)| claim.processor.clone())
-        .collect();
     let requested: Vec<DateTime<Utc>> = charged
         .iter()
         .map(|(_, requested_at)| *requested_at)
         .collect();
     let accepted: Vec<DateTime<Utc>> = charged.iter().map(|(claim, _)| claim.accepted_at).collect();
     let attempts: Vec<i32> = charged.iter().map(|(claim, _)| claim.attempt).collect();
-    let odd = sqlx::query!(
-        r#"WITH charged AS (
-            SELECT * FROM UNNEST($1::uuid[], $2::numeric[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::int[])
-                AS c (correlation_id, amount, processor, requested_at, accepted_at, attempt)
-        ), removed AS (
-            DELETE FROM payment_queue q USING charged c
-            WHERE q.correlation_id = c.correlation_id AND q.processor = c.processor
-            RETURNING q.correlation_id
+    // The arrays are null where all were removed and all were booked, which is the rule.
+    let row = sqlx::query!(
+        r#"WITH removed AS (
+            DELETE FROM payment_queue WHERE correlation_id = ANY ($1) AND processor = $2
+            RETURNING correlation_id
         ), booked AS (
             INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
-            SELECT * FROM charged ORDER BY correlation_id
+            SELECT correlation_id, amount, $2, requested_at, accepted_at, attempt
+            FROM UNNEST($1::uuid[], $3::numeric[], $4::timestamptz[], $5::timestamptz[], $6::int[])
+                AS c (correlation_id, amount, requested_at, accepted_at, attempt)
+            ORDER BY correlation_id
             ON CONFLICT ON CONSTRAINT payment_processed_pkey DO NOTHING
             RETURNING correlation_id
         )
-        SELECT c.correlation_id AS "correlation_id!", b.correlation_id IS NOT NULL AS "booked!"
-        FROM charged c
-        LEFT JOIN removed r ON r.correlation_id = c.correlation_id
-        LEFT JOIN booked b ON b.correlation_id = c.correlation_id
-        WHERE r.correlation_id IS NULL OR b.correlation_id IS NULL"#,
+        SELECT
+            CASE WHEN (SELECT count(*) FROM removed) < cardinality($1) THEN ARRAY(SELECT correlation_id FROM removed) END
+                AS removed,
+            CASE WHEN (SELECT count(*) FROM booked) < cardinality($1) THEN ARRAY(SELECT correlation_id FROM booked) END
+                AS booked"#,
         &ids,
+        processor,
         &amounts,
-        &processors,
         &requested,
         &accepted,
         &attempts,
     )
-    .fetch_all(pool)
+    .fetch_one(pool)
     .await?;
-    if odd.is_empty() {
-        return Ok(Vec::new());
-    }
-    let charged_by: HashMap<Uuid, &String> = ids.iter().copied().zip(&processors).collect();
-    let mut anomalies = Vec::new();
-    let mut booked_before = Vec::new();
-    for row in odd {
-        if row.booked {
-            anomalies.push(Anomaly::QueueRowGone(row.correlation_id));
-        } else {
-            booked_before.push(row.correlation_id);
-        }
-    }
-    let rows = sqlx::query!(
-        "SELECT correlation_id, processor FROM payment_processed WHERE correlation_id = ANY ($1)",
-        &booked_before
-    )
-    .fetch_all(pool)
-    .await?;
-    anomalies.extend(rows.into_iter().map(|row| {
-        Anomaly::BookedBefore {
+    let (removed, booked) = (
+        row.removed.map(HashSet::from_iter),
+        row.booked.map(HashSet::from_iter),
+    );
+    let missing = |from: &Option<HashSet<Uuid>>, id: &Uuid| {
+        from.as_ref().is_some_and(|ids| !ids.contains(id))
+    };
+    let gone = ids
+        .iter()
+        .filter(|id| missing(&removed, id) && !missing(&booked, id));
+    let mut anomalies: Vec<Anomaly> = gone.map(|id| Anomaly::QueueRowGone(*id)).collect();
+    let not_booked: Vec<Uuid> = ids
+        .iter()
+        .copied()
+        .filter(|id| missing(&booked, id))
+        .collect();
+    if !not_booked.is_empty() {
+        let rows = sqlx::query!(
+            "SELECT correlation_id, processor FROM payment_processed WHERE correlation_id = ANY ($1)",
+            &not_booked
+        )
+        .fetch_all(pool)
+        .await?;
+        anomalies.extend(rows.into_iter().map(|row| Anomaly::BookedBefore {
             correlation_id: row.correlation_id,
-            charged: charged_by
-                .get(&row.correlation_id)
-                .map(|name| (*name).clone())
-                .unwrap_or_default(),
+            charged: processor.to_owned(),
             booked: row.processor,
-        }
-    }));
+        }));
+    }
     Ok(anomalies)
 }
 
@@ -311,14 +313,16 @@ async fn release(
         })
         .collect();
     sqlx::query!(
-        r#"UPDATE payment_queue q
-        SET processor = CASE WHEN NOT r.free THEN q.processor END,
-            requested_at = CASE WHEN NOT r.free THEN q.requested_at END,
-            doubt_until = CASE WHEN NOT r.free THEN coalesce(r.doubt_until, now() + $7::interval) END,
-            lease_until = CASE WHEN r.free THEN '-infinity' ELSE now() + r.pause_ms * interval '1 millisecond' END
-        FROM UNNEST($1::bigint[], $2::uuid[], $3::int[], $4::bool[], $5::timestamptz[], $6::int[])
-            AS r (id, correlation_id, attempt, free, doubt_until, pause_ms)
-        WHERE q.id = r.id AND q.correlation_id = r.correlation_id AND q.attempt = r.attempt"#,
+        r#"UPDATE payment_queue
+        SET processor = CASE WHEN NOT ($4::bool[])[array_position($1, id)] THEN processor END,
+            requested_at = CASE WHEN NOT ($4::bool[])[array_position($1, id)] THEN requested_at END,
+            doubt_until = CASE WHEN NOT ($4::bool[])[array_position($1, id)]
+                THEN coalesce(($5::timestamptz[])[array_position($1, id)], now() + $7::interval) END,
+            lease_until = CASE WHEN NOT ($4::bool[])[array_position($1, id)]
+                THEN now() + ($6::int[])[array_position($1, id)] * interval '1 millisecond' ELSE '-infinity' END
+        WHERE id = ANY ($1)
+            AND correlation_id = ($2::uuid[])[array_position($1, id)]
+            AND attempt = ($3::int[])[array_position($1, id)]"#,
         &ids,
         &correlation_ids,
         &attempts,
@@ -343,11 +347,11 @@ async fn bury(pool: &PgPool, dead: &[(&Claim, &str, bool)]) -> Result<(), sqlx::
     let held: Vec<bool> = dead.iter().map(|(.., held)| *held).collect();
     let buried = sqlx::query!(
         r#"WITH removed AS (
-            DELETE FROM payment_queue q
-            USING UNNEST($1::bigint[], $2::int[], $3::text[], $4::bool[]) AS d (id, attempt, reason, held)
-            WHERE q.id = d.id AND q.attempt = d.attempt
-            RETURNING q.correlation_id, q.amount, q.accepted_at, q.attempt, q.processor, d.reason,
-                CASE WHEN d.held THEN q.requested_at END
+            DELETE FROM payment_queue
+            WHERE id = ANY ($1) AND attempt = ($2::int[])[array_position($1, id)]
+            RETURNING correlation_id, amount, accepted_at, attempt, processor,
+                ($3::text[])[array_position($1, id)],
+                CASE WHEN ($4::bool[])[array_position($1, id)] THEN requested_at END
         )
         INSERT INTO payment_dead_letter
             (correlation_id, amount, accepted_at, attempt, processor, reason, requested_at)

@@ -2,7 +2,7 @@
 //!
 //! Each kind of claim has one step; the loops around the steps only wait.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -168,33 +168,27 @@ impl Worker {
             return Ok((Step::NoPermit(plan.retry_in), None));
         }
         let asked = plan.permits.len();
-        let mut permits: HashMap<usize, Vec<Permit>> = HashMap::new();
-        let mut names = Vec::with_capacity(asked);
+        let mut permits: BTreeMap<usize, Vec<Permit>> = BTreeMap::new();
         for permit in plan.permits {
-            names.push(self.processors[permit.processor()].name.clone());
             permits.entry(permit.processor()).or_default().push(permit);
         }
-        let claims = claim_free(&self.pool, self.terms, &names, from_id).await?;
-        let (count, newest) = (claims.len(), claims.iter().map(|claim| claim.id).max());
-        self.depth.claimed(&claims, count < asked);
-        for claim in claims {
-            let index = self.index_of(&claim.processor);
-            let permit = index.and_then(|index| permits.get_mut(&index)?.pop());
-            match (index, permit) {
-                (Some(index), Some(permit)) => self.start(index, claim, permit),
-                _ => {
-                    tracing::error!(payment.id = %claim.payment.correlation_id, "claimed without a permit; left to its lease")
-                }
+        let (mut claimed, mut newest) = (0, None);
+        for (index, permits) in permits {
+            let name = &self.processors[index].name;
+            let claims = claim_free(&self.pool, self.terms, name, permits.len(), from_id).await?;
+            let drained = claims.len() < permits.len();
+            self.depth.claimed(&claims, drained);
+            claimed += claims.len();
+            newest = newest.max(claims.iter().map(|claim| claim.id).max());
+            for (claim, permit) in claims.into_iter().zip(permits) {
+                self.start(index, claim, permit);
+            }
+            if drained {
+                return Ok((Step::Drained(claimed), newest));
             }
         }
-        Ok((
-            if count < asked {
-                Step::Drained(count)
-            } else {
-                Step::More(count)
-            },
-            newest,
-        ))
+        debug_assert_eq!(claimed, asked);
+        Ok((Step::More(claimed), newest))
     }
 
     fn index_of(&self, name: &str) -> Option<usize> {

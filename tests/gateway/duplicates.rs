@@ -104,8 +104,7 @@ async fn a_payment_posted_while_it_is_being_settled_is_removed_by_the_claim() {
     enqueue(&database.pool, &others)
         .await
         .expect("the database answers");
-    let names = ["a", "b", "c"].map(str::to_owned);
-    let claims = claim_free(&database.pool, production_terms(), &names, 0)
+    let claims = claim_free(&database.pool, production_terms(), "default", 3, 0)
         .await
         .expect("the database answers");
     let mut claimed: Vec<Uuid> = claims

@@ -3,10 +3,12 @@
 #![allow(missing_docs, unreachable_pub)]
 
 mod api;
+mod books;
 mod duplicates;
 mod durability;
 mod fencing;
 mod lifecycle;
 mod operating;
 mod outcomes;
+mod plans;
 mod support;

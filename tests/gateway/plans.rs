@@ -1,0 +1,219 @@
+//! The hot statements read what they need and no more, at the size of a bad day.
+//!
+//! What a statement reads is counted by the server itself, in the very statements of the service and
+//! through its own pools, so that a plan that changes with statistics or with caching is seen.
+
+use payment_proxy::accept::enqueue;
+use payment_proxy::charge::Outcome;
+use payment_proxy::claim::{Claim, claim_doubtful, claim_free};
+use payment_proxy::config::QueueDurability;
+use payment_proxy::database::Pools;
+use payment_proxy::settle::{Ended, record};
+use payment_proxy::summary::summarize;
+use sqlx::Connection;
+
+use crate::support::{Database, new_payment, production_terms};
+
+/// Payments in a deep queue, or in old books.
+const MANY: i64 = 1_000_000;
+/// Payments of one batch.
+const BATCH: usize = 200;
+/// Executions after which PostgreSQL has settled for a plan: it tries five with the actual values.
+const EXECUTIONS: usize = 12;
+
+/// What was read of a table so far: whole-table scans, and rows through indexes.
+async fn reads(pools: &Pools, table: &str) -> (i64, i64) {
+    // A session keeps its counters to itself for a while, unless it is told not to.
+    for pool in [&pools.requests, &pools.claims, &pools.settles] {
+        let mut sessions = Vec::new();
+        for _ in 0..pool.size().max(1) {
+            sessions.push(pool.acquire().await.expect("a connection"));
+        }
+        for session in &mut sessions {
+            sqlx::query("SELECT pg_stat_force_next_flush()")
+                .execute(&mut **session)
+                .await
+                .expect("a flush");
+        }
+    }
+    sqlx::query_as(
+        "SELECT coalesce(seq_scan, 0), coalesce((SELECT sum(idx_tup_read) FROM pg_stat_user_indexes i WHERE i.relid = t.relid), 0)::bigint
+         FROM pg_stat_user_tables t WHERE relname = $1",
+    )
+    .bind(table)
+    .fetch_one(&pools.requests)
+    .await
+    .expect("statistics")
+}
+
+async fn settle(pools: &Pools, claims: Vec<Claim>) {
+    let ended = |claim: Claim| Ended {
+        outcome: Outcome::Charged {
+            requested_at: claim.requested_at,
+        },
+        claim,
+    };
+    let ended: Vec<Ended> = claims.into_iter().map(ended).collect();
+    assert_eq!(
+        record(&pools.settles, production_terms(), &ended)
+            .await
+            .expect("an answer"),
+        []
+    );
+}
+
+async fn fill_queue(database: &Database) {
+    database
+        .execute(&format!(
+            "INSERT INTO payment_queue (correlation_id, amount)
+             SELECT gen_random_uuid(), 19.90 FROM generate_series(1, {MANY})"
+        ))
+        .await;
+}
+
+#[tokio::test]
+async fn a_deep_queue_is_not_searched() {
+    let database = Database::migrated().await;
+    let pools = Pools::new(&database.settings(QueueDurability::Unlogged));
+    // The statistics are those of an empty table until the middle of the test.
+    fill_queue(&database).await;
+    for analyzed in [false, true] {
+        if analyzed {
+            database.execute("ANALYZE payment_queue").await;
+        }
+        let (scans, rows) = reads(&pools, "payment_queue").await;
+        let mut newest = 0;
+        for _ in 0..EXECUTIONS {
+            let claims = claim_free(&pools.claims, production_terms(), "default", BATCH, newest)
+                .await
+                .expect("an answer");
+            assert_eq!(claims.len(), BATCH);
+            newest = claims.iter().map(|claim| claim.id).max().expect("some");
+            let doubtful = claim_doubtful(&pools.claims, production_terms(), 64, newest)
+                .await
+                .expect("an answer");
+            assert_eq!(doubtful, []);
+            settle(&pools, claims).await;
+        }
+        let (scans_after, rows_after) = reads(&pools, "payment_queue").await;
+        assert_eq!(
+            scans_after - scans,
+            0,
+            "whole-table scans, analyzed: {analyzed}"
+        );
+        let per_claim = (rows_after - rows) / i64::try_from(EXECUTIONS).expect("few");
+        let allowed =
+            i64::try_from(BATCH).expect("few") * 2 * (2 + i64::try_from(EXECUTIONS).expect("few"));
+        assert!(
+            per_claim <= allowed,
+            "{per_claim} rows read for a claim, analyzed: {analyzed}"
+        );
+    }
+    // The settles, too: by the id of the payment.
+    let (scans, _) = reads(&pools, "payment_queue").await;
+    let claims = claim_free(&pools.claims, production_terms(), "default", BATCH, 0)
+        .await
+        .expect("an answer");
+    settle(&pools, claims).await;
+    assert_eq!(reads(&pools, "payment_queue").await.0, scans);
+}
+
+#[tokio::test]
+async fn posting_does_not_search_old_books() {
+    let database = Database::migrated().await;
+    database
+        .execute(&format!(
+            "ALTER TABLE payment_processed DISABLE TRIGGER USER;
+             INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+             SELECT gen_random_uuid(), 19.90, 'default', now() - n * interval '1 ms', now(), 1
+             FROM generate_series(1, {MANY}) AS n;
+             ALTER TABLE payment_processed ENABLE TRIGGER USER"
+        ))
+        .await;
+    let pools = Pools::new(&database.settings(QueueDurability::Unlogged));
+    for analyzed in [false, true] {
+        if analyzed {
+            database.execute("ANALYZE payment_processed").await;
+        }
+        let (scans, rows) = reads(&pools, "payment_processed").await;
+        for _ in 0..EXECUTIONS {
+            let payments: Vec<_> = (0..BATCH).map(|_| new_payment()).collect();
+            enqueue(&pools.requests, &payments)
+                .await
+                .expect("an answer");
+            let now = chrono::Utc::now();
+            let from = now - chrono::TimeDelta::seconds(10);
+            summarize(&pools.requests, &[], Some(from), Some(now))
+                .await
+                .expect("a summary");
+        }
+        let (scans_after, rows_after) = reads(&pools, "payment_processed").await;
+        assert_eq!(
+            scans_after - scans,
+            0,
+            "whole-table scans, analyzed: {analyzed}"
+        );
+        // Two edges of at most a second each, a thousand payments a second.
+        let per_summary = (rows_after - rows) / i64::try_from(EXECUTIONS).expect("few");
+        assert!(
+            per_summary <= 2_500,
+            "{per_summary} rows read for a summary, analyzed: {analyzed}"
+        );
+    }
+}
+
+/// Accepts, claims and settles a batch again and again. Returns the most rows that one claim read.
+async fn churn(pools: &Pools, rounds: usize) -> i64 {
+    let (mut newest, mut worst) = (0, 0);
+    for _ in 0..rounds {
+        let payments: Vec<_> = (0..BATCH).map(|_| new_payment()).collect();
+        enqueue(&pools.requests, &payments)
+            .await
+            .expect("an answer");
+        let (_, rows) = reads(pools, "payment_queue").await;
+        let claims = claim_free(&pools.claims, production_terms(), "default", BATCH, newest).await;
+        let claims = claims.expect("an answer");
+        assert_eq!(claims.len(), BATCH);
+        worst = worst.max(reads(pools, "payment_queue").await.1 - rows);
+        newest = claims.iter().map(|claim| claim.id).max().expect("some");
+        settle(pools, claims).await;
+    }
+    worst
+}
+
+#[tokio::test]
+async fn a_held_snapshot_does_not_slow_claims() {
+    let database = Database::migrated().await;
+    let pools = Pools::new(&database.settings(QueueDurability::Unlogged));
+    let mut holder = sqlx::PgConnection::connect(&database.url)
+        .await
+        .expect("a connection");
+    sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM payment_queue")
+        .execute(&mut holder)
+        .await
+        .expect("a snapshot that keeps every dead row alive");
+    let worst = churn(&pools, 60).await;
+    let allowed = 3 * i64::try_from(BATCH).expect("few");
+    assert!(
+        worst <= allowed,
+        "{worst} rows read for a claim in spite of the low-water mark"
+    );
+}
+
+#[tokio::test]
+async fn claims_update_rows_in_place() {
+    let database = Database::migrated().await;
+    let pools = Pools::new(&database.settings(QueueDurability::Unlogged));
+    churn(&pools, 60).await;
+    reads(&pools, "payment_queue").await;
+    let (updates, hot): (i64, i64) = sqlx::query_as(
+        "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'payment_queue'",
+    )
+    .fetch_one(&database.pool)
+    .await
+    .expect("statistics");
+    assert!(
+        hot * 10 >= updates * 9,
+        "{hot} of {updates} updates were HOT"
+    );
+}
