@@ -20,4 +20,4 @@ fi
 scripts/queries.sh check
 # nextest comes last: its closing lines are the result.
 cargo test --quiet --locked --doc
-cargo nextest run --locked
+cargo nextest run --locked --no-fail-fast
