@@ -61,7 +61,11 @@ interrupted() {
 }
 
 # end_of LOG: where it is, and its last line
-end_of() { echo "${1#"$PWD/"}, which ends with: $(tail -n 1 "$1" | cut -c 1-300)"; }
+end_of() {
+    local line
+    line=$(tail -n 1 "$1" | cut -c 1-300)
+    echo "${1#"$PWD/"}, ${line:+which ends with: }${line:-which is empty}"
+}
 
 # lost NAME: a child that has ended by itself
 lost() {

@@ -3,21 +3,27 @@
 # usage: make test
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. scripts/children.sh
+
+trap stop_step EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+trap 'exit 129' HUP
 
 if [ "${1:-}" != with-postgres ]; then
     scripts/install.sh cc curl initdb nginx
-    cargo fmt --check
-    cargo clippy --quiet --locked --all-targets -- --deny warnings
+    step - cargo fmt --check
+    step - cargo clippy --quiet --locked --all-targets -- --deny warnings
     if scripts/install.sh shellcheck; then
         shellcheck scripts/*.sh .ci/run
     else
         echo "shellcheck is missing: the scripts are not checked" >&2
     fi
-    cargo nextest --version >/dev/null 2>&1 || cargo install --locked cargo-nextest
+    cargo nextest --version >/dev/null 2>&1 || step - cargo install --locked cargo-nextest
     exec scripts/with-postgres.sh scripts/test.sh with-postgres
 fi
 
-scripts/queries.sh check
+step - scripts/queries.sh check
+step - cargo test --quiet --locked --doc
 # nextest comes last: its closing lines are the result.
-cargo test --quiet --locked --doc
-cargo nextest run --locked
+step - cargo nextest run --locked --no-fail-fast
