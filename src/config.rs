@@ -55,7 +55,7 @@ pub struct ProcessorsSettings {
     pub processors: Processors,
 
     /// Milliseconds that a processor has to answer one call
-    #[arg(long, env = "PROCESSOR_TIMEOUT_MS", value_name = "PROCESSOR_TIMEOUT_MS", default_value = "15000", value_parser = milliseconds)]
+    #[arg(long = "processor-timeout-ms", env = "PROCESSOR_TIMEOUT_MS", value_name = "PROCESSOR_TIMEOUT_MS", default_value = "15000", value_parser = milliseconds)]
     pub processor_timeout: Duration,
 }
 
@@ -79,7 +79,7 @@ pub struct Settings {
     pub allow_purge: bool,
 
     /// Milliseconds after an unanswered call in which the processor may still charge the payment
-    #[arg(long, env = "LATE_CHARGE_MS", value_name = "LATE_CHARGE_MS", default_value = "60000", value_parser = milliseconds)]
+    #[arg(long = "late-charge-ms", env = "LATE_CHARGE_MS", value_name = "LATE_CHARGE_MS", default_value = "60000", value_parser = milliseconds)]
     pub late_charge: Duration,
 }
 
