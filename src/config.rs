@@ -78,6 +78,24 @@ pub struct Settings {
     #[arg(long, env = "ALLOW_PURGE", value_name = "ALLOW_PURGE", default_value = "false", action = clap::ArgAction::Set)]
     pub allow_purge: bool,
 
+    /// Where the operator's API listens: `host:port`, or `unix:/path`. It is off without a token
+    #[arg(
+        long,
+        env = "OPERATOR_LISTEN",
+        value_name = "OPERATOR_LISTEN",
+        default_value = "127.0.0.1:8081"
+    )]
+    pub operator_listen: Listen,
+
+    /// What operators say in `Authorization: Bearer`; without it, the operator's API is off
+    #[arg(
+        long,
+        env = "OPERATOR_TOKEN",
+        value_name = "OPERATOR_TOKEN",
+        hide_env_values = true
+    )]
+    pub operator_token: Option<OperatorToken>,
+
     /// Milliseconds after an unanswered call in which the processor may still charge the payment
     #[arg(long = "late-charge-ms", env = "LATE_CHARGE_MS", value_name = "LATE_CHARGE_MS", default_value = "60000", value_parser = milliseconds)]
     pub late_charge: Duration,
@@ -110,6 +128,38 @@ impl QueueDurability {
             Self::Logged => b'p',
         })
         .expect("ASCII letters fit an i8")
+    }
+}
+
+/// The operators' secret, which is not printed.
+#[derive(Clone)]
+pub struct OperatorToken(String);
+
+impl OperatorToken {
+    /// The shortest that is accepted, in bytes.
+    pub const MIN_BYTES: usize = 16;
+
+    /// Whether that is the token, in a time that does not depend on how much of it is right.
+    #[must_use]
+    pub fn is(&self, given: &str) -> bool {
+        constant_time_eq::constant_time_eq(self.0.as_bytes(), given.as_bytes())
+    }
+}
+
+impl FromStr for OperatorToken {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.len() < Self::MIN_BYTES {
+            return Err(format!("expected at least {} bytes", Self::MIN_BYTES));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for OperatorToken {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("OperatorToken(..)")
     }
 }
 

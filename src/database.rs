@@ -13,8 +13,9 @@ pub static MIGRATIONS: Migrator = sqlx::migrate!();
 
 /// Connections of one instance that serve requests.
 pub const REQUEST_CONNECTIONS: u32 = 6;
-/// Connections of one instance that claim payments and keep in touch with the other instances.
-pub const CLAIM_CONNECTIONS: u32 = 3;
+/// Connections of one instance that claim payments and keep in touch with the other instances, one of
+/// them to listen.
+pub const CLAIM_CONNECTIONS: u32 = 4;
 /// Connections of one instance that record what became of payments.
 pub const SETTLE_CONNECTIONS: u32 = 2;
 /// How long a request or a worker waits for a free connection before it counts the database as away.

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
+use sqlx::postgres::PgListener;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -19,8 +21,13 @@ use crate::database::Outage;
 use crate::route::{Event, SharedRouter};
 use crate::worker::Processor;
 
-/// The time between two looks at what the other instances wrote.
-pub const SYNC_INTERVAL: Duration = Duration::from_millis(200);
+/// The longest time between two looks at what the other instances wrote. A hint (NOTIFY) makes it a few
+/// milliseconds where hints arrive; nothing depends on them.
+pub const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+/// The shortest such time, however many hints arrive.
+pub const SYNC_PAUSE: Duration = Duration::from_millis(20);
+/// The channel of the hints.
+const CHANNEL: &str = "payment_proxy_deployment";
 /// The time between two signs of life.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// An instance that gave no sign of life for so long does not count any more.
@@ -49,29 +56,41 @@ pub struct Member {
 impl Member {
     /// Keeps in touch until `stop`, then signs off.
     pub async fn run(self: Arc<Self>, stop: CancellationToken, calls: TaskTracker) {
+        let hint = Arc::new(Notify::new());
+        let listening = tokio::spawn(listen(self.pool.clone(), Arc::clone(&hint)));
         let mut outage = Outage::new("deployment");
         let mut beat_at: Option<Instant> = None;
-        let mut answers: Vec<Option<DateTime<Utc>>> = vec![None; self.processors.len()];
-        while stop
-            .run_until_cancelled(tokio::time::sleep(SYNC_INTERVAL))
-            .await
-            .is_some()
-        {
+        let mut known = vec![Known::default(); self.processors.len()];
+        let mut pause = Duration::ZERO;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = async { hint.notified().await; tokio::time::sleep(SYNC_PAUSE).await } => {}
+                () = stop.cancelled() => break,
+            }
             let beat = beat_at.is_none_or(|at| at.elapsed() >= HEARTBEAT_INTERVAL);
-            match self.sync(beat, &mut answers).await {
-                Ok(due) => {
+            pause = match self.sync(beat, &mut known).await {
+                Ok(Synced {
+                    polls,
+                    next_poll_in,
+                }) => {
                     outage.over();
                     if beat {
                         beat_at = Some(Instant::now());
                     }
-                    for index in due {
+                    for index in polls {
                         let member = Arc::clone(&self);
                         calls.spawn(async move { member.poll(index).await });
                     }
+                    next_poll_in.clamp(SYNC_PAUSE, SYNC_INTERVAL)
                 }
-                Err(error) => outage.goes_on(&error),
-            }
+                Err(error) => {
+                    outage.goes_on(&error);
+                    SYNC_INTERVAL
+                }
+            };
         }
+        listening.abort();
         if let Err(error) = sqlx::query!("DELETE FROM service_instance WHERE id = $1", self.id)
             .execute(&self.pool)
             .await
@@ -80,39 +99,61 @@ impl Member {
         }
     }
 
-    /// One look at the shared rows. Returns the processors whose poll this instance has got.
+    /// One look at the shared rows.
     ///
     /// # Errors
     /// The database did not answer.
-    pub async fn sync(
-        &self,
-        beat: bool,
-        answers: &mut [Option<DateTime<Utc>>],
-    ) -> Result<Vec<usize>, sqlx::Error> {
+    async fn sync(&self, beat: bool, known: &mut [Known]) -> Result<Synced, sqlx::Error> {
         if beat {
             let alive = self.heartbeat().await?;
             self.router.observe(Event::Instances { alive });
         }
         let rows = sqlx::query!(
-            r#"SELECT processor, failing AS "failing?", min_response_time_ms, answered_at,
-                next_poll_at <= now() AS "due!"
+            r#"SELECT processor, failing AS "failing?", min_response_time_ms, answered_at, enabled,
+                (extract(epoch FROM next_poll_at - now()) * 1000)::float8 AS "next_poll_in_ms"
             FROM processor_health"#
         )
         .fetch_all(&self.pool)
         .await?;
-        let mut due = Vec::new();
+        let mut synced = Synced {
+            polls: Vec::new(),
+            next_poll_in: SYNC_INTERVAL,
+        };
         for (index, processor) in self.processors.iter().enumerate() {
             let row = rows.iter().find(|row| row.processor == processor.name);
-            if row.is_none_or(|row| row.due) && self.take_poll(&processor.name).await? {
-                due.push(index);
+            // A row that is new, or that says -infinity, is due.
+            let next_poll_in = row
+                .and_then(|row| row.next_poll_in_ms)
+                .unwrap_or(f64::NEG_INFINITY);
+            if next_poll_in > 0.0 {
+                let next_poll_in = Duration::from_secs_f64((next_poll_in / 1_000.0).min(60.0));
+                synced.next_poll_in = synced.next_poll_in.min(next_poll_in);
+            } else if self.take_poll(&processor.name).await? {
+                synced.polls.push(index);
             }
             let Some(row) = row else { continue };
+            let Known {
+                answered_at,
+                enabled,
+            } = &mut known[index];
+            if row.enabled != *enabled {
+                *enabled = row.enabled;
+                tracing::warn!(
+                    processor.name = processor.name,
+                    processor.enabled = row.enabled,
+                    "switched by an operator"
+                );
+                self.router.observe(Event::Switched {
+                    processor: index,
+                    enabled: row.enabled,
+                });
+            }
             if let (Some(failing), Some(millis), true) = (
                 row.failing,
                 row.min_response_time_ms,
-                row.answered_at != answers[index],
+                row.answered_at != *answered_at,
             ) {
-                answers[index] = row.answered_at;
+                *answered_at = row.answered_at;
                 let min_response_time =
                     Duration::from_millis(u64::try_from(millis).unwrap_or_default());
                 self.router.observe(Event::Health {
@@ -122,7 +163,7 @@ impl Member {
                 });
             }
         }
-        Ok(due)
+        Ok(synced)
     }
 
     /// Gives a sign of life. Returns how many instances are alive, this one included.
@@ -183,9 +224,85 @@ impl Member {
         )
         .execute(&self.pool)
         .await;
-        if let Err(error) = recorded {
-            tracing::warn!(processor.name = processor.name, error = %error, "health not recorded");
+        match recorded {
+            Ok(_) => hint_others(&self.pool).await,
+            Err(error) => {
+                tracing::warn!(processor.name = processor.name, error = %error, "health not recorded");
+            }
         }
+    }
+}
+
+/// What an instance has read of a processor.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    answered_at: Option<DateTime<Utc>>,
+    enabled: bool,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self {
+            answered_at: None,
+            enabled: true,
+        }
+    }
+}
+
+/// What a look at the shared rows came to.
+struct Synced {
+    /// Processors whose poll this instance has got.
+    polls: Vec<usize>,
+    /// When the next poll is due.
+    next_poll_in: Duration,
+}
+
+/// Takes a processor out of use, or puts it back, for all instances and until it is said otherwise.
+/// Returns false where no instance has ever heard of it.
+///
+/// # Errors
+/// The database did not confirm.
+pub async fn switch(pool: &PgPool, processor: &str, enabled: bool) -> Result<bool, sqlx::Error> {
+    let switched = sqlx::query!(
+        "UPDATE processor_health SET enabled = $2 WHERE processor = $1",
+        processor,
+        enabled
+    )
+    .execute(pool)
+    .await?;
+    hint_others(pool).await;
+    Ok(switched.rows_affected() == 1)
+}
+
+/// Tells all instances that there is something to read, if hints arrive at all.
+async fn hint_others(pool: &PgPool) {
+    let hint = sqlx::query("SELECT pg_notify($1, '')")
+        .bind(CHANNEL)
+        .execute(pool)
+        .await;
+    if let Err(error) = hint {
+        tracing::debug!(error = %error, "no hint given");
+    }
+}
+
+/// Passes hints on, for as long as hints arrive.
+async fn listen(pool: PgPool, hint: Arc<Notify>) {
+    loop {
+        let hints = async {
+            let mut listener = PgListener::connect_with(&pool).await?;
+            listener.ignore_pool_close_event(true);
+            listener.listen(CHANNEL).await?;
+            loop {
+                listener.recv().await?;
+                hint.notify_one();
+            }
+            #[allow(unreachable_code)]
+            Ok::<(), sqlx::Error>(())
+        };
+        if let Err(error) = hints.await {
+            tracing::debug!(error = %error, "no hints arrive");
+        }
+        tokio::time::sleep(SYNC_INTERVAL).await;
     }
 }
 

@@ -21,7 +21,7 @@ use crate::claim::LeaseTerms;
 use crate::config::{Listen, ProcessorsSettings, Settings};
 use crate::database::{self, Pools, RETRY_PAUSE};
 use crate::deployment::Member;
-use crate::http::Api;
+use crate::http::{Api, OperatorApi};
 use crate::route::{Policy, Router, SharedRouter, Terms};
 use crate::settle::{self, Returned, SETTLE_BACKLOG};
 use crate::worker::{Depth, Processor, Worker};
@@ -59,23 +59,50 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     let writers = TaskTracker::new();
     let calls = TaskTracker::new();
 
+    let names: Arc<[String]> = settings
+        .processors
+        .processors
+        .0
+        .iter()
+        .map(|processor| processor.name.clone())
+        .collect();
     let api = Api {
         acceptor: Acceptor::start(&pools.requests, &writers, &router, &wake),
         pool: pools.requests.clone(),
-        processors: settings
-            .processors
-            .processors
-            .0
-            .iter()
-            .map(|processor| processor.name.clone())
-            .collect(),
+        processors: Arc::clone(&names),
         allow_purge: settings.allow_purge,
         stopping: Arc::clone(&stopping),
     };
     let mut parts = JoinSet::new();
     let http_stop = CancellationToken::new();
-    listen(&settings.listen.listen, api, http_stop.clone(), &mut parts).await?;
-    tracing::info!(listen = %settings.listen.listen, database = %settings.database.database_url, "listening");
+    let address = &settings.listen.listen;
+    listen(
+        "LISTEN",
+        address,
+        api.routes(),
+        http_stop.clone(),
+        &mut parts,
+    )
+    .await?;
+    tracing::info!(listen = %address, database = %settings.database.database_url, "listening");
+    if let Some(token) = settings.operator_token.clone() {
+        let operator = OperatorApi {
+            pool: pools.requests.clone(),
+            router: router.clone(),
+            processors: names,
+            token,
+        };
+        let address = &settings.operator_listen;
+        listen(
+            "OPERATOR_LISTEN",
+            address,
+            operator.routes(),
+            http_stop.clone(),
+            &mut parts,
+        )
+        .await?;
+        tracing::info!(listen = %address, "listening for operators");
+    }
 
     tokio::pin!(shutdown);
     tokio::select! {
@@ -176,17 +203,17 @@ pub fn processors(settings: &ProcessorsSettings) -> anyhow::Result<Arc<Vec<Proce
 }
 
 async fn listen(
+    setting: &str,
     address: &Listen,
-    api: Api,
+    routes: axum::Router,
     stop: CancellationToken,
     parts: &mut JoinSet<anyhow::Result<()>>,
 ) -> anyhow::Result<()> {
-    let routes = api.routes();
     match address {
         Listen::Tcp(socket) => {
             let listener = TcpListener::bind(socket)
                 .await
-                .with_context(|| format!("LISTEN: cannot listen on {address}"))?;
+                .with_context(|| format!("{setting}: cannot listen on {address}"))?;
             let listener = listener.tap_io(|connection| {
                 if let Err(error) = connection.set_nodelay(true) {
                     tracing::debug!(error = %error, "no TCP_NODELAY");
@@ -205,7 +232,7 @@ async fn listen(
                 let _ = std::fs::remove_file(path);
             }
             let listener = UnixListener::bind(path)
-                .with_context(|| format!("LISTEN: cannot listen on {address}"))?;
+                .with_context(|| format!("{setting}: cannot listen on {address}"))?;
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
             let path = path.clone();
             parts.spawn(async move {

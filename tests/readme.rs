@@ -13,12 +13,14 @@ fn the_configuration_table_is_what_serve_takes() {
         .get_arguments()
         .chain(command.get_arguments())
         .filter_map(|argument| {
-            let default = argument.get_default_values().first()?.to_str()?;
-            Some((argument.get_env()?.to_str()?, default))
+            let default = argument
+                .get_default_values()
+                .first()
+                .and_then(|value| value.to_str());
+            let default = default.map_or("none".to_owned(), |default| format!("`{default}`"));
+            Some(format!("`{}` {default}", argument.get_env()?.to_str()?))
         });
-    let mut expected: Vec<String> = settings
-        .map(|(name, default)| format!("`{name}` `{default}`"))
-        .collect();
+    let mut expected: Vec<String> = settings.collect();
     let section = README
         .split("## Configuration")
         .nth(1)

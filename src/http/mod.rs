@@ -1,5 +1,6 @@
 //! The HTTP API.
 
+mod operator;
 mod payments;
 mod probes;
 mod problem;
@@ -14,6 +15,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 use sqlx::PgPool;
 
+pub use operator::OperatorApi;
 pub use problem::Problem;
 
 use crate::accept::Acceptor;

@@ -11,4 +11,5 @@ mod lifecycle;
 mod operating;
 mod outcomes;
 mod plans;
+mod routing;
 mod support;
