@@ -11,7 +11,7 @@ trap 'exit 143' TERM
 trap 'exit 129' HUP
 
 if [ "${1:-}" != with-postgres ]; then
-    scripts/install.sh cc curl initdb nginx
+    scripts/install.sh cc curl initdb nginx python3
     step - cargo fmt --check
     step - cargo clippy --quiet --locked --all-targets -- --deny warnings
     if scripts/install.sh shellcheck; then
@@ -19,6 +19,7 @@ if [ "${1:-}" != with-postgres ]; then
     else
         echo "shellcheck is missing: the scripts are not checked" >&2
     fi
+    step - python3 -B -m unittest discover --quiet --start-directory load
     cargo nextest --version >/dev/null 2>&1 || step - cargo install --locked cargo-nextest
     exec scripts/with-postgres.sh scripts/test.sh with-postgres
 fi

@@ -22,7 +22,7 @@ use crate::settle::{Ended, Returned};
 
 /// The longest time between two looks at the queue when nothing wakes the worker: another instance
 /// may have accepted payments and died.
-pub const IDLE_POLL: Duration = Duration::from_millis(100);
+pub const IDLE_POLL: Duration = Duration::from_millis(500);
 /// The time between two claims that start at the oldest row instead of the low-water mark.
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// The time between two looks for doubtful payments when there were none.

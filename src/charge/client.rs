@@ -90,6 +90,8 @@ impl ProcessorClient {
     pub fn new(settings: &ProcessorSettings, timeout: Duration) -> anyhow::Result<Self> {
         let http = Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
+            // The system's resolver would take a thread for each connection that is made at once.
+            .hickory_dns(true)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .pool_idle_timeout(IDLE_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
