@@ -1,0 +1,191 @@
+//! A worker whose every step is taken by hand: what it holds between claim, send and settle.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use payment_proxy::charge::{Outcome, Stop, charge, resolve};
+use payment_proxy::claim::Claim;
+use payment_proxy::route::{Policy, Router, SharedRouter, Terms};
+use payment_proxy::settle::Ended;
+use rust_decimal::Decimal;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::clock::{self, Clock, Moment};
+use crate::site::{CALL_TIMEOUT, Site, Ways};
+use crate::step::{Ending, Fate};
+
+/// A value whose times were true at a moment.
+pub struct Held<T> {
+    pub what: T,
+    pub since: Moment,
+}
+
+/// A call that waits for time to go by.
+pub struct Call {
+    pub site: usize,
+    /// When it is over at the latest.
+    pub due: Instant,
+    task: JoinHandle<Ended>,
+    /// When it was claimed: the times of a claim are never read again after it.
+    since: Moment,
+}
+
+pub struct Actor {
+    ways: Arc<Vec<Ways>>,
+    stop: Stop,
+    pub claims: Vec<Held<Claim>>,
+    pub calls: Vec<Call>,
+    pub ended: Vec<Held<Ended>>,
+}
+
+/// What came of a send.
+pub enum Sent {
+    /// The processor works on it, and will store it or not.
+    InTheWorks,
+    /// There is nothing left that could happen to it there.
+    Over,
+}
+
+impl Actor {
+    pub fn start(sites: &[Site]) -> Self {
+        Self {
+            ways: Arc::new(sites.iter().map(Site::ways).collect()),
+            stop: Stop::default(),
+            claims: Vec::new(),
+            calls: Vec::new(),
+            ended: Vec::new(),
+        }
+    }
+
+    /// Sends a claim as the worker does. It comes back as an end, or as a call that waits for time.
+    pub async fn send(&mut self, sites: &[Site], held: Held<Claim>, fate: Fate) -> Sent {
+        let Held { what: claim, since } = held;
+        let index = index_of(sites, &claim.processor);
+        let site = &sites[index];
+        let client = site.prepare(&self.ways[index], fate);
+        let (served, hanging) = site.pending();
+        let on_the_way = site.on_the_way();
+        let stop = self.stop.clone();
+        let task = tokio::spawn(async move {
+            let outcome = match claim.earlier {
+                None => charge(&client, &claim, permit(), &stop).await,
+                Some(earlier) => resolve(&client, &claim, earlier, || Some(permit()), &stop).await,
+            };
+            Ended { claim, outcome }
+        });
+        let waits = || {
+            let (served_now, hanging_now) = site.pending();
+            served_now > served || hanging_now > hanging
+        };
+        clock::until("a request is answered or waits for time", || {
+            if fate.ending == Ending::GatewayTimeout {
+                task.is_finished() && (waits() || site.on_the_way() == on_the_way)
+            } else {
+                task.is_finished() || waits()
+            }
+        })
+        .await;
+        let in_the_works = site.pending().0 > served;
+        let works_for = match fate.ending {
+            Ending::ReplyHangs => CALL_TIMEOUT,
+            _ => Duration::from_secs(fate.slow.unwrap_or_default()).min(CALL_TIMEOUT),
+        };
+        self.calls.push(Call {
+            site: index,
+            due: Instant::now() + works_for,
+            task,
+            since,
+        });
+        self.collect().await;
+        if in_the_works {
+            Sent::InTheWorks
+        } else {
+            Sent::Over
+        }
+    }
+
+    /// Takes the ends of the calls that are over.
+    pub async fn collect(&mut self) {
+        let (over, open) = std::mem::take(&mut self.calls)
+            .into_iter()
+            .partition::<Vec<_>, _>(|call| call.task.is_finished());
+        self.calls = open;
+        for call in over {
+            self.ended.push(Held {
+                what: call.task.await.expect("a call does not panic"),
+                since: call.since,
+            });
+        }
+    }
+
+    /// Waits for the calls of which this is true, without letting time go by.
+    pub async fn wait_for(&mut self, over: impl Fn(&Call) -> bool) {
+        let calls = &self.calls;
+        clock::until("a call is over", || {
+            calls
+                .iter()
+                .all(|call| !over(call) || call.task.is_finished())
+        })
+        .await;
+        self.collect().await;
+    }
+
+    /// Dies, and begins anew with nothing.
+    pub async fn crash(&mut self, sites: &[Site]) {
+        for call in std::mem::replace(self, Self::start(sites)).calls {
+            call.task.abort();
+            let _ = call.task.await;
+        }
+        // The processors see that their client is gone.
+        clock::turn().await;
+    }
+
+    /// Sends nothing from now on.
+    pub fn drain(&self) {
+        self.stop.draining.cancel();
+    }
+
+    /// Leaves its open calls open.
+    pub async fn stop_now(&mut self) {
+        self.stop.now.cancel();
+        self.wait_for(|_| true).await;
+    }
+
+    /// The first ends that it holds, as they are to be recorded now.
+    pub fn take_ended(&mut self, count: usize, clock: &Clock) -> Vec<Ended> {
+        let count = count.min(self.ended.len());
+        let taken = self.ended.drain(..count);
+        taken
+            .map(
+                |Held {
+                     what: mut ended,
+                     since,
+                 }| {
+                    if let Outcome::Doubtful { until: Some(until) } = &mut ended.outcome {
+                        *until = clock.carried(*until, since);
+                    }
+                    ended
+                },
+            )
+            .collect()
+    }
+}
+
+pub fn index_of(sites: &[Site], name: &str) -> usize {
+    sites
+        .iter()
+        .position(|site| site.name == name)
+        .expect("a claim names a processor of the claim")
+}
+
+/// A permit of a router that knows of no trouble: the sequence decides who is sent where.
+fn permit() -> payment_proxy::route::Permit {
+    let terms = Terms {
+        name: "any".to_owned(),
+        fee: Decimal::ZERO,
+    };
+    SharedRouter::new(Router::new(Policy::default(), vec![terms], Duration::ZERO))
+        .try_permit(0)
+        .expect("a new router has room")
+}
