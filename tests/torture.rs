@@ -23,8 +23,9 @@ fn pace() -> Pace {
         late_charge: millis(2_500),
         longest_delay: millis(200),
         longest_slow: millis(800),
-        instance_pause: millis(300)..millis(1_000),
-        database_pause: millis(1_000)..millis(2_500),
+        instance_pause: millis(800)..millis(2_000),
+        database_pause: millis(1_500)..millis(3_000),
+        away: millis(0)..millis(400),
         faults_pause: millis(500)..millis(1_500),
         long_stops: false,
     }
@@ -39,6 +40,7 @@ async fn short_round(durability: QueueDurability, seed: u64) -> Report {
         rate: RATE,
         pace: pace(),
         reports: Path::new(env!("CARGO_MANIFEST_DIR")).join("reports"),
+        keep: false,
     };
     let report = round::run(&plan).await.expect("the round ends");
     println!("{report}");

@@ -31,6 +31,9 @@ struct Args {
     /// New payments per second that the clients aim at
     #[arg(long, env, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     rate: u32,
+    /// Keep logs, journals and tables in reports/ even when nothing is wrong
+    #[arg(long)]
+    keep: bool,
     /// The program `payment-proxy`; by default the one that was built with this
     #[arg(long, env)]
     binary: Option<PathBuf>,
@@ -85,6 +88,7 @@ fn run(args: Args) -> anyhow::Result<bool> {
             rate: args.rate,
             pace: pace(),
             reports: Path::new(env!("CARGO_MANIFEST_DIR")).join("reports"),
+            keep: args.keep,
         };
         let report = runtime.block_on(async {
             tokio::select! {
@@ -110,8 +114,9 @@ fn pace() -> Pace {
         late_charge: millis(6_000),
         longest_delay: millis(1_000),
         longest_slow: millis(2_500),
-        instance_pause: millis(500)..millis(4_000),
-        database_pause: millis(4_000)..millis(15_000),
+        instance_pause: millis(1_000)..millis(6_000),
+        database_pause: millis(5_000)..millis(20_000),
+        away: millis(0)..millis(1_500),
         faults_pause: millis(800)..millis(5_000),
         long_stops: true,
     }

@@ -18,7 +18,7 @@ use super::stack::Stack;
 use super::{Plan, generator};
 
 /// Clients at once: enough that some of them go on while others wait for an instance that is stopped.
-const CLIENTS: u32 = 96;
+const CLIENTS: u32 = 256;
 /// How long a client waits for a reply; nginx may ask two instances for 5 s each.
 const PATIENCE: Duration = Duration::from_secs(12);
 /// How often a client posts a payment that is not accepted, at most.

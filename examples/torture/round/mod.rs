@@ -62,6 +62,8 @@ pub(crate) struct Plan {
     pub(crate) pace: Pace,
     /// Where the folder of a failed round goes.
     pub(crate) reports: PathBuf,
+    /// Whether the folder of a sound round goes there, too.
+    pub(crate) keep: bool,
 }
 
 /// Runs a round. What it finds is in the report; where anything is wrong, all that it wrote is kept.
@@ -85,7 +87,7 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<Report> {
     if let Err(error) = &outcome {
         timeline.note("error", &format!("{error:#}"));
     }
-    if outcome.is_err() || !report.findings.is_empty() {
+    if plan.keep || outcome.is_err() || !report.findings.is_empty() {
         let kept = folder.keep(&plan.reports, &report.to_string());
         report.kept = kept.context("the artefacts cannot be kept")?;
     }
@@ -101,7 +103,7 @@ async fn torment(
 ) -> anyhow::Result<()> {
     let stack = Arc::new(Stack::start(plan, folder, Arc::clone(timeline)).await?);
     let outcome = torment_stack(plan, folder, &stack, timeline, report).await;
-    if outcome.is_err() || !report.findings.is_empty() {
+    if plan.keep || outcome.is_err() || !report.findings.is_empty() {
         stack.dump_tables(folder).await;
     }
     stack.stop().await;

@@ -21,6 +21,8 @@ pub(crate) struct Pace {
     pub(crate) instance_pause: Range<Duration>,
     /// The time between two troubles of the database.
     pub(crate) database_pause: Range<Duration>,
+    /// How long a killed instance, or the database, stays away.
+    pub(crate) away: Range<Duration>,
     /// The time between two mixes of faults of one processor.
     pub(crate) faults_pause: Range<Duration>,
     /// Whether instances are also stopped for longer than a doubt lasts.

@@ -22,10 +22,6 @@ use super::processor::Behaviour;
 use super::stack::{INSTANCE_STOP, Stack};
 use super::{Plan, generator};
 
-/// How long a killed instance stays away.
-const INSTANCE_AWAY: Range<Duration> = Duration::ZERO..Duration::from_millis(1_500);
-/// How long the database stays away.
-const DATABASE_AWAY: Range<Duration> = Duration::ZERO..Duration::from_millis(2_000);
 /// How long the database is stopped where it stands.
 const DATABASE_FROZEN: Range<Duration> = Duration::from_millis(200)..Duration::from_millis(5_000);
 /// An instance that is stopped for so long keeps its leases.
@@ -130,7 +126,7 @@ impl Hand {
         loop {
             let pause = self.time(&self.pace.instance_pause.clone());
             let trouble = deck.draw(&mut self.rng);
-            let away = self.time(&INSTANCE_AWAY);
+            let away = self.time(&self.pace.away.clone());
             let stopped = match trouble {
                 LoseLease => self.pace.lease() + self.time(&BEYOND),
                 OutlastDoubt => self.pace.longest_doubt() + self.time(&BEYOND),
@@ -233,7 +229,7 @@ impl Hand {
         loop {
             let pause = self.time(&self.pace.database_pause.clone());
             let trouble = deck.draw(&mut self.rng);
-            let away = self.time(&DATABASE_AWAY);
+            let away = self.time(&self.pace.away.clone());
             let frozen = self.time(&DATABASE_FROZEN);
             let which = self.rng.random();
             if !self.rest(pause).await {
