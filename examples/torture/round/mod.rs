@@ -164,6 +164,7 @@ async fn torment_stack(
     let (compared, differing) = facts::compare_summaries(stack, &run, &mut rng).await?;
     report.summaries = compared;
     report.findings.extend(differing);
+    report.findings.extend(stack.reconcile().await?);
     report.take(&facts, stack);
     facts.write(folder)?;
     Ok(())

@@ -33,6 +33,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(50);
 /// How long a look for the line of progress may take.
 const OBSERVE_LIMIT: Duration = Duration::from_millis(700);
+/// Lines of `reconcile` that a finding quotes.
+const RECONCILE_LINES: usize = 40;
 /// How often a port is chosen anew that another program has taken meanwhile.
 const PORT_ATTEMPTS: usize = 10;
 
@@ -102,6 +104,8 @@ pub(crate) struct Stack {
     url: Url,
     sockets: [PathBuf; 2],
     database_url: String,
+    binary: PathBuf,
+    environment: Vec<(String, String)>,
     http: Client,
     settled: AtomicI64,
     broken: StdMutex<Option<String>>,
@@ -151,6 +155,8 @@ impl Stack {
         let stack = Self {
             database_url: cluster.url("postgres", "payments"),
             cluster: Mutex::new(cluster),
+            binary: plan.binary.clone(),
+            environment,
             instances,
             processors,
             timeline,
@@ -276,6 +282,29 @@ impl Stack {
             self.summary(None).await.is_ok()
         })
         .await
+    }
+
+    /// What `payment-proxy reconcile` finds wrong; nothing if it finds books and processors equal.
+    pub(crate) async fn reconcile(&self) -> anyhow::Result<Option<String>> {
+        let mut command = tokio::process::Command::new(&self.binary);
+        command.args(["reconcile", "--token", "123"]);
+        let environment = self.environment.iter().cloned();
+        let done = command
+            .envs(environment)
+            .kill_on_drop(true)
+            .output()
+            .await?;
+        if done.status.success() {
+            return Ok(None);
+        }
+        let text = [done.stdout, done.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().take(RECONCILE_LINES).collect();
+        Ok(Some(format!(
+            "reconcile: {}: {}",
+            done.status,
+            lines.join("; ")
+        )))
     }
 
     /// Writes the tables down. After a failure anything may be broken, so it does what it can.
