@@ -147,7 +147,7 @@ async fn write(
 /// Puts the payments that are new into the queue, in one commit, and says of each what became of it.
 ///
 /// A payment that is being settled at this moment may enter the queue once more; the claim sees that
-/// it is settled and removes it.
+/// it is settled and removes it. The client hears what stands in the books all the same.
 ///
 /// # Errors
 /// The database did not confirm; each payment may or may not be in the queue.
@@ -197,8 +197,11 @@ pub async fn enqueue(pool: &PgPool, payments: &[Payment]) -> Result<Vec<Accepted
         .collect()
 }
 
-/// Inserts what is in no table yet. Returns the ids that it did not insert, with the amount where
-/// they are settled or dead, without it where they are in the queue.
+/// Inserts what is in no table yet. Returns the ids that were known, with the amount where they are
+/// settled or dead, without it where they are in the queue.
+///
+/// A payment whose settle commits after this statement began leaves the queue and is not booked in the
+/// eyes of the statement, so it is inserted; `booked_now`, called after that, sees it.
 async fn insert_new(
     pool: &PgPool,
     payments: &BTreeMap<Uuid, Decimal>,
@@ -218,12 +221,16 @@ async fn insert_new(
             ORDER BY i.correlation_id
             ON CONFLICT ON CONSTRAINT payment_queue_correlation_id_key DO NOTHING
             RETURNING correlation_id
+        ), booked_since AS MATERIALIZED (
+            SELECT b.correlation_id, b.amount FROM booked_now(ARRAY(SELECT correlation_id FROM queued)) b
+        ), known AS (
+            SELECT * FROM booked UNION ALL SELECT * FROM booked_since
         )
         SELECT
-            CASE WHEN (SELECT count(*) FROM queued) < cardinality($1) THEN ARRAY(SELECT correlation_id FROM queued) END
-                AS queued,
-            ARRAY(SELECT correlation_id FROM booked) AS "booked_ids!",
-            ARRAY(SELECT amount FROM booked) AS "booked_amounts!: Vec<Decimal>""#,
+            CASE WHEN (SELECT count(*) FROM queued) < cardinality($1) OR EXISTS (SELECT FROM booked_since)
+                THEN ARRAY(SELECT correlation_id FROM queued) END AS queued,
+            ARRAY(SELECT correlation_id FROM known) AS "booked_ids!",
+            ARRAY(SELECT amount FROM known) AS "booked_amounts!: Vec<Decimal>""#,
         &ids,
         &amounts,
     )

@@ -119,6 +119,63 @@ async fn a_payment_posted_while_it_is_being_settled_is_removed_by_the_claim() {
 }
 
 #[tokio::test]
+async fn same_id_with_another_amount_is_refused_also_while_it_is_being_settled() {
+    let database = Database::migrated().await;
+    let payment = new_payment();
+    let other = Payment {
+        amount: Decimal::new(5, 2),
+        ..payment
+    };
+    for (table, columns, values) in [
+        (
+            "payment_processed",
+            "requested_at, accepted_at",
+            "now(), now()",
+        ),
+        ("payment_dead_letter", "accepted_at, reason", "now(), 'no'"),
+    ] {
+        for (posted, expected) in [
+            (
+                other,
+                Accepted::Conflict {
+                    known: payment.amount,
+                },
+            ),
+            (payment, Accepted::Known),
+        ] {
+            database
+                .execute("TRUNCATE payment_queue, payment_processed, payment_dead_letter")
+                .await;
+            enqueue(&database.pool, &[payment])
+                .await
+                .expect("the database answers");
+            // The settle as it stands just before its commit.
+            let mut settle = database.pool.begin().await.expect("a transaction");
+            let statement = format!(
+                "DELETE FROM payment_queue;
+                INSERT INTO {table} (correlation_id, amount, processor, attempt, {columns})
+                VALUES ('{}', {}, 'default', 1, {values})",
+                payment.correlation_id, payment.amount
+            );
+            sqlx::raw_sql(sqlx::AssertSqlSafe(statement))
+                .execute(&mut *settle)
+                .await
+                .expect("a settle");
+            let pool = database.pool.clone();
+            let post = tokio::spawn(async move { enqueue(&pool, &[posted]).await });
+            crate::support::eventually("the post waits for the settle", async || {
+                let waiting = "pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+                database.count(waiting).await > 0
+            })
+            .await;
+            settle.commit().await.expect("a commit");
+            let outcome = post.await.expect("no panic").expect("no error");
+            assert_eq!(outcome, [expected], "{table}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn instances_that_insert_the_same_ids_at_once_do_not_deadlock() {
     let database = Database::migrated().await;
     let payments: Vec<Payment> = (0..200).map(|_| new_payment()).collect();

@@ -1,0 +1,214 @@
+//! The PostgreSQL cluster of a round, with the durability of production, to be crashed.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use sqlx::{Connection as _, PgConnection};
+
+use super::process::Process;
+
+/// How long a server has to start, a recovery from a crash included.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long a server has to stop cleanly.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+/// The time between two looks whether something has happened.
+const POLL: Duration = Duration::from_millis(50);
+/// A name in a folder of our own, so it is never taken.
+const PORT: u16 = 5432;
+
+/// A cluster and its server.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    process: Process,
+    /// The folder of the socket, as it stands in a URL.
+    host: String,
+    sockets: String,
+}
+
+impl Cluster {
+    /// Makes a cluster in that folder, and starts it.
+    pub(crate) async fn create(folder: &Path, logs: &Path) -> anyhow::Result<Self> {
+        let sockets = folder.join("postgres");
+        std::fs::create_dir(&sockets)?;
+        let sockets = sockets.display().to_string();
+        let data = folder.join("data").display().to_string();
+        let arguments = [
+            script(),
+            "run".into(),
+            data,
+            sockets.clone(),
+            PORT.to_string(),
+        ];
+        let environment = [("STOP_WITH_PARENT".to_owned(), "yes".to_owned())];
+        let mut cluster = Self {
+            process: Process::new(
+                "postgres",
+                logs,
+                Signal::SIGINT,
+                arguments.into(),
+                environment.into(),
+            ),
+            host: sockets.replace('/', "%2F"),
+            sockets,
+        };
+        cluster.start().await?;
+        let init = tokio::process::Command::new(script())
+            .args(["init", &cluster.sockets, &PORT.to_string()])
+            .env("PAYMENT_PROXY_PASSWORD", "torture")
+            .env("AUDITOR_PASSWORD", "torture")
+            .status()
+            .await?;
+        anyhow::ensure!(init.success(), "init.sql is refused");
+        Ok(cluster)
+    }
+
+    /// The URL for that user and database.
+    pub(crate) fn url(&self, user: &str, database: &str) -> String {
+        format!("postgres://{user}@{}:{PORT}/{database}", self.host)
+    }
+
+    /// Writes a table as CSV.
+    pub(crate) async fn dump(&self, table: &str, to: &Path) -> anyhow::Result<()> {
+        let command = format!(
+            "\\copy (SELECT * FROM {table} ORDER BY 1) TO '{}' CSV HEADER",
+            to.display()
+        );
+        let done = tokio::process::Command::new("psql")
+            .args(["--no-psqlrc", "--quiet", "--host", &self.sockets])
+            .args(["--username=postgres", "--command", &command, "payments"])
+            .env("PGPORT", PORT.to_string())
+            .status()
+            .await?;
+        anyhow::ensure!(done.success(), "psql cannot copy {table}");
+        Ok(())
+    }
+
+    /// Starts the server and waits until it answers.
+    pub(crate) async fn start(&mut self) -> anyhow::Result<()> {
+        self.process.start()?;
+        let begun_at = Instant::now();
+        let url = self.url("postgres", "postgres");
+        loop {
+            if let Ok(connection) = PgConnection::connect(&url).await {
+                let _ = connection.close().await;
+                return Ok(());
+            }
+            if let Some(status) = self.process.ended_by_itself() {
+                anyhow::bail!("PostgreSQL does not start: {status}, see postgres.log");
+            }
+            anyhow::ensure!(
+                begun_at.elapsed() < START_LIMIT,
+                "PostgreSQL takes longer than {START_LIMIT:?} to start"
+            );
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Stops the server in order.
+    pub(crate) async fn stop(&mut self) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            self.process.stop(Signal::SIGINT, STOP_LIMIT).await,
+            "PostgreSQL does not stop within {STOP_LIMIT:?}"
+        );
+        Ok(())
+    }
+
+    /// Kills the server with all its processes at once. Returns how many they were.
+    pub(crate) async fn crash(&mut self) -> anyhow::Result<usize> {
+        let all = self.freeze()?;
+        for pid in &all {
+            kill(*pid, Signal::SIGKILL).context("a process of PostgreSQL")?;
+        }
+        self.process.crash().await;
+        let begun_at = Instant::now();
+        while all.iter().any(|pid| lives(*pid)) {
+            anyhow::ensure!(
+                begun_at.elapsed() < STOP_LIMIT,
+                "a killed process of PostgreSQL is still there"
+            );
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(all.len())
+    }
+
+    /// Kills one process of the server that serves a client, as the kernel does when memory is short;
+    /// the server then ends all the others and recovers. False if there was none.
+    pub(crate) fn crash_one(&self, choose: impl FnOnce(usize) -> usize) -> bool {
+        let clients: Vec<Pid> = self
+            .backends()
+            .into_iter()
+            .filter(|pid| command_line(*pid).contains("payment_proxy"))
+            .collect();
+        if clients.is_empty() {
+            return false;
+        }
+        kill(clients[choose(clients.len())], Signal::SIGKILL).is_ok()
+    }
+
+    /// Stops all processes of the server where they stand; [`Self::thaw`] lets them go on.
+    pub(crate) fn freeze(&self) -> anyhow::Result<Vec<Pid>> {
+        let server = self.process.pid().context("PostgreSQL does not run")?;
+        // The server first: it cannot start others after that.
+        let _ = kill(server, Signal::SIGSTOP);
+        let mut all = vec![server];
+        all.extend(self.backends());
+        for pid in &all[1..] {
+            let _ = kill(*pid, Signal::SIGSTOP);
+        }
+        Ok(all)
+    }
+
+    /// Lets the processes of the server go on.
+    pub(crate) fn thaw(&self, all: &[Pid]) {
+        for pid in all.iter().rev() {
+            let _ = kill(*pid, Signal::SIGCONT);
+        }
+    }
+
+    /// Whether the server has ended though nobody told it to.
+    pub(crate) fn ended_by_itself(&mut self) -> Option<std::process::ExitStatus> {
+        self.process.ended_by_itself()
+    }
+
+    /// The children of the server.
+    fn backends(&self) -> Vec<Pid> {
+        let Some(server) = self.process.pid() else {
+            return Vec::new();
+        };
+        let Ok(processes) = std::fs::read_dir("/proc") else {
+            return Vec::new();
+        };
+        processes
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .map(Pid::from_raw)
+            .filter(|pid| status(*pid).is_some_and(|(_, parent)| parent == server.as_raw()))
+            .collect()
+    }
+}
+
+fn script() -> String {
+    concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/postgres.sh").to_owned()
+}
+
+/// The state letter of a process and its parent.
+fn status(pid: Pid) -> Option<(char, i32)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in front of it may contain anything but a last parenthesis.
+    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+/// Whether it still runs; one that nobody has waited for has ended all the same.
+fn lives(pid: Pid) -> bool {
+    status(pid).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
+}
+
+/// What `ps` shows of it, which PostgreSQL sets to the user and the database that it serves.
+fn command_line(pid: Pid) -> String {
+    std::fs::read(format!("/proc/{pid}/cmdline"))
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default()
+}

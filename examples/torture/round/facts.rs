@@ -1,0 +1,171 @@
+//! What each side says at the end of a round: clients, books, processors, summaries and logs.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::ops::Range;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use payment_proxy::payment::format_time;
+use rand::RngExt;
+use rand::rngs::StdRng;
+use rust_decimal::Decimal;
+use sqlx::Connection as _;
+use uuid::Uuid;
+
+use super::ledger::{Known, Ledger};
+use super::processor::Stored;
+use super::report::Report;
+use super::stack::{Folder, Stack};
+
+/// Random ranges of time over which the summaries are compared.
+const SUMMARY_RANGES: usize = 50;
+/// What the instances log of odd ends, and what the torture wants to know of. The first three must not be.
+const PHRASES: [(&str, bool); 7] = [
+    ("CHARGED TWICE", true),
+    ("panicked at", true),
+    ("the end of a claim cannot be recorded", true),
+    ("booked a charge whose queue row was gone", false),
+    ("charge was booked already", false),
+    ("asked after a reply without proof", false),
+    ("the database does not answer", false),
+];
+
+/// A payment in the books.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub(crate) struct Booked {
+    pub(crate) correlation_id: Uuid,
+    pub(crate) amount: Decimal,
+    pub(crate) processor: String,
+    pub(crate) requested_at: DateTime<Utc>,
+}
+
+/// A payment in the queue or in the dead letters.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub(crate) struct Unsettled {
+    pub(crate) correlation_id: Uuid,
+    pub(crate) amount: Decimal,
+    /// Why, or where it may have been charged.
+    pub(crate) detail: String,
+}
+
+/// What all sides say of all payments.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Facts {
+    /// What the clients posted and were told.
+    pub(crate) clients: HashMap<Uuid, Known>,
+    /// Replies that no client should have got.
+    pub(crate) wrong_replies: Vec<String>,
+    pub(crate) books: Vec<Booked>,
+    pub(crate) dead: Vec<Unsettled>,
+    pub(crate) queue: Vec<Unsettled>,
+    /// What each processor has, by its name.
+    pub(crate) processors: Vec<(String, Vec<Stored>)>,
+}
+
+/// Asks all sides.
+pub(crate) async fn gather(stack: &Stack, ledger: &Ledger) -> anyhow::Result<Facts> {
+    let mut connection = stack.connect().await?;
+    let books = sqlx::query_as(
+        "SELECT correlation_id, amount, processor, requested_at FROM payment_processed",
+    );
+    let dead = sqlx::query_as(
+        "SELECT correlation_id, amount, processor || ': ' || reason AS detail FROM payment_dead_letter",
+    );
+    let queue = sqlx::query_as(
+        "SELECT correlation_id, amount, payment_queue::text AS detail FROM payment_queue",
+    );
+    let (books, dead, queue) = (
+        books.fetch_all(&mut connection).await?,
+        dead.fetch_all(&mut connection).await?,
+        queue.fetch_all(&mut connection).await?,
+    );
+    connection.close().await?;
+    let mut processors = Vec::new();
+    for processor in &stack.processors {
+        processors.push((processor.name.to_owned(), processor.stored().await?));
+    }
+    let (clients, wrong_replies) = ledger.contents();
+    Ok(Facts {
+        clients,
+        wrong_replies,
+        books,
+        dead,
+        queue,
+        processors,
+    })
+}
+
+impl Facts {
+    /// Writes down what stands nowhere else: what the clients know.
+    pub(crate) fn write(&self, folder: &Folder) -> anyhow::Result<()> {
+        let mut text = String::from("correlation_id,cents,accepted,posts,refused,unanswered\n");
+        for (id, known) in &self.clients {
+            let Known {
+                cents,
+                accepted,
+                posts,
+                refused,
+                unanswered,
+            } = known;
+            writeln!(
+                text,
+                "{id},{cents},{accepted},{posts},{refused},{unanswered}"
+            )?;
+        }
+        fs::write(folder.logs().join("clients.csv"), text)?;
+        Ok(())
+    }
+}
+
+/// Compares the summary of the API with the processors' own, over everything and over random ranges of
+/// the run. Returns how many it compared, and the differences.
+pub(crate) async fn compare_summaries(
+    stack: &Stack,
+    run: &Range<DateTime<Utc>>,
+    rng: &mut StdRng,
+) -> anyhow::Result<(usize, Vec<String>)> {
+    let whole = (run.end - run.start).num_milliseconds().max(1);
+    let mut ranges = vec![None];
+    for _ in 0..SUMMARY_RANGES {
+        let (one, other) = (rng.random_range(0..=whole), rng.random_range(0..=whole));
+        let from = run.start + TimeDelta::milliseconds(one.min(other));
+        let to = run.start + TimeDelta::milliseconds(one.max(other));
+        ranges.push(Some((from, to)));
+    }
+    let mut differing = Vec::new();
+    for range in &ranges {
+        let query =
+            range.map(|(from, to)| format!("from={}&to={}", format_time(from), format_time(to)));
+        let ours = stack.summary(query.as_deref()).await?;
+        for (processor, ours) in stack.processors.iter().zip([ours.default, ours.fallback]) {
+            let theirs = processor.summary(*range).await?;
+            if ours != theirs {
+                differing.push(format!(
+                    "summary of {} over {}: ours {ours:?}, theirs {theirs:?}",
+                    processor.name,
+                    query.as_deref().unwrap_or("everything")
+                ));
+            }
+        }
+    }
+    Ok((ranges.len(), differing))
+}
+
+/// Counts what the instances logged.
+pub(crate) fn read_logs(folder: &Folder, report: &mut Report) -> anyhow::Result<()> {
+    for name in ["api1", "api2", "default", "fallback"] {
+        let log = fs::read(folder.logs().join(format!("{name}.log"))).unwrap_or_default();
+        for line in String::from_utf8_lossy(&log).lines() {
+            for (phrase, wrong) in PHRASES {
+                if line.contains(phrase) {
+                    *report.logged.entry(phrase).or_default() += 1;
+                    if wrong {
+                        report.findings.push(format!("log of {name}: {line}"));
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,183 @@
+//! One round of torture: a whole deployment of real processes, clients that post payments, and trouble.
+//!
+//! Told in order: [`pace`] says how hard, [`stack`] starts everything, [`clients`] post and remember what
+//! they were told ([`ledger`]), [`trouble`] does its worst meanwhile ([`timeline`] writes it down), then
+//! all is healed and drained, and [`verdict`] compares what clients, books and processors say.
+
+mod clients;
+mod cluster;
+mod facts;
+mod ledger;
+mod pace;
+mod process;
+mod processor;
+mod report;
+mod stack;
+mod timeline;
+mod trouble;
+mod verdict;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use payment_proxy::config::QueueDurability;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use pace::Pace;
+pub(crate) use report::Report;
+
+use clients::Clients;
+use ledger::Ledger;
+use stack::Stack;
+use timeline::Timeline;
+
+/// How long clients have to end what they have begun when the load is over.
+const CLIENTS_END: Duration = Duration::from_secs(30);
+/// How long the queue has to drain, beyond the longest time for which a payment may be in doubt.
+const DRAIN_BEYOND_DOUBT: Duration = Duration::from_secs(60);
+/// The time between two lines of progress.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+/// The time between two looks at a queue that drains.
+const DRAIN_POLL: Duration = Duration::from_millis(200);
+
+/// What a round is made of.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// The program `payment-proxy`.
+    pub(crate) binary: PathBuf,
+    /// Whether the queue is logged; only then the database server is crashed.
+    pub(crate) durability: QueueDurability,
+    /// How long load and trouble last.
+    pub(crate) length: Duration,
+    /// All choices come from it.
+    pub(crate) seed: u64,
+    /// New payments per second that the clients aim at.
+    pub(crate) rate: u32,
+    /// How hard.
+    pub(crate) pace: Pace,
+    /// Where the folder of a failed round goes.
+    pub(crate) reports: PathBuf,
+    /// Whether the folder of a sound round goes there, too.
+    pub(crate) keep: bool,
+}
+
+/// Runs a round. What it finds is in the report; where anything is wrong, all that it wrote is kept.
+///
+/// # Errors
+/// Something could not be started, or did not come back: there is no verdict.
+pub(crate) async fn run(plan: &Plan) -> anyhow::Result<Report> {
+    let folder = stack::Folder::create()?;
+    let timeline = Arc::new(Timeline::create(&folder.logs().join("timeline.log"))?);
+    timeline.note(
+        "plan",
+        &format!(
+            "seed {} durability {:?} length {:?} rate {} {:?}",
+            plan.seed, plan.durability, plan.length, plan.rate, plan.pace
+        ),
+    );
+    let mut report = Report::new(plan);
+    let outcome = torment(plan, &folder, &timeline, &mut report).await;
+    report.troubles = timeline.counts();
+    report.findings.extend(timeline.complaints());
+    if let Err(error) = &outcome {
+        timeline.note("error", &format!("{error:#}"));
+    }
+    if plan.keep || outcome.is_err() || !report.findings.is_empty() {
+        let kept = folder.keep(&plan.reports, &report.to_string());
+        report.kept = kept.context("the artefacts cannot be kept")?;
+    }
+    outcome.with_context(|| format!("seed {}, see {}", plan.seed, report.kept.display()))?;
+    Ok(report)
+}
+
+async fn torment(
+    plan: &Plan,
+    folder: &stack::Folder,
+    timeline: &Arc<Timeline>,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let stack = Arc::new(Stack::start(plan, folder, Arc::clone(timeline)).await?);
+    let outcome = torment_stack(plan, folder, &stack, timeline, report).await;
+    if plan.keep || outcome.is_err() || !report.findings.is_empty() {
+        stack.dump_tables(folder).await;
+    }
+    stack.stop().await;
+    facts::read_logs(folder, report)?;
+    outcome
+}
+
+async fn torment_stack(
+    plan: &Plan,
+    folder: &stack::Folder,
+    stack: &Arc<Stack>,
+    timeline: &Arc<Timeline>,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let begun_at = Instant::now();
+    let begun = chrono::Utc::now();
+    let over = CancellationToken::new();
+    let ledger = Arc::new(Ledger::default());
+    let mut troubles = trouble::begin(plan, stack, &over);
+    let mut posting = Clients::begin(plan, stack, &ledger, &over)?;
+
+    while begun_at.elapsed() < plan.length {
+        tokio::time::sleep(PROGRESS_EVERY).await;
+        stack.observe().await;
+        println!(
+            "{}",
+            report::progress(begun_at, &ledger.totals(), stack, timeline)
+        );
+        if let Some(error) = stack.broken() {
+            anyhow::bail!(error);
+        }
+    }
+
+    over.cancel();
+    finish(&mut troubles).await?;
+    stack.heal().await?;
+    timeline.note("healed", "");
+    if tokio::time::timeout(CLIENTS_END, finish(&mut posting))
+        .await
+        .is_err()
+    {
+        posting.shutdown().await;
+    }
+    let drained_at = Instant::now();
+    let limit = plan.pace.longest_doubt() + DRAIN_BEYOND_DOUBT;
+    while stack.queued().await? > 0 && drained_at.elapsed() < limit {
+        tokio::time::sleep(DRAIN_POLL).await;
+    }
+    report.drain = drained_at.elapsed();
+    timeline.note("drained", &format!("{:?}", report.drain));
+    // What a processor may still be about to store is stored after this; then nothing can change any more.
+    tokio::time::sleep(plan.pace.longest_charge()).await;
+
+    let facts = facts::gather(stack, &ledger).await?;
+    let mut rng = StdRng::seed_from_u64(plan.seed);
+    report.findings = verdict::judge(&facts);
+    let run = begun..chrono::Utc::now();
+    let (compared, differing) = facts::compare_summaries(stack, &run, &mut rng).await?;
+    report.summaries = compared;
+    report.findings.extend(differing);
+    report.findings.extend(stack.reconcile().await?);
+    report.take(&facts, stack);
+    facts.write(folder)?;
+    Ok(())
+}
+
+async fn finish(tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
+    while let Some(ended) = tasks.join_next().await {
+        ended.context("a part of the torture broke")?;
+    }
+    Ok(())
+}
+
+/// A generator for one part of the round, so that its choices do not depend on how the parts take turns.
+fn generator(seed: u64, part: u64) -> StdRng {
+    StdRng::seed_from_u64(StdRng::seed_from_u64(seed ^ part.rotate_left(32)).random())
+}

@@ -1,0 +1,47 @@
+//! How hard a round is: the times that the instances are run with, and how often trouble comes.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use payment_proxy::claim::LeaseTerms;
+
+/// The times of a round.
+#[derive(Debug, Clone)]
+pub(crate) struct Pace {
+    /// `PROCESSOR_TIMEOUT_MS` of the instances. Shorter than the slowest charge, so that payments are
+    /// stored after their call was given up.
+    pub(crate) processor_timeout: Duration,
+    /// `LATE_CHARGE_MS` of the instances. Longer than the slowest charge, as it has to be.
+    pub(crate) late_charge: Duration,
+    /// The longest delay that a processor is configured with.
+    pub(crate) longest_delay: Duration,
+    /// How much longer than that a slow payment takes, at most.
+    pub(crate) longest_slow: Duration,
+    /// The time between two troubles of one instance.
+    pub(crate) instance_pause: Range<Duration>,
+    /// The time between two troubles of the database.
+    pub(crate) database_pause: Range<Duration>,
+    /// How long a killed instance, or the database, stays away.
+    pub(crate) away: Range<Duration>,
+    /// The time between two mixes of faults of one processor.
+    pub(crate) faults_pause: Range<Duration>,
+    /// Whether instances are also stopped for longer than a doubt lasts.
+    pub(crate) long_stops: bool,
+}
+
+impl Pace {
+    /// How long a claim lasts.
+    pub(crate) fn lease(&self) -> Duration {
+        LeaseTerms::new(self.processor_timeout, self.late_charge).lease
+    }
+
+    /// How long a payment may be in doubt whose worker died.
+    pub(crate) fn longest_doubt(&self) -> Duration {
+        self.lease() + self.late_charge
+    }
+
+    /// How long a processor may take for one payment.
+    pub(crate) fn longest_charge(&self) -> Duration {
+        self.longest_delay + self.longest_slow
+    }
+}

@@ -1,0 +1,129 @@
+//! A process of the round, which ends with it whatever happens.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::{Child, Command};
+
+/// A program that is started, ended and started again.
+#[derive(Debug)]
+pub(crate) struct Process {
+    name: &'static str,
+    program: Vec<String>,
+    environment: Vec<(String, String)>,
+    log: PathBuf,
+    /// How it is told to end when nobody waits for its end.
+    end: Signal,
+    child: Option<Child>,
+}
+
+impl Process {
+    /// One that is not started yet. `end` is what it is sent when this, or the whole torture, is gone.
+    pub(crate) fn new(
+        name: &'static str,
+        logs: &Path,
+        end: Signal,
+        program: Vec<String>,
+        environment: Vec<(String, String)>,
+    ) -> Self {
+        Self {
+            name,
+            program,
+            environment,
+            log: logs.join(format!("{name}.log")),
+            end,
+            child: None,
+        }
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Starts it; its log goes on where it was.
+    ///
+    /// It has to be called on a thread that lives as long as the round, as workers of the runtime do:
+    /// the kernel's promise to end the child is bound to the thread that started it.
+    pub(crate) fn start(&mut self) -> io::Result<()> {
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.log)?;
+        let signal = self.end.as_str().trim_start_matches("SIG");
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", signal, "--"])
+            .args(&self.program)
+            .envs(self.environment.iter().cloned())
+            // A Ctrl-C at the terminal is for the torture, which ends its processes in order.
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        self.child = Some(command.spawn()?);
+        Ok(())
+    }
+
+    /// Its process id, while it has not been seen to end.
+    pub(crate) fn pid(&self) -> Option<Pid> {
+        let id = self.child.as_ref()?.id()?;
+        i32::try_from(id).ok().map(Pid::from_raw)
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        if let Some(pid) = self.pid() {
+            // It is our child and not waited for, so the id is still its own.
+            let _ = kill(pid, signal);
+        }
+    }
+
+    /// Waits for its end, or gives up.
+    pub(crate) async fn ended(&mut self, within: Duration) -> Option<ExitStatus> {
+        let child = self.child.as_mut()?;
+        let status = tokio::time::timeout(within, child.wait())
+            .await
+            .ok()?
+            .ok()?;
+        self.child = None;
+        Some(status)
+    }
+
+    /// Whether it has ended though nobody told it to.
+    pub(crate) fn ended_by_itself(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().ok()??;
+        self.child = None;
+        Some(status)
+    }
+
+    /// Kills it as a crash would.
+    pub(crate) async fn crash(&mut self) {
+        self.signal(Signal::SIGKILL);
+        let _ = self.ended(Duration::from_secs(10)).await;
+    }
+
+    /// Asks it to end, and kills it when it takes longer. Returns whether it ended in time.
+    pub(crate) async fn stop(&mut self, signal: Signal, within: Duration) -> bool {
+        if self.child.is_none() {
+            return true;
+        }
+        self.signal(signal);
+        if self.ended(within).await.is_some() {
+            return true;
+        }
+        self.crash().await;
+        false
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.signal(self.end);
+    }
+}

@@ -1,0 +1,459 @@
+//! The deployment under torture: PostgreSQL, two processors, two instances and nginx, all processes.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex as StdMutex};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use nix::sys::signal::Signal;
+use payment_proxy::config::QueueDurability;
+use reqwest::{Client, Url};
+use serde::Deserialize;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tempfile::TempDir;
+use tokio::sync::Mutex;
+
+use super::Plan;
+use super::cluster::Cluster;
+use super::process::Process;
+use super::processor::{Behaviour, Processor, Totals};
+use super::timeline::Timeline;
+
+/// How long anything has to be ready after its start.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+/// How long an instance has to stop after SIGTERM; it promises 10 s, and a busy machine may add to that.
+pub(crate) const INSTANCE_STOP: Duration = Duration::from_secs(15);
+/// How long processors and nginx have to stop.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// The time between two looks whether something is ready.
+const POLL: Duration = Duration::from_millis(50);
+/// How long a look for the line of progress may take.
+const OBSERVE_LIMIT: Duration = Duration::from_millis(700);
+/// Lines of `reconcile` that a finding quotes.
+const RECONCILE_LINES: usize = 40;
+/// How often a port is chosen anew that another program has taken meanwhile.
+const PORT_ATTEMPTS: usize = 10;
+
+/// The instances, as `nginx.conf` calls them.
+const INSTANCES: [&str; 2] = ["api1", "api2"];
+/// The processors with their fees.
+const PROCESSORS: [(&str, &str); 2] = [("default", "0.05"), ("fallback", "0.15")];
+/// What a dump consists of.
+const TABLES: [&str; 3] = ["payment_queue", "payment_processed", "payment_dead_letter"];
+
+/// All files of a round; gone at its end unless they are kept.
+#[derive(Debug)]
+pub(crate) struct Folder(TempDir);
+
+impl Folder {
+    /// A new one, where the users of PostgreSQL and nginx reach their sockets.
+    pub(crate) fn create() -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("payment-proxy-torture.")
+            .tempdir()?;
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711))?;
+        let folder = Self(folder);
+        fs::create_dir(folder.logs())?;
+        fs::create_dir(folder.journals())?;
+        Ok(folder)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Where logs, dumps and the timeline are.
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.path().join("logs")
+    }
+
+    fn journals(&self) -> PathBuf {
+        self.path().join("journals")
+    }
+
+    /// Copies what helps to understand a failure into a new folder of `reports`.
+    pub(crate) fn keep(&self, reports: &Path, report: &str) -> anyhow::Result<PathBuf> {
+        let time = chrono::Utc::now().format("%Y%m%dT%H%M%S%.3fZ");
+        let kept = reports.join(format!("torture-{time}"));
+        for part in [self.logs(), self.journals()] {
+            let to = kept.join(part.file_name().context("a named folder")?);
+            fs::create_dir_all(&to)?;
+            for file in fs::read_dir(part)? {
+                let file = file?;
+                fs::copy(file.path(), to.join(file.file_name()))?;
+            }
+        }
+        fs::write(kept.join("report.txt"), report)?;
+        Ok(kept)
+    }
+}
+
+/// The deployment.
+#[derive(Debug)]
+pub(crate) struct Stack {
+    pub(crate) cluster: Mutex<Cluster>,
+    pub(crate) instances: [Mutex<Process>; 2],
+    pub(crate) processors: [Processor; 2],
+    pub(crate) timeline: Arc<Timeline>,
+    /// nginx and the processes of the processors, which nobody hurts.
+    others: Mutex<Vec<Process>>,
+    url: Url,
+    sockets: [PathBuf; 2],
+    database_url: String,
+    binary: PathBuf,
+    environment: Vec<(String, String)>,
+    http: Client,
+    settled: AtomicI64,
+    broken: StdMutex<Option<String>>,
+}
+
+/// What `GET /payments-summary` answers.
+#[derive(Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Summary {
+    pub(crate) default: Totals,
+    pub(crate) fallback: Totals,
+}
+
+impl Stack {
+    /// Starts everything and waits until it is ready.
+    pub(crate) async fn start(
+        plan: &Plan,
+        folder: &Folder,
+        timeline: Arc<Timeline>,
+    ) -> anyhow::Result<Self> {
+        let (path, logs) = (folder.path(), folder.logs());
+        let cluster = Cluster::create(path, &logs).await?;
+        let (default, one) = start_processor(plan, folder, PROCESSORS[0]).await?;
+        let (fallback, other) = start_processor(plan, folder, PROCESSORS[1]).await?;
+        let processors = [default, fallback];
+        let sockets = INSTANCES.map(|name| path.join(format!("{name}.sock")));
+        let environment = environment(plan, &cluster, &processors);
+        let instances = [0, 1].map(|index| {
+            let mut environment = environment.clone();
+            let listen = format!("unix:{}", sockets[index].display());
+            environment.push(("LISTEN".to_owned(), listen));
+            let program = vec![plan.binary.display().to_string(), "serve".to_owned()];
+            // SIGKILL, because an instance that is stopped does not hear anything else.
+            let end = Signal::SIGKILL;
+            Mutex::new(Process::new(
+                INSTANCES[index],
+                &logs,
+                end,
+                program,
+                environment,
+            ))
+        });
+        for instance in &instances {
+            instance.lock().await.start()?;
+        }
+        let (nginx, port) = start_nginx(path, &logs).await?;
+        let stack = Self {
+            database_url: cluster.url("postgres", "payments"),
+            cluster: Mutex::new(cluster),
+            binary: plan.binary.clone(),
+            environment,
+            instances,
+            processors,
+            timeline,
+            others: Mutex::new(vec![nginx, one, other]),
+            url: format!("http://127.0.0.1:{port}").parse()?,
+            sockets,
+            http: Client::builder().timeout(READY_LIMIT).build()?,
+            settled: AtomicI64::new(0),
+            broken: StdMutex::default(),
+        };
+        stack.until_ready().await?;
+        Ok(stack)
+    }
+
+    /// Where nginx listens.
+    pub(crate) fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// Where the instances listen.
+    pub(crate) fn sockets(&self) -> &[PathBuf; 2] {
+        &self.sockets
+    }
+
+    /// Payments in the books, by the last summary that was got.
+    pub(crate) fn settled(&self) -> i64 {
+        self.settled.load(Ordering::Relaxed)
+    }
+
+    /// Says that the round cannot go on.
+    pub(crate) fn break_off(&self, error: &anyhow::Error) {
+        let mut broken = self.broken.lock().expect("no code panics under this lock");
+        broken.get_or_insert(format!("{error:#}"));
+    }
+
+    /// Why the round cannot go on, if it cannot.
+    pub(crate) fn broken(&self) -> Option<String> {
+        let broken = self.broken.lock().expect("no code panics under this lock");
+        broken.clone()
+    }
+
+    /// Looks at what the line of progress shows. What does not answer is left out.
+    pub(crate) async fn observe(&self) {
+        let _ = tokio::time::timeout(OBSERVE_LIMIT, async {
+            let summary = async {
+                if let Ok(summary) = self.summary(None).await {
+                    let settled = summary.default.total_requests + summary.fallback.total_requests;
+                    self.settled.store(settled, Ordering::Relaxed);
+                }
+            };
+            let [default, fallback] = &self.processors;
+            tokio::join!(summary, default.observe(), fallback.observe());
+        })
+        .await;
+    }
+
+    /// What the API says was settled.
+    pub(crate) async fn summary(&self, range: Option<&str>) -> anyhow::Result<Summary> {
+        let mut url = self.url.join("/payments-summary")?;
+        url.set_query(range);
+        let reply = self.http.get(url).send().await?.error_for_status()?;
+        Ok(serde_json::from_str(&reply.text().await?)?)
+    }
+
+    /// A connection to the database, as its superuser.
+    pub(crate) async fn connect(&self) -> anyhow::Result<PgConnection> {
+        Ok(PgConnection::connect(&self.database_url).await?)
+    }
+
+    /// Payments that are not settled.
+    pub(crate) async fn queued(&self) -> anyhow::Result<i64> {
+        let mut connection = self.connect().await?;
+        let statement = "SELECT count(*) FROM payment_queue".to_owned();
+        let count = sqlx::query_scalar(AssertSqlSafe(statement))
+            .fetch_one(&mut connection)
+            .await?;
+        connection.close().await?;
+        Ok(count)
+    }
+
+    /// Starts an instance again that has ended though nobody told it to, and complains.
+    pub(crate) fn revive(&self, instance: &mut Process) -> anyhow::Result<()> {
+        if let Some(status) = instance.ended_by_itself() {
+            let name = instance.name();
+            self.timeline
+                .complain(format!("{name} ended by itself: {status}"));
+            instance.start()?;
+        }
+        Ok(())
+    }
+
+    /// Ends all faults, and waits until everything runs again.
+    pub(crate) async fn heal(&self) -> anyhow::Result<()> {
+        if let Some(error) = self.broken() {
+            anyhow::bail!(error);
+        }
+        for processor in &self.processors {
+            processor.behave(&Behaviour::default()).await?;
+            processor.observe().await;
+        }
+        if let Some(status) = self.cluster.lock().await.ended_by_itself() {
+            anyhow::bail!("PostgreSQL ended by itself: {status}");
+        }
+        for instance in &self.instances {
+            self.revive(&mut *instance.lock().await)?;
+        }
+        self.until_ready().await
+    }
+
+    async fn until_ready(&self) -> anyhow::Result<()> {
+        for (name, socket) in INSTANCES.iter().zip(&self.sockets) {
+            let http = Client::builder()
+                .unix_socket(socket.clone())
+                .timeout(Duration::from_secs(1))
+                .build()?;
+            until(&format!("{name} is ready"), async || {
+                let reply = http.get("http://instance/readyz").send().await;
+                reply.is_ok_and(|reply| reply.status().is_success())
+            })
+            .await?;
+        }
+        until("nginx passes requests on", async || {
+            self.summary(None).await.is_ok()
+        })
+        .await
+    }
+
+    /// What `payment-proxy reconcile` finds wrong; nothing if it finds books and processors equal.
+    pub(crate) async fn reconcile(&self) -> anyhow::Result<Option<String>> {
+        let mut command = tokio::process::Command::new(&self.binary);
+        command.args(["reconcile", "--token", "123"]);
+        let environment = self.environment.iter().cloned();
+        let done = command
+            .envs(environment)
+            .kill_on_drop(true)
+            .output()
+            .await?;
+        if done.status.success() {
+            return Ok(None);
+        }
+        let text = [done.stdout, done.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().take(RECONCILE_LINES).collect();
+        Ok(Some(format!(
+            "reconcile: {}: {}",
+            done.status,
+            lines.join("; ")
+        )))
+    }
+
+    /// Writes the tables down. After a failure anything may be broken, so it does what it can.
+    pub(crate) async fn dump_tables(&self, folder: &Folder) {
+        let cluster = self.cluster.lock().await;
+        for table in TABLES {
+            let file = folder.logs().join(format!("{table}.csv"));
+            if let Err(error) = cluster.dump(table, &file).await {
+                self.timeline
+                    .note("no dump", &format!("{table}: {error:#}"));
+            }
+        }
+    }
+
+    /// Stops everything, in the order of `make run`.
+    pub(crate) async fn stop(&self) {
+        let mut others = self.others.lock().await;
+        for process in others.iter_mut().take(1) {
+            process.stop(Signal::SIGTERM, STOP_LIMIT).await;
+        }
+        for instance in &self.instances {
+            let mut instance = instance.lock().await;
+            instance.signal(Signal::SIGCONT);
+            instance.stop(Signal::SIGTERM, INSTANCE_STOP).await;
+        }
+        for process in others.iter_mut() {
+            process.stop(Signal::SIGTERM, STOP_LIMIT).await;
+        }
+        if let Err(error) = self.cluster.lock().await.stop().await {
+            self.timeline.note("stop", &format!("{error:#}"));
+        }
+    }
+}
+
+fn environment(
+    plan: &Plan,
+    cluster: &Cluster,
+    processors: &[Processor; 2],
+) -> Vec<(String, String)> {
+    let configured: Vec<String> = PROCESSORS
+        .iter()
+        .zip(processors)
+        .map(|((name, fee), processor)| format!("{name},{fee},{}", processor.url()))
+        .collect();
+    let durability = match plan.durability {
+        QueueDurability::Unlogged => "unlogged",
+        QueueDurability::Logged => "logged",
+    };
+    let millis = |time: Duration| time.as_millis().to_string();
+    [
+        ("DATABASE_URL", cluster.url("payment_proxy", "payments")),
+        ("PROCESSORS", configured.join(" ")),
+        ("QUEUE_DURABILITY", durability.to_owned()),
+        ("PROCESSOR_TIMEOUT_MS", millis(plan.pace.processor_timeout)),
+        ("LATE_CHARGE_MS", millis(plan.pace.late_charge)),
+        ("ALLOW_PURGE", "false".to_owned()),
+        ("RUST_LOG", "info,sqlx=warn,payment_proxy=debug".to_owned()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .to_vec()
+}
+
+async fn start_processor(
+    plan: &Plan,
+    folder: &Folder,
+    (name, fee): (&'static str, &str),
+) -> anyhow::Result<(Processor, Process)> {
+    for _ in 0..PORT_ATTEMPTS {
+        let port = free_port()?;
+        let journal = folder.journals().join(name).display().to_string();
+        let program = [
+            plan.binary.display().to_string(),
+            "simulate-processor".to_owned(),
+            format!("--listen=127.0.0.1:{port}"),
+            format!("--fee={fee}"),
+            format!("--seed={}", plan.seed),
+            format!("--journal={journal}"),
+        ];
+        let end = Signal::SIGKILL;
+        let mut process = Process::new(name, &folder.logs(), end, program.into(), Vec::new());
+        process.start()?;
+        let processor = Processor::new(name, port)?;
+        if until_answers(&mut process, async || processor.summary(None).await.is_ok()).await? {
+            return Ok((processor, process));
+        }
+    }
+    anyhow::bail!("{name} does not start, see its log")
+}
+
+async fn start_nginx(folder: &Path, logs: &Path) -> anyhow::Result<(Process, u16)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/local/sbin:/usr/sbin:/sbin";
+    for _ in 0..PORT_ATTEMPTS {
+        let port = free_port()?;
+        let derived = tokio::process::Command::new(root.join("scripts/nginx-config.sh"))
+            .arg(port.to_string())
+            .arg(folder)
+            .output()
+            .await?;
+        anyhow::ensure!(
+            derived.status.success(),
+            "nginx-config.sh: {}",
+            String::from_utf8_lossy(&derived.stderr)
+        );
+        let file = folder.join("nginx.conf");
+        fs::write(&file, derived.stdout)?;
+        let (folder, file) = (folder.display().to_string(), file.display().to_string());
+        let program = ["nginx", "-e", "stderr", "-p", &folder, "-c", &file];
+        let mut program = program.map(str::to_owned).to_vec();
+        program.extend(["-g", "daemon off;"].map(str::to_owned));
+        let environment = vec![("PATH".to_owned(), path.clone())];
+        // Not SIGKILL, which would leave nginx's worker behind.
+        let mut process = Process::new("nginx", logs, Signal::SIGTERM, program, environment);
+        process.start()?;
+        let url = format!("http://127.0.0.1:{port}/");
+        if until_answers(&mut process, async || reqwest::get(&url).await.is_ok()).await? {
+            return Ok((process, port));
+        }
+    }
+    anyhow::bail!("nginx does not start, see its log")
+}
+
+/// False when the process has ended instead: another program may have taken its port.
+async fn until_answers(
+    process: &mut Process,
+    mut answers: impl AsyncFnMut() -> bool,
+) -> anyhow::Result<bool> {
+    let name = process.name();
+    let mut ended = false;
+    until(&format!("{name} answers"), async || {
+        ended = process.ended_by_itself().is_some();
+        ended || answers().await
+    })
+    .await?;
+    Ok(!ended)
+}
+
+fn free_port() -> std::io::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+async fn until(what: &str, mut check: impl AsyncFnMut() -> bool) -> anyhow::Result<()> {
+    let begun_at = Instant::now();
+    while !check().await {
+        anyhow::ensure!(
+            begun_at.elapsed() < READY_LIMIT,
+            "not within {READY_LIMIT:?}: {what}"
+        );
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,351 @@
+//! Trouble: one hand for each instance, for the database and for each processor, all at work at once.
+//!
+//! Each hand draws from a deck of its own. The first pass goes through the cards as they are listed, so
+//! that a short round meets the worst of them, and then they are shuffled. What a card needs is drawn
+//! before it is played, so that a seed means the same choices however the machine is busy.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use payment_proxy::config::QueueDurability;
+use payment_proxy::simulator::Faults;
+use rand::RngExt;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::pace::Pace;
+use super::processor::Behaviour;
+use super::stack::{INSTANCE_STOP, Stack};
+use super::{Plan, generator};
+
+/// How long the database is stopped where it stands.
+const DATABASE_FROZEN: Range<Duration> = Duration::from_millis(200)..Duration::from_millis(5_000);
+/// An instance that is stopped for so long keeps its leases.
+const SHORT_STOP: Range<Duration> = Duration::from_millis(100)..Duration::from_millis(3_000);
+/// How much longer than a lease, or than a doubt, an instance is stopped to lose it.
+const BEYOND: Range<Duration> = Duration::from_millis(100)..Duration::from_millis(2_000);
+
+/// What can happen to an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum InstanceTrouble {
+    Kill,
+    KillBoth,
+    Terminate,
+    ShortStop,
+    LoseLease,
+    OutlastDoubt,
+}
+
+/// What can happen to the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DatabaseTrouble {
+    Crash,
+    CrashOne,
+    Restart,
+    Freeze,
+}
+
+/// Starts all hands. Each heals what it did and ends soon after `over`.
+pub(crate) fn begin(plan: &Plan, stack: &Arc<Stack>, over: &CancellationToken) -> JoinSet<()> {
+    let mut hands = JoinSet::new();
+    for index in [0, 1] {
+        let rng = generator(plan.seed, 10 + index as u64);
+        let hand = Hand::new(plan, stack, over, rng);
+        hands.spawn(hand.hurt_instance(index));
+        let rng = generator(plan.seed, 30 + index as u64);
+        let hand = Hand::new(plan, stack, over, rng);
+        hands.spawn(hand.hurt_processor(index));
+    }
+    let hand = Hand::new(plan, stack, over, generator(plan.seed, 20));
+    hands.spawn(hand.hurt_database(plan.durability));
+    hands
+}
+
+/// Cards that are dealt again and again.
+#[derive(Debug)]
+struct Deck<T> {
+    cards: Vec<T>,
+    dealt: usize,
+}
+
+impl<T: Copy> Deck<T> {
+    fn draw(&mut self, rng: &mut StdRng) -> T {
+        let turn = self.dealt % self.cards.len();
+        if turn == 0 && self.dealt > 0 {
+            self.cards.shuffle(rng);
+        }
+        self.dealt += 1;
+        self.cards[turn]
+    }
+}
+
+/// Makes trouble of one kind.
+struct Hand {
+    pace: Pace,
+    stack: Arc<Stack>,
+    over: CancellationToken,
+    rng: StdRng,
+}
+
+impl Hand {
+    fn new(plan: &Plan, stack: &Arc<Stack>, over: &CancellationToken, rng: StdRng) -> Self {
+        Self {
+            pace: plan.pace.clone(),
+            stack: Arc::clone(stack),
+            over: over.clone(),
+            rng,
+        }
+    }
+
+    fn time(&mut self, range: &Range<Duration>) -> Duration {
+        self.rng.random_range(range.clone())
+    }
+
+    /// Waits so long, or until all trouble is over. Returns whether it goes on.
+    async fn rest(&self, time: Duration) -> bool {
+        self.over
+            .run_until_cancelled(tokio::time::sleep(time))
+            .await
+            .is_some()
+    }
+
+    async fn hurt_instance(mut self, index: usize) {
+        use InstanceTrouble::{Kill, KillBoth, LoseLease, OutlastDoubt, ShortStop, Terminate};
+        let mut cards = match index {
+            0 => vec![LoseLease, Terminate, Kill, Kill, ShortStop, Kill, Terminate],
+            _ => vec![Kill, Terminate, KillBoth, Kill, LoseLease, Kill, ShortStop],
+        };
+        if self.pace.long_stops {
+            cards.push(OutlastDoubt);
+        }
+        let mut deck = Deck { cards, dealt: 0 };
+        loop {
+            let pause = self.time(&self.pace.instance_pause.clone());
+            let trouble = deck.draw(&mut self.rng);
+            let away = self.time(&self.pace.away.clone());
+            let stopped = match trouble {
+                LoseLease => self.pace.lease() + self.time(&BEYOND),
+                OutlastDoubt => self.pace.longest_doubt() + self.time(&BEYOND),
+                _ => self.time(&SHORT_STOP),
+            };
+            if !self.rest(pause).await {
+                return;
+            }
+            let done = match trouble {
+                Kill => self.kill(index, away, false).await,
+                KillBoth => self.kill(index, away, true).await,
+                Terminate => self.terminate(index, away).await,
+                ShortStop => self.halt("instance stopped briefly", index, stopped).await,
+                LoseLease => {
+                    self.halt("instance stopped beyond its leases", index, stopped)
+                        .await
+                }
+                OutlastDoubt => {
+                    self.halt("instance stopped beyond all doubts", index, stopped)
+                        .await
+                }
+            };
+            if let Err(error) = done {
+                self.stack.break_off(&error);
+                return;
+            }
+        }
+    }
+
+    async fn kill(&self, index: usize, away: Duration, both: bool) -> anyhow::Result<()> {
+        let mut instance = self.stack.instances[index].lock().await;
+        // One that has its own trouble at this moment is left alone.
+        let other = self.stack.instances[1 - index].try_lock();
+        let mut other = other.ok().filter(|_| both);
+        self.stack.revive(&mut instance)?;
+        if let Some(other) = &mut other {
+            self.stack.revive(other)?;
+            other.signal(Signal::SIGKILL);
+        }
+        let kind = match other {
+            Some(_) => "both instances killed",
+            None => "instance killed",
+        };
+        self.stack
+            .timeline
+            .trouble(kind, &format!("{} for {away:?}", instance.name()));
+        instance.crash().await;
+        if let Some(other) = &mut other {
+            other.crash().await;
+        }
+        self.rest(away).await;
+        instance.start()?;
+        if let Some(other) = &mut other {
+            other.start()?;
+        }
+        Ok(())
+    }
+
+    async fn terminate(&self, index: usize, away: Duration) -> anyhow::Result<()> {
+        let mut instance = self.stack.instances[index].lock().await;
+        self.stack.revive(&mut instance)?;
+        let name = instance.name();
+        let timeline = &self.stack.timeline;
+        timeline.trouble(
+            "instance terminated",
+            &format!("{name}, then away {away:?}"),
+        );
+        if !instance.stop(Signal::SIGTERM, INSTANCE_STOP).await {
+            timeline.complain(format!(
+                "{name} did not stop within {INSTANCE_STOP:?} of SIGTERM"
+            ));
+        }
+        timeline.note("terminated", name);
+        self.rest(away).await;
+        Ok(instance.start()?)
+    }
+
+    async fn halt(&self, kind: &'static str, index: usize, time: Duration) -> anyhow::Result<()> {
+        let mut instance = self.stack.instances[index].lock().await;
+        self.stack.revive(&mut instance)?;
+        let name = instance.name();
+        self.stack
+            .timeline
+            .trouble(kind, &format!("{name} for {time:?}"));
+        instance.signal(Signal::SIGSTOP);
+        self.rest(time).await;
+        instance.signal(Signal::SIGCONT);
+        self.stack.timeline.note("continued", name);
+        Ok(())
+    }
+
+    async fn hurt_database(mut self, durability: QueueDurability) {
+        use DatabaseTrouble::{Crash, CrashOne, Freeze, Restart};
+        let cards = match durability {
+            QueueDurability::Logged => vec![Crash, Restart, CrashOne, Crash, Freeze, CrashOne],
+            // A crash of the server is what this mode does not survive.
+            QueueDurability::Unlogged => vec![Restart, Freeze, Restart],
+        };
+        let mut deck = Deck { cards, dealt: 0 };
+        loop {
+            let pause = self.time(&self.pace.database_pause.clone());
+            let trouble = deck.draw(&mut self.rng);
+            let away = self.time(&self.pace.away.clone());
+            let frozen = self.time(&DATABASE_FROZEN);
+            let which = self.rng.random();
+            if !self.rest(pause).await {
+                return;
+            }
+            let done = match trouble {
+                Crash => self.crash_database(away).await,
+                CrashOne => self.crash_backend(which).await,
+                Restart => self.restart_database(away).await,
+                Freeze => self.freeze_database(frozen).await,
+            };
+            if let Err(error) = done {
+                self.stack.break_off(&error);
+                return;
+            }
+        }
+    }
+
+    async fn crash_database(&self, away: Duration) -> anyhow::Result<()> {
+        let mut cluster = self.stack.cluster.lock().await;
+        let timeline = &self.stack.timeline;
+        timeline.trouble("database killed", &format!("for {away:?}"));
+        let processes = cluster.crash().await?;
+        timeline.note("database killed", &format!("{processes} processes"));
+        self.rest(away).await;
+        cluster.start().await?;
+        timeline.note("database answers", "");
+        Ok(())
+    }
+
+    async fn crash_backend(&self, which: u32) -> anyhow::Result<()> {
+        let cluster = self.stack.cluster.lock().await;
+        if cluster.crash_one(|count| which as usize % count) {
+            let kind = "database connection killed";
+            self.stack.timeline.trouble(kind, "");
+        }
+        Ok(())
+    }
+
+    async fn restart_database(&self, away: Duration) -> anyhow::Result<()> {
+        let mut cluster = self.stack.cluster.lock().await;
+        let timeline = &self.stack.timeline;
+        timeline.trouble("database restarted", &format!("for {away:?}"));
+        cluster.stop().await?;
+        self.rest(away).await;
+        cluster.start().await?;
+        timeline.note("database answers", "");
+        Ok(())
+    }
+
+    async fn freeze_database(&self, time: Duration) -> anyhow::Result<()> {
+        let cluster = self.stack.cluster.lock().await;
+        let timeline = &self.stack.timeline;
+        timeline.trouble("database stopped where it stands", &format!("for {time:?}"));
+        let all = cluster.freeze()?;
+        self.rest(time).await;
+        cluster.thaw(&all);
+        timeline.note("database continued", "");
+        Ok(())
+    }
+
+    async fn hurt_processor(mut self, index: usize) {
+        loop {
+            let behaviour = misbehaviour(&self.pace, &mut self.rng);
+            let pause = self.time(&self.pace.faults_pause.clone());
+            let processor = &self.stack.processors[index];
+            let detail = format!("{} {behaviour:?}", processor.name);
+            self.stack.timeline.trouble("mix of faults", &detail);
+            if let Err(error) = processor.behave(&behaviour).await {
+                self.stack.break_off(&error);
+                return;
+            }
+            if !self.rest(pause).await {
+                return;
+            }
+        }
+    }
+}
+
+/// Draws how a processor behaves for a while: one time in five without any fault.
+fn misbehaviour(pace: &Pace, rng: &mut StdRng) -> Behaviour {
+    /// The highest rate of a fault, and how many of the mixes have it.
+    fn rate(rng: &mut StdRng, highest: f64, share: f64) -> f64 {
+        let (drawn, met) = (rng.random_range(0.0..highest), rng.random_bool(share));
+        if met { drawn } else { 0.0 }
+    }
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let faults = Faults {
+        reply_lost: rate(rng, 0.15, 0.6),
+        request_lost: rate(rng, 0.15, 0.6),
+        reply_hangs: rate(rng, 0.1, 0.5),
+        fail_after: rate(rng, 0.15, 0.5),
+        fail_before: rate(rng, 0.15, 0.5),
+        too_many: rate(rng, 0.1, 0.3),
+        slow: rate(rng, 0.4, 0.5),
+        slow_ms: rng.random_range(0..=millis(pace.longest_slow)),
+        lookup_lost: rate(rng, 0.4, 0.4),
+        connection_reset: rate(rng, 0.3, 0.3),
+        refuse_for_ms: if rng.random_bool(0.15) {
+            rng.random_range(100..1_500)
+        } else {
+            0
+        },
+    };
+    let delay = match rng.random_range(0..3) {
+        0 => Duration::ZERO,
+        1 => pace.longest_delay.mul_f64(rng.random_range(0.0..0.1)),
+        _ => pace.longest_delay.mul_f64(rng.random_range(0.0..1.0)),
+    };
+    let failing = rng.random_bool(0.12);
+    if rng.random_bool(0.2) {
+        return Behaviour::default();
+    }
+    Behaviour {
+        faults,
+        delay,
+        failing,
+    }
+}
