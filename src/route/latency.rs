@@ -42,9 +42,15 @@ impl Latency {
         self.gone(sent_at);
         let newest = self.newest_answered.unwrap_or(sent_at);
         if newest.saturating_sub(sent_at) <= policy.latency_disorder {
-            let sample = now.saturating_sub(sent_at).as_secs_f64();
+            let sample = now
+                .saturating_sub(sent_at)
+                .min(policy.latency_longest)
+                .as_secs_f64();
+            // What is known is worth less the longer ago it was learnt.
+            let silence = now.saturating_sub(self.supported_at).as_secs_f64();
+            let outdated = 1.0 - (-silence / policy.latency_memory.as_secs_f64()).exp2();
             let average = self.relaxed(now, policy);
-            self.average = average + policy.latency_weight * (sample - average);
+            self.average = average + policy.latency_weight.max(outdated) * (sample - average);
             self.supported_at = now;
         }
     }
@@ -62,9 +68,13 @@ impl Latency {
 
     /// The processor says that it takes at least that long.
     pub fn reported(&mut self, minimum: Duration, now: Time, policy: &Policy) {
-        let minimum = minimum.as_secs_f64();
+        let minimum = minimum.min(policy.latency_longest).as_secs_f64();
         let stale = now.saturating_sub(self.supported_at) >= policy.latency_stale;
         if stale || minimum > self.average {
+            if minimum < self.average {
+                // What is still unanswered was sent before things got better.
+                self.unanswered.clear();
+            }
             self.average = minimum;
             self.supported_at = now;
         }
@@ -75,8 +85,9 @@ impl Latency {
         let oldest = self
             .unanswered
             .front()
-            .map_or(0.0, |sent| now.saturating_sub(*sent).as_secs_f64());
-        self.relaxed(now, policy).max(oldest)
+            .map_or(Duration::ZERO, |sent| now.saturating_sub(*sent));
+        self.relaxed(now, policy)
+            .max(oldest.min(policy.latency_longest).as_secs_f64())
     }
 
     /// The average, on its way to the prior when nothing has supported it for long.
