@@ -74,7 +74,9 @@ pub async fn retry(pool: &PgPool, ids: Option<&[Uuid]>) -> Result<Vec<Uuid>, sql
         SELECT correlation_id, amount, accepted_at, attempt, processor, requested_at,
             CASE WHEN requested_at IS NOT NULL THEN now() + $2::interval END
         FROM revived ORDER BY correlation_id
-        ON CONFLICT ON CONSTRAINT payment_queue_correlation_id_key DO NOTHING
+        -- A payment that was posted again while it died: what is known of it counts.
+        ON CONFLICT ON CONSTRAINT payment_queue_correlation_id_key DO UPDATE
+        SET processor = excluded.processor, requested_at = excluded.requested_at, doubt_until = excluded.doubt_until
         RETURNING correlation_id",
         ids,
         interval(HELD_DOUBT)

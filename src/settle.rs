@@ -3,6 +3,7 @@
 //! A late success is a fact: a payment that a processor charged is booked whoever holds its row by
 //! now. A late failure is an opinion: only the newest claim of a row may give it back.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -195,6 +196,9 @@ pub async fn record(
             Outcome::Dead { reason, held } => dead.push((claim, reason.as_str(), *held)),
         }
     }
+    // Of two ends of one row only the newer can count, and a statement looks at one.
+    keep_newest(&mut returned, |(claim, _)| claim);
+    keep_newest(&mut dead, |(claim, ..)| claim);
     let mut anomalies = Vec::new();
     for (processor, charged) in charged {
         anomalies.extend(settle(pool, processor, &charged).await?);
@@ -206,6 +210,12 @@ pub async fn record(
         bury(pool, &dead).await?;
     }
     Ok(anomalies)
+}
+
+/// Leaves the newest claim of each row.
+fn keep_newest<'a, T>(ends: &mut Vec<T>, claim: impl Fn(&T) -> &'a Claim) {
+    ends.sort_by_key(|end| (claim(end).id, Reverse(claim(end).attempt)));
+    ends.dedup_by_key(|end| claim(end).id);
 }
 
 /// Moves payments that one processor has charged from the queue to the books. The row of the queue goes

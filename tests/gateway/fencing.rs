@@ -250,3 +250,60 @@ async fn a_dead_letter_keeps_its_reason_and_its_id() {
         .expect("the database answers");
     assert_eq!(again, [Accepted::Known]);
 }
+
+#[tokio::test]
+async fn two_ends_of_one_row_in_a_batch_are_one_release_by_the_newer() {
+    let database = Database::migrated().await;
+    let stale = claim_one(&database, "default").await;
+    let newer = reclaim(&database, &stale).await;
+    for order in [[&stale, &newer], [&newer, &stale]] {
+        let ended = order.map(|claim| Ended {
+            claim: claim.clone(),
+            outcome: Outcome::Free,
+        });
+        record(&database.pool, production_terms(), &ended)
+            .await
+            .expect("the database answers");
+        assert_eq!(
+            database
+                .count("payment_queue WHERE processor IS NULL")
+                .await,
+            1
+        );
+        database
+            .execute("UPDATE payment_queue SET processor = 'default', requested_at = now(), doubt_until = now()")
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_retried_dead_letter_keeps_its_processor_even_if_it_was_posted_again_meanwhile() {
+    let database = Database::migrated().await;
+    let claim = claim_one(&database, "default").await;
+    end(
+        &database,
+        &claim,
+        Outcome::Dead {
+            reason: "held".to_owned(),
+            held: true,
+        },
+    )
+    .await;
+    // What the race of a POST with the death of the same id leaves behind.
+    let id = claim.payment.correlation_id;
+    database
+        .execute(&format!(
+            "INSERT INTO payment_queue (correlation_id, amount) VALUES ('{id}', 19.90)"
+        ))
+        .await;
+    let revived = payment_proxy::dead_letter::retry(&database.pool, Some(&[id]))
+        .await
+        .expect("an answer");
+    assert_eq!(revived, [id]);
+    assert_eq!(
+        database
+            .count("payment_queue WHERE processor = 'default' AND requested_at IS NOT NULL")
+            .await,
+        1
+    );
+}
