@@ -28,6 +28,10 @@ fn set(policy: &mut Policy, key: &str, v: f64) {
         "from" => policy.slow_from = d(v),
         "fully" => policy.slow_fully = d(v),
         "cap" => policy.shared_cap = v as u32,
+        "regroup" => policy.regroup = d(v),
+        "wave" => policy.wave = d(v),
+        "wf" => policy.wave_from = d(v),
+        "mem" => policy.latency_memory = d(v),
         "relax" => policy.latency_half_life = d(v),
         _ => panic!("{key}"),
     }
@@ -38,6 +42,23 @@ fn main() {
     let from: u64 = args[0].parse().unwrap();
     let n: u64 = args[1].parse().unwrap();
     let fees: &[f64] = match args[2].as_str() { "pub" => &PUBLIC_FEES, "close" => &CLOSE_FEES, _ => &THREE_FEES };
+    if n == 1 && from > 0 {
+        let sc = Scenario::random(from, fees);
+        let mut pol = Policy::default();
+        if let Some(a) = args.get(3) { for kv in a.split(',') { let (k, v) = kv.split_once('=').unwrap(); set(&mut pol, k, v.parse().unwrap()); } }
+        let o = run(&sc, true, || shipped(pol.clone(), &sc.fees));
+        println!("{} arrivals {} ratio {:.4}", sc.end / 1000000, sc.arrivals.len(), o.net(&sc.fees) / oracle::net(&sc));
+        for (i, st) in sc.stages.iter().enumerate() {
+            let to = sc.stages.get(i + 1).map_or(sc.end, |s| s.from);
+            let arr = sc.arrivals.iter().filter(|a| **a >= st.from && **a < to).count();
+            let mut sent = vec![0; sc.fees.len()];
+            let mut w = 0;
+            for x in &o.samples { if x.at >= st.from && x.at < to { w = x.waiting; for (a, b) in sent.iter_mut().zip(&x.sent) { *a += b } } }
+            println!("{:6.1}-{:6.1} arr {arr:6} sent {sent:?} waiting {w} {}", st.from as f64 / 1e6, to as f64 / 1e6,
+              st.weather.iter().map(|w| format!("{}ms f{:.2}", w.delay / 1000, w.failing)).collect::<Vec<_>>().join(" | "));
+        }
+        return;
+    }
     let verbose = args.iter().any(|a| a == "-v");
     let mut variants: Vec<(String, Option<Rule>, Policy)> = vec![("default".into(), None, Policy::default())];
     for a in &args[3..] {

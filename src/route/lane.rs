@@ -27,6 +27,8 @@ pub(super) struct Lane {
     pub(super) latency: Latency,
     pub(super) in_flight: u32,
     pub(super) throttled_until: Time,
+    /// When the present wave of payments to a slow processor began.
+    wave_began: Time,
     pub(super) health: Option<Health>,
 }
 
@@ -43,6 +45,7 @@ impl Lane {
             latency: Latency::new(policy, now),
             in_flight: 0,
             throttled_until: now,
+            wave_began: now,
             health: None,
         }
     }
@@ -99,28 +102,50 @@ impl Lane {
     }
 
     /// Whether a probe could still be under way while an audit looks, as far as the health endpoint knows.
-    pub(super) fn too_slow_to_probe(&self, now: Time, policy: &Policy) -> bool {
+    /// What it said before the last processor came back is out of date; then one probe is risked.
+    pub(super) fn too_slow_to_probe(&self, now: Time, recovery: Time, policy: &Policy) -> bool {
         self.health.is_some_and(|health| {
             health.min_response_time > policy.probe_slowest
                 && now.saturating_sub(health.at) < policy.health_expires
+                && (health.at >= recovery || self.breaker.probing() > 0)
         })
     }
 
+    /// When the next payment may go to a slow processor, if not now.
+    pub(super) fn next_wave(&self, latency: f64, now: Time, policy: &Policy) -> Option<Time> {
+        let slow = latency >= policy.wave_from.as_secs_f64();
+        if !slow || self.in_flight == 0 || now < self.wave_began + policy.wave {
+            return None;
+        }
+        // A straggler does not keep the others waiting for ever.
+        let latest = self.wave_began + Duration::from_secs_f64(latency.min(LONGEST_WAVE)).mul_f64(WAVE_PATIENCE);
+        (now < latest).then_some(latest)
+    }
+
     /// Whether the only thing to send is a probe, and it may go now.
-    pub(super) fn probe_due(&self, now: Time, policy: &Policy, alive: u32) -> bool {
+    pub(super) fn probe_due(&self, now: Time, recovery: Time, policy: &Policy, alive: u32) -> bool {
         self.breaker.state() == State::Open
             && now >= self.throttled_until
             && self.in_flight < hard_cap(policy, alive)
             && self.breaker.permits(now, policy, alive)
-            && !self.too_slow_to_probe(now, policy)
+            && !self.too_slow_to_probe(now, recovery, policy)
     }
 
     /// Takes a permit; returns whether it is a probe.
     pub(super) fn take(&mut self, now: Time, policy: &Policy, alive: u32) -> bool {
+        if self.in_flight == 0 || now >= self.wave_began + policy.wave {
+            self.wave_began = now;
+        }
         self.in_flight += 1;
         self.breaker.take(now, policy, alive)
     }
 }
+
+/// The next wave begins after this many latencies, although not all of the last one are back.
+const WAVE_PATIENCE: f64 = 1.25;
+
+/// Longest latency that a wave is waited for, in seconds.
+const LONGEST_WAVE: f64 = 15.0;
 
 /// The share of this instance in the slots of a processor, never less than one.
 pub(super) fn hard_cap(policy: &Policy, alive: u32) -> u32 {

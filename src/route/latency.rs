@@ -43,8 +43,11 @@ impl Latency {
         let newest = self.newest_answered.unwrap_or(sent_at);
         if newest.saturating_sub(sent_at) <= policy.latency_disorder {
             let sample = now.saturating_sub(sent_at).as_secs_f64();
+            // What is known is worth less the longer ago it was learnt.
+            let silence = now.saturating_sub(self.supported_at).as_secs_f64();
+            let outdated = 1.0 - (-silence / policy.latency_memory.as_secs_f64()).exp2();
             let average = self.relaxed(now, policy);
-            self.average = average + policy.latency_weight * (sample - average);
+            self.average = average + policy.latency_weight.max(outdated) * (sample - average);
             self.supported_at = now;
         }
     }
@@ -65,6 +68,10 @@ impl Latency {
         let minimum = minimum.as_secs_f64();
         let stale = now.saturating_sub(self.supported_at) >= policy.latency_stale;
         if stale || minimum > self.average {
+            if minimum < self.average {
+                // What is still unanswered was sent before things got better.
+                self.unanswered.clear();
+            }
             self.average = minimum;
             self.supported_at = now;
         }

@@ -26,6 +26,15 @@ pub struct Policy {
     /// For how long an outage of a cheaper processor is waited for before a higher fee is paid.
     pub hold: Duration,
 
+    /// For how long a cheaper processor that is out, too, is waited for after a dearer one has come back: what
+    /// ended one outage has often ended the other, and the probes will tell in a moment.
+    pub regroup: Duration,
+    /// Latency from which payments are sent in waves.
+    pub wave_from: Duration,
+    /// Payments to a processor slower than `wave_from` go out together within this time, and the next ones
+    /// only when those are back. An audit can then disagree only in the moment in which a wave ends.
+    pub wave: Duration,
+
     /// Payments in flight at one processor from all instances together, at most. Below the 800 that a
     /// processor serves at once, because look-ups of single payments share those.
     pub shared_cap: u32,
@@ -52,6 +61,8 @@ pub struct Policy {
 
     /// Weight of the newest reply in the moving average of the latency (0 to 1).
     pub latency_weight: f64,
+    /// Silence after which the newest reply weighs a half at least.
+    pub latency_memory: Duration,
     /// Latency that is assumed before anything is known.
     pub latency_prior: Duration,
     /// A reply to a request this much older than the newest one answered says nothing about the present.
@@ -79,12 +90,15 @@ impl Default for Policy {
             prior_successes: 9.0,
             prior_failures: 1.0,
             forget_half_life: Duration::from_secs(2),
-            price_per_second: 0.015,
+            price_per_second: 0.01,
             price_per_failure: 0.02,
-            price_of_slowness: 0.12,
+            price_of_slowness: 0.02,
             slow_from: Duration::from_millis(1_100),
             slow_fully: Duration::from_millis(1_300),
             hold: Duration::from_secs(2),
+            regroup: Duration::from_millis(500),
+            wave_from: Duration::from_millis(400),
+            wave: Duration::from_millis(50),
             shared_cap: 780,
             floor: 32,
             headroom: 3.0,
@@ -96,6 +110,7 @@ impl Default for Policy {
             trial_permits: 10,
             successes_to_close: 3,
             latency_weight: 0.1,
+            latency_memory: Duration::from_millis(200),
             latency_prior: Duration::from_millis(50),
             latency_disorder: Duration::from_millis(50),
             latency_stale: Duration::from_secs(1),

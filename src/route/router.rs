@@ -36,6 +36,8 @@ pub struct Router {
     lanes: Vec<Lane>,
     arrivals: Arrivals,
     alive: u32,
+    /// When a processor last turned out not to be failing any more.
+    recovery: Time,
     /// Time never runs backwards here, whatever the callers say.
     now: Time,
     /// Utilities of the decision that is being made.
@@ -54,9 +56,10 @@ struct Record {
 /// Whether a processor can take a payment.
 enum Slot {
     Free,
-    /// It has none, and one is expected then.
+    /// It has none; one is expected then, and the seconds until one is left for the next payment.
     Taken {
         until: Time,
+        wait: f64,
     },
     /// None is to be had in any foreseeable time.
     Closed,
@@ -76,6 +79,7 @@ impl Router {
             policy,
             lanes,
             alive: 1,
+            recovery: now,
             now,
         }
     }
@@ -142,6 +146,9 @@ impl Router {
                 )
             }
         };
+        if change.is_some_and(|change| change.from == State::Open) {
+            self.recovery = now;
+        }
         change.map(|change| StateChange { processor, change })
     }
 
@@ -173,11 +180,11 @@ impl Router {
 
     fn choose<R: Rng + ?Sized>(&mut self, now: Time, rng: &mut R, queue: Queue) -> Decision {
         self.utilities.fill(None);
-        let (policy, alive) = (&self.policy, self.alive);
+        let (policy, alive, recovery) = (&self.policy, self.alive, self.recovery);
         if let Some(processor) = self
             .lanes
             .iter()
-            .position(|lane| lane.enabled && lane.probe_due(now, policy, alive))
+            .position(|lane| lane.enabled && lane.probe_due(now, recovery, policy, alive))
         {
             return Decision::Send {
                 processor,
@@ -193,7 +200,7 @@ impl Router {
             let slot = slot(lane, latency, demand, waiting, now, policy, alive);
             let wait = match slot {
                 Slot::Free => 0.0,
-                Slot::Taken { until } => until.saturating_sub(now).as_secs_f64(),
+                Slot::Taken { wait, .. } => wait,
                 Slot::Closed => continue,
             };
             let success = lane.posterior.sample(now, rng);
@@ -219,7 +226,7 @@ impl Router {
             .max(soonest);
         match best {
             None | Some((_, _, Slot::Closed)) => Decision::Wait { until: wake },
-            Some((_, _, Slot::Taken { until })) => Decision::Wait {
+            Some((_, _, Slot::Taken { until, .. })) => Decision::Wait {
                 until: until.clamp(soonest, wake),
             },
             Some((worth, processor, Slot::Free)) => match self.worth_holding(worth, now) {
@@ -248,7 +255,7 @@ impl Router {
             .iter()
             .filter(|lane| lane.enabled)
             .filter_map(|lane| {
-                let until = lane.breaker.out_since()? + policy.hold;
+                let until = (lane.breaker.out_since()? + policy.hold).max(self.recovery + policy.regroup);
                 let latency = lane.latency.estimate(now, policy);
                 let up = Outlook {
                     fee: lane.fee,
@@ -265,7 +272,7 @@ impl Router {
         self.lanes
             .iter()
             .filter(|lane| lane.enabled && lane.breaker.state() == State::Open)
-            .filter(|lane| !lane.too_slow_to_probe(now, &self.policy))
+            .filter(|lane| !lane.too_slow_to_probe(now, self.recovery, &self.policy))
             .map(|lane| lane.breaker.next_probe().max(lane.throttled_until))
             .min()
     }
@@ -325,7 +332,7 @@ impl Router {
         let success = lane.posterior.mean(now);
         let wait = match slot(lane, latency, demand, 0.0, now, policy, self.alive) {
             Slot::Free => Some(0.0),
-            Slot::Taken { until } => Some(until.saturating_sub(now).as_secs_f64()),
+            Slot::Taken { wait, .. } => Some(wait),
             Slot::Closed => None,
         };
         ProcessorReport {
@@ -416,19 +423,20 @@ fn slot(
         return Slot::Closed;
     }
     if now < lane.throttled_until {
-        return Slot::Taken {
-            until: lane.throttled_until,
-        };
+        return Slot::Taken { until: lane.throttled_until, wait: (lane.throttled_until - now).as_secs_f64() };
     }
     let cap = lane::cap(latency, demand, policy, alive);
+    // With `cap` slots a processor serves cap / latency payments per second.
+    let turn = latency / f64::from(cap);
+    let wait = ((waiting + 1.0) * turn).min(LONGEST_RECKONED_WAIT);
+    if let Some(until) = lane.next_wave(latency, now, policy) {
+        let rest = until.saturating_sub(now).as_secs_f64();
+        return Slot::Taken { until, wait: wait.max(rest) };
+    }
     if lane.in_flight < cap {
         return Slot::Free;
     }
-    // With `cap` slots a processor serves cap / latency payments per second.
-    let seconds = (waiting + 1.0) * latency / f64::from(cap);
-    Slot::Taken {
-        until: now + Duration::from_secs_f64(seconds.min(LONGEST_RECKONED_WAIT)),
-    }
+    Slot::Taken { until: now + Duration::from_secs_f64(turn.min(LONGEST_RECKONED_WAIT)), wait }
 }
 
 /// Longest wait for a slot that is told apart from none, in seconds.

@@ -59,6 +59,9 @@ pub(crate) struct Scenario {
     pub(crate) arrivals: Vec<Micros>,
 }
 
+const SHORTEST_STAGE: Micros = 5 * SECOND;
+const LONGEST_STAGE: Micros = 60 * SECOND;
+
 /// The fees of the public contest.
 pub(crate) const PUBLIC_FEES: [f64; 2] = [0.05, 0.15];
 /// Fees that are close to each other.
@@ -96,7 +99,11 @@ impl Scenario {
         while from < end {
             let weather = (0..fees.len()).map(|i| weather(i, &mut rng)).collect();
             stages.push(Stage { from, weather });
-            from += rng.random_range(5 * SECOND..=60 * SECOND);
+            from += rng.random_range(SHORTEST_STAGE..=LONGEST_STAGE);
+            // The last stage is no shorter than any other.
+            if end < from + SHORTEST_STAGE {
+                from = end;
+            }
         }
         let (first, last) = (rng.random_range(50.0..550.0), rng.random_range(50.0..550.0));
         let arrivals = arrivals(end, first, last, &mut rng);
@@ -115,7 +122,7 @@ fn weather(processor: usize, rng: &mut SmallRng) -> Weather {
         5..8 => rng.random_range(100..=1_500),
         _ => rng.random_range(1_500..=5_000),
     };
-    let out = if processor == 0 { 0.25 } else { 0.15 };
+    let out = if processor == 0 { 0.2 } else { 0.15 };
     let failing = if rng.random_bool(out) {
         1.0
     } else if rng.random_bool(0.1) {
