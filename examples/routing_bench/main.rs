@@ -59,6 +59,30 @@ fn main() {
         }
         return;
     }
+    if args.iter().any(|a| a == "loss") {
+        let mut agg: std::collections::BTreeMap<String, (u64, u64, u64)> = Default::default();
+        let mut total = 0;
+        for s in from..from + n {
+            let sc = Scenario::random(s, fees);
+            let o = run(&sc, true, || shipped(Policy::default(), &sc.fees));
+            total += sc.arrivals.len();
+            let mut prev = 3;
+            for (i, st) in sc.stages.iter().enumerate() {
+                let to = sc.stages.get(i + 1).map_or(sc.end, |s| s.from);
+                let b = |w: &Weather| if w.failing >= 0.5 { "fail".to_string() } else { format!("{}", match w.delay / 1000 { 0..=400 => "fast", 401..=1500 => "mid", _ => "slow" }) };
+                for late in [false, true] {
+                    let e = agg.entry(format!("{:5}/{:5} {}", b(&st.weather[0]), b(&st.weather[1]), if late { "later" } else { "first 6 s" })).or_default();
+                    for x in &o.samples { if x.at >= st.from + 100_000 && x.at < to + 100_000 && (x.at >= st.from + 6_000_000) == late {
+                        e.0 += x.sent[0]; e.1 += x.sent[1]; } }
+                    if late { e.2 += o.samples.iter().filter(|x| x.at < to).last().map_or(0, |x| x.waiting); }
+                }
+                prev += 1;
+            }
+            let _ = prev;
+        }
+        for (k, v) in agg { println!("{k} cheap {:.4} dear {:.4} waiting-at-end {:.4}", v.0 as f64 / total as f64, v.1 as f64 / total as f64, v.2 as f64 / total as f64); }
+        return;
+    }
     let verbose = args.iter().any(|a| a == "-v");
     let mut variants: Vec<(String, Option<Rule>, Policy)> = vec![("default".into(), None, Policy::default())];
     for a in &args[3..] {
