@@ -1,146 +1,146 @@
-//! dev
-#![allow(missing_docs)]
+//! What the router earns, compared with other policies and with an oracle, in virtual time.
+//!
+//! `cargo run --release --example routing_bench [PICTURE.svg]` prints one table for each set of scenarios and
+//! draws the public one. The scenarios come from the seeds that it prints, so the numbers are the same
+//! on every machine.
+
+mod picture;
 mod simulation;
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use indicatif::{ProgressBar, ProgressStyle};
 use payment_proxy::route::Policy;
 use simulation::chooser::{Rule, Ruled, shipped};
-use simulation::scenario::*;
-use simulation::{oracle, run::run};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::Mutex;
+use simulation::oracle;
+use simulation::outcome::{Histogram, Outcome};
+use simulation::run::run;
+use simulation::scenario::{CLOSE_FEES, PUBLIC_FEES, Scenario, THREE_FEES};
 
-fn set(policy: &mut Policy, key: &str, v: f64) {
-    let d = |v: f64| std::time::Duration::from_secs_f64(v);
-    match key {
-        "c" => policy.price_per_second = v,
-        "a" => policy.price_per_failure = v,
-        "p" => policy.price_of_slowness = v,
-        "hold" => policy.hold = d(v),
-        "k" => policy.headroom = v,
-        "floor" => policy.floor = v as u32,
-        "drain" => policy.drain_within = d(v),
-        "probe" => policy.probe_every = d(v),
-        "slowest" => policy.probe_slowest = d(v),
-        "open" => policy.failures_to_open = v as u32,
-        "close" => policy.successes_to_close = v as u32,
-        "trial" => policy.trial_permits = v as u32,
-        "half" => policy.forget_half_life = d(v),
-        "w" => policy.latency_weight = v,
-        "from" => policy.slow_from = d(v),
-        "fully" => policy.slow_fully = d(v),
-        "cap" => policy.shared_cap = v as u32,
-        "regroup" => policy.regroup = d(v),
-        "wave" => policy.wave = d(v),
-        "wf" => policy.wave_from = d(v),
-        "mem" => policy.latency_memory = d(v),
-        "relax" => policy.latency_half_life = d(v),
-        _ => panic!("{key}"),
-    }
+/// Seeds that were not used to tune the policy.
+const FIRST_SEED: u64 = 1;
+/// Random scenarios with the public fees.
+const RANDOM: u64 = 200;
+/// Random scenarios of each other kind.
+const OTHERS: u64 = 50;
+/// Runs of the public scenario, which differ in their arrivals and in the phase of the health poll.
+const PUBLIC: u64 = 20;
+/// Where the picture goes, if nobody says otherwise.
+const PICTURE: &str = "reports/routing.svg";
+
+/// What is compared.
+#[derive(Clone, Copy)]
+enum Contender {
+    Shipped,
+    Rule(Rule),
 }
 
-fn main() {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let from: u64 = args[0].parse().unwrap();
-    let n: u64 = args[1].parse().unwrap();
-    let fees: &[f64] = match args[2].as_str() { "pub" => &PUBLIC_FEES, "close" => &CLOSE_FEES, _ => &THREE_FEES };
-    if n == 1 && from > 0 {
-        let sc = Scenario::random(from, fees);
-        let mut pol = Policy::default();
-        if let Some(a) = args.get(3) { for kv in a.split(',') { let (k, v) = kv.split_once('=').unwrap(); set(&mut pol, k, v.parse().unwrap()); } }
-        let o = run(&sc, true, || shipped(pol.clone(), &sc.fees));
-        println!("{} arrivals {} ratio {:.4}", sc.end / 1000000, sc.arrivals.len(), o.net(&sc.fees) / oracle::net(&sc));
-        for (i, st) in sc.stages.iter().enumerate() {
-            let to = sc.stages.get(i + 1).map_or(sc.end, |s| s.from);
-            let arr = sc.arrivals.iter().filter(|a| **a >= st.from && **a < to).count();
-            let mut sent = vec![0; sc.fees.len()];
-            let mut w = 0;
-            for x in &o.samples { if x.at >= st.from && x.at < to { w = x.waiting; for (a, b) in sent.iter_mut().zip(&x.sent) { *a += b } } }
-            println!("{:6.1}-{:6.1} arr {arr:6} sent {sent:?} waiting {w} {}", st.from as f64 / 1e6, to as f64 / 1e6,
-              st.weather.iter().map(|w| format!("{}ms f{:.2}", w.delay / 1000, w.failing)).collect::<Vec<_>>().join(" | "));
-        }
-        return;
-    }
-    if args.iter().any(|a| a == "loss") {
-        let mut agg: std::collections::BTreeMap<String, (u64, u64, u64)> = Default::default();
-        let mut total = 0;
-        for s in from..from + n {
-            let sc = Scenario::random(s, fees);
-            let o = run(&sc, true, || shipped(Policy::default(), &sc.fees));
-            total += sc.arrivals.len();
-            let mut prev = 3;
-            for (i, st) in sc.stages.iter().enumerate() {
-                let to = sc.stages.get(i + 1).map_or(sc.end, |s| s.from);
-                let b = |w: &Weather| if w.failing >= 0.5 { "fail".to_string() } else { format!("{}", match w.delay / 1000 { 0..=400 => "fast", 401..=1500 => "mid", _ => "slow" }) };
-                for late in [false, true] {
-                    let e = agg.entry(format!("{:5}/{:5} {}", b(&st.weather[0]), b(&st.weather[1]), if late { "later" } else { "first 6 s" })).or_default();
-                    for x in &o.samples { if x.at >= st.from + 100_000 && x.at < to + 100_000 && (x.at >= st.from + 6_000_000) == late {
-                        e.0 += x.sent[0]; e.1 += x.sent[1]; } }
-                    if late { e.2 += o.samples.iter().filter(|x| x.at < to).last().map_or(0, |x| x.waiting); }
-                }
-                prev += 1;
-            }
-            let _ = prev;
-        }
-        for (k, v) in agg { println!("{k} cheap {:.4} dear {:.4} waiting-at-end {:.4}", v.0 as f64 / total as f64, v.1 as f64 / total as f64, v.2 as f64 / total as f64); }
-        return;
-    }
-    let verbose = args.iter().any(|a| a == "-v");
-    let mut variants: Vec<(String, Option<Rule>, Policy)> = vec![("default".into(), None, Policy::default())];
-    for a in &args[3..] {
-        if a == "-v" { continue }
-        if a == "rules" {
-            for r in [Rule::FirstAndWait, Rule::UntilFailing, Rule::UntilSlower, Rule::PlainThompson] {
-                variants.push((format!("{r:?}"), Some(r), Policy::default()));
-            }
-            continue;
-        }
-        let mut p = Policy::default();
-        for kv in a.split(',') {
-            let (k, v) = kv.split_once('=').unwrap();
-            set(&mut p, k, v.parse().unwrap());
-        }
-        variants.push((a.clone(), None, p));
-    }
-    for (name, rule, policy) in &variants {
-        let t = std::time::Instant::now();
-        let next = AtomicU64::new(0);
-        let rows = Mutex::new(vec![]);
-        std::thread::scope(|s| {
-            for _ in 0..2 {
-                s.spawn(|| loop {
-                    let i = next.fetch_add(1, Ordering::Relaxed);
-                    if i >= n { break }
-                    let sc = if from == 0 { Scenario::public(i + 1) } else { Scenario::random(from + i, fees) };
-                    let o = match rule {
-                        Some(r) => run(&sc, false, || Ruled::new(*r, &sc.fees)),
-                        None => run(&sc, false, || shipped(policy.clone(), &sc.fees)),
-                    };
-                    let b = oracle::net(&sc);
-                    rows.lock().unwrap().push((sc.seed, o.net(&sc.fees) / b, o, b, o_fine(&sc, b)));
-                });
-            }
+const CONTENDERS: [(&str, Contender); 5] = [
+    ("default, wait", Contender::Rule(Rule::FirstAndWait)),
+    ("default until failing", Contender::Rule(Rule::UntilFailing)),
+    ("failing or > 30 % slower", Contender::Rule(Rule::UntilSlower)),
+    ("plain Thompson sampling", Contender::Rule(Rule::PlainThompson)),
+    ("shipped", Contender::Shipped),
+];
+
+/// What a contender came to in one scenario.
+struct Scored {
+    share: f64,
+    share_after_fine: f64,
+    outcome: Outcome,
+}
+
+fn main() -> anyhow::Result<()> {
+    let picture = std::env::args().nth(1).map_or_else(|| PathBuf::from(PICTURE), PathBuf::from);
+    let begun = Instant::now();
+    let random = |count: u64, fees: &'static [f64]| {
+        (FIRST_SEED..FIRST_SEED + count).map(|seed| Scenario::random(seed, fees)).collect::<Vec<_>>()
+    };
+    let sets = [
+        ("public scenario", (FIRST_SEED..FIRST_SEED + PUBLIC).map(Scenario::public).collect()),
+        ("random, fees 5 % and 15 %", random(RANDOM, &PUBLIC_FEES)),
+        ("random, fees 7 % and 10 %", random(OTHERS, &CLOSE_FEES)),
+        ("random, three processors, fees 5 %, 10 % and 15 %", random(OTHERS, &THREE_FEES)),
+    ];
+    let runs: usize = sets.iter().map(|(_, scenarios)| scenarios.len() * CONTENDERS.len()).sum();
+    let bar = ProgressBar::new(runs as u64)
+        .with_style(ProgressStyle::with_template("{bar:40} {pos}/{len} runs, {eta} left")?);
+    for (title, scenarios) in &sets {
+        let tables = CONTENDERS.map(|(name, contender)| (name, play(scenarios, contender, &bar)));
+        bar.suspend(|| {
+            print_table(&format!("{title}: seeds {FIRST_SEED} to {}", scenarios.len()), &tables);
         });
-        let mut rows = rows.into_inner().unwrap();
-        rows.sort_by(|a, b| a.1.total_cmp(&b.1));
-        let m = rows.len() as f64;
-        let mean = rows.iter().map(|r| r.1).sum::<f64>() / m;
-        let fine = rows.iter().map(|r| r.1 * (1.0 - 0.35 * r.2.any_audit_disagrees())).sum::<f64>() / m;
-        let arrived: u64 = rows.iter().map(|r| r.2.arrived).sum();
-        let mut h = simulation::outcome::Histogram::default();
-        for r in &rows { h.merge(&r.2.settle_times) }
-        println!("{name:28} mean {mean:.4} min {:.4} fined {fine:.4} p50 {:.3} p99 {:.2} left {:.4} fail/p {:.4} disagree {:.4} any {:.3} 429 {} peak {} {:.1}s",
-            rows[0].1, h.quantile(0.5), h.quantile(0.99),
-            rows.iter().map(|r| r.2.left_over()).sum::<u64>() as f64 / arrived as f64,
-            rows.iter().map(|r| r.2.failed).sum::<u64>() as f64 / arrived as f64,
-            rows.iter().map(|r| r.2.disagreeing()).sum::<f64>() / m,
-            rows.iter().map(|r| r.2.any_audit_disagrees()).sum::<f64>() / m,
-            rows.iter().map(|r| r.2.refused).sum::<u64>(),
-            rows.iter().map(|r| r.2.peak).max().unwrap(),
-            t.elapsed().as_secs_f64());
-        if verbose {
-            for r in rows.iter().take(8) {
-                println!("   seed {} {:.4} left {:.3} settled {:?} fail {:.3}", r.0, r.1, r.2.left_over() as f64 / r.2.arrived as f64, r.2.settled, r.2.failed as f64 / r.2.arrived as f64);
-            }
-        }
     }
+    bar.finish_and_clear();
+
+    let scenario = Scenario::public(FIRST_SEED);
+    let outcome = run(&scenario, true, || shipped(Policy::default(), &scenario.fees));
+    if let Some(folder) = picture.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    std::fs::write(&picture, picture::draw(&scenario, &outcome))?;
+    println!("The public scenario is drawn in {}. All in {:.0} s.", picture.display(), begun.elapsed().as_secs_f64());
+    Ok(())
 }
-fn o_fine(_: &Scenario, _: f64) {}
+
+/// Runs all scenarios on all cores.
+fn play(scenarios: &[Scenario], contender: Contender, bar: &ProgressBar) -> Vec<Scored> {
+    let next = AtomicUsize::new(0);
+    let scored = Mutex::new(Vec::with_capacity(scenarios.len()));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                while let Some(scenario) = scenarios.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let score = score(scenario, contender);
+                    scored.lock().expect("no thread panics with the lock").push(score);
+                    bar.inc(1);
+                }
+            });
+        }
+    });
+    scored.into_inner().expect("no thread panics with the lock")
+}
+
+fn score(scenario: &Scenario, contender: Contender) -> Scored {
+    let fees = &scenario.fees;
+    let outcome = match contender {
+        Contender::Shipped => run(scenario, false, || shipped(Policy::default(), fees)),
+        Contender::Rule(rule) => run(scenario, false, || Ruled::new(rule, fees)),
+    };
+    let bound = oracle::net(scenario);
+    Scored { share: outcome.net(fees) / bound, share_after_fine: outcome.net_after_fine(fees) / bound, outcome }
+}
+
+fn print_table(title: &str, tables: &[(&str, Vec<Scored>)]) {
+    println!("\n### {title}\n");
+    println!(
+        "| policy | net / oracle's, mean | min | after fines | settled after p50 | p99 | left over | failed attempts per payment | an audit disagrees | any audit of a run does |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|");
+    for (name, scored) in tables {
+        let runs = scored.len() as f64;
+        let mean = |of: &dyn Fn(&Scored) -> f64| scored.iter().map(of).sum::<f64>() / runs;
+        let least = scored.iter().map(|scored| scored.share).fold(f64::INFINITY, f64::min);
+        let arrived = mean(&|scored| scored.outcome.arrived as f64);
+        let mut times = Histogram::default();
+        for scored in scored {
+            times.merge(&scored.outcome.settle_times);
+        }
+        println!(
+            "| {name} | {:.4} | {least:.3} | {:.3} | {:.3} s | {:.1} s | {:.2} % | {:.3} | {:.2} % | {:.1} % |",
+            mean(&|scored| scored.share),
+            mean(&|scored| scored.share_after_fine),
+            times.quantile(0.5),
+            times.quantile(0.99),
+            100.0 * mean(&|scored| scored.outcome.left_over() as f64) / arrived,
+            mean(&|scored| scored.outcome.failed as f64) / arrived,
+            100.0 * mean(&|scored| scored.outcome.disagreeing()),
+            100.0 * mean(&|scored| scored.outcome.any_audit_disagrees()),
+        );
+    }
+    println!();
+}
