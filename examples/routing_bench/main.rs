@@ -41,8 +41,14 @@ enum Contender {
 const CONTENDERS: [(&str, Contender); 5] = [
     ("default, wait", Contender::Rule(Rule::FirstAndWait)),
     ("default until failing", Contender::Rule(Rule::UntilFailing)),
-    ("failing or > 30 % slower", Contender::Rule(Rule::UntilSlower)),
-    ("plain Thompson sampling", Contender::Rule(Rule::PlainThompson)),
+    (
+        "failing or > 30 % slower",
+        Contender::Rule(Rule::UntilSlower),
+    ),
+    (
+        "plain Thompson sampling",
+        Contender::Rule(Rule::PlainThompson),
+    ),
     ("shipped", Contender::Shipped),
 ];
 
@@ -54,35 +60,60 @@ struct Scored {
 }
 
 fn main() -> anyhow::Result<()> {
-    let picture = std::env::args().nth(1).map_or_else(|| PathBuf::from(PICTURE), PathBuf::from);
+    let picture = std::env::args()
+        .nth(1)
+        .map_or_else(|| PathBuf::from(PICTURE), PathBuf::from);
     let begun = Instant::now();
     let random = |count: u64, fees: &'static [f64]| {
-        (FIRST_SEED..FIRST_SEED + count).map(|seed| Scenario::random(seed, fees)).collect::<Vec<_>>()
+        (FIRST_SEED..FIRST_SEED + count)
+            .map(|seed| Scenario::random(seed, fees))
+            .collect::<Vec<_>>()
     };
     let sets = [
-        ("public scenario", (FIRST_SEED..FIRST_SEED + PUBLIC).map(Scenario::public).collect()),
+        (
+            "public scenario",
+            (FIRST_SEED..FIRST_SEED + PUBLIC)
+                .map(Scenario::public)
+                .collect(),
+        ),
         ("random, fees 5 % and 15 %", random(RANDOM, &PUBLIC_FEES)),
         ("random, fees 7 % and 10 %", random(OTHERS, &CLOSE_FEES)),
-        ("random, three processors, fees 5 %, 10 % and 15 %", random(OTHERS, &THREE_FEES)),
+        (
+            "random, three processors, fees 5 %, 10 % and 15 %",
+            random(OTHERS, &THREE_FEES),
+        ),
     ];
-    let runs: usize = sets.iter().map(|(_, scenarios)| scenarios.len() * CONTENDERS.len()).sum();
-    let bar = ProgressBar::new(runs as u64)
-        .with_style(ProgressStyle::with_template("{bar:40} {pos}/{len} runs, {eta} left")?);
+    let runs: usize = sets
+        .iter()
+        .map(|(_, scenarios)| scenarios.len() * CONTENDERS.len())
+        .sum();
+    let bar = ProgressBar::new(runs as u64).with_style(ProgressStyle::with_template(
+        "{bar:40} {pos}/{len} runs, {eta} left",
+    )?);
     for (title, scenarios) in &sets {
         let tables = CONTENDERS.map(|(name, contender)| (name, play(scenarios, contender, &bar)));
         bar.suspend(|| {
-            print_table(&format!("{title}: seeds {FIRST_SEED} to {}", scenarios.len()), &tables);
+            print_table(
+                &format!("{title}: seeds {FIRST_SEED} to {}", scenarios.len()),
+                &tables,
+            );
         });
     }
     bar.finish_and_clear();
 
     let scenario = Scenario::public(FIRST_SEED);
-    let outcome = run(&scenario, true, || shipped(Policy::default(), &scenario.fees));
+    let outcome = run(&scenario, true, || {
+        shipped(Policy::default(), &scenario.fees)
+    });
     if let Some(folder) = picture.parent() {
         std::fs::create_dir_all(folder)?;
     }
     std::fs::write(&picture, picture::draw(&scenario, &outcome))?;
-    println!("The public scenario is drawn in {}. All in {:.0} s.", picture.display(), begun.elapsed().as_secs_f64());
+    println!(
+        "The public scenario is drawn in {}. All in {:.0} s.",
+        picture.display(),
+        begun.elapsed().as_secs_f64()
+    );
     Ok(())
 }
 
@@ -96,7 +127,10 @@ fn play(scenarios: &[Scenario], contender: Contender, bar: &ProgressBar) -> Vec<
             scope.spawn(|| {
                 while let Some(scenario) = scenarios.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let score = score(scenario, contender);
-                    scored.lock().expect("no thread panics with the lock").push(score);
+                    scored
+                        .lock()
+                        .expect("no thread panics with the lock")
+                        .push(score);
                     bar.inc(1);
                 }
             });
@@ -112,7 +146,11 @@ fn score(scenario: &Scenario, contender: Contender) -> Scored {
         Contender::Rule(rule) => run(scenario, false, || Ruled::new(rule, fees)),
     };
     let bound = oracle::net(scenario);
-    Scored { share: outcome.net(fees) / bound, share_after_fine: outcome.net_after_fine(fees) / bound, outcome }
+    Scored {
+        share: outcome.net(fees) / bound,
+        share_after_fine: outcome.net_after_fine(fees) / bound,
+        outcome,
+    }
 }
 
 fn print_table(title: &str, tables: &[(&str, Vec<Scored>)]) {
@@ -124,7 +162,10 @@ fn print_table(title: &str, tables: &[(&str, Vec<Scored>)]) {
     for (name, scored) in tables {
         let runs = scored.len() as f64;
         let mean = |of: &dyn Fn(&Scored) -> f64| scored.iter().map(of).sum::<f64>() / runs;
-        let least = scored.iter().map(|scored| scored.share).fold(f64::INFINITY, f64::min);
+        let least = scored
+            .iter()
+            .map(|scored| scored.share)
+            .fold(f64::INFINITY, f64::min);
         let arrived = mean(&|scored| scored.outcome.arrived as f64);
         let mut times = Histogram::default();
         for scored in scored {

@@ -20,8 +20,20 @@ const BREAKER: [&str; 3] = ["#c6f6d5", "#faf089", "#feb2b2"];
 
 /// The picture as SVG.
 pub(crate) fn draw(scenario: &Scenario, outcome: &Outcome) -> String {
-    let mut picture = Picture { svg: String::new(), end: scenario.end, top: 40.0 };
-    picture.text(LEFT, 22.0, 15, &format!("Routing in the {} scenario, seed {}", scenario.name, scenario.seed));
+    let mut picture = Picture {
+        svg: String::new(),
+        end: scenario.end,
+        top: 40.0,
+    };
+    picture.text(
+        LEFT,
+        22.0,
+        15,
+        &format!(
+            "Routing in the {} scenario, seed {}",
+            scenario.name, scenario.seed
+        ),
+    );
     for processor in 0..scenario.fees.len() {
         picture.stages(scenario, processor);
     }
@@ -58,7 +70,9 @@ impl Picture {
     }
 
     fn text(&mut self, x: f64, y: f64, size: u32, text: &str) {
-        self.add(format_args!("<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{size}\">{text}</text>"));
+        self.add(format_args!(
+            "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{size}\">{text}</text>"
+        ));
     }
 
     fn bar(&mut self, (from, to): (f64, f64), (top, height): (f64, f64), fill: &str) {
@@ -76,7 +90,10 @@ impl Picture {
         let top = self.top;
         self.text(8.0, top + 17.0, 12, &name(processor));
         for (i, stage) in scenario.stages.iter().enumerate() {
-            let to = scenario.stages.get(i + 1).map_or(scenario.end, |next| next.from);
+            let to = scenario
+                .stages
+                .get(i + 1)
+                .map_or(scenario.end, |next| next.from);
             let Weather { delay, failing, .. } = stage.weather[processor];
             let fill = match (failing, delay / MILLISECOND) {
                 (f, _) if f >= 0.5 => "#feb2b2",
@@ -84,9 +101,22 @@ impl Picture {
                 (_, 51..=1_000) => "#faf089",
                 _ => "#fbd38d",
             };
-            self.bar((self.x(stage.from), self.x(to) - 1.0), (top, STRIP - 2.0), fill);
-            let words = if failing >= 0.5 { " ms, failing" } else { " ms" };
-            self.text(self.x(stage.from) + 4.0, top + 17.0, 12, &format!("{}{words}", delay / MILLISECOND));
+            self.bar(
+                (self.x(stage.from), self.x(to) - 1.0),
+                (top, STRIP - 2.0),
+                fill,
+            );
+            let words = if failing >= 0.5 {
+                " ms, failing"
+            } else {
+                " ms"
+            };
+            self.text(
+                self.x(stage.from) + 4.0,
+                top + 17.0,
+                12,
+                &format!("{}{words}", delay / MILLISECOND),
+            );
         }
         self.top += STRIP;
     }
@@ -97,7 +127,13 @@ impl Picture {
             to.sent[i] as f64 * SECOND as f64 / (to.at - from.at).max(1) as f64
         };
         let series: Vec<Vec<(Micros, f64)>> = (0..processors)
-            .map(|i| outcome.samples.windows(2).map(|pair| (pair[1].at, per_second(&pair[0], &pair[1], i))).collect())
+            .map(|i| {
+                outcome
+                    .samples
+                    .windows(2)
+                    .map(|pair| (pair[1].at, per_second(&pair[0], &pair[1], i)))
+                    .collect()
+            })
             .collect();
         // A backlog that drains in a moment would flatten everything else.
         let mut all: Vec<f64> = series.iter().flatten().map(|(_, value)| *value).collect();
@@ -107,8 +143,11 @@ impl Picture {
     }
 
     fn queue(&mut self, outcome: &Outcome) {
-        let series: Vec<(Micros, f64)> =
-            outcome.samples.iter().map(|sample| (sample.at, sample.waiting as f64)).collect();
+        let series: Vec<(Micros, f64)> = outcome
+            .samples
+            .iter()
+            .map(|sample| (sample.at, sample.waiting as f64))
+            .collect();
         let most = series.iter().map(|(_, value)| *value).fold(1.0, f64::max);
         self.chart("payments waiting", &[series], most * 1.05);
     }
@@ -116,7 +155,10 @@ impl Picture {
     fn chart(&mut self, title: &str, series: &[Vec<(Micros, f64)>], most: f64) {
         let (top, bottom) = (self.top, self.top + CHART);
         self.text(LEFT, top - 8.0, 12, title);
-        for (i, label) in (0..series.len()).filter(|_| series.len() > 1).map(|i| (i, name(i))) {
+        for (i, label) in (0..series.len())
+            .filter(|_| series.len() > 1)
+            .map(|i| (i, name(i)))
+        {
             let x = LEFT + 140.0 + 110.0 * i as f64;
             self.bar((x, x + 12.0), (top - 17.0, 9.0), COLOURS[i % COLOURS.len()]);
             self.text(x + 17.0, top - 8.0, 12, &label);
@@ -133,7 +175,13 @@ impl Picture {
         for (i, line) in series.iter().enumerate() {
             let points: Vec<String> = line
                 .iter()
-                .map(|(at, value)| format!("{:.1},{:.1}", self.x(*at), bottom - CHART * (value / most).min(1.0)))
+                .map(|(at, value)| {
+                    format!(
+                        "{:.1},{:.1}",
+                        self.x(*at),
+                        bottom - CHART * (value / most).min(1.0)
+                    )
+                })
                 .collect();
             let (points, colour) = (points.join(" "), COLOURS[i % COLOURS.len()]);
             self.add(format_args!(
@@ -145,13 +193,22 @@ impl Picture {
 
     fn breakers(&mut self, outcome: &Outcome, scenario: &Scenario) {
         let top = self.top;
-        self.text(LEFT, top - 8.0, 12, "breakers of the first instance: green closed, yellow half open, red open");
+        self.text(
+            LEFT,
+            top - 8.0,
+            12,
+            "breakers of the first instance: green closed, yellow half open, red open",
+        );
         for processor in 0..scenario.fees.len() {
             let top = self.top;
             self.text(8.0, top + 17.0, 12, &name(processor));
             for pair in outcome.samples.windows(2) {
                 let fill = BREAKER[usize::from(pair[0].breakers[processor])];
-                self.bar((self.x(pair[0].at), self.x(pair[1].at) + 0.3), (top, STRIP - 2.0), fill);
+                self.bar(
+                    (self.x(pair[0].at), self.x(pair[1].at) + 0.3),
+                    (top, STRIP - 2.0),
+                    fill,
+                );
             }
             self.top += STRIP;
         }

@@ -118,7 +118,8 @@ impl Lane {
             return None;
         }
         // A straggler does not keep the others waiting for ever.
-        let latest = self.wave_began + Duration::from_secs_f64(latency.min(LONGEST_WAVE)).mul_f64(WAVE_PATIENCE);
+        let latest = self.wave_began
+            + Duration::from_secs_f64(latency.min(LONGEST_WAVE)).mul_f64(WAVE_PATIENCE);
         (now < latest).then_some(latest)
     }
 

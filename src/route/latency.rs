@@ -42,7 +42,7 @@ impl Latency {
         self.gone(sent_at);
         let newest = self.newest_answered.unwrap_or(sent_at);
         if newest.saturating_sub(sent_at) <= policy.latency_disorder {
-            let sample = now.saturating_sub(sent_at).as_secs_f64();
+            let sample = now.saturating_sub(sent_at).min(policy.latency_longest).as_secs_f64();
             // What is known is worth less the longer ago it was learnt.
             let silence = now.saturating_sub(self.supported_at).as_secs_f64();
             let outdated = 1.0 - (-silence / policy.latency_memory.as_secs_f64()).exp2();
@@ -65,7 +65,7 @@ impl Latency {
 
     /// The processor says that it takes at least that long.
     pub fn reported(&mut self, minimum: Duration, now: Time, policy: &Policy) {
-        let minimum = minimum.as_secs_f64();
+        let minimum = minimum.min(policy.latency_longest).as_secs_f64();
         let stale = now.saturating_sub(self.supported_at) >= policy.latency_stale;
         if stale || minimum > self.average {
             if minimum < self.average {
@@ -79,11 +79,8 @@ impl Latency {
 
     /// Seconds from sending a request until its reply, as expected at that moment.
     pub fn estimate(&self, now: Time, policy: &Policy) -> f64 {
-        let oldest = self
-            .unanswered
-            .front()
-            .map_or(0.0, |sent| now.saturating_sub(*sent).as_secs_f64());
-        self.relaxed(now, policy).max(oldest)
+        let oldest = self.unanswered.front().map_or(Duration::ZERO, |sent| now.saturating_sub(*sent));
+        self.relaxed(now, policy).max(oldest.min(policy.latency_longest).as_secs_f64())
     }
 
     /// The average, on its way to the prior when nothing has supported it for long.

@@ -65,6 +65,8 @@ pub struct Policy {
     pub latency_memory: Duration,
     /// Latency that is assumed before anything is known.
     pub latency_prior: Duration,
+    /// Latencies above this are not told apart, so that one absurd reply is forgotten in finite time.
+    pub latency_longest: Duration,
     /// A reply to a request this much older than the newest one answered says nothing about the present.
     pub latency_disorder: Duration,
     /// Silence after which a newer report of the health endpoint replaces the measured latency.
@@ -112,6 +114,7 @@ impl Default for Policy {
             latency_weight: 0.1,
             latency_memory: Duration::from_millis(200),
             latency_prior: Duration::from_millis(50),
+            latency_longest: Duration::from_secs(15),
             latency_disorder: Duration::from_millis(50),
             latency_stale: Duration::from_secs(1),
             latency_half_life: Duration::from_secs(10),

@@ -255,7 +255,8 @@ impl Router {
             .iter()
             .filter(|lane| lane.enabled)
             .filter_map(|lane| {
-                let until = (lane.breaker.out_since()? + policy.hold).max(self.recovery + policy.regroup);
+                let until =
+                    (lane.breaker.out_since()? + policy.hold).max(self.recovery + policy.regroup);
                 let latency = lane.latency.estimate(now, policy);
                 let up = Outlook {
                     fee: lane.fee,
@@ -423,7 +424,10 @@ fn slot(
         return Slot::Closed;
     }
     if now < lane.throttled_until {
-        return Slot::Taken { until: lane.throttled_until, wait: (lane.throttled_until - now).as_secs_f64() };
+        return Slot::Taken {
+            until: lane.throttled_until,
+            wait: (lane.throttled_until - now).as_secs_f64(),
+        };
     }
     let cap = lane::cap(latency, demand, policy, alive);
     // With `cap` slots a processor serves cap / latency payments per second.
@@ -431,12 +435,18 @@ fn slot(
     let wait = ((waiting + 1.0) * turn).min(LONGEST_RECKONED_WAIT);
     if let Some(until) = lane.next_wave(latency, now, policy) {
         let rest = until.saturating_sub(now).as_secs_f64();
-        return Slot::Taken { until, wait: wait.max(rest) };
+        return Slot::Taken {
+            until,
+            wait: wait.max(rest),
+        };
     }
     if lane.in_flight < cap {
         return Slot::Free;
     }
-    Slot::Taken { until: now + Duration::from_secs_f64(turn.min(LONGEST_RECKONED_WAIT)), wait }
+    Slot::Taken {
+        until: now + Duration::from_secs_f64(turn.min(LONGEST_RECKONED_WAIT)),
+        wait,
+    }
 }
 
 /// Longest wait for a slot that is told apart from none, in seconds.

@@ -24,7 +24,10 @@ pub(crate) trait Chooser {
 pub(crate) fn terms(fees: &[f64]) -> Vec<Terms> {
     fees.iter()
         .enumerate()
-        .map(|(i, fee)| Terms { name: format!("processor-{i}"), fee: Decimal::from_f64(*fee).expect("a fee is a number") })
+        .map(|(i, fee)| Terms {
+            name: format!("processor-{i}"),
+            fee: Decimal::from_f64(*fee).expect("a fee is a number"),
+        })
         .collect()
 }
 
@@ -120,7 +123,10 @@ impl Ruled {
             open_until: None,
             trial: false,
         };
-        Self { rule, lanes: fees.iter().map(lane).collect() }
+        Self {
+            rule,
+            lanes: fees.iter().map(lane).collect(),
+        }
     }
 
     fn preferred(&self, now: Time, rng: &mut SmallRng) -> Option<usize> {
@@ -128,7 +134,9 @@ impl Ruled {
             Rule::FirstAndWait => Some(0),
             Rule::UntilFailing => self.lanes.iter().position(|lane| !lane.failing),
             Rule::UntilSlower => {
-                let up = |lane: &Lane| (!lane.failing).then(|| lane.min_response_time.max(LEAST_LATENCY));
+                let up = |lane: &Lane| {
+                    (!lane.failing).then(|| lane.min_response_time.max(LEAST_LATENCY))
+                };
                 let mut best: Option<(usize, Duration)> = None;
                 for (i, lane) in self.lanes.iter().enumerate() {
                     let Some(latency) = up(lane) else { continue };
@@ -141,10 +149,14 @@ impl Ruled {
             Rule::PlainThompson => {
                 let mut best: Option<(usize, f64)> = None;
                 for (i, lane) in self.lanes.iter().enumerate() {
-                    if lane.open_until.is_some_and(|until| now < until || lane.trial) {
+                    if lane
+                        .open_until
+                        .is_some_and(|until| now < until || lane.trial)
+                    {
                         continue;
                     }
-                    let theta = Beta::new(lane.successes, lane.failures).map_or(0.5, |beta| beta.sample(rng));
+                    let theta = Beta::new(lane.successes, lane.failures)
+                        .map_or(0.5, |beta| beta.sample(rng));
                     let score = theta * (1.0 - lane.fee) / (1.0 + lane.latency);
                     if best.is_none_or(|(_, highest)| score > highest) {
                         best = Some((i, score));
@@ -159,11 +171,20 @@ impl Ruled {
 impl Chooser for Ruled {
     fn observe(&mut self, event: Event, now: Time) {
         match event {
-            Event::Health { processor, failing, min_response_time } => {
+            Event::Health {
+                processor,
+                failing,
+                min_response_time,
+            } => {
                 let lane = &mut self.lanes[processor];
                 (lane.failing, lane.min_response_time) = (failing, min_response_time);
             }
-            Event::Finished { processor, sent_at, verdict, .. } => {
+            Event::Finished {
+                processor,
+                sent_at,
+                verdict,
+                ..
+            } => {
                 let lane = &mut self.lanes[processor];
                 lane.in_flight -= 1;
                 let success = match verdict {
@@ -195,10 +216,13 @@ impl Chooser for Ruled {
 
     fn decide(&mut self, now: Time, rng: &mut SmallRng, _queue: Queue) -> Decision {
         match self.preferred(now, rng) {
-            Some(processor) if self.permit_for(processor, now).is_some() => {
-                Decision::Send { processor, probe: false }
-            }
-            _ => Decision::Wait { until: now + LOOK_AGAIN },
+            Some(processor) if self.permit_for(processor, now).is_some() => Decision::Send {
+                processor,
+                probe: false,
+            },
+            _ => Decision::Wait {
+                until: now + LOOK_AGAIN,
+            },
         }
     }
 
@@ -213,6 +237,8 @@ impl Chooser for Ruled {
     }
 
     fn breakers(&self, now: Time) -> Vec<u8> {
-        (self.lanes.iter()).map(|lane| 2 * u8::from(lane.open_until.is_some_and(|until| now < until))).collect()
+        (self.lanes.iter())
+            .map(|lane| 2 * u8::from(lane.open_until.is_some_and(|until| now < until)))
+            .collect()
     }
 }

@@ -25,7 +25,12 @@ pub(crate) fn net(scenario: &Scenario) -> f64 {
     let mut used = vec![0.0; slots];
     let mut order: Vec<usize> = (0..scenario.fees.len()).collect();
     order.sort_by(|a, b| scenario.fees[*a].total_cmp(&scenario.fees[*b]));
-    order.into_iter().map(|i| (1.0 - scenario.fees[i]) * fill(&mut used, &arrived, &capacity(scenario, i, slots))).sum()
+    order
+        .into_iter()
+        .map(|i| {
+            (1.0 - scenario.fees[i]) * fill(&mut used, &arrived, &capacity(scenario, i, slots))
+        })
+        .sum()
 }
 
 /// Payments that have arrived by the end of each slot.
@@ -54,8 +59,11 @@ fn capacity(scenario: &Scenario, processor: usize, slots: usize) -> Vec<f64> {
         let at = slot as Micros * SLOT;
         let latency = scenario.stage(at).weather[processor].delay + LEAST_SERVICE;
         let ends = at + latency;
-        let success =
-            if ends > scenario.end { 0.0 } else { 1.0 - scenario.stage(ends).weather[processor].failing };
+        let success = if ends > scenario.end {
+            0.0
+        } else {
+            1.0 - scenario.stage(ends).weather[processor].failing
+        };
         if let Some((_, before)) = stretch
             && stretch != Some((latency, success))
         {

@@ -23,7 +23,9 @@ pub(crate) struct Histogram {
 
 impl Default for Histogram {
     fn default() -> Self {
-        Self { counts: vec![0; BUCKETS] }
+        Self {
+            counts: vec![0; BUCKETS],
+        }
     }
 }
 
@@ -97,7 +99,11 @@ pub(crate) struct Outcome {
 impl Outcome {
     /// Net revenue, in amounts of one payment.
     pub(crate) fn net(&self, fees: &[f64]) -> f64 {
-        self.settled.iter().zip(fees).map(|(count, fee)| *count as f64 * (1.0 - fee)).sum()
+        self.settled
+            .iter()
+            .zip(fees)
+            .map(|(count, fee)| *count as f64 * (1.0 - fee))
+            .sum()
     }
 
     /// Payments not settled at the end.

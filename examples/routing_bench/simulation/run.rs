@@ -122,10 +122,19 @@ pub(crate) fn run<C: Chooser>(scenario: &Scenario, picture: bool, make: impl Fn(
         next_look: vec![Micros::MAX; INSTANCES],
         blocked: vec![false; INSTANCES],
         sent: vec![0; processors],
-        outcome: Outcome { settled: vec![0; processors], end: scenario.end, ..Outcome::default() },
+        outcome: Outcome {
+            settled: vec![0; processors],
+            end: scenario.end,
+            ..Outcome::default()
+        },
     };
     for chooser in &mut run.choosers {
-        chooser.observe(Event::Instances { alive: INSTANCES as u32 }, Duration::ZERO);
+        chooser.observe(
+            Event::Instances {
+                alive: INSTANCES as u32,
+            },
+            Duration::ZERO,
+        );
     }
     let first_poll = run.rng.random_range(0..POLL);
     for processor in 0..processors as u8 {
@@ -136,7 +145,12 @@ pub(crate) fn run<C: Chooser>(scenario: &Scenario, picture: bool, make: impl Fn(
     }
     run.play();
     run.outcome.arrived = run.payments.len() as u64;
-    run.outcome.peak = run.processors.iter().map(|processor| processor.peak).max().unwrap_or(0);
+    run.outcome.peak = run
+        .processors
+        .iter()
+        .map(|processor| processor.peak)
+        .max()
+        .unwrap_or(0);
     run.outcome
 }
 
@@ -166,7 +180,13 @@ impl<C: Chooser> Run<'_, C> {
 
     fn arrive(&mut self) {
         let payment = self.payments.len();
-        self.payments.push(Payment { stamp: 0, declines: 0, open: 0, stored_at: None, settled: false });
+        self.payments.push(Payment {
+            stamp: 0,
+            declines: 0,
+            open: 0,
+            stored_at: None,
+            settled: false,
+        });
         self.fresh.push_back(payment as u32);
         self.choosers[payment % INSTANCES].observe(Event::Arrived { count: 1 }, time(self.now));
         self.wake();
@@ -199,7 +219,12 @@ impl<C: Chooser> Run<'_, C> {
                 self.outcome.failed += 1;
                 self.outcome.refused += 1;
                 let payment = self.requests[request as usize].payment;
-                self.finish(request, Verdict::Throttled { retry_after: time(RETRY_AFTER) });
+                self.finish(
+                    request,
+                    Verdict::Throttled {
+                        retry_after: time(RETRY_AFTER),
+                    },
+                );
                 self.free_requests.push(request);
                 self.decline(payment);
             }
@@ -211,7 +236,11 @@ impl<C: Chooser> Run<'_, C> {
             Happening::Poll(processor) => self.poll(processor),
             Happening::News(processor, instance, failing, ms) => {
                 let min_response_time = Duration::from_millis(u64::from(ms));
-                let event = Event::Health { processor: processor as usize, failing, min_response_time };
+                let event = Event::Health {
+                    processor: processor as usize,
+                    failing,
+                    min_response_time,
+                };
                 self.choosers[instance as usize].observe(event, time(self.now));
             }
             Happening::Sample => self.sample(),
@@ -227,11 +256,18 @@ impl<C: Chooser> Run<'_, C> {
                 self.next_look[instance] = Micros::MAX;
                 return;
             }
-            let oldest = self.fresh.front().map_or(self.now, |payment| self.scenario.arrivals[*payment as usize]);
-            let queue = Queue { waiting, oldest_age: time(self.now - oldest) };
+            let oldest = self.fresh.front().map_or(self.now, |payment| {
+                self.scenario.arrivals[*payment as usize]
+            });
+            let queue = Queue {
+                waiting,
+                oldest_age: time(self.now - oldest),
+            };
             match self.choosers[instance].decide(time(self.now), &mut self.rng, queue) {
                 Decision::Send { processor, probe } => {
-                    let Some(payment) = self.claim() else { unreachable!("the queue is not empty") };
+                    let Some(payment) = self.claim() else {
+                        unreachable!("the queue is not empty")
+                    };
                     self.payments[payment as usize].stamp = self.now;
                     self.send(payment, processor, instance, probe);
                 }
@@ -248,7 +284,10 @@ impl<C: Chooser> Run<'_, C> {
 
     /// The oldest payment: one that was declined before, if there is any.
     fn claim(&mut self) -> Option<u32> {
-        self.declined.pop().map(|Reverse(payment)| payment).or_else(|| self.fresh.pop_front())
+        self.declined
+            .pop()
+            .map(|Reverse(payment)| payment)
+            .or_else(|| self.fresh.pop_front())
     }
 
     fn send(&mut self, payment: u32, processor: usize, instance: usize, probe: bool) {
@@ -294,7 +333,12 @@ impl<C: Chooser> Run<'_, C> {
     }
 
     fn served(&mut self, id: u32) {
-        let Request { payment, processor, given_up, .. } = self.requests[id as usize];
+        let Request {
+            payment,
+            processor,
+            given_up,
+            ..
+        } = self.requests[id as usize];
         if let Some(next) = self.processors[processor as usize].leave() {
             self.serve(next);
         }
@@ -307,7 +351,14 @@ impl<C: Chooser> Run<'_, C> {
         if given_up {
             self.payments[payment as usize].open -= 1;
         } else {
-            self.finish(id, if declined { Verdict::Declined } else { Verdict::Charged });
+            self.finish(
+                id,
+                if declined {
+                    Verdict::Declined
+                } else {
+                    Verdict::Charged
+                },
+            );
             if declined {
                 self.outcome.failed += 1;
                 if self.payments[payment as usize].open > 0 {
@@ -327,7 +378,9 @@ impl<C: Chooser> Run<'_, C> {
         self.outcome.failed += 1;
         self.requests[id as usize].given_up = true;
         self.finish(id, Verdict::Unknown);
-        let Request { payment, processor, .. } = self.requests[id as usize];
+        let Request {
+            payment, processor, ..
+        } = self.requests[id as usize];
         self.payments[payment as usize].open += 1;
         self.pin(payment, processor);
     }
@@ -348,9 +401,20 @@ impl<C: Chooser> Run<'_, C> {
 
     /// Gives the permit of a request back.
     fn finish(&mut self, id: u32, verdict: Verdict) {
-        let Request { processor, instance, sent_at, probe, .. } = self.requests[id as usize];
+        let Request {
+            processor,
+            instance,
+            sent_at,
+            probe,
+            ..
+        } = self.requests[id as usize];
         let sent_at = Some(time(sent_at));
-        let event = Event::Finished { processor: processor as usize, sent_at, probe, verdict };
+        let event = Event::Finished {
+            processor: processor as usize,
+            sent_at,
+            probe,
+            verdict,
+        };
         let instance = instance as usize;
         self.choosers[instance].observe(event, time(self.now));
         if self.blocked[instance] && self.next_look[instance] > self.now {
@@ -371,18 +435,24 @@ impl<C: Chooser> Run<'_, C> {
     fn settle(&mut self, id: u32) {
         let recorded = self.now + self.rng.random_range(SETTLE.0..SETTLE.1);
         let payment = &mut self.payments[id as usize];
-        let Some((processor, stored_at)) = payment.stored_at else { unreachable!("charged and not stored") };
+        let Some((processor, stored_at)) = payment.stored_at else {
+            unreachable!("charged and not stored")
+        };
         if std::mem::replace(&mut payment.settled, true) {
             return;
         }
         // An audit that looks between the two moments sees a payment in their books that is not in ours.
         let visible = stored_at.max(payment.stamp + AUDIT_LAG);
         if visible < recorded {
-            self.outcome.disagreements.push((visible, recorded.min(self.scenario.end)));
+            self.outcome
+                .disagreements
+                .push((visible, recorded.min(self.scenario.end)));
         }
         if recorded <= self.scenario.end {
             self.outcome.settled[processor as usize] += 1;
-            self.outcome.settle_times.record(recorded - self.scenario.arrivals[id as usize]);
+            self.outcome
+                .settle_times
+                .record(recorded - self.scenario.arrivals[id as usize]);
         }
     }
 
@@ -391,7 +461,10 @@ impl<C: Chooser> Run<'_, C> {
         for instance in 0..INSTANCES as u8 {
             let at = self.now + self.rng.random_range(NEWS.0..NEWS.1);
             let ms = (weather.delay / MILLISECOND) as u32;
-            self.at(at, Happening::News(processor, instance, weather.reported_failing(), ms));
+            self.at(
+                at,
+                Happening::News(processor, instance, weather.reported_failing(), ms),
+            );
         }
         self.at(self.now + POLL, Happening::Poll(processor));
     }

@@ -19,12 +19,19 @@ pub(crate) struct Weather {
 impl Weather {
     /// Takes that many milliseconds and never fails.
     pub(crate) fn slow(delay_ms: u64) -> Self {
-        Self { delay: delay_ms * MILLISECOND, failing: 0.0, lost: 0.0 }
+        Self {
+            delay: delay_ms * MILLISECOND,
+            failing: 0.0,
+            lost: 0.0,
+        }
     }
 
     /// Takes that many milliseconds and fails.
     pub(crate) fn failing(delay_ms: u64) -> Self {
-        Self { failing: 1.0, ..Self::slow(delay_ms) }
+        Self {
+            failing: 1.0,
+            ..Self::slow(delay_ms)
+        }
     }
 
     /// What the health endpoint calls it.
@@ -81,12 +88,22 @@ impl Scenario {
             (50, Weather::slow(0), Weather::slow(5_000)),
         ];
         let stages = (table.into_iter())
-            .map(|(from, first, second)| Stage { from: from * SECOND, weather: vec![first, second] })
+            .map(|(from, first, second)| Stage {
+                from: from * SECOND,
+                weather: vec![first, second],
+            })
             .collect();
         let mut rng = SmallRng::seed_from_u64(seed);
         let end = 60 * SECOND;
         let arrivals = arrivals(end, 1.0, 550.0, &mut rng);
-        Self { name: "public".into(), seed, end, fees: PUBLIC_FEES.to_vec(), stages, arrivals }
+        Self {
+            name: "public".into(),
+            seed,
+            end,
+            fees: PUBLIC_FEES.to_vec(),
+            stages,
+            arrivals,
+        }
     }
 
     /// 60 to 300 s of stages of 5 to 60 s with delays of 0 to 5 s, outages of one or both, partial failures
@@ -107,7 +124,14 @@ impl Scenario {
         }
         let (first, last) = (rng.random_range(50.0..550.0), rng.random_range(50.0..550.0));
         let arrivals = arrivals(end, first, last, &mut rng);
-        Self { name: format!("random {seed}"), seed, end, fees: fees.to_vec(), stages, arrivals }
+        Self {
+            name: format!("random {seed}"),
+            seed,
+            end,
+            fees: fees.to_vec(),
+            stages,
+            arrivals,
+        }
     }
 
     /// The stage at a moment.
@@ -130,8 +154,16 @@ fn weather(rng: &mut SmallRng) -> Weather {
     } else {
         0.0
     };
-    let lost = if rng.random_bool(0.03) { rng.random_range(0.001..0.01) } else { 0.0 };
-    Weather { failing, lost, ..Weather::slow(delay_ms) }
+    let lost = if rng.random_bool(0.03) {
+        rng.random_range(0.001..0.01)
+    } else {
+        0.0
+    };
+    Weather {
+        failing,
+        lost,
+        ..Weather::slow(delay_ms)
+    }
 }
 
 /// A Poisson process whose rate goes from `first` to `last` per second.

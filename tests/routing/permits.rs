@@ -1,0 +1,104 @@
+//! Permits under threads: never more than the cap, and none is lost.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use payment_proxy::route::{Event, Policy, Queue, Router, SharedRouter, Time, Verdict};
+
+use crate::simulation::chooser::terms;
+
+const THREADS: u32 = 8;
+const ROUNDS: u32 = 400;
+const INSTANCES: u32 = 4;
+
+fn queue() -> Queue {
+    Queue {
+        waiting: 100_000,
+        ..Queue::default()
+    }
+}
+
+#[test]
+fn threads_never_exceed_the_cap_and_leak_no_permit() {
+    let policy = Policy::default();
+    let cap = policy.shared_cap / INSTANCES;
+    let shared = SharedRouter::new(Router::new(policy, terms(&[0.05, 0.15]), Time::ZERO));
+    shared.observe(Event::Instances { alive: INSTANCES });
+    let out = [AtomicU32::new(0), AtomicU32::new(0)];
+    let (shared, out) = (&shared, &out);
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            scope.spawn(move || {
+                for round in 0..ROUNDS {
+                    let mut plan = shared.plan(40, queue());
+                    plan.permits.extend(shared.try_permit((round % 2) as usize));
+                    for permit in &mut plan.permits {
+                        // Counted up after it was granted and down before it is given back: never too high.
+                        let before = out[permit.processor()].fetch_add(1, Ordering::SeqCst);
+                        assert!(before < cap, "{before} and one more");
+                    }
+                    for (i, mut permit) in plan.permits.into_iter().enumerate() {
+                        out[permit.processor()].fetch_sub(1, Ordering::SeqCst);
+                        match (thread + round + i as u32) % 7 {
+                            0 => drop(permit),
+                            1 => {
+                                permit.sent();
+                                drop(permit);
+                            }
+                            2 => permit.finish(Verdict::NotSent),
+                            3 => {
+                                permit.sent();
+                                permit.finish(Verdict::Declined);
+                            }
+                            _ => {
+                                permit.sent();
+                                permit.finish(Verdict::Charged);
+                            }
+                        }
+                    }
+                }
+            });
+        }
+    });
+    for processor in shared.explain().processors {
+        assert_eq!(
+            (processor.in_flight, processor.breaker.probes_in_flight),
+            (0, 0),
+            "{}",
+            processor.name
+        );
+    }
+}
+
+#[test]
+fn a_permit_comes_back_when_the_task_that_holds_it_panics() {
+    let shared = SharedRouter::new(Router::new(Policy::default(), terms(&[0.05]), Time::ZERO));
+    let panicking = shared.clone();
+    let result = thread::spawn(move || {
+        let plan = panicking.plan(5, queue());
+        assert_eq!(
+            plan.permits.len(),
+            0,
+            "this is the panic that the test wants"
+        );
+    })
+    .join();
+    assert!(result.is_err());
+    assert_eq!(shared.explain().processors[0].in_flight, 0);
+    assert_eq!(shared.plan(5, queue()).permits.len(), 5);
+}
+
+#[test]
+fn instances_share_the_cap() {
+    let shared = SharedRouter::new(Router::new(Policy::default(), terms(&[0.05]), Time::ZERO));
+    let mut pinned = Vec::new();
+    while let Some(permit) = shared.try_permit(0) {
+        pinned.push(permit);
+    }
+    assert_eq!(pinned.len(), 780);
+    shared.observe(Event::Instances { alive: 3 });
+    pinned.truncate(260);
+    assert!(shared.try_permit(0).is_none());
+    pinned.pop();
+    assert!(shared.try_permit(0).is_some());
+}
