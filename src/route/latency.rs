@@ -42,7 +42,10 @@ impl Latency {
         self.gone(sent_at);
         let newest = self.newest_answered.unwrap_or(sent_at);
         if newest.saturating_sub(sent_at) <= policy.latency_disorder {
-            let sample = now.saturating_sub(sent_at).min(policy.latency_longest).as_secs_f64();
+            let sample = now
+                .saturating_sub(sent_at)
+                .min(policy.latency_longest)
+                .as_secs_f64();
             // What is known is worth less the longer ago it was learnt.
             let silence = now.saturating_sub(self.supported_at).as_secs_f64();
             let outdated = 1.0 - (-silence / policy.latency_memory.as_secs_f64()).exp2();
@@ -79,8 +82,12 @@ impl Latency {
 
     /// Seconds from sending a request until its reply, as expected at that moment.
     pub fn estimate(&self, now: Time, policy: &Policy) -> f64 {
-        let oldest = self.unanswered.front().map_or(Duration::ZERO, |sent| now.saturating_sub(*sent));
-        self.relaxed(now, policy).max(oldest.min(policy.latency_longest).as_secs_f64())
+        let oldest = self
+            .unanswered
+            .front()
+            .map_or(Duration::ZERO, |sent| now.saturating_sub(*sent));
+        self.relaxed(now, policy)
+            .max(oldest.min(policy.latency_longest).as_secs_f64())
     }
 
     /// The average, on its way to the prior when nothing has supported it for long.
