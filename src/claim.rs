@@ -16,8 +16,9 @@ use sqlx::postgres::types::PgInterval;
 
 use crate::payment::Payment;
 
-/// Payments in one claim, at most.
-pub const CLAIM_BATCH: usize = 256;
+/// Payments in one claim, at most: half of what a processor takes at once, the share of one of two
+/// instances.
+pub const CLAIM_BATCH: usize = 390;
 /// Doubtful payments in one claim, at most.
 pub const DOUBTFUL_BATCH: usize = 64;
 /// What a lease lasts beyond the longest call: the time between claim and send, and to record the end.

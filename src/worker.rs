@@ -32,7 +32,7 @@ pub const DOUBTFUL_PACE: Duration = Duration::from_millis(100);
 /// Rows below the newest claimed one that a claim still looks at: payments whose commit was overtaken.
 pub const LOW_WATER_SLACK: i64 = 1_000;
 /// The least number of payments that a claim asks for.
-const LEAST_CLAIM: usize = 8;
+const LEAST_CLAIM: usize = 32;
 
 /// A processor as the worker uses it.
 #[derive(Debug, Clone)]
