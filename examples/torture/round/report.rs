@@ -110,7 +110,7 @@ impl fmt::Display for Report {
         writeln!(out, ", {} dead letters", self.dead)?;
         writeln!(
             out,
-            "summaries  {} compared, queue drained {:.1} s after the last trouble",
+            "summaries  {} compared, queue empty {:.1} s after the last post",
             self.summaries,
             self.drain.as_secs_f64()
         )?;
