@@ -128,6 +128,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         ended,
         returned,
         wake,
+        permit_back: Arc::default(),
         calls: calls.clone(),
         stop: stop.clone(),
         depth: Arc::new(Depth::default()),

@@ -7,6 +7,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
@@ -20,6 +21,9 @@ use crate::database::{Outage, RETRY_PAUSE, is_transient};
 
 /// Claims that are written in one statement, at most.
 pub const SETTLE_BATCH: usize = 500;
+/// How long the first of a batch waits for others. Nobody waits for a settle, and one statement for ten
+/// payments costs little more than one for one.
+pub const SETTLE_PAUSE: Duration = Duration::from_millis(10);
 /// Ended claims that wait to be written, at most; beyond that calls wait with their end.
 pub const SETTLE_BACKLOG: usize = 4_096;
 
@@ -84,6 +88,13 @@ pub async fn run(
     let mut batch = Vec::with_capacity(SETTLE_BATCH);
     let mut outage = Outage::new("settle");
     while ended.recv_many(&mut batch, SETTLE_BATCH).await > 0 {
+        if batch.len() < SETTLE_BATCH && !ended.is_closed() {
+            tokio::time::sleep(SETTLE_PAUSE).await;
+            while batch.len() < SETTLE_BATCH {
+                let Ok(more) = ended.try_recv() else { break };
+                batch.push(more);
+            }
+        }
         loop {
             match record(&pool, terms, &batch).await {
                 Ok(anomalies) => {

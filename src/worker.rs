@@ -23,6 +23,9 @@ use crate::settle::{Ended, Returned};
 /// The longest time between two looks at the queue when nothing wakes the worker: another instance
 /// may have accepted payments and died.
 pub const IDLE_POLL: Duration = Duration::from_millis(500);
+/// The least time between two claims of an instance: what arrives meanwhile is claimed together, which
+/// costs little more than one payment alone. An idle instance claims at once.
+pub const CLAIM_PAUSE: Duration = Duration::from_millis(10);
 /// The time between two claims that start at the oldest row instead of the low-water mark.
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// The time between two looks for doubtful payments when there were none.
@@ -59,6 +62,8 @@ pub struct Worker {
     pub returned: Arc<Returned>,
     /// Woken when there may be something to claim.
     pub wake: Arc<Notify>,
+    /// Woken when a call has ended and its permit is back.
+    pub permit_back: Arc<Notify>,
     /// Calls to processors under way.
     pub calls: TaskTracker,
     /// When to stop.
@@ -122,34 +127,37 @@ impl Worker {
         let mut want = LEAST_CLAIM;
         let mut outage = Outage::new("claim");
         while !self.stop.draining.is_cancelled() {
-            let pause = match self.claim_step(want, from.next(&self.returned)).await {
-                Ok((step, newest)) => {
-                    outage.over();
-                    from.claimed(newest);
-                    match step {
-                        Step::More(count) => {
+            let not_before = tokio::time::Instant::now() + CLAIM_PAUSE;
+            let (pause, wants_permits) =
+                match self.claim_step(want, from.next(&self.returned)).await {
+                    Ok((step, newest)) => {
+                        outage.over();
+                        from.claimed(newest);
+                        if let Step::More(count) | Step::Drained(count) = step {
                             want = (count * 2).clamp(LEAST_CLAIM, CLAIM_BATCH);
-                            continue;
                         }
-                        Step::Drained(count) => {
-                            want = (count * 2).clamp(LEAST_CLAIM, CLAIM_BATCH);
-                            IDLE_POLL.mul_f64(rand::rng().random_range(0.5..1.0))
-                        }
-                        Step::NoPermit(retry_in) => {
-                            retry_in.map_or(IDLE_POLL, |pause| pause.min(IDLE_POLL))
+                        match step {
+                            Step::More(_) => (Duration::ZERO, false),
+                            Step::Drained(_) => {
+                                (IDLE_POLL.mul_f64(rand::rng().random_range(0.5..1.0)), false)
+                            }
+                            Step::NoPermit(retry_in) => {
+                                (retry_in.unwrap_or(IDLE_POLL).min(IDLE_POLL), true)
+                            }
                         }
                     }
-                }
-                Err(error) => {
-                    outage.goes_on(&error);
-                    RETRY_PAUSE
-                }
-            };
+                    Err(error) => {
+                        outage.goes_on(&error);
+                        (RETRY_PAUSE, false)
+                    }
+                };
             tokio::select! {
-                () = self.wake.notified() => {}
+                () = self.wake.notified(), if !wants_permits => {}
+                () = self.permit_back.notified(), if wants_permits => {}
                 () = tokio::time::sleep(pause) => {}
                 () = self.stop.draining.cancelled() => {}
             }
+            tokio::time::sleep_until(not_before).await;
         }
     }
 
@@ -198,15 +206,15 @@ impl Worker {
     }
 
     fn start(&self, index: usize, claim: Claim, permit: Permit) {
-        let (ended, stop, wake) = (
+        let (ended, stop, permit_back) = (
             self.ended.clone(),
             self.stop.clone(),
-            Arc::clone(&self.wake),
+            Arc::clone(&self.permit_back),
         );
         let processors = Arc::clone(&self.processors);
         self.calls.spawn(async move {
             let outcome = charge(&processors[index].client, &claim, permit, &stop).await;
-            wake.notify_one();
+            permit_back.notify_one();
             hand_over(&ended, claim, outcome).await;
         });
     }

@@ -329,6 +329,7 @@ impl Bench {
             ended: sender,
             returned: std::sync::Arc::new(Returned::new(std::sync::Arc::clone(&wake))),
             wake,
+            permit_back: std::sync::Arc::default(),
             calls: TaskTracker::new(),
             stop: Stop::default(),
             depth: std::sync::Arc::new(Depth::default()),
