@@ -1,7 +1,7 @@
 # Each target is a script in scripts/, which says at its top what it does and what it reads.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test queries load routing-bench torture
+.PHONY: help run test queries load routing-bench durability-bench torture
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -20,6 +20,10 @@ load: ## the contest's minute against port 9999, then an audit of what came of e
 
 routing-bench: ## what the router earns in simulated scenarios, against an oracle and simpler policies
 	@cargo run --quiet --release --locked --example routing_bench
+
+durability-bench: ## what a logged queue costs against an unlogged one, as a ratio
+	@cargo build --quiet --release --locked --example durability_bench
+	@scripts/with-postgres.sh $${CARGO_TARGET_DIR:-target}/release/examples/durability_bench
 
 torture: ## kills, stops and faults for MINUTES=3 in MODE=both from SEED=..., then a verdict on every payment
 	@scripts/torture.sh

@@ -1,0 +1,182 @@
+//! What a logged queue costs: payments per second that are accepted, and that are claimed and settled,
+//! in both durability modes in turns, on the cluster that `TEST_DATABASE_URL` names.
+//!
+//! Prints a table with the ratio, and checks that every accepted payment was settled once.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use payment_proxy::accept::Acceptor;
+use payment_proxy::charge::Outcome;
+use payment_proxy::claim::{CLAIM_BATCH, LeaseTerms, claim_free};
+use payment_proxy::config::{DatabaseSettings, QueueDurability};
+use payment_proxy::database::{self, Pools};
+use payment_proxy::payment::Payment;
+use payment_proxy::route::{Policy, Router, SharedRouter, Terms};
+use payment_proxy::settle::{Ended, record};
+use rust_decimal::Decimal;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+/// Clients that post one payment after the other.
+const CLIENTS: usize = 128;
+/// How long they post in each round.
+const POSTING: Duration = Duration::from_secs(4);
+/// Rounds of each mode, taken in turns.
+const ROUNDS: usize = 5;
+
+/// Payments per second.
+struct Round {
+    accepted: f64,
+    settled: f64,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let cluster = std::env::var("TEST_DATABASE_URL").context(
+        "TEST_DATABASE_URL names a throwaway cluster; `make durability-bench` starts one",
+    )?;
+    let mut admin = PgConnection::connect(&cluster).await?;
+    let modes = [QueueDurability::Unlogged, QueueDurability::Logged];
+    let mut rounds = modes.map(|_| Vec::new());
+    for turn in 0..ROUNDS {
+        for (mode, rounds) in modes.iter().zip(&mut rounds) {
+            let name = format!("durability_{turn}_{mode:?}").to_lowercase();
+            sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}")))
+                .execute(&mut admin)
+                .await?;
+            let url = format!(
+                "{}/{name}",
+                cluster.rsplit_once('/').context("the URL has a path")?.0
+            );
+            let settings = DatabaseSettings {
+                database_url: url.parse().map_err(anyhow::Error::msg)?,
+                queue_durability: *mode,
+            };
+            let round = play(&settings).await?;
+            eprintln!(
+                "{mode:?}: {:.0} accepted/s, {:.0} settled/s",
+                round.accepted, round.settled
+            );
+            rounds.push(round);
+            sqlx::query(AssertSqlSafe(format!("DROP DATABASE {name} WITH (FORCE)")))
+                .execute(&mut admin)
+                .await?;
+        }
+    }
+    let median = |rounds: &[Round], of: fn(&Round) -> f64| {
+        let mut values: Vec<f64> = rounds.iter().map(of).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    println!(
+        "| median of {ROUNDS} rounds | unlogged | logged | logged / unlogged |\n|---|---|---|---|"
+    );
+    for (what, of) in [
+        (
+            "accepted per second",
+            (|round| round.accepted) as fn(&Round) -> f64,
+        ),
+        ("claimed and settled per second", |round| round.settled),
+    ] {
+        let [unlogged, logged] = [median(&rounds[0], of), median(&rounds[1], of)];
+        println!(
+            "| {what} | {unlogged:.0} | {logged:.0} | {:.2} |",
+            logged / unlogged
+        );
+    }
+    println!(
+        "\nEvery accepted payment was settled once, in all {} rounds.",
+        2 * ROUNDS
+    );
+    Ok(())
+}
+
+async fn play(settings: &DatabaseSettings) -> anyhow::Result<Round> {
+    database::migrate(settings).await?;
+    let pools = Pools::new(settings);
+    let (accepted, posting) = post(&pools).await?;
+    let settling = Instant::now();
+    let settled = settle_all(&pools).await?;
+    let round = Round {
+        accepted: accepted as f64 / posting.as_secs_f64(),
+        settled: settled as f64 / settling.elapsed().as_secs_f64(),
+    };
+    anyhow::ensure!(
+        settled == accepted,
+        "{accepted} accepted, {settled} settled"
+    );
+    let booked: i64 = sqlx::query_scalar("SELECT count(*) FROM payment_processed")
+        .fetch_one(&pools.requests)
+        .await?;
+    anyhow::ensure!(
+        usize::try_from(booked)? == accepted,
+        "{accepted} accepted, {booked} booked"
+    );
+    pools.close().await;
+    Ok(round)
+}
+
+/// Posts for a while. Returns how many payments were accepted, and in what time.
+async fn post(pools: &Pools) -> anyhow::Result<(usize, Duration)> {
+    let terms = vec![Terms {
+        name: "default".to_owned(),
+        fee: Decimal::new(5, 2),
+    }];
+    let router = SharedRouter::new(Router::new(Policy::default(), terms, Duration::ZERO));
+    let acceptor = Acceptor::start(
+        &pools.requests,
+        &TaskTracker::new(),
+        &router,
+        &Arc::new(Notify::new()),
+    );
+    let begun_at = Instant::now();
+    let clients = (0..CLIENTS).map(|_| {
+        let acceptor = acceptor.clone();
+        tokio::spawn(async move {
+            let mut accepted = 0;
+            while begun_at.elapsed() < POSTING {
+                let payment = Payment {
+                    correlation_id: Uuid::new_v4(),
+                    amount: Decimal::new(1990, 2),
+                };
+                acceptor.accept(payment).await?;
+                accepted += 1;
+            }
+            anyhow::Ok(accepted)
+        })
+    });
+    let mut accepted = 0;
+    for client in futures_util::future::join_all(clients).await {
+        accepted += client??;
+    }
+    Ok((accepted, begun_at.elapsed()))
+}
+
+/// Claims and settles until the queue is empty, as if every payment were charged at once.
+async fn settle_all(pools: &Pools) -> anyhow::Result<usize> {
+    let terms = LeaseTerms::new(Duration::from_secs(15), Duration::from_secs(60));
+    let (mut settled, mut from) = (0, 0);
+    loop {
+        let claims = claim_free(&pools.claims, terms, "default", CLAIM_BATCH, from).await?;
+        let Some(newest) = claims.iter().map(|claim| claim.id).max() else {
+            return Ok(settled);
+        };
+        from = newest;
+        let ended: Vec<Ended> = claims
+            .into_iter()
+            .map(|claim| Ended {
+                outcome: Outcome::Charged {
+                    requested_at: claim.requested_at,
+                },
+                claim,
+            })
+            .collect();
+        let anomalies = record(&pools.settles, terms, &ended).await?;
+        anyhow::ensure!(anomalies.is_empty(), "{anomalies:?}");
+        settled += ended.len();
+    }
+}
