@@ -62,6 +62,8 @@ class Audit:
     totals: dict = field(default_factory=dict)
     # Milliseconds from the POST to the requestedAt of the call that was charged.
     waits_ms: list = field(default_factory=list)
+    # Claims beyond the first, of all settled payments: attempts that failed, were not sent or were in doubt.
+    failed_attempts: int = 0
     # requestedAt and processor of all that is charged.
     charges: list = field(default_factory=list)
     drained_after_s: float = None
@@ -133,6 +135,7 @@ def audit(gateway, processors, posted, start, ended, show):
         if payment.accepted:
             if charges:
                 result.settled += 1
+                result.failed_attempts += max(0, book["attempts"] - 1) if book else 0
             elif state == "dead":
                 result.dead.append(i)
             elif state is None or state == "settled":

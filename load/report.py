@@ -143,6 +143,7 @@ def figures(run):
         "checks": [{**c, "agrees": agrees(c), "at_s": run.second(c["at"])} for c in run.checks],
         "settled_at_end": {"count": sum(t["count"] for t in end.values() if t), "of": a.accepted},
         "drained_after_s": a.drained_after_s,
+        "failed_attempts_per_payment": a.failed_attempts / a.settled if a.settled else None,
         "wait_ms": spread(a.waits_ms),
         "processors": {
             n: {
@@ -213,6 +214,7 @@ def text(f):
             ["p99 of all replies", ms(s["p99_ms"]), f"{s['replies']:,} replies, as the contest counts"],
             ["checks that agree", f"{agreed} of {len(f['checks'])}", "at " + ", ".join(f"{c['at_s']:.0f}" for c in f["checks"]) + " s"],
             ["settled at the end", share(f["settled_at_end"]["count"], f["settled_at_end"]["of"]), f"{f['settled_at_end']['count']:,} of {f['settled_at_end']['of']:,}"],
+            ["failed attempts", "-" if f["failed_attempts_per_payment"] is None else f"{f['failed_attempts_per_payment']:.3f}", "per settled payment"],
             ["drained", "no" if f["drained_after_s"] is None else f"{f['drained_after_s']:.1f} s", f"after the end of the load; waits at most {auditing.DRAIN_LIMIT_S} s"],
         ],
     )

@@ -27,7 +27,7 @@ class Gateway:
 
     def lookup(self, ids):
         return {
-            i: {"state": "settled", "processor": n, "amount": Decimal(c) / 100, "requestedAt": books.iso(at)}
+            i: {"state": "settled", "processor": n, "amount": Decimal(c) / 100, "requestedAt": books.iso(at), "attempts": 1}
             for i, (n, c, at) in self.rows.items()
             if i in ids
         }

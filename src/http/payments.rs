@@ -80,6 +80,8 @@ pub(super) struct PaymentView {
     #[serde(with = "rust_decimal::serde::arbitrary_precision")]
     amount: Decimal,
     state: String,
+    /// Claims made so far.
+    attempts: i32,
     accepted_at: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     processor: Option<String>,
@@ -98,14 +100,14 @@ pub(super) async fn get(
         .ok_or_else(|| Problem::bad_request("the id in the path must be a UUID with hyphens"))?;
     let row = sqlx::query!(
         r#"SELECT 'settled' AS "state!", amount AS "amount!", accepted_at AS "accepted_at!",
-            processor, requested_at, NULL AS reason
+            processor, requested_at, attempt AS "attempt!", NULL AS reason
         FROM payment_processed WHERE correlation_id = $1
         UNION ALL
-        SELECT 'dead', amount, accepted_at, processor, NULL, reason
+        SELECT 'dead', amount, accepted_at, processor, NULL, attempt, reason
         FROM payment_dead_letter WHERE correlation_id = $1
         UNION ALL
         SELECT CASE WHEN processor IS NULL THEN 'queued' ELSE 'in flight' END, amount, accepted_at,
-            processor, requested_at, NULL
+            processor, requested_at, attempt, NULL
         FROM payment_queue WHERE correlation_id = $1
         LIMIT 1"#,
         correlation_id
@@ -122,6 +124,7 @@ pub(super) async fn get(
         correlation_id,
         amount: row.amount,
         state: row.state,
+        attempts: row.attempt,
         accepted_at: format_time(row.accepted_at),
         processor: row.processor,
         requested_at: row.requested_at.map(format_time),

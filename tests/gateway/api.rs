@@ -32,6 +32,7 @@ async fn a_payment_is_accepted_settled_and_shown() {
         .payment(id)
         .expect("the cheap processor has it");
     assert_eq!(view["processor"], "default");
+    assert_eq!(view["attempts"], 1);
     assert_eq!(view["amount"].to_string(), "19.90");
     assert_eq!(
         view["requestedAt"],
