@@ -22,22 +22,14 @@ COMMENT ON COLUMN payment_rollup.processor IS 'The processor that charged';
 COMMENT ON COLUMN payment_rollup.requests IS 'Number of payments';
 COMMENT ON COLUMN payment_rollup.amount IS 'Their sum';
 
--- In the order of the key, so that two settles that touch the same rows cannot deadlock.
-CREATE FUNCTION payment_rollup_add() RETURNS trigger LANGUAGE plpgsql AS $$
+-- Adds the changed payments `sign` times (1 or -1), in the order of the key, so that two settles that
+-- touch the same rows cannot deadlock.
+CREATE FUNCTION payment_rollup_count() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    sign CONSTANT integer := TG_ARGV[0];
 BEGIN
     INSERT INTO payment_rollup AS r (unit, starts_at, processor, requests, amount)
-    SELECT u.unit, date_trunc(u.unit, c.requested_at, 'UTC'), c.processor, count(*), sum(c.amount)
-    FROM changed c CROSS JOIN (VALUES ('hour'), ('minute'), ('second')) AS u (unit)
-    GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
-    ON CONFLICT ON CONSTRAINT payment_rollup_pkey
-    DO UPDATE SET requests = r.requests + excluded.requests, amount = r.amount + excluded.amount;
-    RETURN NULL;
-END $$;
-
-CREATE FUNCTION payment_rollup_subtract() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    INSERT INTO payment_rollup AS r (unit, starts_at, processor, requests, amount)
-    SELECT u.unit, date_trunc(u.unit, c.requested_at, 'UTC'), c.processor, -count(*), -sum(c.amount)
+    SELECT u.unit, date_trunc(u.unit, c.requested_at, 'UTC'), c.processor, sign * count(*), sign * sum(c.amount)
     FROM changed c CROSS JOIN (VALUES ('hour'), ('minute'), ('second')) AS u (unit)
     GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
     ON CONFLICT ON CONSTRAINT payment_rollup_pkey
@@ -52,12 +44,12 @@ BEGIN
 END $$;
 
 CREATE TRIGGER payment_rollup_insert AFTER INSERT ON payment_processed
-    REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION payment_rollup_add();
+    REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION payment_rollup_count('1');
 CREATE TRIGGER payment_rollup_delete AFTER DELETE ON payment_processed
-    REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION payment_rollup_subtract();
+    REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION payment_rollup_count('-1');
 CREATE TRIGGER payment_rollup_update_old AFTER UPDATE ON payment_processed
-    REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION payment_rollup_subtract();
+    REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION payment_rollup_count('-1');
 CREATE TRIGGER payment_rollup_update_new AFTER UPDATE ON payment_processed
-    REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION payment_rollup_add();
+    REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION payment_rollup_count('1');
 CREATE TRIGGER payment_rollup_truncate AFTER TRUNCATE ON payment_processed
     FOR EACH STATEMENT EXECUTE FUNCTION payment_rollup_clear();

@@ -11,8 +11,10 @@
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
 use sqlx::PgPool;
 use sqlx::postgres::types::PgInterval;
+use uuid::Uuid;
 
 use crate::payment::Payment;
 
@@ -76,6 +78,38 @@ pub struct EarlierAttempt {
     pub over: bool,
 }
 
+/// A claimed row, as both statements return it.
+struct ClaimRow {
+    id: i64,
+    correlation_id: Uuid,
+    amount: Decimal,
+    accepted_at: DateTime<Utc>,
+    attempt: i32,
+    processor: String,
+    requested_at: DateTime<Utc>,
+    doubt_until: Option<DateTime<Utc>>,
+    over: Option<bool>,
+}
+
+impl ClaimRow {
+    fn held(self, send_by: Instant) -> Claim {
+        let earlier = self.doubt_until.zip(self.over);
+        Claim {
+            id: self.id,
+            payment: Payment {
+                correlation_id: self.correlation_id,
+                amount: self.amount,
+            },
+            accepted_at: self.accepted_at,
+            attempt: self.attempt,
+            processor: self.processor,
+            requested_at: self.requested_at,
+            send_by,
+            earlier: earlier.map(|(doubt_until, over)| EarlierAttempt { doubt_until, over }),
+        }
+    }
+}
+
 /// Claims for one processor up to `limit` of the oldest payments that no processor can have charged, from
 /// row `from_id` on.
 ///
@@ -91,7 +125,8 @@ pub async fn claim_free(
     from_id: i64,
 ) -> Result<Vec<Claim>, sqlx::Error> {
     let send_by = Instant::now() + SEND_WITHIN;
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        ClaimRow,
         r#"WITH free AS MATERIALIZED (
             SELECT id, correlation_id FROM payment_queue
             WHERE id >= $3 AND processor IS NULL AND lease_until <= now()
@@ -116,7 +151,9 @@ pub async fn claim_free(
             SELECT f.id FROM free f
             WHERE NOT EXISTS (SELECT FROM booked b WHERE b.correlation_id = f.correlation_id)
         ))
-        RETURNING id, correlation_id, amount, accepted_at, attempt, requested_at AS "requested_at!""#,
+        RETURNING id, correlation_id, amount, accepted_at, attempt,
+            processor AS "processor!", requested_at AS "requested_at!",
+            NULL::timestamptz AS doubt_until, NULL::boolean AS over"#,
         processor,
         i64::try_from(limit).unwrap_or(i64::MAX),
         from_id,
@@ -125,22 +162,7 @@ pub async fn claim_free(
     )
     .fetch_all(pool)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| Claim {
-            id: row.id,
-            payment: Payment {
-                correlation_id: row.correlation_id,
-                amount: row.amount,
-            },
-            accepted_at: row.accepted_at,
-            attempt: row.attempt,
-            processor: processor.to_owned(),
-            requested_at: row.requested_at,
-            send_by,
-            earlier: None,
-        })
-        .collect())
+    Ok(rows.into_iter().map(|row| row.held(send_by)).collect())
 }
 
 /// Claims payments that a processor may have charged, whose lease or pause is over, up to row
@@ -155,7 +177,8 @@ pub async fn claim_doubtful(
     up_to_id: i64,
 ) -> Result<Vec<Claim>, sqlx::Error> {
     let send_by = Instant::now() + SEND_WITHIN;
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        ClaimRow,
         r#"WITH doubtful AS MATERIALIZED (
             SELECT id, doubt_until, doubt_until <= now() AS over FROM payment_queue
             WHERE id <= $2 AND processor IS NOT NULL AND lease_until <= now()
@@ -169,8 +192,8 @@ pub async fn claim_doubtful(
         WHERE id = ANY (ARRAY(SELECT id FROM doubtful))
         RETURNING q.id, q.correlation_id, q.amount, q.accepted_at, q.attempt,
             q.processor AS "processor!", q.requested_at AS "requested_at!",
-            (SELECT d.doubt_until FROM doubtful d WHERE d.id = q.id) AS "doubt_until!",
-            (SELECT d.over FROM doubtful d WHERE d.id = q.id) AS "over!""#,
+            (SELECT d.doubt_until FROM doubtful d WHERE d.id = q.id) AS doubt_until,
+            (SELECT d.over FROM doubtful d WHERE d.id = q.id) AS over"#,
         i64::try_from(limit).unwrap_or(i64::MAX),
         up_to_id,
         interval(terms.lease),
@@ -178,25 +201,7 @@ pub async fn claim_doubtful(
     )
     .fetch_all(pool)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| Claim {
-            id: row.id,
-            payment: Payment {
-                correlation_id: row.correlation_id,
-                amount: row.amount,
-            },
-            accepted_at: row.accepted_at,
-            attempt: row.attempt,
-            processor: row.processor,
-            requested_at: row.requested_at,
-            send_by,
-            earlier: Some(EarlierAttempt {
-                doubt_until: row.doubt_until,
-                over: row.over,
-            }),
-        })
-        .collect())
+    Ok(rows.into_iter().map(|row| row.held(send_by)).collect())
 }
 
 /// The highest row of the queue and of any claim so far, to bound a search for doubtful payments.
