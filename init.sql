@@ -29,6 +29,10 @@ SELECT 'CREATE ROLE payment_proxy'
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'payment_proxy') \gexec
 ALTER ROLE payment_proxy LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION PASSWORD :'payment_proxy_password';
 
+-- It tells the age of the oldest transaction, also of other roles: one that stays open keeps vacuum from
+-- cleaning the queue. Without this it would see its own only.
+GRANT pg_read_all_stats TO payment_proxy;
+
 -- Whoever checks the books. Few connections, so that no number of auditors can keep the service out.
 SELECT 'CREATE ROLE auditor'
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'auditor') \gexec

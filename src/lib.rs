@@ -24,6 +24,7 @@
 //! - A payment that a processor charged is booked with the stamp that the processor recorded.
 
 pub mod accept;
+pub mod census;
 pub mod charge;
 pub mod claim;
 pub mod cli;

@@ -4,6 +4,7 @@
 
 mod api;
 mod books;
+mod census;
 mod duplicates;
 mod durability;
 mod fencing;
