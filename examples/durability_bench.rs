@@ -3,7 +3,7 @@
 //!
 //! Prints a table with the ratio, and checks that every accepted payment was settled once.
 
-use std::sync::Arc;
+use std::sync::Weak;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -17,7 +17,6 @@ use payment_proxy::route::{Policy, Router, SharedRouter, Terms};
 use payment_proxy::settle::{Ended, record};
 use rust_decimal::Decimal;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
@@ -127,12 +126,7 @@ async fn post(pools: &Pools) -> anyhow::Result<(usize, Duration)> {
         fee: Decimal::new(5, 2),
     }];
     let router = SharedRouter::new(Router::new(Policy::default(), terms, Duration::ZERO));
-    let acceptor = Acceptor::start(
-        &pools.requests,
-        &TaskTracker::new(),
-        &router,
-        &Arc::new(Notify::new()),
-    );
+    let acceptor = Acceptor::start(&pools.requests, &TaskTracker::new(), &router, &Weak::new());
     let begun_at = Instant::now();
     let clients = (0..CLIENTS).map(|_| {
         let acceptor = acceptor.clone();

@@ -3,22 +3,29 @@
 //! All payments that arrive while a commit is under way go into the next one together (group commit):
 //! nobody waits when it is calm, and one commit serves hundreds when it is not.
 
-use std::collections::btree_map::{BTreeMap, Entry};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use sqlx::PgPool;
-use tokio::sync::{Mutex, Notify, mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use crate::claim::{Claim, ClaimedFor, SEND_WITHIN, interval};
 use crate::payment::Payment;
 use crate::route::{Event, SharedRouter};
+use crate::worker::{OnArrival, Worker};
 
 /// Payments in one INSERT, at most.
 pub const ACCEPT_BATCH: usize = 500;
-/// INSERTs under way at once in one instance.
+/// INSERTs under way at once in one instance, at most.
 pub const ACCEPT_WRITERS: usize = 2;
+/// How long what arrives waits for the INSERT under way, to go into the next one together, before another
+/// writer takes it: that INSERT may be waiting for a lock.
+pub const ACCEPT_PATIENCE: Duration = Duration::from_millis(5);
 /// Payments that wait for a writer, at most; beyond that clients get 503.
 pub const ACCEPT_BACKLOG: usize = 8_192;
 /// How often a payment that is neither inserted nor found is looked for again: it was settled, or
@@ -63,22 +70,26 @@ pub struct Acceptor {
 
 impl Acceptor {
     /// Starts the writers on `tasks`. They end when the last clone of this is dropped.
+    ///
+    /// While nothing waits in the queue, payments are claimed for `worker` by the commit that accepts them.
+    /// Without a worker all of them are left in the queue.
     #[must_use]
     pub fn start(
         pool: &PgPool,
         tasks: &TaskTracker,
         router: &SharedRouter,
-        arrived: &Arc<Notify>,
+        worker: &Weak<Worker>,
     ) -> Self {
         let (posted, waiting) = mpsc::channel(ACCEPT_BACKLOG);
         let waiting = Arc::new(Mutex::new(waiting));
         for _ in 0..ACCEPT_WRITERS {
-            tasks.spawn(write(
-                pool.clone(),
-                Arc::clone(&waiting),
-                router.clone(),
-                Arc::clone(arrived),
-            ));
+            let writer = Writer {
+                pool: pool.clone(),
+                waiting: Arc::clone(&waiting),
+                router: router.clone(),
+                worker: Weak::clone(worker),
+            };
+            tasks.spawn(writer.run());
         }
         Self { posted }
     }
@@ -96,160 +107,206 @@ impl Acceptor {
     }
 }
 
-async fn write(
+struct Writer {
     pool: PgPool,
     waiting: Arc<Mutex<mpsc::Receiver<Posted>>>,
     router: SharedRouter,
-    arrived: Arc<Notify>,
-) {
-    let mut batch = Vec::with_capacity(ACCEPT_BATCH);
-    while waiting
-        .lock()
-        .await
-        .recv_many(&mut batch, ACCEPT_BATCH)
-        .await
-        > 0
-    {
-        let payments: Vec<Payment> = batch.iter().map(|posted| posted.payment).collect();
-        let mut outcome = enqueue(&pool, &payments).await;
+    /// Weak, because settling ends with the last worker, and must not wait for writers.
+    worker: Weak<Worker>,
+}
+
+impl Writer {
+    async fn run(self) {
+        let mut batch = Vec::with_capacity(ACCEPT_BATCH);
+        loop {
+            let mut turn = self.waiting.lock().await;
+            if turn.recv_many(&mut batch, ACCEPT_BATCH).await == 0 {
+                return;
+            }
+            let payments: Vec<Payment> = batch.iter().map(|posted| posted.payment).collect();
+            let mut write = std::pin::pin!(self.write(&payments));
+            let outcome = tokio::select! {
+                biased;
+                outcome = &mut write => {
+                    drop(turn);
+                    outcome
+                }
+                () = tokio::time::sleep(ACCEPT_PATIENCE) => {
+                    drop(turn);
+                    write.await
+                }
+            };
+            // A client that went away is told nothing; its payment is accepted all the same.
+            match outcome {
+                Ok(outcomes) => {
+                    for (posted, outcome) in batch.drain(..).zip(outcomes) {
+                        let _ = posted.reply.send(Ok(outcome));
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(accept.refused = batch.len(), error = %error, "payments not accepted");
+                    let error = Arc::new(error);
+                    for posted in batch.drain(..) {
+                        let _ = posted
+                            .reply
+                            .send(Err(NotAccepted::Database(Arc::clone(&error))));
+                    }
+                }
+            }
+        }
+    }
+
+    /// One commit. What it claimed is on its way.
+    async fn write(&self, payments: &[Payment]) -> Result<Vec<Accepted>, sqlx::Error> {
+        let worker = self.worker.upgrade();
+        let on_arrival = worker
+            .as_ref()
+            .and_then(|worker| worker.claim_on_arrival(payments.len()));
+        let claimed_for = on_arrival.as_ref().map(OnArrival::claimed_for);
+        let mut outcome = enqueue(&self.pool, payments, claimed_for).await;
         if matches!(outcome, Err(sqlx::Error::Io(_))) {
             // The connection was of a server that restarted since. Doing it again is safe.
-            outcome = enqueue(&pool, &payments).await;
+            outcome = enqueue(&self.pool, payments, claimed_for).await;
         }
-        match outcome {
-            Ok(outcomes) => {
-                let queued = outcomes
-                    .iter()
-                    .filter(|outcome| **outcome == Accepted::Queued)
-                    .count();
-                router.observe(Event::Arrived {
-                    count: u32::try_from(queued).unwrap_or(u32::MAX),
-                });
-                arrived.notify_one();
-                for (posted, outcome) in batch.drain(..).zip(outcomes) {
-                    // A client that went away is told nothing; its payment is accepted all the same.
-                    let _ = posted.reply.send(Ok(outcome));
-                }
-            }
-            Err(error) => {
-                tracing::warn!(accept.refused = batch.len(), error = %error, "payments not accepted");
-                let error = Arc::new(error);
-                for posted in batch.drain(..) {
-                    let _ = posted
-                        .reply
-                        .send(Err(NotAccepted::Database(Arc::clone(&error))));
-                }
-            }
+        let (outcomes, claims) = outcome?;
+        let queued = outcomes
+            .iter()
+            .filter(|outcome| **outcome == Accepted::Queued)
+            .count();
+        self.router.observe(Event::Arrived {
+            count: u32::try_from(queued).unwrap_or(u32::MAX),
+        });
+        match (on_arrival, worker) {
+            (Some(on_arrival), _) => on_arrival.start(claims),
+            (None, Some(worker)) if queued > 0 => worker.left_in_queue(),
+            _ => {}
         }
+        Ok(outcomes)
     }
 }
 
 /// Puts the payments that are new into the queue, in one commit, and says of each what became of it.
 ///
+/// With `claimed_for` they are claimed by the same commit, as [`claim_free`](crate::claim::claim_free)
+/// would right after it. The claims are returned.
+///
 /// A payment that is being settled at this moment may enter the queue once more; the claim sees that
 /// it is settled and removes it. The client hears what stands in the books all the same.
 ///
 /// # Errors
-/// The database did not confirm; each payment may or may not be in the queue.
-pub async fn enqueue(pool: &PgPool, payments: &[Payment]) -> Result<Vec<Accepted>, sqlx::Error> {
+/// The database did not confirm; each payment may or may not be in the queue. What it may have claimed is
+/// claimable again after the lease.
+pub async fn enqueue(
+    pool: &PgPool,
+    payments: &[Payment],
+    claimed_for: Option<ClaimedFor<'_>>,
+) -> Result<(Vec<Accepted>, Vec<Claim>), sqlx::Error> {
     // In the order of their ids: two instances that insert the same ids wait for each other in the
     // same order, which excludes a deadlock. The first of several with one id is the one that counts.
     let mut open = BTreeMap::new();
     for payment in payments {
         open.entry(payment.correlation_id).or_insert(payment.amount);
     }
+    // What stands in the tables under each id, and whether it is new there.
     let mut amounts: BTreeMap<Uuid, (Decimal, bool)> = BTreeMap::new();
+    let mut claims = Vec::new();
     for _ in 0..LOOKS {
-        let known = insert_new(pool, &open).await?;
-        let mut unseen = BTreeMap::new();
-        for (id, amount) in open {
-            match known.get(&id) {
-                None => drop(amounts.insert(id, (amount, true))),
-                Some(Some(booked)) => drop(amounts.insert(id, (*booked, false))),
-                Some(None) => drop(unseen.insert(id, amount)),
+        let send_by = Instant::now() + SEND_WITHIN;
+        let inserted = insert_new(pool, &open, claimed_for).await?;
+        for (id, booked) in inserted.booked {
+            open.remove(&id);
+            amounts.insert(id, (booked, false));
+        }
+        for (id, row) in inserted.queued {
+            let Some(amount) = open.remove(&id) else {
+                continue;
+            };
+            amounts.insert(id, (amount, true));
+            claims.extend(claimed_for.zip(inserted.stamp).map(|(claim, stamp)| Claim {
+                id: row,
+                payment: Payment {
+                    correlation_id: id,
+                    amount,
+                },
+                accepted_at: inserted.moment,
+                attempt: 1,
+                processor: claim.processor.to_owned(),
+                requested_at: stamp,
+                send_by,
+                earlier: None,
+            }));
+        }
+        if !open.is_empty() {
+            for (id, known) in find(pool, &open).await? {
+                open.remove(&id);
+                amounts.insert(id, (known, false));
             }
         }
-        if !unseen.is_empty() {
-            for (id, booked) in find(pool, &unseen).await? {
-                unseen.remove(&id);
-                amounts.insert(id, (booked, false));
-            }
-        }
-        open = unseen;
         if open.is_empty() {
             break;
         }
     }
-    payments
-        .iter()
-        .map(|payment| match amounts.entry(payment.correlation_id) {
-            Entry::Vacant(_) => Err(sqlx::Error::RowNotFound),
-            Entry::Occupied(mut entry) => {
-                let (booked, new) = *entry.get();
-                entry.get_mut().1 = false;
-                Ok(match (booked == payment.amount, new) {
-                    (true, true) => Accepted::Queued,
-                    (true, false) => Accepted::Known,
-                    (false, _) => Accepted::Conflict { known: booked },
-                })
-            }
+    let outcomes = payments.iter().map(|payment| {
+        let (known, new) = amounts
+            .get_mut(&payment.correlation_id)
+            .ok_or(sqlx::Error::RowNotFound)?;
+        let new = std::mem::take(new);
+        Ok(match (*known == payment.amount, new) {
+            (true, true) => Accepted::Queued,
+            (true, false) => Accepted::Known,
+            (false, _) => Accepted::Conflict { known: *known },
         })
-        .collect()
+    });
+    Ok((outcomes.collect::<Result<_, sqlx::Error>>()?, claims))
 }
 
-/// Inserts what is in no table yet. Returns the ids that were known, with the amount where they are
-/// settled or dead, without it where they are in the queue.
-///
-/// A payment whose settle commits after this statement began leaves the queue and is not booked in the
-/// eyes of the statement, so it is inserted; `booked_now`, called after that, sees it.
+/// What one call of `accept_payments` did. A payment that is in neither list was in the queue before.
+struct Inserted {
+    /// Payments that were put into the queue, and their rows.
+    queued: Vec<(Uuid, i64)>,
+    /// Payments that are settled or dead, and the amounts in the books. Some of them were put into the
+    /// queue and taken out again.
+    booked: Vec<(Uuid, Decimal)>,
+    /// When they were put there.
+    moment: DateTime<Utc>,
+    /// The stamp of their claim, where they were claimed.
+    stamp: Option<DateTime<Utc>>,
+}
+
 async fn insert_new(
     pool: &PgPool,
     payments: &BTreeMap<Uuid, Decimal>,
-) -> Result<BTreeMap<Uuid, Option<Decimal>>, sqlx::Error> {
+    claimed_for: Option<ClaimedFor<'_>>,
+) -> Result<Inserted, sqlx::Error> {
     let ids: Vec<Uuid> = payments.keys().copied().collect();
     let amounts: Vec<Decimal> = payments.values().copied().collect();
-    // `queued` is null where all are new, which is the rule.
     let row = sqlx::query!(
-        r#"WITH booked AS MATERIALIZED (
-            SELECT correlation_id, amount FROM payment_processed WHERE correlation_id = ANY ($1)
-            UNION ALL
-            SELECT correlation_id, amount FROM payment_dead_letter WHERE correlation_id = ANY ($1)
-        ), queued AS (
-            INSERT INTO payment_queue (correlation_id, amount)
-            SELECT i.correlation_id, i.amount FROM UNNEST($1::uuid[], $2::numeric[]) AS i (correlation_id, amount)
-            WHERE NOT EXISTS (SELECT FROM booked b WHERE b.correlation_id = i.correlation_id)
-            ORDER BY i.correlation_id
-            ON CONFLICT ON CONSTRAINT payment_queue_correlation_id_key DO NOTHING
-            RETURNING correlation_id
-        ), booked_since AS MATERIALIZED (
-            SELECT b.correlation_id, b.amount FROM booked_now(ARRAY(SELECT correlation_id FROM queued)) b
-        ), known AS (
-            SELECT * FROM booked UNION ALL SELECT * FROM booked_since
-        )
-        SELECT
-            CASE WHEN (SELECT count(*) FROM queued) < cardinality($1) OR EXISTS (SELECT FROM booked_since)
-                THEN ARRAY(SELECT correlation_id FROM queued) END AS queued,
-            ARRAY(SELECT correlation_id FROM known) AS "booked_ids!",
-            ARRAY(SELECT amount FROM known) AS "booked_amounts!: Vec<Decimal>""#,
+        r#"SELECT queued_ids, queued_rows, moment AS "moment!", stamp,
+            booked_ids, booked_amounts AS "booked_amounts: Vec<Decimal>"
+        FROM accept_payments($1, $2, $3, $4, $5)"#,
         &ids,
         &amounts,
+        claimed_for.map(|claim| claim.processor),
+        claimed_for.map(|claim| interval(claim.terms.lease)),
+        claimed_for.map(|claim| interval(claim.terms.late_charge)),
     )
     .fetch_one(pool)
     .await?;
-    let Some(queued) = row.queued else {
-        return Ok(BTreeMap::new());
-    };
-    let mut others: BTreeMap<Uuid, Option<Decimal>> =
-        ids.into_iter().map(|id| (id, None)).collect();
-    for id in queued {
-        others.remove(&id);
-    }
-    others.extend(
-        row.booked_ids
-            .into_iter()
-            .zip(row.booked_amounts.into_iter().map(Some)),
-    );
-    Ok(others)
+    Ok(Inserted {
+        queued: pairs(row.queued_ids, row.queued_rows),
+        booked: pairs(row.booked_ids, row.booked_amounts),
+        moment: row.moment,
+        stamp: row.stamp,
+    })
+}
+
+/// Two arrays of one length, either of which is null when it is empty.
+fn pairs<A, B>(first: Option<Vec<A>>, second: Option<Vec<B>>) -> Vec<(A, B)> {
+    first
+        .unwrap_or_default()
+        .into_iter()
+        .zip(second.unwrap_or_default())
+        .collect()
 }
 
 /// The amounts of those payments that are in any of the tables now.

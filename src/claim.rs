@@ -1,7 +1,8 @@
 //! Claim: a worker takes payments for the length of a lease, and writes down where each goes before
 //! the first byte goes there.
 //!
-//! There are two kinds of claim. [`claim_free`] takes payments that no processor can have charged, for a
+//! While nothing waits, payments are claimed by the commit that accepts them ([`ClaimedFor`], see
+//! [`accept`](crate::accept)). For all others there are two kinds of claim. [`claim_free`] takes payments that no processor can have charged, for a
 //! processor that the router chose. [`claim_doubtful`] takes payments that one processor may
 //! have charged (its worker died, or got no proof), to ask that processor.
 //!
@@ -46,6 +47,15 @@ impl LeaseTerms {
             late_charge,
         }
     }
+}
+
+/// A processor for which payments are claimed by the commit that accepts them.
+#[derive(Debug, Clone, Copy)]
+pub struct ClaimedFor<'a> {
+    /// The only processor that may get them under this claim.
+    pub processor: &'a str,
+    /// How long the claim lasts.
+    pub terms: LeaseTerms,
 }
 
 /// A payment that this instance holds until its lease is over.

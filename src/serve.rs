@@ -55,7 +55,6 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     let pools = Pools::new(&settings.database);
     let stop = Stop::default();
     let stopping = Arc::new(AtomicBool::new(false));
-    let wake = Arc::new(Notify::new());
     let writers = TaskTracker::new();
     let calls = TaskTracker::new();
 
@@ -66,8 +65,24 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         .iter()
         .map(|processor| processor.name.clone())
         .collect();
+    let lease = LeaseTerms::new(settings.processors.processor_timeout, settings.late_charge);
+    let (ended, endings) = mpsc::channel(SETTLE_BACKLOG);
+    let wake = Arc::new(Notify::new());
+    let worker = Arc::new(Worker {
+        pool: pools.claims.clone(),
+        terms: lease,
+        processors: Arc::clone(&processors),
+        router: router.clone(),
+        ended,
+        returned: Arc::new(Returned::new(Arc::clone(&wake))),
+        wake,
+        permit_back: Arc::default(),
+        calls: calls.clone(),
+        stop: stop.clone(),
+        depth: Arc::new(Depth::default()),
+    });
     let api = Api {
-        acceptor: Acceptor::start(&pools.requests, &writers, &router, &wake),
+        acceptor: Acceptor::start(&pools.requests, &writers, &router, &Arc::downgrade(&worker)),
         pool: pools.requests.clone(),
         processors: Arc::clone(&names),
         allow_purge: settings.allow_purge,
@@ -111,28 +126,12 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         broken = parts.join_next() => return broken_part(broken),
     }
 
-    let lease = LeaseTerms::new(settings.processors.processor_timeout, settings.late_charge);
-    let (ended, endings) = mpsc::channel(SETTLE_BACKLOG);
-    let returned = Arc::new(Returned::new(Arc::clone(&wake)));
     let settling = tokio::spawn(settle::run(
         pools.settles.clone(),
         lease,
         endings,
-        Arc::clone(&returned),
+        Arc::clone(&worker.returned),
     ));
-    let worker = Arc::new(Worker {
-        pool: pools.claims.clone(),
-        terms: lease,
-        processors: Arc::clone(&processors),
-        router: router.clone(),
-        ended,
-        returned,
-        wake,
-        permit_back: Arc::default(),
-        calls: calls.clone(),
-        stop: stop.clone(),
-        depth: Arc::new(Depth::default()),
-    });
     let doubtful = Arc::clone(&worker);
     parts.spawn(async move {
         worker.run().await;

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
@@ -14,7 +14,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::charge::{Outcome, ProcessorClient, Stop, charge, resolve};
 use crate::claim::{
-    CLAIM_BATCH, Claim, DOUBTFUL_BATCH, LeaseTerms, claim_doubtful, claim_free, newest_id,
+    CLAIM_BATCH, Claim, ClaimedFor, DOUBTFUL_BATCH, LeaseTerms, claim_doubtful, claim_free,
+    newest_id,
 };
 use crate::database::{Outage, RETRY_PAUSE};
 use crate::route::{Permit, Queue, SharedRouter};
@@ -75,6 +76,8 @@ pub struct Worker {
 /// What an instance knows of the queue without counting it.
 #[derive(Debug, Default)]
 pub struct Depth {
+    /// The last claim found no more payments, and none was left in the queue since by this instance.
+    drained: AtomicBool,
     newest_claimed: AtomicI64,
     newest: AtomicI64,
     oldest_age_ms: AtomicU64,
@@ -93,6 +96,7 @@ impl Depth {
     }
 
     fn claimed(&self, claims: &[Claim], exhausted: bool) {
+        self.drained.store(exhausted, Ordering::Relaxed);
         let Some(newest) = claims.iter().max_by_key(|claim| claim.id) else {
             self.newest_claimed
                 .store(self.newest.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -173,6 +177,7 @@ impl Worker {
     ) -> Result<(Step, Option<i64>), sqlx::Error> {
         let plan = self.router.plan(want, self.depth.queue());
         if plan.permits.is_empty() {
+            self.depth.drained.store(false, Ordering::Relaxed);
             return Ok((Step::NoPermit(plan.retry_in), None));
         }
         let asked = plan.permits.len();
@@ -197,6 +202,32 @@ impl Worker {
         }
         debug_assert_eq!(claimed, asked);
         Ok((Step::More(claimed), newest))
+    }
+
+    /// Permits to claim so many payments for one processor by the commit that accepts them. None where
+    /// others wait in the queue, as far as this instance knows, or the router does not give as many.
+    pub fn claim_on_arrival(self: &Arc<Self>, count: usize) -> Option<OnArrival> {
+        if count > CLAIM_BATCH
+            || !self.depth.drained.load(Ordering::Relaxed)
+            || self.stop.draining.is_cancelled()
+        {
+            return None;
+        }
+        let permits = self.router.plan(count, self.depth.queue()).permits;
+        let processor = permits.first()?.processor();
+        let enough =
+            permits.len() == count && permits.iter().all(|permit| permit.processor() == processor);
+        enough.then(|| OnArrival {
+            worker: Arc::clone(self),
+            processor,
+            permits,
+        })
+    }
+
+    /// Payments were accepted and not claimed.
+    pub fn left_in_queue(&self) {
+        self.depth.drained.store(false, Ordering::Relaxed);
+        self.wake.notify_one();
     }
 
     fn index_of(&self, name: &str) -> Option<usize> {
@@ -295,6 +326,35 @@ impl Worker {
             };
             hand_over(&ended, claim, outcome).await;
         });
+    }
+}
+
+/// The right to claim payments by the commit that accepts them. Dropped, it gives its permits back.
+#[must_use]
+pub struct OnArrival {
+    worker: Arc<Worker>,
+    processor: usize,
+    permits: Vec<Permit>,
+}
+
+impl OnArrival {
+    /// What to write into their rows.
+    pub fn claimed_for(&self) -> ClaimedFor<'_> {
+        ClaimedFor {
+            processor: &self.worker.processors[self.processor].name,
+            terms: self.worker.terms,
+        }
+    }
+
+    /// Starts to charge what was claimed.
+    pub fn start(self, claims: Vec<Claim>) {
+        if claims.is_empty() {
+            return;
+        }
+        self.worker.depth.claimed(&claims, true);
+        for (claim, permit) in claims.into_iter().zip(self.permits) {
+            self.worker.start(self.processor, claim, permit);
+        }
     }
 }
 

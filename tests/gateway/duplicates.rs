@@ -1,6 +1,6 @@
 //! One id posted many times is one payment.
 
-use payment_proxy::accept::{Accepted, enqueue};
+use payment_proxy::accept::Accepted;
 use payment_proxy::claim::claim_free;
 use payment_proxy::payment::Payment;
 use reqwest::StatusCode;
@@ -8,7 +8,7 @@ use rust_decimal::Decimal;
 use uuid::Uuid;
 
 use crate::support::{
-    CENTS, Database, Gateway, new_payment, processor, processors, production_terms,
+    CENTS, Database, Gateway, enqueue, new_payment, processor, processors, production_terms,
 };
 
 #[tokio::test]

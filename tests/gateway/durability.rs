@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
-use payment_proxy::accept::enqueue;
 use payment_proxy::config::QueueDurability;
 use payment_proxy::database;
 use payment_proxy::simulator::Running;
@@ -14,7 +13,9 @@ use reqwest::StatusCode;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::support::{CENTS, Database, Gateway, eventually, new_payment, processor, processors};
+use crate::support::{
+    CENTS, Database, Gateway, enqueue, eventually, new_payment, processor, processors,
+};
 
 /// A PostgreSQL server of its own, which can be stopped and crashed.
 struct Server {

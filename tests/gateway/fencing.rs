@@ -1,12 +1,12 @@
 //! What a worker may still write when its lease is over.
 
 use chrono::{DateTime, Duration, Utc};
-use payment_proxy::accept::{Accepted, enqueue};
+use payment_proxy::accept::Accepted;
 use payment_proxy::charge::Outcome;
 use payment_proxy::claim::{Claim, claim_doubtful, claim_free};
 use payment_proxy::settle::{Anomaly, Ended, record};
 
-use crate::support::{Database, expire_lease, new_payment, production_terms};
+use crate::support::{Database, enqueue, expire_lease, new_payment, production_terms};
 
 async fn claim_one(database: &Database, processor: &str) -> Claim {
     enqueue(&database.pool, &[new_payment()])

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use payment_proxy::accept::enqueue;
 use payment_proxy::simulator::{Faults, Running};
 
 use crate::support::{
-    Bench, Database, Gateway, eventually, new_payment, processor, processors, production_terms,
+    Bench, Database, Gateway, enqueue, eventually, new_payment, processor, processors,
+    production_terms,
 };
 
 /// Posts payments to a deployment whose processors have these faults, waits until all are settled, and

@@ -3,7 +3,6 @@
 //! What a statement reads is counted by the server itself, in the very statements of the service and
 //! through its own pools, so that a plan that changes with statistics or with caching is seen.
 
-use payment_proxy::accept::enqueue;
 use payment_proxy::charge::Outcome;
 use payment_proxy::claim::{Claim, claim_doubtful, claim_free};
 use payment_proxy::config::QueueDurability;
@@ -12,7 +11,7 @@ use payment_proxy::settle::{Ended, record};
 use payment_proxy::summary::summarize;
 use sqlx::Connection;
 
-use crate::support::{Database, new_payment, production_terms};
+use crate::support::{Database, enqueue, new_payment, production_terms};
 
 /// Payments in a deep queue, or in old books.
 const MANY: i64 = 1_000_000;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use payment_proxy::accept::Accepted;
 use payment_proxy::charge::{ProcessorClient, Stop};
 use payment_proxy::claim::{Claim, LeaseTerms};
 use payment_proxy::config::{DatabaseSettings, ProcessorSettings, QueueDurability};
@@ -348,6 +349,12 @@ pub fn new_payment() -> Payment {
         correlation_id: Uuid::new_v4(),
         amount: Decimal::new(CENTS, 2),
     }
+}
+
+/// Puts payments into the queue as a POST does that finds others waiting.
+pub async fn enqueue(pool: &PgPool, payments: &[Payment]) -> Result<Vec<Accepted>, sqlx::Error> {
+    let (outcomes, _) = payment_proxy::accept::enqueue(pool, payments, None).await?;
+    Ok(outcomes)
 }
 
 /// Ends a lease as time would, so that nobody has to wait for it.

@@ -17,8 +17,12 @@ const STEPS: usize = 80;
 /// numbers beyond what is there wrap around; with nothing there, nothing happens.
 #[derive(Debug, Clone)]
 pub enum Step {
-    /// Clients post payments, which are accepted together.
-    Post(Vec<Posted>),
+    /// Clients post payments, which are accepted together; a worker has them claimed for a processor by
+    /// the same commit, or not.
+    Post {
+        posted: Vec<Posted>,
+        claimed: Option<(usize, usize)>,
+    },
     /// A worker claims free payments for a processor.
     Claim {
         worker: usize,
@@ -112,8 +116,7 @@ impl Ending {
 
 /// Sequences of steps, the first of which is a post.
 pub fn sequences() -> impl Strategy<Value = Vec<Step>> {
-    let first = prop::collection::vec(posted(), 1..=PAYMENTS).prop_map(Step::Post);
-    (first, prop::collection::vec(step(), 1..=STEPS)).prop_map(|(first, rest)| {
+    (post(), prop::collection::vec(step(), 1..=STEPS)).prop_map(|(first, rest)| {
         let mut steps = vec![first];
         steps.extend(rest);
         steps
@@ -123,7 +126,7 @@ pub fn sequences() -> impl Strategy<Value = Vec<Step>> {
 fn step() -> impl Strategy<Value = Step> {
     let worker = || 0..WORKERS;
     prop_oneof![
-        3 => prop::collection::vec(posted(), 1..=PAYMENTS).prop_map(Step::Post),
+        3 => post(),
         6 => (worker(), 0..SITES, 1..4_usize)
             .prop_map(|(worker, site, limit)| Step::Claim { worker, site, limit }),
         6 => (worker(), 1..4_usize).prop_map(|(worker, limit)| Step::ClaimDoubtful { worker, limit }),
@@ -139,6 +142,12 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..PAYMENTS).prop_map(|nth| Step::PostRace { nth }),
         3 => Just(Step::RetryDead),
     ]
+}
+
+fn post() -> impl Strategy<Value = Step> {
+    let posted = prop::collection::vec(posted(), 1..=PAYMENTS);
+    let claimed = prop::option::weighted(0.3, (0..WORKERS, 0..SITES));
+    (posted, claimed).prop_map(|(posted, claimed)| Step::Post { posted, claimed })
 }
 
 fn posted() -> impl Strategy<Value = Posted> {

@@ -11,6 +11,7 @@ pub enum Met {
     Duplicate,
     Conflict,
     RacedPost,
+    ClaimOnArrival,
     FreeClaim,
     DoubtfulClaim,
     SettledAtOnce,
@@ -30,11 +31,12 @@ pub enum Met {
 }
 
 /// Those that every run meets often enough not to be missed by chance: all but `Revived`.
-const EVENTS: [Met; 19] = [
+const EVENTS: [Met; 20] = [
     Met::Accepted,
     Met::Duplicate,
     Met::Conflict,
     Met::RacedPost,
+    Met::ClaimOnArrival,
     Met::FreeClaim,
     Met::DoubtfulClaim,
     Met::SettledAtOnce,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use payment_proxy::accept::{Accepted, enqueue};
 use payment_proxy::charge::Outcome;
-use payment_proxy::claim::{Claim, LeaseTerms, claim_doubtful, claim_free};
+use payment_proxy::claim::{Claim, ClaimedFor, LeaseTerms, claim_doubtful, claim_free};
 use payment_proxy::config::QueueDurability;
 use payment_proxy::database::Pools;
 use payment_proxy::dead_letter;
@@ -118,7 +118,7 @@ impl<'a> World<'a> {
 
     async fn take(&mut self, step: &Step) -> Checked {
         match step {
-            Step::Post(posted) => self.post(posted).await?,
+            Step::Post { posted, claimed } => self.post(posted, *claimed).await?,
             Step::Claim {
                 worker,
                 site,
@@ -153,11 +153,25 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    async fn post(&mut self, posted: &[Posted]) -> Checked {
+    async fn post(&mut self, posted: &[Posted], claimed: Option<(usize, usize)>) -> Checked {
         let payments: Vec<Payment> = posted.iter().map(payment).collect();
-        let told = enqueue(&self.pools.requests, &payments)
+        let claimed_for = claimed.map(|(_, site)| ClaimedFor {
+            processor: self.sites[site].name,
+            terms: self.terms,
+        });
+        let (told, claims) = enqueue(&self.pools.requests, &payments, claimed_for)
             .await
             .expect("the database answers");
+        let queued = told
+            .iter()
+            .filter(|told| **told == Accepted::Queued)
+            .count();
+        prop_assert_eq!(claims.len(), if claimed.is_some() { queued } else { 0 });
+        if let Some((worker, _)) = claimed {
+            invariants::check_free(self, &claims)?;
+            self.met(Met::ClaimOnArrival, claims.len());
+            self.hold(worker, claims);
+        }
         for (payment, told) in payments.iter().zip(told) {
             let expected = match self.accepted.get(&payment.correlation_id) {
                 None => Accepted::Queued,
