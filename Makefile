@@ -22,7 +22,7 @@ routing-bench: ## what the router earns in simulated scenarios, against an oracl
 	@cargo run --quiet --release --locked --example routing_bench
 
 bench: ## the service in the contest's box, measured; LINES="public cpu ..." SECONDS=... RATE=... choose
-	@BENCH_LINES='$(LINES)' BENCH_SECONDS='$(SECONDS)' BENCH_RATE='$(RATE)' scripts/bench.sh
+	@BENCH_LINES='$(LINES)' BENCH_SECONDS='$(SECONDS)' BENCH_RATE='$(RATE)' BENCH_ROWS='$(ROWS)' scripts/bench.sh
 
 durability-bench: ## what a logged queue costs against an unlogged one, as a ratio
 	@cargo build --quiet --release --locked --example durability_bench

@@ -12,19 +12,28 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from bench import progress, rates, report
+from bench import database, progress, public, rates, report, start
+from bench import box
 from bench.box import Groups
 from bench.child import Broken
 from bench.line import Line
 from bench.stack import REPOSITORY
 
-LINES = [
-    Line("open-2000", rates.open_2000.__doc__, rates.open_2000),
-    Line("accept", rates.accept.__doc__, rates.accept),
-    Line("settle", rates.settle.__doc__, rates.settle),
-    Line("cpu", rates.cpu.__doc__, rates.cpu),
-    Line("slow", rates.slow.__doc__, rates.slow),
-]
+MEASURES = {
+    "public": public.public,
+    "open-2000": rates.open_2000,
+    "accept": rates.accept,
+    "settle": rates.settle,
+    "cpu": rates.cpu,
+    "slow": rates.slow,
+    "backlog": database.backlog,
+    "summary": database.summary,
+    "memory": start.memory,
+    "start": start.start,
+    "logged": database.logged,
+    "bound": database.bound,
+}
+LINES = [Line(name, measure.__doc__, measure) for name, measure in MEASURES.items()]
 
 
 @dataclass
@@ -36,6 +45,7 @@ class Setting:
     # Instead of each line's own, where set.
     seconds: int | None
     rate: int | None
+    rows: int | None
     # Where k6 is.
     k6: str
 
@@ -48,6 +58,7 @@ def arguments():
     parser.add_argument("--lines", default=env("BENCH_LINES", ""), help=f"which lines, separated by white space; all when not given: {' '.join(names)}")
     parser.add_argument("--seconds", type=int, default=int(env("BENCH_SECONDS") or 0), help="how long each measured load lasts, instead of each line's own")
     parser.add_argument("--rate", type=int, default=int(env("BENCH_RATE") or 0), help="the only rate that accept, settle and cpu try, in payments per second")
+    parser.add_argument("--rows", type=int, default=int(env("BENCH_ROWS") or 0), help="settled payments that summary asks about, instead of 10,000,000")
     parser.add_argument("--reports", type=Path, default=REPOSITORY / "target" / "bench", help="folder of the reports (target/bench)")
     parser.add_argument("--k6", default="k6", help="the k6 program")
     given = parser.parse_args()
@@ -60,7 +71,7 @@ def arguments():
 
 def command(given):
     """How to measure the same again."""
-    chosen = {"LINES": f'"{given.lines}"' if given.lines else "", "SECONDS": given.seconds, "RATE": given.rate}
+    chosen = {"LINES": f'"{given.lines}"' if given.lines else "", "SECONDS": given.seconds, "RATE": given.rate, "ROWS": given.rows}
     return " ".join(["make bench", *(f"{name}={value}" for name, value in chosen.items() if value)])
 
 
@@ -70,9 +81,10 @@ def main():
     began = datetime.now(timezone.utc)
     folder = given.reports / f"{began:%Y%m%dT%H%M%SZ}"
     folder.mkdir(parents=True)
+    box.prefer_all()
     groups = Groups(f"payment-proxy-bench-{os.getpid()}")
     progress.say(f"bench: the box is {groups.words()}")
-    setting = Setting(groups, folder, given.seconds or None, given.rate or None, given.k6)
+    setting = Setting(groups, folder, given.seconds or None, given.rate or None, given.rows or None, given.k6)
     outcomes = {}
     try:
         for line in given.chosen:

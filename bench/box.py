@@ -11,8 +11,8 @@ CPUS = 1.5
 MEMORY_MB = 350
 # Microseconds of the period in which the kernel counts CPU time against the limit; its own default.
 PERIOD_US = 100_000
-# Whatever else runs on this machine has to wait: the programs beside the box run with this niceness, and
-# the box counts as much as SHARES of their processes (to the kernel it is one of them otherwise).
+# Whatever else runs on this machine has to wait: all of this runs with this niceness, and the box counts
+# as much as SHARES of the processes beside it (to the kernel it is one of them otherwise).
 NICE = -15
 NICE_WEIGHT = 29_154 / 1_024  # what niceness -15 counts for, in the kernel's table, where 0 counts for 1
 SHARES = 2
@@ -86,10 +86,6 @@ class Groups:
         script = "for group; do shift; [ \"$group\" != -- ] || break; echo $$ >\"$group\"; done; exec \"$@\""
         return ["sh", "-c", script, "box", *files, "--"]
 
-    def beside(self):
-        """The words of a command that becomes another, beside the box and as preferred."""
-        return ["nice", "-n", str(NICE)] if "cpu" in self.folders else []
-
     def remove(self):
         """Takes the groups away again; their processes have ended."""
         for folder in self.folders.values():
@@ -120,6 +116,14 @@ class Groups:
         finally:
             for controller in self.folders:
                 self.limit(controller)
+
+
+def prefer_all():
+    """Gives this program, and all that it will start, precedence on this machine, where that is permitted."""
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
+    except PermissionError:
+        pass
 
 
 def memberships(text):

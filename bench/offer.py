@@ -72,7 +72,7 @@ def offer(stack, rate, seconds, posted=None, connections=256):
     before = stack.settled()
     cpu, busy, throttled = stack.cpu_s(), box.machine_busy_s(), stack.groups.throttled_s()
     ours = box.cpu_s(trees(stack))
-    command = [*stack.groups.beside(), GENERATOR, "--address", f"127.0.0.1:{stack.port}", "--rate", rate, "--seconds", seconds, "--connections", connections]
+    command = [GENERATOR, "--address", f"127.0.0.1:{stack.port}", "--rate", rate, "--seconds", seconds, "--connections", connections]
     if posted:
         command += ["--posted", posted]
     meanwhile = []

@@ -12,6 +12,7 @@ sys.path.insert(0, str(REPOSITORY / "load"))
 
 import audit as auditing  # noqa: E402 (found on the path that the line above extends)
 import books  # noqa: E402
+from report import percentile  # noqa: E402, F401 (for the lines)
 
 
 @dataclass
@@ -21,12 +22,14 @@ class Proof:
     payments: int
     # What is wrong, in words; empty when nothing is.
     troubles: list = field(default_factory=list)
+    # What was looked at, where it is not payments one by one.
+    what: str = ""
 
     def words(self):
         """For the report."""
         if self.troubles:
             return "; ".join(self.troubles)
-        return f"{self.payments:,} payments, none lost or charged twice, books equal"
+        return self.what or f"{self.payments:,} payments, none lost or charged twice, books equal"
 
 
 class Books(books.Gateway):

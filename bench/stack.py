@@ -113,7 +113,7 @@ class Stack:
 
     def child(self, name, command, environment=None, boxed=True):
         """Starts a process, in the box or beside it."""
-        command = [*(self.groups.enter() if boxed else self.groups.beside()), *command]
+        command = [*self.groups.enter(), *command] if boxed else command
         self.children[name] = Child(name, self.logs / f"{name}.log", command, environment)
         return self.children[name]
 
