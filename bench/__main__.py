@@ -1,23 +1,24 @@
 """Measures the lines of the table and writes the report. `make bench`, or `scripts/bench.sh --help`.
 
-Exit: 0 all audits are clean, whether or not every target is reached; 1 an audit is not; 2 it could not run.
+Exit: 0 all audits are clean, whether or not every target is reached; 1 an audit is not, or a line broke;
+2 it could not run.
 """
 
 import argparse
 import os
-import shutil
 import signal
 import sys
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from bench import database, progress, public, rates, report, start
-from bench import box
+from bench import box, database, progress, proof, public, rates, report, start
 from bench.box import Groups
 from bench.child import Broken
-from bench.line import Line
+from bench.line import Line, Outcome
 from bench.stack import REPOSITORY
+
+import books  # found on the path that bench.proof extends
 
 MEASURES = {
     "public": public.public,
@@ -89,12 +90,14 @@ def main():
     try:
         for line in given.chosen:
             progress.say(f"{line.name}: {line.what}")
-            outcomes[line.name] = line.measure(setting)
+            try:
+                outcomes[line.name] = line.measure(setting)
+            except (Broken, books.Unreadable, OSError) as error:
+                # The others may still go, and are worth hours.
+                progress.say(f"  BROKEN: {error}")
+                outcomes[line.name] = Outcome([], [proof.Proof(0, [f"{line.name} BROKEN: {error}"])])
             # After each line: whoever interrupts has what was measured until then.
             report.write(folder, report.About.of(groups, began, command(given)), given.chosen, outcomes)
-    except Broken as error:
-        print(f"bench: {error} (logs: {folder})", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("bench: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -105,7 +108,7 @@ def main():
     latest.symlink_to(folder.name)
     print((folder / "report.md").read_text())
     print(f"written to {folder / 'report.md'}")
-    return 1 if any(proof.troubles for outcome in outcomes.values() for proof in outcome.proofs) else 0
+    return 1 if any(found.troubles for outcome in outcomes.values() for found in outcome.proofs) else 0
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def play(setting, stack, address):
     scenario = json.loads(file.read_text())
     processors = [books.Processor(name, url, proof.TOKEN) for name, url in stack.processors.items()]
     run = loading.Run(scenario, {n: Decimal(fee) for n, fee in scenario["fees"].items()})
-    loading.run_k6(SimpleNamespace(file=file, gateway=address, k6=setting.k6), run, processors)
+    loading.run_k6(SimpleNamespace(file=file, gateway=address, token=proof.TOKEN, k6=setting.k6), run, processors)
     return run, processors
 
 

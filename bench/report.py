@@ -64,8 +64,10 @@ def text(about, outcomes, pictures):
     lines = ["# Benchmark", ""]
     lines += [f"- {name.replace('_', ' ')}: {value}" for name, value in asdict(about).items()]
     lines += ["", "| what | value | target | reached | audit |", "|---|---|---|---|---|"]
-    for outcome in outcomes.values():
+    for name, outcome in outcomes.items():
         audit = "; ".join(proof.words() for proof in outcome.proofs)
+        if not outcome.values and audit:
+            lines.append(f"| {name} | | | | {audit} |")
         for index, value in enumerate(outcome.values):
             lines.append(row(value, audit if index == 0 else ""))
     if highest := memory(outcomes):
