@@ -67,20 +67,26 @@ class Offer:
         )
 
 
-def offer(stack, rate, seconds, posted=None, connections=256):
-    """Offers a load, waits until it is settled, and accounts for the CPU of the box."""
+def generate(stack, rate, seconds, *more):
+    """Starts the load generator."""
+    command = [GENERATOR, "--address", f"127.0.0.1:{stack.port}", "--rate", rate, "--seconds", seconds, *more]
+    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def offer(stack, rate, seconds, posted):
+    """Offers a load, waits until it is settled, and accounts for the CPU of the box.
+
+    What was posted is written to the file `posted`, for the audit.
+    """
     before = stack.settled()
     cpu, busy, throttled = stack.cpu_s(), box.machine_busy_s(), stack.groups.throttled_s()
     ours = box.cpu_s(trees(stack))
-    command = [GENERATOR, "--address", f"127.0.0.1:{stack.port}", "--rate", rate, "--seconds", seconds, "--connections", connections]
-    if posted:
-        command += ["--posted", posted]
     meanwhile = []
     # The generator goes on until the last reply, however late that is; what counts is the offered time.
     look = threading.Timer(seconds, lambda: meanwhile.append(charged(before, stack.settled())))
     begin = time.monotonic()
     look.start()
-    with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as generator, progress.bar(f"{rate}/s", rate * seconds) as to:
+    with generate(stack, rate, seconds, "--posted", posted) as generator, progress.bar(f"{rate}/s", rate * seconds) as to:
         said = []
         try:
             for line in generator.stderr:

