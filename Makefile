@@ -1,7 +1,7 @@
 # Each target is a script in scripts/, which says at its top what it does and what it reads.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test queries load routing-bench durability-bench torture
+.PHONY: help run test queries load routing-bench bench durability-bench torture
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -20,6 +20,9 @@ load: ## the contest's minute against port 9999, then an audit of what came of e
 
 routing-bench: ## what the router earns in simulated scenarios, against an oracle and simpler policies
 	@cargo run --quiet --release --locked --example routing_bench
+
+bench: ## the service in the contest's box, measured; LINES="public cpu ..." SECONDS=... RATE=... choose
+	@BENCH_LINES='$(LINES)' BENCH_SECONDS='$(SECONDS)' BENCH_RATE='$(RATE)' BENCH_ROWS='$(ROWS)' scripts/bench.sh
 
 durability-bench: ## what a logged queue costs against an unlogged one, as a ratio
 	@cargo build --quiet --release --locked --example durability_bench

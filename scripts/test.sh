@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/children.sh
+. scripts/venv.sh
 
 trap stop_step EXIT
 trap 'exit 130' INT
@@ -20,6 +21,8 @@ if [ "${1:-}" != with-postgres ]; then
         echo "shellcheck is missing: the scripts are not checked" >&2
     fi
     step - python3 -B -m unittest discover --quiet --start-directory load
+    bench_modules || exit 3
+    step - .venv/bin/python3 -B -m unittest discover --quiet --start-directory bench --top-level-directory .
     cargo nextest --version >/dev/null 2>&1 || step - cargo install --locked cargo-nextest
     exec scripts/with-postgres.sh scripts/test.sh with-postgres
 fi

@@ -1,0 +1,115 @@
+"""Measures the lines of the table and writes the report. `make bench`, or `scripts/bench.sh --help`.
+
+Exit: 0 all audits are clean, whether or not every target is reached; 1 an audit is not, or a line broke;
+2 it could not run.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from bench import box, database, progress, proof, public, rates, report, start
+from bench.box import Groups
+from bench.child import Broken
+from bench.line import Line, Outcome
+from bench.stack import REPOSITORY
+
+import books  # found on the path that bench.proof extends
+
+MEASURES = {
+    "public": public.public,
+    "open-2000": rates.open_2000,
+    "accept": rates.accept,
+    "settle": rates.settle,
+    "cpu": rates.cpu,
+    "slow": rates.slow,
+    "backlog": database.backlog,
+    "summary": database.summary,
+    "memory": start.memory,
+    "start": start.start,
+    "logged": database.logged,
+    "bound": database.bound,
+}
+LINES = [Line(name, measure.__doc__, measure) for name, measure in MEASURES.items()]
+
+
+@dataclass
+class Setting:
+    """What every line is given."""
+
+    groups: Groups
+    folder: Path
+    # Instead of each line's own, where set.
+    seconds: int | None
+    rate: int | None
+    rows: int | None
+    # Where k6 is.
+    k6: str
+
+
+def arguments():
+    """What can be set; the environment variables are for make."""
+    env = os.environ.get
+    names = [line.name for line in LINES]
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lines", default=env("BENCH_LINES", ""), help=f"which lines, separated by white space; all when not given: {' '.join(names)}")
+    parser.add_argument("--seconds", type=int, default=int(env("BENCH_SECONDS") or 0), help="how long each measured load lasts, instead of each line's own")
+    parser.add_argument("--rate", type=int, default=int(env("BENCH_RATE") or 0), help="the only rate that accept, settle and cpu try, in payments per second")
+    parser.add_argument("--rows", type=int, default=int(env("BENCH_ROWS") or 0), help="settled payments that summary asks about, instead of 10,000,000")
+    parser.add_argument("--reports", type=Path, default=REPOSITORY / "target" / "bench", help="folder of the reports (target/bench)")
+    parser.add_argument("--k6", default="k6", help="the k6 program")
+    given = parser.parse_args()
+    chosen = given.lines.split() or names
+    if unknown := set(chosen) - set(names):
+        parser.error(f"no such line: {', '.join(sorted(unknown))}; there are: {', '.join(names)}")
+    given.chosen = [line for line in LINES if line.name in chosen]
+    return given
+
+
+def command(given):
+    """How to measure the same again."""
+    chosen = {"LINES": f'"{given.lines}"' if given.lines else "", "SECONDS": given.seconds, "RATE": given.rate, "ROWS": given.rows}
+    return " ".join(["make bench", *(f"{name}={value}" for name, value in chosen.items() if value)])
+
+
+def main():
+    given = arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    began = datetime.now(timezone.utc)
+    folder = given.reports / f"{began:%Y%m%dT%H%M%SZ}"
+    folder.mkdir(parents=True)
+    box.prefer_all()
+    groups = Groups(f"payment-proxy-bench-{os.getpid()}")
+    progress.say(f"bench: the box is {groups.words()}")
+    setting = Setting(groups, folder, given.seconds or None, given.rate or None, given.rows or None, given.k6)
+    outcomes = {}
+    try:
+        for line in given.chosen:
+            progress.say(f"{line.name}: {line.what}")
+            try:
+                outcomes[line.name] = line.measure(setting)
+            except (Broken, books.Unreadable, OSError) as error:
+                # The others may still go, and are worth hours.
+                progress.say(f"  BROKEN: {error}")
+                outcomes[line.name] = Outcome([], [proof.Proof(0, [f"{line.name} BROKEN: {error}"])])
+            # After each line: whoever interrupts has what was measured until then.
+            report.write(folder, report.About.of(groups, began, command(given)), given.chosen, outcomes)
+    except KeyboardInterrupt:
+        print("bench: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    finally:
+        groups.remove()
+    latest = given.reports / "latest"
+    latest.unlink(missing_ok=True)
+    latest.symlink_to(folder.name)
+    print((folder / "report.md").read_text())
+    print(f"written to {folder / 'report.md'}")
+    return 1 if any(found.troubles for outcome in outcomes.values() for found in outcome.proofs) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

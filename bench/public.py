@@ -1,0 +1,73 @@
+"""The line that runs the contest's minute: public."""
+
+import json
+from decimal import Decimal
+from types import SimpleNamespace
+
+from bench import proof, progress
+from bench.child import run as run_program
+from bench.line import Outcome, Value, at_most
+from bench.stack import REPOSITORY, SCRIPTS, Stack, free_port
+
+# Found on the path that bench.proof extends: the scripts of `make load`.
+import audit as auditing
+import books
+import report as load_report
+import run as loading
+
+# Loads shorter than this use the short scenario.
+PUBLIC_S = 60
+
+
+def bare_nginx(stack):
+    """An nginx with our configuration that answers a POST by itself. Returns its address."""
+    port, folder = free_port(), stack.folder / "bare"
+    folder.mkdir()
+    ours = run_program([SCRIPTS / "nginx-config.sh", port, folder])
+    bare = ours.replace("proxy_pass http://instances/payments;", "return 202;").replace(f"unix:{folder}/", f"unix:{stack.folder}/")
+    assert bare.count("return 202;") == 1, "nginx.conf has the line that passes a POST on, once"
+    stack.start_nginx("bare", bare, port, "/readyz")
+    return f"http://127.0.0.1:{port}"
+
+
+def play(setting, stack, address):
+    """Runs the scenario against that address."""
+    name = "public" if (setting.seconds or PUBLIC_S) >= PUBLIC_S else "short"
+    file = REPOSITORY / "load" / "scenarios" / f"{name}.json"
+    scenario = json.loads(file.read_text())
+    processors = [books.Processor(name, url, proof.TOKEN) for name, url in stack.processors.items()]
+    run = loading.Run(scenario, {n: Decimal(fee) for n, fee in scenario["fees"].items()})
+    loading.run_k6(SimpleNamespace(file=file, gateway=address, token=proof.TOKEN, k6=setting.k6), run, processors)
+    return run, processors
+
+
+def latency(run, share):
+    """Of the POSTs that were answered, in ms."""
+    return load_report.percentile([p.ms for p in run.posted.values() if not p.unanswered], share)
+
+
+def public(setting):
+    """The contest's minute, beside a bare nginx under the same load."""
+    with Stack(setting.groups, setting.folder / "public") as stack:
+        progress.say("  a bare nginx that answers 202")
+        bare, _ = play(setting, stack, bare_nginx(stack))
+        stack.children.pop("bare").stop()
+        progress.say("  the service")
+        run, processors = play(setting, stack, stack.gateway)
+        run.audit = auditing.audit(books.Gateway("gateway", stack.gateway), processors, run.posted, run.started, run.end["at"] / 1000, progress.say)
+        stack.note_memory()
+        ours_ms, bare_ms = latency(run, 0.99), latency(bare, 0.99)
+        score = load_report.score(run)
+        agree = sum(map(load_report.agrees, run.checks))
+        return Outcome(
+            [
+                at_most("POST p99, the public minute, over a bare nginx's", ours_ms / bare_ms, 1.5, "x"),
+                Value("of that ours", ours_ms, "ms"),
+                Value("of that the bare nginx", bare_ms, "ms"),
+                Value("checks that agree", agree, f"of {len(run.checks)}", "all", agree == len(run.checks)),
+                Value("score as the contest computes it", float(score["score"]), ""),
+            ],
+            [proof.Proof(len(run.posted), load_report.troubles(run))],
+            memory_mb=dict(stack.memory_mb),
+            notes=[f"POST p50 {latency(run, 0.5):.2f} ms, the bare nginx {latency(bare, 0.5):.2f} ms", f"net {score['net']}, bonus {score['bonus']}, fine {score['fine']}"],
+        )

@@ -1,0 +1,227 @@
+"""PostgreSQL, two instances and nginx in the box, two simulated processors beside it."""
+
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+
+from bench import box
+from bench.child import Broken, Child, await_true, run
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SCRIPTS = REPOSITORY / "scripts"
+RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target")) / "release"
+BINARY = RELEASE / "payment-proxy"
+INSTANCES = ("api1", "api2")
+FEES = {"default": "0.05", "fallback": "0.15"}
+TOKEN = "123"
+# A name in a folder of our own, so it is never taken.
+POSTGRES_PORT = 5432
+# What anything has to be ready after its start.
+READY_S = 30
+# Settings of an instance that are about places, which are others here.
+PLACES = {"LISTEN", "DATABASE_URL", "ALLOW_PURGE", "QUEUE_DURABILITY"}
+
+
+def compose():
+    """What docker-compose.yml says: the settings of PostgreSQL, and the environment of an instance."""
+    services = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())["services"]
+    return postgres_settings(services["postgres"]["command"]), instance_environment(services["api1"]["environment"])
+
+
+def postgres_settings(command):
+    """The values of the flags `-c` of a command."""
+    return [value for flag, value in zip(command, command[1:]) if flag == "-c"]
+
+
+def instance_environment(environment):
+    """What is not about places, with ${NAME:-default} replaced by the default."""
+    plain = {name: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(value)) for name, value in environment.items()}
+    return {name: value for name, value in plain.items() if name not in PLACES}
+
+
+def free_port():
+    """A port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path, timeout):
+        super().__init__("localhost", timeout=timeout)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self.path))
+
+
+def answers(connection, path):
+    """Whether a GET is answered with 2xx."""
+    try:
+        connection.request("GET", path)
+        reply = connection.getresponse()
+        reply.read()
+        return 200 <= reply.status < 300
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+class Stack:
+    """One deployment with a database of its own; a context manager that ends all it started."""
+
+    def __init__(self, groups, logs, delay_ms=0, durability="unlogged"):
+        self.groups, self.logs, self.durability = groups, logs, durability
+        self.delay_ms = delay_ms
+        logs.mkdir(parents=True, exist_ok=True)
+        self.children = {}
+        self.memory_mb = {}
+
+    def __enter__(self):
+        self.folder = Path(tempfile.mkdtemp(prefix="payment-proxy-bench."))
+        self.folder.chmod(0o711)  # the users of PostgreSQL and nginx have to reach their sockets
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        try:
+            self.note_memory()
+        except OSError:
+            pass
+        for name, number in (("nginx", signal.SIGTERM), *((n, signal.SIGTERM) for n in INSTANCES), *((p, signal.SIGTERM) for p in FEES), ("postgres", signal.SIGINT)):
+            if child := self.children.pop(name, None):
+                child.stop(number)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def child(self, name, command, environment=None, boxed=True):
+        """Starts a process, in the box or beside it."""
+        command = [*self.groups.enter(), *command] if boxed else command
+        self.children[name] = Child(name, self.logs / f"{name}.log", command, environment)
+        return self.children[name]
+
+    def await_ready(self, what, check, pause_s=0.05):
+        await_true(what, check, READY_S, self.children.values(), pause_s)
+
+    def _start(self):
+        settings, environment = compose()
+        sockets = self.folder / "postgres"
+        sockets.mkdir()
+        postgres = [SCRIPTS / "postgres.sh", "run", self.folder / "data", sockets, POSTGRES_PORT, *settings]
+        self.child("postgres", postgres, {"STOP_WITH_PARENT": "yes"})
+        self.await_ready("PostgreSQL answers", lambda: self._accepts(sockets))
+        run([SCRIPTS / "postgres.sh", "init", sockets, POSTGRES_PORT], env={**os.environ, "PAYMENT_PROXY_PASSWORD": "bench", "AUDITOR_PASSWORD": "bench"})
+        self.processors = {}
+        for name, fee in FEES.items():
+            port = free_port()
+            self.processors[name] = f"http://127.0.0.1:{port}"
+            self.child(name, [BINARY, "simulate-processor", "--listen", f"127.0.0.1:{port}", "--fee", fee, "--delay", self.delay_ms], boxed=False)
+        self.environment = {
+            **environment,
+            "DATABASE_URL": self.url("payment_proxy", "payments"),
+            "QUEUE_DURABILITY": self.durability,
+            "PROCESSORS": " ".join(f"{name},{FEES[name]},{url}" for name, url in self.processors.items()),
+            "ALLOW_PURGE": "true",
+        }
+        run([BINARY, "migrate"], env={**os.environ, **self.environment})
+        for name in INSTANCES:
+            self.start_instance(name)
+        self.port = free_port()
+        self.start_nginx("nginx", run([SCRIPTS / "nginx-config.sh", self.port, self.folder]), self.port, "/readyz")
+
+    def _accepts(self, sockets):
+        try:
+            run([SCRIPTS / "postgres.sh", "accepts", sockets, POSTGRES_PORT])
+            return True
+        except Broken:
+            return False
+
+    def start_instance(self, name):
+        """Starts an instance. Returns the seconds from its start until it is ready."""
+        path = self.folder / f"{name}.sock"
+        began = time.monotonic()
+        self.child(name, [BINARY, "serve"], {**self.environment, "LISTEN": f"unix:{path}"})
+        self.await_ready(f"{name} is ready", lambda: answers(UnixConnection(path, 1), "/readyz"), pause_s=0.002)
+        return time.monotonic() - began
+
+    def stop_instance(self, name):
+        """Ends an instance in order."""
+        self.note_memory()
+        self.children.pop(name).stop()
+
+    def start_nginx(self, name, configuration, port, path):
+        """Starts an nginx with that configuration."""
+        file = self.folder / f"{name}.conf"
+        file.write_text(configuration)
+        self.child(name, ["nginx", "-e", "stderr", "-p", self.folder, "-c", file, "-g", "daemon off;"])
+        self.await_ready(f"{name} answers", lambda: answers(http.client.HTTPConnection("127.0.0.1", port, timeout=1), path))
+
+    def url(self, user, database):
+        """The URL of the database."""
+        sockets = str(self.folder / "postgres").replace("/", "%2F")
+        return f"postgres://{user}@{sockets}:{POSTGRES_PORT}/{database}"
+
+    def sql(self, statement):
+        """Runs SQL as superuser and returns what comes of it: rows of texts."""
+        psql = ["psql", "--no-psqlrc", "--quiet", "--csv", "--tuples-only", "--set=ON_ERROR_STOP=1", self.url("postgres", "payments")]
+        return [line.split(",") for line in run(psql, input=statement).splitlines()]
+
+    def trees(self):
+        """The process trees in the box: name -> pid."""
+        return {name: child.pid for name, child in self.children.items() if name not in FEES}
+
+    def cpu_s(self):
+        """CPU seconds so far, as postgres, instances and nginx."""
+        used = box.cpu_s(self.trees())
+        return {"postgres": used["postgres"], "instances": sum(used.get(n, 0) for n in INSTANCES), "nginx": used["nginx"]}
+
+    def note_memory(self):
+        """Remembers the highest memory of each process so far."""
+        for name in INSTANCES:
+            if child := self.children.get(name):
+                self.memory_mb[name] = max(self.memory_mb.get(name, 0), box.status_kb(child.pid, "VmHWM") / 1024)
+
+    def settled(self):
+        """Payments that each processor has charged since it was started or purged: name -> count."""
+        return {name: self.totals(name)["totalRequests"] for name in self.processors}
+
+    def totals(self, processor):
+        """A processor's own summary."""
+        return json.loads(self.admin(processor, "GET", "payments-summary"))
+
+    def admin(self, processor, method, path, body=None):
+        """A call of a processor's admin endpoints."""
+        host, port = self.processors[processor].removeprefix("http://").split(":")
+        connection = http.client.HTTPConnection(host, int(port), timeout=30)
+        try:
+            text = None if body is None else json.dumps(body)
+            connection.request(method, f"/admin/{path}", text, {"X-Rinha-Token": TOKEN, "Content-Type": "application/json"})
+            reply = connection.getresponse()
+            answer = reply.read().decode()
+        finally:
+            connection.close()
+        if not 200 <= reply.status < 300:
+            raise Broken(f"{method} /admin/{path} of {processor} answered {reply.status}: {answer[:200]}")
+        return answer
+
+    @property
+    def gateway(self):
+        """Where clients call."""
+        return f"http://127.0.0.1:{self.port}"

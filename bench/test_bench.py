@@ -1,0 +1,180 @@
+"""What the benchmark computes by itself. Run: .venv/bin/python3 -B -m unittest discover -s bench -t ."""
+
+import os
+import tempfile
+import unittest
+import xml.etree.ElementTree
+from pathlib import Path
+from random import Random
+
+from bench import box, child, database, report, search, stack
+from bench.line import Line, Outcome, Value, at_least, at_most
+from bench.proof import Proof
+
+ABOUT = report.About("abc", "2 x CPU", "limited", "make bench", "now", "0.1 0.2 0.3")
+
+
+class Search(unittest.TestCase):
+    def test_the_highest_rate_is_found_from_below_and_from_above(self):
+        for limit in (150, 700, 3_333, 12_000, 60_000):
+            tried = []
+
+            def holds(rate):
+                tried.append(rate)
+                return rate <= limit
+
+            found = search.highest(3_000, holds)
+            self.assertLessEqual(found, limit)
+            self.assertGreaterEqual(found, min(limit * (1 - search.PRECISION) - 100, limit - 100))
+            self.assertLess(len(tried), 16, f"{limit}: {tried}")
+            self.assertEqual(len(tried), len(set(tried)), "no rate is tried twice")
+
+    def test_a_rate_that_never_holds_ends_the_search(self):
+        self.assertEqual(search.highest(3_000, lambda rate: False), 0)
+
+
+class Box(unittest.TestCase):
+    def groups(self, root, own):
+        return box.Groups("test", Path(root), own)
+
+    def fake(self, root, *folders):
+        for folder in folders:
+            (Path(root) / folder).mkdir()
+
+    def test_version_1_is_limited_below_the_root(self):
+        with tempfile.TemporaryDirectory() as root:
+            self.fake(root, "cpu", "memory")
+            groups = self.groups(root, {"cpu": "/", "memory": "/"})
+            self.assertEqual((Path(root) / "cpu/test/cpu.cfs_quota_us").read_text(), "150000\n")
+            self.assertEqual((Path(root) / "memory/test/memory.limit_in_bytes").read_text(), f"{350 << 20}\n")
+            with groups.lifted():
+                self.assertEqual((Path(root) / "cpu/test/cpu.cfs_quota_us").read_text(), "-1\n")
+            self.assertEqual((Path(root) / "cpu/test/cpu.cfs_quota_us").read_text(), "150000\n")
+            self.assertEqual(groups.words(), "limited to 1.5 CPU and 350 MB together")
+
+    def test_version_2_is_limited_in_one_group(self):
+        with tempfile.TemporaryDirectory() as root:
+            (Path(root) / "cgroup.controllers").touch()
+            groups = self.groups(root, {"": "/"})
+            self.assertEqual((Path(root) / "test/cpu.max").read_text(), "150000 100000\n")
+            self.assertEqual((Path(root) / "test/memory.max").read_text(), f"{350 << 20}\n")
+            with groups.lifted():
+                self.assertEqual((Path(root) / "test/cpu.max").read_text(), "max 100000\n")
+            self.assertEqual(len([part for part in groups.enter() if part.endswith("cgroup.procs")]), 1)
+
+    def test_a_group_of_somebody_else_is_left_alone_and_the_report_says_so(self):
+        with tempfile.TemporaryDirectory() as root:
+            self.fake(root, "cpu", "memory")
+            groups = self.groups(root, {"cpu": "/", "memory": "/theirs"})
+            self.assertEqual(list(groups.folders), ["cpu"])
+            self.assertEqual(list((Path(root) / "memory").iterdir()), [])
+            self.assertIn("350 MB NOT ENFORCED", groups.words())
+
+    def test_without_control_groups_the_report_says_so(self):
+        with tempfile.TemporaryDirectory() as root:
+            self.assertTrue(self.groups(root, {}).words().startswith("NOT LIMITED"))
+
+    def test_entering_runs_the_command_as_it_is(self):
+        with tempfile.TemporaryDirectory() as root:
+            self.fake(root, "cpu", "memory")
+            groups = self.groups(root, {"cpu": "/", "memory": "/"})
+            told = child.run([*groups.enter(), "sh", "-c", 'echo $$ "$@"', "x", "two words", "--"])
+            pid, rest = told.split(" ", 1)
+            self.assertEqual(rest, "two words --\n")
+            for controller in ("cpu", "memory"):
+                self.assertEqual((Path(root) / controller / "test/cgroup.procs").read_text(), f"{pid}\n")
+
+    def test_memberships_of_both_versions(self):
+        text = "5:cpu,cpuacct:/a\n4:memory:/b:c\n0::/d\n"
+        self.assertEqual(box.memberships(text), {"cpu": "/a", "cpuacct": "/a", "memory": "/b:c", "": "/d"})
+
+    def test_a_process_with_an_odd_name_is_read(self):
+        line = "7 (a) b (c) S 3 7 7 0 -1 4194304 1 2 3 4 100 50 20 30 20 0 1 0 5 6 7"
+        self.assertEqual(box.parse_stat(line), box.Process(3, 200 * box.TICK_S))
+
+    def test_a_family_is_the_process_and_all_below_it(self):
+        tree = {1: box.Process(0, 0), 2: box.Process(1, 0), 3: box.Process(2, 0), 4: box.Process(1, 0)}
+        self.assertEqual(sorted(box.family(tree, 2)), [2, 3])
+        self.assertEqual(box.family(tree, 9), [])
+
+    def test_time_used_by_a_child_that_ended_is_counted(self):
+        before = box.cpu_s({"me": os.getpid()})["me"]
+        os.system(": burn; i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done")
+        self.assertGreater(box.cpu_s({"me": os.getpid()})["me"], before)
+
+
+class Compose(unittest.TestCase):
+    def test_the_limits_and_settings_of_the_compose_file_are_read(self):
+        settings, environment = stack.compose()
+        self.assertIn("shared_buffers", {setting.split("=")[0] for setting in settings})
+        self.assertTrue(all("=" in setting for setting in settings))
+        self.assertNotIn("DATABASE_URL", environment)
+        self.assertEqual(environment["RUST_LOG"], "info")
+
+    def test_defaults_of_the_environment_are_taken(self):
+        given = {"A": "${A:-one}/${B:-two}", "LISTEN": "x", "T": 1}
+        self.assertEqual(stack.instance_environment(given), {"A": "one/two", "T": "1"})
+
+
+class Summary(unittest.TestCase):
+    def test_expected_totals_are_those_of_the_rows_in_the_range(self):
+        rows, choose = 500, Random(1)
+        expected = database.Expected(rows)
+        factor, modulus = database.CENTS_OF_N
+        for _ in range(300):
+            first, last = sorted(choose.randrange(-5_000, (rows + 5) * 1000) for _ in range(2))
+            inside = [n for n in range(1, rows + 1) if first <= n * 1000 <= last]
+            for name, theirs in (("default", False), ("fallback", True)):
+                chosen = [1 + n * factor % modulus for n in inside if (n % database.FALLBACK_OF_N == 0) == theirs]
+                self.assertEqual(expected.totals(first, last)[name], (len(chosen), sum(chosen)))
+
+    def test_moments_are_written_to_the_microsecond(self):
+        self.assertEqual(database.moment(1_000_001), "2026-01-01T00:00:01.000001Z")
+        self.assertEqual(database.moment(-1), "2025-12-31T23:59:59.999999Z")
+
+
+class Tools(unittest.TestCase):
+    def test_the_table_of_durability_bench_is_read(self):
+        printed = "| accepted per second | 100 | 76 | 0.76 |\n| claimed and settled per second | 50 | 40 | 0.80 |\n"
+        self.assertEqual(database.durability_rows(printed)[0], ("accepted per second", 100.0, 76.0, 0.76))
+        with self.assertRaises(database.Broken):
+            database.durability_rows("nothing")
+
+    def test_the_transactions_of_pgbench_are_read(self):
+        self.assertEqual(database.transactions("number of transactions actually processed: 123\n"), 123)
+        with self.assertRaises(database.Broken):
+            database.transactions("number of transactions actually processed: 0\n")
+
+
+class Report(unittest.TestCase):
+    def outcomes(self):
+        charts = [("scatter", "t", "x", "y", [(2, 3.0), (1, 2.0)]), ("bars", "t", "us", {"a": {"p": 1.0, "q": 2.0}, "b": {"p": 1.5}})]
+        values = [at_most("latency", 1.234, 1.5, "ms"), at_least("rate", 7_999.0, 8_000, "/s"), Value("of that", 12_345.6, "/s")]
+        return {
+            "one": Outcome(values, [Proof(10)], ["a note"], charts, {"api1": 20.0, "api2": 41.0}),
+            "two": Outcome([Value("x", 1, "")], [Proof(5, ["1 LOST, e.g. z"])], memory_mb={"api1": 30.0}),
+            "three": Outcome([], [Proof(0, ["three BROKEN: why"])]),
+        }
+
+    def test_values_targets_and_audits_are_in_the_table(self):
+        text = report.text(ABOUT, self.outcomes(), {"one": ["one-0.svg"]})
+        self.assertIn("| latency | 1.23 ms | <= 1.5 ms | yes | 10 payments, none lost or charged twice, books equal |", text)
+        self.assertIn("| rate | 7,999 /s | >= 8,000 /s | **no** |  |", text)
+        self.assertIn("| of that | 12,346 /s |  |  |  |", text)
+        self.assertIn("1 LOST, e.g. z", text)
+        self.assertIn("| three | | | | three BROKEN: why |", text)
+        self.assertIn("| 41 MB RSS | <= 40 MB RSS | **no** |", text)
+        self.assertIn("![one](one-0.svg)", text)
+
+    def test_report_and_charts_are_written(self):
+        with tempfile.TemporaryDirectory() as folder:
+            folder = Path(folder)
+            lines = [Line(name, "", None) for name in ("one", "two", "three")]
+            report.write(folder, ABOUT, lines, self.outcomes())
+            drawn = [xml.etree.ElementTree.parse(folder / f"one-{n}.svg").getroot().tag for n in range(2)]
+            self.assertEqual(drawn, ["{http://www.w3.org/2000/svg}svg"] * 2)
+            self.assertIn("latency", (folder / "report.json").read_text())
+
+
+if __name__ == "__main__":
+    unittest.main()
