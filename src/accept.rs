@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use crate::metrics::COUNTS;
 use crate::payment::Payment;
 use crate::route::{Event, SharedRouter};
 
@@ -122,6 +123,7 @@ async fn write(
                     .iter()
                     .filter(|outcome| **outcome == Accepted::Queued)
                     .count();
+                COUNTS.accepted.add_batch(queued);
                 router.observe(Event::Arrived {
                     count: u32::try_from(queued).unwrap_or(u32::MAX),
                 });

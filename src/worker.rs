@@ -17,6 +17,7 @@ use crate::claim::{
     CLAIM_BATCH, Claim, DOUBTFUL_BATCH, LeaseTerms, claim_doubtful, claim_free, newest_id,
 };
 use crate::database::{Outage, RETRY_PAUSE};
+use crate::metrics::COUNTS;
 use crate::route::{Permit, Queue, SharedRouter};
 use crate::settle::{Ended, Returned};
 
@@ -186,6 +187,7 @@ impl Worker {
             let claims = claim_free(&self.pool, self.terms, name, permits.len(), from_id).await?;
             let drained = claims.len() < permits.len();
             self.depth.claimed(&claims, drained);
+            COUNTS.claimed_free.add_batch(claims.len());
             claimed += claims.len();
             newest = newest.max(claims.iter().map(|claim| claim.id).max());
             for (claim, permit) in claims.into_iter().zip(permits) {
@@ -258,6 +260,7 @@ impl Worker {
         )
         .await?;
         let count = claims.len();
+        COUNTS.claimed_doubtful.add_batch(count);
         for claim in claims {
             self.start_resolving(claim);
         }
