@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a command of this repository needs and that are missing here.
-# usage: install.sh PROGRAM...     of: cc curl initdb nginx shellcheck
+# usage: install.sh PROGRAM...     of: cc curl initdb nginx promtool shellcheck
 #
 # Installs as root or with sudo. Exit 3 if something is missing and stays missing, after one line
 # that says what to install.
@@ -20,6 +20,7 @@ package_of() {
     case $1 in
         cc) echo gcc libc6-dev ;;
         initdb) echo postgresql ;;
+        promtool) echo prometheus ;;
         *) echo "$1" ;;
     esac
 }
@@ -52,8 +53,7 @@ if [ "$(id -u)" != 0 ]; then
 fi
 
 echo "installing ${packages[*]}" >&2
-# Debian's packages start a PostgreSQL and an nginx of their own, on ports 5432 and 80, which nobody
-# asked for here. Debian's hook against that is this file; one that is there already is left alone.
+# Debian's packages start a PostgreSQL, an nginx and a Prometheus of their own, which nobody asked for here. Debian's hook against that is this file; one that is there already is left alone.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
     # The path is expanded now and on purpose.

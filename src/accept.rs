@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::claim::{Claim, ClaimedFor, SEND_WITHIN, interval};
+use crate::metrics::COUNTS;
 use crate::payment::Payment;
 use crate::route::{Event, SharedRouter};
 use crate::worker::{OnArrival, Worker};
@@ -173,6 +174,7 @@ impl Writer {
             .iter()
             .filter(|outcome| **outcome == Accepted::Queued)
             .count();
+        COUNTS.accepted.add_batch(queued);
         self.router.observe(Event::Arrived {
             count: u32::try_from(queued).unwrap_or(u32::MAX),
         });

@@ -3,10 +3,11 @@
 //! It is asked for again and again, above all when the queue is deep, so it counts no more than
 //! [`COUNTED`] rows of any table. What is beyond is estimated by the server's own statistics.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use sqlx::{Executor, PgPool};
+use tokio::sync::Mutex;
 
 use crate::charge::LONGEST_DOUBT_PAUSE;
 use crate::claim::interval;
@@ -16,6 +17,10 @@ pub const COUNTED: i64 = 5_000;
 /// A payment that went out so long ago and is not settled is in doubt, even if it is being asked for at
 /// this moment: the longest call, as configured by default, and its lease.
 pub const CALL_OVERDUE: Duration = Duration::from_secs(20);
+/// For how long a census is shown again to whoever asks for a recent one.
+pub const CENSUS_INTERVAL: Duration = Duration::from_secs(2);
+/// How long whoever asks for a recent census waits for the database.
+pub const CENSUS_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// How the queries are planned and when they are given up, whoever's pool they run in. In milliseconds.
 const LIMITS: &str = "SET LOCAL statement_timeout = 1000; SET LOCAL lock_timeout = 500;
@@ -114,5 +119,46 @@ fn count(counted: i64, estimate: i64) -> Count {
     Count {
         value: u64::try_from(value).unwrap_or_default(),
         exact,
+    }
+}
+
+/// A census that is taken when it is asked for, but not too often, however many ask.
+#[derive(Debug)]
+pub struct RecentCensus {
+    pool: PgPool,
+    last: Mutex<Option<(Instant, Option<Census>)>>,
+}
+
+impl RecentCensus {
+    /// None is taken yet.
+    #[must_use]
+    pub fn new(pool: PgPool) -> Self {
+        Self {
+            pool,
+            last: Mutex::new(None),
+        }
+    }
+
+    /// One that is at most [`CENSUS_INTERVAL`] old; none if the database did not answer within
+    /// [`CENSUS_TIMEOUT`], or did not when it was asked last.
+    pub async fn get(&self) -> Option<Census> {
+        // Whoever comes while one is taken waits for it, and takes none.
+        let mut last = self.last.lock().await;
+        if let Some((taken_at, census)) = &*last
+            && taken_at.elapsed() < CENSUS_INTERVAL
+        {
+            return census.clone();
+        }
+        let taken = tokio::time::timeout(CENSUS_TIMEOUT, Census::take(&self.pool)).await;
+        let census = match taken {
+            Ok(Ok(census)) => Some(census),
+            Ok(Err(error)) => {
+                tracing::debug!(error = %error, "no census");
+                None
+            }
+            Err(_) => None,
+        };
+        *last = Some((Instant::now(), census.clone()));
+        census
     }
 }

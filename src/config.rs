@@ -96,6 +96,15 @@ pub struct Settings {
     )]
     pub operator_token: Option<OperatorToken>,
 
+    /// What Prometheus may say instead, for `/metrics` and nothing else
+    #[arg(
+        long,
+        env = "METRICS_TOKEN",
+        value_name = "METRICS_TOKEN",
+        hide_env_values = true
+    )]
+    pub metrics_token: Option<OperatorToken>,
+
     /// Milliseconds after an unanswered call in which the processor may still charge the payment
     #[arg(long = "late-charge-ms", env = "LATE_CHARGE_MS", value_name = "LATE_CHARGE_MS", default_value = "60000", value_parser = milliseconds)]
     pub late_charge: Duration,

@@ -7,6 +7,7 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 
 use crate::config::{DatabaseSettings, QueueDurability};
+use crate::metrics::COUNTS;
 
 /// The tables, in the order in which they came to be.
 pub static MIGRATIONS: Migrator = sqlx::migrate!();
@@ -215,6 +216,7 @@ impl Outage {
 
     /// A statement failed.
     pub fn goes_on(&mut self, error: &sqlx::Error) {
+        COUNTS.database_error(self.task);
         if self.since.is_none() {
             self.since = Some(Instant::now());
             tracing::error!(task = self.task, error = %error, "the database does not answer; trying again");

@@ -33,6 +33,7 @@ pub mod database;
 pub mod dead_letter;
 pub mod deployment;
 pub mod http;
+pub mod metrics;
 pub mod operate;
 pub mod payment;
 pub mod probe;

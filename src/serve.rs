@@ -22,6 +22,7 @@ use crate::config::{Listen, ProcessorsSettings, Settings};
 use crate::database::{self, Pools, RETRY_PAUSE};
 use crate::deployment::Member;
 use crate::http::{Api, OperatorApi};
+use crate::metrics::Scrape;
 use crate::route::{Policy, Router, SharedRouter, Terms};
 use crate::settle::{self, Returned, SETTLE_BACKLOG};
 use crate::worker::{Depth, Processor, Worker};
@@ -106,6 +107,8 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
             router: router.clone(),
             processors: names,
             token,
+            metrics_token: settings.metrics_token.clone(),
+            scrape: Arc::new(Scrape::new(router.clone(), pools.clone())),
         };
         let address = &settings.operator_listen;
         listen(

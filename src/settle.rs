@@ -18,6 +18,7 @@ use uuid::Uuid;
 use crate::charge::{Outcome, doubt_pause};
 use crate::claim::{Claim, LeaseTerms, interval};
 use crate::database::{Outage, RETRY_PAUSE, is_transient};
+use crate::metrics::COUNTS;
 
 /// Claims that are written in one statement, at most.
 pub const SETTLE_BATCH: usize = 500;
@@ -99,7 +100,7 @@ pub async fn run(
             match record(&pool, terms, &batch).await {
                 Ok(anomalies) => {
                     outage.over();
-                    anomalies.iter().for_each(Anomaly::log);
+                    observe(&batch, &anomalies);
                     break;
                 }
                 Err(error) if is_transient(&error) => {
@@ -126,9 +127,42 @@ pub async fn run(
 async fn record_apart(pool: &PgPool, terms: LeaseTerms, batch: &[Ended]) {
     for ended in batch.chunks(1) {
         match record(pool, terms, ended).await {
-            Ok(anomalies) => anomalies.iter().for_each(Anomaly::log),
+            Ok(anomalies) => observe(ended, &anomalies),
             Err(error) => leave_in_doubt(ended, &error),
         }
+    }
+}
+
+/// Counts what was recorded, and logs what should not have been.
+fn observe(batch: &[Ended], anomalies: &[Anomaly]) {
+    let now = Utc::now();
+    let mut charged: BTreeMap<&str, usize> = BTreeMap::new();
+    for Ended { claim, outcome } in batch {
+        match outcome {
+            Outcome::Charged { .. } => {
+                *charged.entry(&claim.processor).or_default() += 1;
+                let age = (now - claim.accepted_at).as_seconds_f64();
+                COUNTS.settle_seconds.observe(age.max(0.0));
+            }
+            Outcome::Free => COUNTS.returned_free.add(1),
+            Outcome::Doubtful { .. } => COUNTS.returned_doubtful.add(1),
+            Outcome::Dead { .. } => COUNTS.dead.add(1),
+        }
+    }
+    for anomaly in anomalies {
+        // What was booked before was settled then.
+        if let Anomaly::BookedBefore {
+            charged: processor, ..
+        } = anomaly
+            && let Some(payments) = charged.get_mut(processor.as_str())
+        {
+            *payments = payments.saturating_sub(1);
+        }
+        anomaly.count();
+        anomaly.log();
+    }
+    for (processor, payments) in charged {
+        COUNTS.settled(processor).add_batch(payments);
     }
 }
 
@@ -159,6 +193,17 @@ pub enum Anomaly {
 }
 
 impl Anomaly {
+    fn count(&self) {
+        let total = match self {
+            Self::QueueRowGone(_) => &COUNTS.row_gone,
+            Self::BookedBefore {
+                charged, booked, ..
+            } if charged == booked => &COUNTS.booked_before,
+            Self::BookedBefore { .. } => &COUNTS.charged_twice,
+        };
+        total.add(1);
+    }
+
     fn log(&self) {
         match self {
             Self::QueueRowGone(id) => {

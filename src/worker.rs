@@ -18,6 +18,7 @@ use crate::claim::{
     newest_id,
 };
 use crate::database::{Outage, RETRY_PAUSE};
+use crate::metrics::COUNTS;
 use crate::route::{Permit, Queue, SharedRouter};
 use crate::settle::{Ended, Returned};
 
@@ -191,6 +192,7 @@ impl Worker {
             let claims = claim_free(&self.pool, self.terms, name, permits.len(), from_id).await?;
             let drained = claims.len() < permits.len();
             self.depth.claimed(&claims, drained);
+            COUNTS.claimed_free.add_batch(claims.len());
             claimed += claims.len();
             newest = newest.max(claims.iter().map(|claim| claim.id).max());
             for (claim, permit) in claims.into_iter().zip(permits) {
@@ -289,6 +291,7 @@ impl Worker {
         )
         .await?;
         let count = claims.len();
+        COUNTS.claimed_doubtful.add_batch(count);
         for claim in claims {
             self.start_resolving(claim);
         }
@@ -351,6 +354,7 @@ impl OnArrival {
         if claims.is_empty() {
             return;
         }
+        COUNTS.claimed_free.add_batch(claims.len());
         self.worker.depth.claimed(&claims, true);
         for (claim, permit) in claims.into_iter().zip(self.permits) {
             self.worker.start(self.processor, claim, permit);

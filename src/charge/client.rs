@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::{Lookup, Reply};
 use crate::claim::Claim;
 use crate::config::ProcessorSettings;
+use crate::metrics::{COUNTS, ProcessorCounts};
 use crate::payment::format_time;
 
 /// How long a connection to a processor may take.
@@ -41,6 +42,7 @@ pub struct ProcessorClient {
     payments: Url,
     health: Url,
     summary: Url,
+    counts: ProcessorCounts,
 }
 
 /// What a processor says of itself.
@@ -111,7 +113,14 @@ impl ProcessorClient {
             payments: at(&["payments"])?,
             health: at(&["payments", "service-health"])?,
             summary: at(&["admin", "payments-summary"])?,
+            counts: COUNTS.processor(&settings.name),
         })
+    }
+
+    /// What is counted of it.
+    #[must_use]
+    pub fn counts(&self) -> &ProcessorCounts {
+        &self.counts
     }
 
     /// Posts the payment of a claim under its stamp.

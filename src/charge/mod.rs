@@ -112,7 +112,12 @@ async fn send(
     }
     permit.sent();
     let proved = async {
+        let sent_at = Instant::now();
         let reply = client.post(claim).await;
+        client
+            .counts()
+            .seconds
+            .observe(sent_at.elapsed().as_secs_f64());
         if let Some(verdict) = judge(claim, &reply, None) {
             return verdict;
         }
@@ -124,10 +129,12 @@ async fn send(
         );
         verdict
     };
-    tokio::select! {
+    let verdict = tokio::select! {
         verdict = proved => verdict,
         () = stop.now.cancelled() => Verdict::Unknown,
-    }
+    };
+    client.counts().attempt(&verdict);
+    verdict
 }
 
 /// What a verdict on the newest attempt means for the payment, whose earlier attempt may be open.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
-use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -15,7 +15,13 @@ use sqlx::PgPool;
 use super::{Problem, problem};
 use crate::config::OperatorToken;
 use crate::deployment;
+use crate::metrics::Scrape;
 use crate::route::{Explanation, SharedRouter};
+
+/// What Prometheus asks for. Its token opens nothing else.
+const METRICS: &str = "/metrics";
+/// The text format of Prometheus.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What the operator's handlers share.
 #[derive(Clone)]
@@ -26,28 +32,36 @@ pub struct OperatorApi {
     pub router: SharedRouter,
     /// Names of the configured processors.
     pub processors: Arc<[String]>,
-    /// What every request has to bear.
+    /// What every request has to bear, but for the next.
     pub token: OperatorToken,
+    /// What a request for `/metrics` may bear instead.
+    pub metrics_token: Option<OperatorToken>,
+    /// What `/metrics` looks at.
+    pub scrape: Arc<Scrape>,
 }
 
 impl OperatorApi {
     /// The routes.
     pub fn routes(self) -> Router {
         Router::new()
+            .route(METRICS, get(metrics))
             .route("/routing", get(explain))
             .route("/routing/{processor}/disable", post(disable))
             .route("/routing/{processor}/enable", post(enable))
             .fallback(problem::not_found)
             .method_not_allowed_fallback(problem::method_not_allowed)
-            .layer(middleware::from_fn_with_state(
-                self.token.clone(),
-                authorize,
-            ))
+            .layer(middleware::from_fn_with_state(self.clone(), authorize))
             .with_state(self)
+    }
+
+    /// Whether whoever bears that token may ask for that path.
+    fn admits(&self, token: &str, path: &str) -> bool {
+        let metrics_token = self.metrics_token.as_ref().filter(|_| path == METRICS);
+        self.token.is(token) || metrics_token.is_some_and(|metrics| metrics.is(token))
     }
 }
 
-async fn authorize(State(token): State<OperatorToken>, request: Request, next: Next) -> Response {
+async fn authorize(State(api): State<OperatorApi>, request: Request, next: Next) -> Response {
     let given = request
         .headers()
         .get(AUTHORIZATION)
@@ -55,7 +69,7 @@ async fn authorize(State(token): State<OperatorToken>, request: Request, next: N
     let given = given
         .and_then(|value| value.strip_prefix("Bearer "))
         .unwrap_or_default();
-    if token.is(given) {
+    if api.admits(given, request.uri().path()) {
         return next.run(request).await;
     }
     let problem = Problem::new(
@@ -63,6 +77,10 @@ async fn authorize(State(token): State<OperatorToken>, request: Request, next: N
         "the operator's token is missing or wrong",
     );
     ([(WWW_AUTHENTICATE, "Bearer")], problem).into_response()
+}
+
+async fn metrics(State(api): State<OperatorApi>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, METRICS_TYPE)], api.scrape.text().await)
 }
 
 async fn explain(State(api): State<OperatorApi>) -> Json<Explanation> {

@@ -1,5 +1,7 @@
 //! `POST /payments` and `GET /payments/{id}`.
 
+use std::time::Instant;
+
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -12,6 +14,7 @@ use uuid::Uuid;
 
 use super::{Api, MAX_BODY_BYTES, Problem};
 use crate::accept::{Accepted, NotAccepted};
+use crate::metrics::COUNTS;
 use crate::payment::{InvalidPayment, Payment, format_time, parse_uuid};
 
 /// Accepts a payment: 202 once it is committed, or was before. 409 where the id stands for another amount.
@@ -20,8 +23,9 @@ pub(super) async fn post(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<StatusCode, Problem> {
-    check_content_type(&headers)?;
+    check_content_type(&headers).inspect_err(|_| COUNTS.refused.media_type.add(1))?;
     let body = body.map_err(|rejection| {
+        COUNTS.refused.body.add(1);
         let detail = match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => {
                 format!("the body must be at most {MAX_BODY_BYTES} bytes")
@@ -31,29 +35,49 @@ pub(super) async fn post(
         Problem::new(rejection.status(), detail)
     })?;
     let payment = Payment::from_json(&body).map_err(|invalid| {
-        let status = match invalid {
-            InvalidPayment::Malformed(_) => StatusCode::BAD_REQUEST,
-            _ => StatusCode::UNPROCESSABLE_ENTITY,
+        let (status, refused) = match invalid {
+            InvalidPayment::Malformed(_) => (StatusCode::BAD_REQUEST, &COUNTS.refused.malformed),
+            _ => (StatusCode::UNPROCESSABLE_ENTITY, &COUNTS.refused.invalid),
         };
+        refused.add(1);
         Problem::new(status, invalid.to_string())
     })?;
-    match api.acceptor.accept(payment).await {
-        Ok(Accepted::Queued | Accepted::Known) => Ok(StatusCode::ACCEPTED),
-        Ok(Accepted::Conflict { known }) => Err(Problem::new(
-            StatusCode::CONFLICT,
-            format!(
-                "payment {} was accepted before with amount {known}",
-                payment.correlation_id
-            ),
-        )),
-        Err(error @ NotAccepted::Overloaded) => Err(Problem::unavailable(error.to_string())),
-        Err(NotAccepted::Database(error)) if crate::database::is_transient(&error) => Err(
-            Problem::unavailable("the database did not confirm the payment; post it again"),
-        ),
-        Err(NotAccepted::Database(_)) => Err(Problem::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "the payment was not confirmed; post it again",
-        )),
+    let begun_at = Instant::now();
+    let accepted = api.acceptor.accept(payment).await;
+    COUNTS
+        .post_seconds
+        .observe(begun_at.elapsed().as_secs_f64());
+    match accepted {
+        Ok(Accepted::Queued) => Ok(StatusCode::ACCEPTED),
+        Ok(Accepted::Known) => {
+            COUNTS.repeated.add(1);
+            Ok(StatusCode::ACCEPTED)
+        }
+        Ok(Accepted::Conflict { known }) => {
+            COUNTS.refused.conflict.add(1);
+            Err(Problem::new(
+                StatusCode::CONFLICT,
+                format!(
+                    "payment {} was accepted before with amount {known}",
+                    payment.correlation_id
+                ),
+            ))
+        }
+        Err(error @ NotAccepted::Overloaded) => {
+            COUNTS.refused.overloaded.add(1);
+            Err(Problem::unavailable(error.to_string()))
+        }
+        Err(NotAccepted::Database(error)) => {
+            COUNTS.refused.database.add(1);
+            Err(if crate::database::is_transient(&error) {
+                Problem::unavailable("the database did not confirm the payment; post it again")
+            } else {
+                Problem::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "the payment was not confirmed; post it again",
+                )
+            })
+        }
     }
 }
 

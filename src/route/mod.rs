@@ -29,6 +29,7 @@ pub mod posterior;
 mod router;
 pub mod utility;
 
+pub use breaker::State as BreakerState;
 pub use explain::{
     Alternative, BreakerReport, Choice, Explanation, HealthReport, PastDecision, ProcessorReport,
 };

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
+use crate::metrics::COUNTS;
+
 use super::{Decision, Event, Explanation, Queue, Router, StateChange, Time, Verdict};
 
 /// A [`Router`] for all tasks of an instance, with the monotonic clock and randomness.
@@ -100,6 +102,7 @@ impl SharedRouter {
                 .unwrap_or_default()
                 .to_owned();
             drop(deciding);
+            COUNTS.breaker_changed(&name, change.change.to.as_str());
             log(&name, change);
         }
     }

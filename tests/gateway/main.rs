@@ -9,6 +9,7 @@ mod duplicates;
 mod durability;
 mod fencing;
 mod lifecycle;
+mod metrics;
 mod operating;
 mod outcomes;
 mod plans;

@@ -153,7 +153,8 @@ impl Gateway {
         gateway
     }
 
-    fn spawn(database_url: &str, processors: &str, settings: &[(&str, &str)]) -> Self {
+    /// Starts one.
+    pub fn spawn(database_url: &str, processors: &str, settings: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let log = std::fs::File::create(folder.path().join("log")).expect("a log file");
         let child = Command::new(env!("CARGO_BIN_EXE_payment-proxy"))

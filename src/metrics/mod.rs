@@ -1,0 +1,252 @@
+//! What this instance counts of its own doing, and `GET /metrics` of the operator's address.
+//!
+//! Everything is counted where it happens, on handles that are made once: an atomic add per event, or per
+//! batch of them, and no label is looked up by a string for a payment. What is not an event but a state (the
+//! router's beliefs, the pools, the queue) is read by the [`Scrape`].
+
+mod scrape;
+mod series;
+
+use std::sync::LazyLock;
+
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+pub use scrape::Scrape;
+pub use series::Total;
+
+use crate::charge::Verdict;
+
+/// The names of all metrics begin with this and an underscore.
+pub const PREFIX: &str = "payment_proxy";
+
+/// Upper bounds of the time from a readable post to its answer, in seconds.
+const POST_BUCKETS: [f64; 12] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.011, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0,
+];
+/// Upper bounds of the time that a processor takes, in seconds; the last is when we give up by default.
+const PROCESSOR_BUCKETS: [f64; 14] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0,
+];
+/// Upper bounds of the time from acceptance to settlement, in seconds. 1.5 is what an audit allows.
+const SETTLE_BUCKETS: [f64; 14] = [
+    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+];
+
+/// The counts of this process.
+pub static COUNTS: LazyLock<Counts> = LazyLock::new(Counts::new);
+
+type Labels = Vec<(&'static str, String)>;
+type Totals = Family<Labels, Total>;
+type Histograms = Family<Labels, Histogram, fn() -> Histogram>;
+
+/// All counters and histograms of an instance.
+#[derive(Debug)]
+#[allow(missing_docs)] // Each has its help text below.
+pub struct Counts {
+    pub accepted: Total,
+    pub repeated: Total,
+    pub refused: Refused,
+    pub post_seconds: Histogram,
+    pub claimed_free: Total,
+    pub claimed_doubtful: Total,
+    pub settle_seconds: Histogram,
+    pub returned_free: Total,
+    pub returned_doubtful: Total,
+    pub dead: Total,
+    pub row_gone: Total,
+    pub booked_before: Total,
+    pub charged_twice: Total,
+    attempts: Totals,
+    processor_seconds: Histograms,
+    settled: Totals,
+    breaker_changes: Totals,
+    database_errors: Totals,
+    registry: Registry,
+}
+
+/// Posts that were refused, by reason.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct Refused {
+    pub media_type: Total,
+    pub body: Total,
+    pub malformed: Total,
+    pub invalid: Total,
+    pub conflict: Total,
+    pub overloaded: Total,
+    pub database: Total,
+}
+
+/// The handles of one processor.
+#[derive(Debug, Clone)]
+pub struct ProcessorCounts {
+    /// How long a POST to it took, answered or not.
+    pub seconds: Histogram,
+    charged: Total,
+    declined: Total,
+    throttled: Total,
+    not_connected: Total,
+    refused: Total,
+    mismatch: Total,
+    unknown: Total,
+}
+
+impl ProcessorCounts {
+    /// Counts an attempt that was begun, by what is known of it now.
+    pub fn attempt(&self, verdict: &Verdict) {
+        let total = match verdict {
+            Verdict::Charged { .. } => &self.charged,
+            Verdict::Declined => &self.declined,
+            Verdict::NotSent {
+                retry_after: Some(_),
+            } => &self.throttled,
+            Verdict::NotSent { retry_after: None } => &self.not_connected,
+            Verdict::Refused { .. } => &self.refused,
+            Verdict::Mismatch { .. } => &self.mismatch,
+            Verdict::Unknown => &self.unknown,
+        };
+        total.add(1);
+    }
+}
+
+impl Counts {
+    fn new() -> Self {
+        let mut registry = Registry::with_prefix(PREFIX);
+        let mut all = Registering(&mut registry);
+        let refused = all.totals("refused", "Posts that were refused, by reason");
+        let because = |reason: &str| refused.get_or_create_owned(&label("reason", reason));
+        let claimed = all.totals(
+            "claimed",
+            "Payments claimed: free ones to be charged, doubtful ones to be asked for",
+        );
+        let returned = all.totals(
+            "returned",
+            "Claims that ended without a charge, by what the payment is now",
+        );
+        let anomalies = all.totals("anomalies", "Charges that were not booked the usual way: the queue row was gone, booked before, or charged by two processors");
+        let kind = |family: &Totals, kind: &str| family.get_or_create_owned(&label("kind", kind));
+        Self {
+            accepted: all.total("accepted", "Payments put into the queue"),
+            repeated: all.total("repeated", "Posts of a payment that was accepted before"),
+            refused: Refused {
+                media_type: because("media_type"),
+                body: because("body"),
+                malformed: because("malformed"),
+                invalid: because("invalid"),
+                conflict: because("conflict"),
+                overloaded: because("overloaded"),
+                database: because("database"),
+            },
+            post_seconds: all.histogram("post_seconds", "Time from a readable post to its answer", post_histogram),
+            claimed_free: kind(&claimed, "free"),
+            claimed_doubtful: kind(&claimed, "doubtful"),
+            settle_seconds: all.histogram("settle_seconds", "Time from acceptance, by the database's clock, until the charge is booked, by this host's", settle_histogram),
+            returned_free: kind(&returned, "free"),
+            returned_doubtful: kind(&returned, "doubtful"),
+            dead: all.total("dead", "Payments given up as dead letters"),
+            row_gone: kind(&anomalies, "row_gone"),
+            booked_before: kind(&anomalies, "booked_before"),
+            charged_twice: kind(&anomalies, "charged_twice"),
+            attempts: all.totals("attempts", "Attempts to charge a payment, by processor and by what is proved of it"),
+            processor_seconds: all.histograms("processor_seconds", "Time that a processor took for a POST, answered or not", processor_histogram),
+            settled: all.totals("settled", "Payments booked as charged, by processor"),
+            breaker_changes: all.totals("breaker_changes", "Changes of a processor's breaker in this instance, by the new state"),
+            database_errors: all.totals("database_errors", "Statements that failed because the database was away, by task"),
+            registry,
+        }
+    }
+
+    /// The handles of a processor, to be kept.
+    #[must_use]
+    pub fn processor(&self, name: &str) -> ProcessorCounts {
+        let outcome = |outcome: &str| {
+            let labels = vec![
+                ("processor", name.to_owned()),
+                ("outcome", outcome.to_owned()),
+            ];
+            self.attempts.get_or_create_owned(&labels)
+        };
+        let _ = self.settled(name);
+        ProcessorCounts {
+            seconds: self
+                .processor_seconds
+                .get_or_create_owned(&label("processor", name)),
+            charged: outcome("charged"),
+            declined: outcome("declined"),
+            throttled: outcome("throttled"),
+            not_connected: outcome("not_connected"),
+            refused: outcome("refused"),
+            mismatch: outcome("mismatch"),
+            unknown: outcome("unknown"),
+        }
+    }
+
+    /// Payments booked as charged by a processor; looked up once per batch.
+    #[must_use]
+    pub fn settled(&self, processor: &str) -> Total {
+        self.settled
+            .get_or_create_owned(&label("processor", processor))
+    }
+
+    /// A processor's breaker is in another state now.
+    pub fn breaker_changed(&self, processor: &str, to: &str) {
+        let labels = vec![("processor", processor.to_owned()), ("to", to.to_owned())];
+        self.breaker_changes.get_or_create(&labels).add(1);
+    }
+
+    /// A statement of a task failed because the database is away.
+    pub fn database_error(&self, task: &str) {
+        self.database_errors
+            .get_or_create(&label("task", task))
+            .add(1);
+    }
+}
+
+/// Makes metrics known to a registry.
+struct Registering<'a>(&'a mut Registry);
+
+impl Registering<'_> {
+    fn total(&mut self, name: &str, help: &str) -> Total {
+        let total = Total::default();
+        self.0
+            .register(format!("{name}_total"), help, total.clone());
+        total
+    }
+
+    fn totals(&mut self, name: &str, help: &str) -> Totals {
+        let totals = Totals::default();
+        self.0
+            .register(format!("{name}_total"), help, totals.clone());
+        totals
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, empty: fn() -> Histogram) -> Histogram {
+        let histogram = empty();
+        self.0.register(name, help, histogram.clone());
+        histogram
+    }
+
+    fn histograms(&mut self, name: &str, help: &str, empty: fn() -> Histogram) -> Histograms {
+        let histograms = Histograms::new_with_constructor(empty);
+        self.0.register(name, help, histograms.clone());
+        histograms
+    }
+}
+
+fn label(name: &'static str, value: &str) -> Labels {
+    vec![(name, value.to_owned())]
+}
+
+fn post_histogram() -> Histogram {
+    Histogram::new(POST_BUCKETS)
+}
+
+fn processor_histogram() -> Histogram {
+    Histogram::new(PROCESSOR_BUCKETS)
+}
+
+fn settle_histogram() -> Histogram {
+    Histogram::new(SETTLE_BUCKETS)
+}

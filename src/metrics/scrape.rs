@@ -1,0 +1,266 @@
+//! One look at this instance, in the text format of Prometheus.
+
+use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::encoding::text::encode_registry;
+use prometheus_client::registry::Registry;
+use sqlx::PgPool;
+
+use super::series::Gauge;
+use super::{COUNTS, PREFIX};
+use crate::census::{Census, RecentCensus};
+use crate::database::Pools;
+use crate::route::{BreakerState, Explanation, ProcessorReport, SharedRouter};
+
+/// What a scrape looks at.
+pub struct Scrape {
+    router: SharedRouter,
+    pools: Pools,
+    census: RecentCensus,
+    started_at: SystemTime,
+}
+
+impl Scrape {
+    /// Looks at this router, these pools, and at the queue through them.
+    #[must_use]
+    pub fn new(router: SharedRouter, pools: Pools) -> Self {
+        Self {
+            census: RecentCensus::new(pools.requests.clone()),
+            router,
+            pools,
+            started_at: SystemTime::now(),
+        }
+    }
+
+    /// All metrics as text. It waits for the database no longer than [`crate::census::CENSUS_TIMEOUT`].
+    pub async fn text(&self) -> String {
+        let picture = Picture {
+            census: self.census.get().await,
+            explanation: self.router.explain(),
+            pools: [
+                PoolUse::of("requests", &self.pools.requests),
+                PoolUse::of("claims", &self.pools.claims),
+                PoolUse::of("settles", &self.pools.settles),
+            ],
+            started_at: self.started_at,
+        };
+        let mut states = Registry::with_prefix(PREFIX);
+        states.register_collector(Box::new(picture));
+        let mut text = String::new();
+        encode_registry(&mut text, &COUNTS.registry)
+            .and_then(|()| encode_registry(&mut text, &states))
+            .expect("writing to a string does not fail");
+        text
+    }
+}
+
+/// The connections of a pool.
+#[derive(Debug)]
+struct PoolUse {
+    name: &'static str,
+    open: u32,
+    idle: u32,
+    most: u32,
+}
+
+impl PoolUse {
+    fn of(name: &'static str, pool: &PgPool) -> Self {
+        let open = pool.size();
+        Self {
+            name,
+            open,
+            idle: u32::try_from(pool.num_idle()).unwrap_or(open).min(open),
+            most: pool.options().get_max_connections(),
+        }
+    }
+}
+
+/// The state of one moment.
+#[derive(Debug)]
+struct Picture {
+    census: Option<Census>,
+    explanation: Explanation,
+    pools: [PoolUse; 3],
+    started_at: SystemTime,
+}
+
+impl Collector for Picture {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        for gauge in self.gauges() {
+            gauge.encode(&mut encoder)?;
+        }
+        Ok(())
+    }
+}
+
+impl Picture {
+    fn gauges(&self) -> Vec<Gauge<'_>> {
+        let mut gauges = self.processors();
+        gauges.extend(self.instance());
+        gauges.extend(self.census.iter().flat_map(queue));
+        gauges
+    }
+
+    fn processors(&self) -> Vec<Gauge<'_>> {
+        let each = |name, help, value: fn(&ProcessorReport) -> Option<f64>| Gauge {
+            name,
+            help,
+            values: (self.explanation.processors.iter())
+                .filter_map(|report| Some((vec![("processor", &*report.name)], value(report)?)))
+                .collect(),
+        };
+        let states = [
+            BreakerState::Closed,
+            BreakerState::HalfOpen,
+            BreakerState::Open,
+        ];
+        let breakers = self.explanation.processors.iter().flat_map(|report| {
+            states.map(|state| {
+                let labels = vec![("processor", &*report.name), ("state", state.as_str())];
+                (labels, truth(report.breaker.state == state))
+            })
+        });
+        vec![
+            Gauge {
+                name: "breaker_state",
+                help: "1 for the state that this instance's breaker of the processor is in",
+                values: breakers.collect(),
+            },
+            each(
+                "processor_enabled",
+                "0 while an operator has taken the processor out",
+                |report| Some(truth(report.enabled)),
+            ),
+            each(
+                "processor_failing",
+                "1 while the processor's health endpoint says that it fails",
+                |report| report.health.as_ref().map(|health| truth(health.failing)),
+            ),
+            each(
+                "posterior_mean",
+                "Mean of what this instance believes of the chance that the processor charges",
+                |report| Some(report.success_probability),
+            ),
+            each(
+                "expected_latency_seconds",
+                "Time that this instance expects the processor to take",
+                |report| Some(report.latency_ms / 1e3),
+            ),
+            each(
+                "in_flight",
+                "Payments of this instance that are out at the processor",
+                |report| Some(report.in_flight.into()),
+            ),
+            each(
+                "in_flight_cap",
+                "Payments that this instance may have out at the processor",
+                |report| Some(report.cap.into()),
+            ),
+        ]
+    }
+
+    fn instance(&self) -> Vec<Gauge<'_>> {
+        let version = vec![("version", env!("CARGO_PKG_VERSION"))];
+        let started_at = self.started_at.duration_since(UNIX_EPOCH);
+        let pools = self.pools.iter();
+        vec![
+            Gauge {
+                name: "pool_connections",
+                help: "Connections to the database, by pool and by whether they are in use",
+                values: pools
+                    .clone()
+                    .flat_map(|pool| {
+                        let labels = |state| vec![("pool", pool.name), ("state", state)];
+                        [
+                            (labels("idle"), pool.idle.into()),
+                            (labels("used"), (pool.open - pool.idle).into()),
+                        ]
+                    })
+                    .collect(),
+            },
+            Gauge {
+                name: "pool_connections_max",
+                help: "Connections that a pool may have",
+                values: pools
+                    .map(|pool| (vec![("pool", pool.name)], pool.most.into()))
+                    .collect(),
+            },
+            single(
+                "instances",
+                "Instances of the deployment that are alive, as this one knows",
+                self.explanation.instances.into(),
+            ),
+            Gauge {
+                name: "build_info",
+                help: "1, with the version of the program",
+                values: vec![(version, 1.0)],
+            },
+            single(
+                "start_time_seconds",
+                "When this instance started, in seconds since 1970",
+                started_at.unwrap_or_default().as_secs_f64(),
+            ),
+            single(
+                "census_up",
+                "0 if the database did not tell the state of the queue in time; its metrics are absent then",
+                truth(self.census.is_some()),
+            ),
+        ]
+    }
+}
+
+/// The state of the queue: of the whole deployment, the same whichever instance is asked.
+fn queue(census: &Census) -> Vec<Gauge<'_>> {
+    vec![
+        single(
+            "queue_payments",
+            "Payments accepted and not yet settled, of all instances; an estimate unless queue_payments_exact",
+            census.queued.value as f64,
+        ),
+        single(
+            "queue_payments_exact",
+            "1 if queue_payments was counted, 0 if it is an estimate",
+            truth(census.queued.exact),
+        ),
+        single(
+            "queue_oldest_age_seconds",
+            "How long ago the oldest payment of the queue was accepted, 0 if there is none",
+            census.oldest_age_seconds,
+        ),
+        single(
+            "queue_in_doubt_payments",
+            "Payments that one processor may have charged and that wait for its answer",
+            census.in_doubt.value as f64,
+        ),
+        single(
+            "queue_dead_rows",
+            "Dead rows of the queue that vacuum has not removed",
+            census.dead_rows as f64,
+        ),
+        single(
+            "dead_letters",
+            "Payments that no processor takes and that wait for an operator",
+            census.dead_letters.value as f64,
+        ),
+        single(
+            "oldest_transaction_seconds",
+            "Age of the oldest open transaction of the database; vacuum removes nothing that died since",
+            census.oldest_transaction_seconds,
+        ),
+    ]
+}
+
+fn single<'a>(name: &'static str, help: &'static str, value: f64) -> Gauge<'a> {
+    Gauge {
+        name,
+        help,
+        values: vec![(Vec::new(), value)],
+    }
+}
+
+fn truth(is: bool) -> f64 {
+    f64::from(u8::from(is))
+}

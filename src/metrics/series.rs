@@ -1,0 +1,63 @@
+//! How values are written for Prometheus.
+//!
+//! The library writes OpenMetrics, where a counter's name and that of its samples differ by `_total`. The
+//! text format of Prometheus, which every tool reads, has one name; a [`Total`] is written so.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::{MetricType, TypedMetric};
+
+/// A number of events. Its clones are one counter.
+#[derive(Debug, Clone, Default)]
+pub struct Total(Arc<AtomicU64>);
+
+impl Total {
+    /// So many more.
+    pub fn add(&self, events: u64) {
+        self.0.fetch_add(events, Ordering::Relaxed);
+    }
+
+    /// So many more, as a batch has them.
+    pub fn add_batch(&self, events: usize) {
+        self.add(events as u64);
+    }
+}
+
+impl TypedMetric for Total {
+    const TYPE: MetricType = MetricType::Counter;
+}
+
+impl EncodeMetric for Total {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        encoder.encode_gauge(&self.0.load(Ordering::Relaxed))
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
+/// Values of this moment under one name: labels, value.
+pub(super) struct Gauge<'a> {
+    pub(super) name: &'static str,
+    pub(super) help: &'static str,
+    pub(super) values: Vec<(Vec<(&'static str, &'a str)>, f64)>,
+}
+
+impl Gauge<'_> {
+    pub(super) fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut metric =
+            encoder.encode_descriptor(self.name, self.help, None, MetricType::Gauge)?;
+        for (labels, value) in &self.values {
+            if labels.is_empty() {
+                metric.encode_gauge(value)?;
+            } else {
+                metric.encode_family(labels)?.encode_gauge(value)?;
+            }
+        }
+        Ok(())
+    }
+}
