@@ -62,7 +62,11 @@ ALTER ROLE auditor IN DATABASE payments SET statement_timeout = '30s';
 
 \connect payments
 
--- Present tables and those that migrations will bring: no migration has to think of the auditor.
+-- Present tables and those that migrations will bring: no migration has to think of the auditor. The
+-- schema audit is made by one (docs/auditing.md); it grants the same where it finds this role.
 GRANT USAGE ON SCHEMA public TO auditor;
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO auditor;
 ALTER DEFAULT PRIVILEGES FOR ROLE payment_proxy IN SCHEMA public GRANT SELECT ON TABLES TO auditor;
+SELECT 'GRANT USAGE ON SCHEMA audit TO auditor', 'GRANT SELECT ON ALL TABLES IN SCHEMA audit TO auditor',
+    'ALTER DEFAULT PRIVILEGES FOR ROLE payment_proxy IN SCHEMA audit GRANT SELECT ON TABLES TO auditor'
+WHERE EXISTS (SELECT FROM pg_namespace WHERE nspname = 'audit') \gexec

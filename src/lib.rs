@@ -32,6 +32,7 @@ pub mod config;
 pub mod database;
 pub mod dead_letter;
 pub mod deployment;
+pub mod fee;
 pub mod http;
 pub mod metrics;
 pub mod operate;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use axum::serve::ListenerExt;
+use sqlx::PgPool;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
@@ -21,6 +22,7 @@ use crate::claim::LeaseTerms;
 use crate::config::{Listen, ProcessorsSettings, Settings};
 use crate::database::{self, Pools, RETRY_PAUSE};
 use crate::deployment::Member;
+use crate::fee;
 use crate::http::{Api, OperatorApi};
 use crate::metrics::Scrape;
 use crate::route::{Policy, Router, SharedRouter, Terms};
@@ -124,7 +126,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
 
     tokio::pin!(shutdown);
     tokio::select! {
-        migrated = migrate_when_reachable(&settings) => migrated?,
+        prepared = prepare_when_reachable(&settings, &pools.requests) => prepared?,
         () = &mut shutdown => return Ok(()),
         broken = parts.join_next() => return broken_part(broken),
     }
@@ -250,11 +252,16 @@ async fn listen(
     Ok(())
 }
 
-/// Migrates, and goes on trying while the database is away.
-async fn migrate_when_reachable(settings: &Settings) -> anyhow::Result<()> {
+/// Migrates and writes down the fees, and goes on trying while the database is away.
+async fn prepare_when_reachable(settings: &Settings, pool: &PgPool) -> anyhow::Result<()> {
     let mut outage = database::Outage::new("migrate");
     loop {
-        let error = match database::migrate(&settings.database).await {
+        let prepared = async {
+            database::migrate(&settings.database).await?;
+            fee::record(pool, &settings.processors.processors).await?;
+            anyhow::Ok(())
+        };
+        let error = match prepared.await {
             Ok(()) => {
                 outage.over();
                 return Ok(());

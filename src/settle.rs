@@ -64,7 +64,9 @@ impl Returned {
     }
 
     fn note(&self, ended: &[Ended]) {
-        let free = ended.iter().filter(|ended| ended.outcome == Outcome::Free);
+        let free = ended
+            .iter()
+            .filter(|ended| matches!(ended.outcome, Outcome::Free { .. }));
         if let Some(lowest) = free.map(|ended| ended.claim.id).min() {
             self.lowest_id.fetch_min(lowest, Ordering::AcqRel);
             self.free.notify_one();
@@ -144,7 +146,7 @@ fn observe(batch: &[Ended], anomalies: &[Anomaly]) {
                 let age = (now - claim.accepted_at).as_seconds_f64();
                 COUNTS.settle_seconds.observe(age.max(0.0));
             }
-            Outcome::Free => COUNTS.returned_free.add(1),
+            Outcome::Free { .. } => COUNTS.returned_free.add(1),
             Outcome::Doubtful { .. } => COUNTS.returned_doubtful.add(1),
             Outcome::Dead { .. } => COUNTS.dead.add(1),
         }
@@ -247,13 +249,15 @@ pub async fn record(
                     .or_default()
                     .push((claim, *requested_at));
             }
-            Outcome::Free => returned.push((claim, None)),
-            Outcome::Doubtful { until } => returned.push((claim, Some(*until))),
+            Outcome::Free { reason } => returned.push((claim, None, reason.as_str())),
+            Outcome::Doubtful { until, reason } => {
+                returned.push((claim, Some(*until), reason.as_str()));
+            }
             Outcome::Dead { reason, held } => dead.push((claim, reason.as_str(), *held)),
         }
     }
     // Of two ends of one row only the newer can count, and a statement looks at one.
-    keep_newest(&mut returned, |(claim, _)| claim);
+    keep_newest(&mut returned, |(claim, ..)| claim);
     keep_newest(&mut dead, |(claim, ..)| claim);
     let mut anomalies = Vec::new();
     for (processor, charged) in charged {
@@ -355,31 +359,53 @@ async fn settle(
     Ok(anomalies)
 }
 
+/// A claim without a charge, its doubt as [`release`] takes it, and what was seen.
+type GivenBack<'a> = (&'a Claim, Option<Option<DateTime<Utc>>>, &'a str);
+
 /// Gives payments back that are proved not charged (`None`), or leaves them with their processor until
-/// the doubt is over (`Some(None)`: counted from now).
+/// the doubt is over (`Some(None)`: counted from now). What their attempts came to is written down with it:
+/// here, where something went wrong, and not in the settle of every payment.
 async fn release(
     pool: &PgPool,
     terms: LeaseTerms,
-    returned: &[(&Claim, Option<Option<DateTime<Utc>>>)],
+    returned: &[GivenBack<'_>],
 ) -> Result<(), sqlx::Error> {
-    let ids: Vec<i64> = returned.iter().map(|(claim, _)| claim.id).collect();
+    let ids: Vec<i64> = returned.iter().map(|(claim, ..)| claim.id).collect();
     let correlation_ids: Vec<Uuid> = returned
         .iter()
-        .map(|(claim, _)| claim.payment.correlation_id)
+        .map(|(claim, ..)| claim.payment.correlation_id)
         .collect();
-    let attempts: Vec<i32> = returned.iter().map(|(claim, _)| claim.attempt).collect();
-    let free: Vec<bool> = returned.iter().map(|(_, doubt)| doubt.is_none()).collect();
-    let until: Vec<Option<DateTime<Utc>>> =
-        returned.iter().map(|(_, doubt)| doubt.flatten()).collect();
+    let attempts: Vec<i32> = returned.iter().map(|(claim, ..)| claim.attempt).collect();
+    let free: Vec<bool> = returned
+        .iter()
+        .map(|(_, doubt, _)| doubt.is_none())
+        .collect();
+    let until: Vec<Option<DateTime<Utc>>> = returned
+        .iter()
+        .map(|(_, doubt, _)| doubt.flatten())
+        .collect();
     let pauses: Vec<i32> = returned
         .iter()
-        .map(|(claim, doubt)| match doubt {
+        .map(|(claim, doubt, _)| match doubt {
             None => 0,
             Some(_) => i32::try_from(doubt_pause(claim.attempt).as_millis()).unwrap_or(i32::MAX),
         })
         .collect();
+    let processors: Vec<String> = returned
+        .iter()
+        .map(|(claim, ..)| claim.processor.clone())
+        .collect();
+    let stamps: Vec<DateTime<Utc>> = returned
+        .iter()
+        .map(|(claim, ..)| claim.requested_at)
+        .collect();
+    let reasons: Vec<String> = returned
+        .iter()
+        .map(|(.., reason)| (*reason).to_owned())
+        .collect();
     sqlx::query!(
-        r#"UPDATE payment_queue
+        r#"WITH released AS (
+        UPDATE payment_queue
         SET processor = CASE WHEN NOT ($4::bool[])[array_position($1, id)] THEN processor END,
             requested_at = CASE WHEN NOT ($4::bool[])[array_position($1, id)] THEN requested_at END,
             doubt_until = CASE WHEN NOT ($4::bool[])[array_position($1, id)]
@@ -388,7 +414,16 @@ async fn release(
                 THEN now() + ($6::int[])[array_position($1, id)] * interval '1 millisecond' ELSE '-infinity' END
         WHERE id = ANY ($1)
             AND correlation_id = ($2::uuid[])[array_position($1, id)]
-            AND attempt = ($3::int[])[array_position($1, id)]"#,
+            AND attempt = ($3::int[])[array_position($1, id)]
+        RETURNING correlation_id, attempt, array_position($1, id) AS n
+        )
+        INSERT INTO payment_attempt
+            (correlation_id, requested_at, outcome, processor, reason, first_claim, last_claim)
+        SELECT correlation_id, ($8::timestamptz[])[n], CASE WHEN ($4::bool[])[n] THEN 'not charged' ELSE 'in doubt' END,
+            ($9::text[])[n], ($10::text[])[n], attempt, attempt
+        FROM released ORDER BY correlation_id
+        ON CONFLICT ON CONSTRAINT payment_attempt_pkey DO UPDATE
+        SET reason = excluded.reason, last_claim = excluded.last_claim, last_ended_at = excluded.last_ended_at"#,
         &ids,
         &correlation_ids,
         &attempts,
@@ -396,6 +431,9 @@ async fn release(
         &until as &[Option<DateTime<Utc>>],
         &pauses,
         interval(terms.late_charge),
+        &stamps,
+        &processors,
+        &reasons,
     )
     .execute(pool)
     .await?;
@@ -416,12 +454,19 @@ async fn bury(pool: &PgPool, dead: &[(&Claim, &str, bool)]) -> Result<(), sqlx::
             DELETE FROM payment_queue
             WHERE id = ANY ($1) AND attempt = ($2::int[])[array_position($1, id)]
             RETURNING correlation_id, amount, accepted_at, attempt, processor,
-                ($3::text[])[array_position($1, id)],
-                CASE WHEN ($4::bool[])[array_position($1, id)] THEN requested_at END
+                ($3::text[])[array_position($1, id)] AS reason, requested_at, ($4::bool[])[array_position($1, id)] AS held
+        ), attempted AS (
+            INSERT INTO payment_attempt
+                (correlation_id, requested_at, outcome, processor, reason, first_claim, last_claim)
+            SELECT correlation_id, requested_at, 'refused', processor, reason, attempt, attempt
+            FROM removed ORDER BY correlation_id
+            ON CONFLICT ON CONSTRAINT payment_attempt_pkey DO UPDATE
+            SET reason = excluded.reason, last_claim = excluded.last_claim, last_ended_at = excluded.last_ended_at
         )
         INSERT INTO payment_dead_letter
             (correlation_id, amount, accepted_at, attempt, processor, reason, requested_at)
-        SELECT * FROM removed
+        SELECT correlation_id, amount, accepted_at, attempt, processor, reason, CASE WHEN held THEN requested_at END
+        FROM removed
         ON CONFLICT ON CONSTRAINT payment_dead_letter_pkey DO NOTHING
         RETURNING correlation_id, processor, reason"#,
         &ids,

@@ -324,7 +324,10 @@ impl Worker {
                         payment.id = %claim.payment.correlation_id, processor.name = claim.processor,
                         "a payment may be charged by a processor that is not configured; add it to PROCESSORS"
                     );
-                    Outcome::Doubtful { until: earlier.map(|earlier| earlier.doubt_until) }
+                    Outcome::Doubtful {
+                        until: earlier.map(|earlier| earlier.doubt_until),
+                        reason: "no processor of this name is configured".to_owned(),
+                    }
                 }
             };
             hand_over(&ended, claim, outcome).await;

@@ -25,6 +25,9 @@ pub const FIRST_DOUBT_PAUSE: Duration = Duration::from_millis(100);
 /// The longest such pause.
 pub const LONGEST_DOUBT_PAUSE: Duration = Duration::from_secs(2);
 
+/// Why a claim was not carried out to its end.
+const STOPPING: &str = "the instance was stopping";
+
 /// What is to be recorded of a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -34,11 +37,16 @@ pub enum Outcome {
         requested_at: DateTime<Utc>,
     },
     /// It is proved that no processor has charged it.
-    Free,
+    Free {
+        /// What was seen, for the history of the payment.
+        reason: String,
+    },
     /// The processor of the claim may have charged it or may yet do so.
     Doubtful {
         /// From when on a 404 is proof; `None`: a call was left open just now, the time starts anew.
         until: Option<DateTime<Utc>>,
+        /// What was seen, for the history of the payment.
+        reason: String,
     },
     /// No processor will ever take it.
     Dead {
@@ -65,9 +73,9 @@ pub async fn charge(
     mut permit: Permit,
     stop: &Stop,
 ) -> Outcome {
-    let verdict = send(client, claim, &mut permit, stop).await;
+    let (verdict, seen) = send(client, claim, &mut permit, stop).await;
     permit.finish(signal(&verdict));
-    decide(verdict, claim.earlier)
+    decide(verdict, seen, claim.earlier)
 }
 
 /// Finds out whether a doubtful payment was charged, and posts it again to the same processor, under
@@ -79,36 +87,50 @@ pub async fn resolve(
     permit: impl FnOnce() -> Option<Permit>,
     stop: &Stop,
 ) -> Outcome {
-    let keep = Outcome::Doubtful {
+    let keep = |reason: String| Outcome::Doubtful {
         until: Some(earlier.doubt_until),
+        reason,
     };
     let lookup = tokio::select! {
         lookup = client.lookup(claim.payment.correlation_id) => lookup,
-        () = stop.now.cancelled() => return keep,
+        () = stop.now.cancelled() => return keep(STOPPING.to_owned()),
     };
     match lookup {
         Lookup::Found { .. } => {
             let verdict = judge(claim, &Reply::NoReply(String::new()), Some(&lookup));
-            decide(verdict.unwrap_or(Verdict::Unknown), claim.earlier)
+            decide(
+                verdict.unwrap_or(Verdict::Unknown),
+                lookup.to_string(),
+                claim.earlier,
+            )
         }
-        Lookup::Absent if earlier.over => Outcome::Free,
+        Lookup::Absent if earlier.over => Outcome::Free {
+            reason: format!("{lookup}, and no call can be open any more"),
+        },
         Lookup::Absent => match permit() {
             Some(permit) => charge(client, claim, permit, stop).await,
-            None => keep,
+            None => keep(format!(
+                "{lookup}, which may change; no permit to post it again"
+            )),
         },
-        Lookup::NoAnswer(_) => keep,
+        Lookup::NoAnswer(_) => keep(lookup.to_string()),
     }
 }
 
-/// One POST, and the question that follows it where its reply is no proof.
+/// One POST, and the question that follows it where its reply is no proof. Returns what was seen, too,
+/// but for a charge at once.
 async fn send(
     client: &ProcessorClient,
     claim: &Claim,
     permit: &mut Permit,
     stop: &Stop,
-) -> Verdict {
-    if stop.draining.is_cancelled() || Instant::now() >= claim.send_by {
-        return Verdict::NotSent { retry_after: None };
+) -> (Verdict, String) {
+    let not_sent = Verdict::NotSent { retry_after: None };
+    if stop.draining.is_cancelled() {
+        return (not_sent, STOPPING.to_owned());
+    }
+    if Instant::now() >= claim.send_by {
+        return (not_sent, "not sent in time".to_owned());
     }
     permit.sent();
     let proved = async {
@@ -118,8 +140,10 @@ async fn send(
             .counts()
             .seconds
             .observe(sent_at.elapsed().as_secs_f64());
-        if let Some(verdict) = judge(claim, &reply, None) {
-            return verdict;
+        match judge(claim, &reply, None) {
+            Some(verdict @ Verdict::Charged { .. }) => return (verdict, String::new()),
+            Some(verdict) => return (verdict, reply.to_string()),
+            None => {}
         }
         let lookup = client.lookup(claim.payment.correlation_id).await;
         let verdict = judge(claim, &reply, Some(&lookup)).unwrap_or(Verdict::Unknown);
@@ -127,26 +151,30 @@ async fn send(
             payment.id = %claim.payment.correlation_id, processor.name = claim.processor,
             charge.reply = ?reply, charge.lookup = ?lookup, charge.verdict = ?verdict, "asked after a reply without proof"
         );
-        verdict
+        (verdict, format!("{reply}; {lookup}"))
     };
-    let verdict = tokio::select! {
-        verdict = proved => verdict,
-        () = stop.now.cancelled() => Verdict::Unknown,
+    let (verdict, said) = tokio::select! {
+        proved = proved => proved,
+        () = stop.now.cancelled() => (Verdict::Unknown, STOPPING.to_owned()),
     };
     client.counts().attempt(&verdict);
-    verdict
+    (verdict, said)
 }
 
 /// What a verdict on the newest attempt means for the payment, whose earlier attempt may be open.
-fn decide(verdict: Verdict, earlier: Option<EarlierAttempt>) -> Outcome {
+fn decide(verdict: Verdict, seen: String, earlier: Option<EarlierAttempt>) -> Outcome {
     match (verdict, earlier) {
         (Verdict::Charged { requested_at }, _) => Outcome::Charged { requested_at },
         (Verdict::Mismatch { reason }, _) => Outcome::Dead { reason, held: true },
-        (Verdict::Unknown, _) => Outcome::Doubtful { until: None },
+        (Verdict::Unknown, _) => Outcome::Doubtful {
+            until: None,
+            reason: seen,
+        },
         (_, Some(earlier)) => Outcome::Doubtful {
             until: Some(earlier.doubt_until),
+            reason: seen,
         },
-        (Verdict::Declined | Verdict::NotSent { .. }, None) => Outcome::Free,
+        (Verdict::Declined | Verdict::NotSent { .. }, None) => Outcome::Free { reason: seen },
         (Verdict::Refused { reason }, None) => Outcome::Dead {
             reason,
             held: false,

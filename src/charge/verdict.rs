@@ -1,5 +1,6 @@
 //! What a reply proves: the one function that turns what happened at a processor into what is known.
 
+use std::fmt;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -40,6 +41,34 @@ pub enum Lookup {
     Absent,
     /// Anything else.
     NoAnswer(String),
+}
+
+impl fmt::Display for Reply {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status { code, text, .. } if text.is_empty() => write!(out, "answered {code}"),
+            Self::Status { code, text, .. } => write!(out, "answered {code}: {text}"),
+            Self::NotConnected(error) => write!(out, "no connection: {error}"),
+            Self::NoReply(error) => write!(out, "no reply: {error}"),
+        }
+    }
+}
+
+impl fmt::Display for Lookup {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Found {
+                amount,
+                requested_at,
+            } => write!(
+                out,
+                "it has the payment with {amount} of {}",
+                format_time(*requested_at)
+            ),
+            Self::Absent => out.write_str("it does not have the payment"),
+            Self::NoAnswer(error) => write!(out, "asked for the payment, no answer: {error}"),
+        }
+    }
 }
 
 /// What is known about one attempt.

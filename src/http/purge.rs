@@ -13,7 +13,7 @@ pub(super) async fn post(State(api): State<Api>) -> Result<StatusCode, Problem> 
             "purging is off; ALLOW_PURGE=true turns it on",
         ));
     }
-    sqlx::query!("TRUNCATE payment_queue, payment_processed, payment_dead_letter")
+    sqlx::query!("TRUNCATE payment_queue, payment_processed, payment_dead_letter, payment_attempt")
         .execute(&api.pool)
         .await?;
     tracing::warn!("all payments purged by request");

@@ -42,6 +42,19 @@ async fn end(database: &Database, claim: &Claim, outcome: Outcome) -> Vec<Anomal
         .expect("the database answers")
 }
 
+fn free() -> Outcome {
+    Outcome::Free {
+        reason: "answered 500".to_owned(),
+    }
+}
+
+fn doubtful(until: Option<DateTime<Utc>>) -> Outcome {
+    Outcome::Doubtful {
+        until,
+        reason: "no reply".to_owned(),
+    }
+}
+
 fn charged(claim: &Claim) -> Outcome {
     Outcome::Charged {
         requested_at: claim.requested_at,
@@ -98,7 +111,7 @@ async fn late_release_after_reclaim_is_refused() {
     let database = Database::migrated().await;
     let first = claim_one(&database, "default").await;
     let second = reclaim(&database, &first).await;
-    end(&database, &first, Outcome::Free).await;
+    end(&database, &first, free()).await;
     end(
         &database,
         &first,
@@ -165,7 +178,7 @@ async fn a_charge_whose_queue_row_is_gone_is_booked_all_the_same() {
 async fn a_late_success_of_a_payment_that_went_elsewhere_is_booked_once_and_reported() {
     let database = Database::migrated().await;
     let first = claim_one(&database, "default").await;
-    end(&database, &first, Outcome::Free).await;
+    end(&database, &first, free()).await;
     let second = claim_again(&database, "fallback").await;
     let late = end(&database, &first, charged(&first)).await;
     assert_eq!(late, [Anomaly::QueueRowGone(first.payment.correlation_id)]);
@@ -189,7 +202,7 @@ async fn a_late_success_of_a_payment_that_went_elsewhere_is_booked_once_and_repo
 async fn a_doubt_ends_when_its_time_is_over_and_a_pinned_retry_prolongs_it() {
     let database = Database::migrated().await;
     let first = claim_one(&database, "default").await;
-    end(&database, &first, Outcome::Doubtful { until: None }).await;
+    end(&database, &first, doubtful(None)).await;
     let second = reclaim(&database, &first).await;
     let until = second.earlier.expect("an earlier attempt").doubt_until;
     assert!(
@@ -197,7 +210,7 @@ async fn a_doubt_ends_when_its_time_is_over_and_a_pinned_retry_prolongs_it() {
         "a minute from the release: {until}"
     );
     // The retry was answered with a failure: the doubt is the old one again.
-    end(&database, &second, Outcome::Doubtful { until: Some(until) }).await;
+    end(&database, &second, doubtful(Some(until))).await;
     let third = reclaim(&database, &second).await;
     assert_eq!(
         third.earlier.expect("an earlier attempt").doubt_until,
@@ -214,7 +227,7 @@ async fn a_doubt_ends_when_its_time_is_over_and_a_pinned_retry_prolongs_it() {
 async fn a_released_payment_gets_a_fresh_stamp() {
     let database = Database::migrated().await;
     let first = claim_one(&database, "default").await;
-    end(&database, &first, Outcome::Free).await;
+    end(&database, &first, free()).await;
     tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     let second = claim_again(&database, "fallback").await;
     assert!(second.requested_at > first.requested_at);
@@ -259,7 +272,7 @@ async fn two_ends_of_one_row_in_a_batch_are_one_release_by_the_newer() {
     for order in [[&stale, &newer], [&newer, &stale]] {
         let ended = order.map(|claim| Ended {
             claim: claim.clone(),
-            outcome: Outcome::Free,
+            outcome: free(),
         });
         record(&database.pool, production_terms(), &ended)
             .await

@@ -3,6 +3,7 @@
 #![allow(missing_docs, unreachable_pub)]
 
 mod api;
+mod auditing;
 mod books;
 mod census;
 mod duplicates;

@@ -223,7 +223,10 @@ async fn a_payment_that_is_not_sent_in_time_is_given_back() {
         .await
         .expect("the database answers");
     let ended = bench.ended.recv().await.expect("an end");
-    assert_eq!(ended.outcome, payment_proxy::charge::Outcome::Free);
+    assert!(matches!(
+        ended.outcome,
+        payment_proxy::charge::Outcome::Free { .. }
+    ));
     assert_eq!(default.processor.payments().len(), 0);
 }
 

@@ -162,7 +162,10 @@ impl Actor {
                      what: mut ended,
                      since,
                  }| {
-                    if let Outcome::Doubtful { until: Some(until) } = &mut ended.outcome {
+                    if let Outcome::Doubtful {
+                        until: Some(until), ..
+                    } = &mut ended.outcome
+                    {
                         *until = clock.carried(*until, since);
                     }
                     ended

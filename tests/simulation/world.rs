@@ -98,7 +98,7 @@ impl<'a> World<'a> {
     async fn begin(ground: &'a Ground) -> Self {
         ground
             .database
-            .execute("DELETE FROM payment_queue; DELETE FROM payment_processed; DELETE FROM payment_dead_letter")
+            .execute("DELETE FROM payment_queue; DELETE FROM payment_processed; DELETE FROM payment_dead_letter; DELETE FROM payment_attempt")
             .await;
         let sites = vec![Site::open("default").await, Site::open("fallback").await];
         Self {
@@ -375,8 +375,8 @@ impl<'a> World<'a> {
             match (outcome, claim.earlier) {
                 (Outcome::Charged { .. }, None) => Met::SettledAtOnce,
                 (Outcome::Charged { .. }, Some(_)) => Met::SettledAfterDoubt,
-                (Outcome::Free, None) => Met::FreedAtOnce,
-                (Outcome::Free, Some(_)) => Met::FreedAfterDoubt,
+                (Outcome::Free { .. }, None) => Met::FreedAtOnce,
+                (Outcome::Free { .. }, Some(_)) => Met::FreedAfterDoubt,
                 (Outcome::Doubtful { .. }, _) => Met::LeftInDoubt,
                 (Outcome::Dead { .. }, _) => Met::DeadLetter,
             },

@@ -1,0 +1,448 @@
+//! What an auditor finds in psql: every query of docs/auditing.md, as role `auditor`, on books with content.
+
+use std::process::Command;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use payment_proxy::config::{DatabaseSettings, QueueDurability};
+use payment_proxy::database;
+use payment_proxy::simulator::Faults;
+use payment_proxy::summary::{Summary, Totals, summarize};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use rust_decimal::Decimal;
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, PgPool, Row};
+use uuid::Uuid;
+
+use crate::support::{CENTS, Database, Gateway, eventually, processor, processors};
+
+const PAGE: &str = include_str!("../../docs/auditing.md");
+
+/// The payment of which the page tells.
+const EXAMPLE: Uuid = Uuid::from_u128(0x4a7901b8_7d26_4d9d_aa19_4dc1c7cf60b3);
+
+/// The same database as another role.
+fn connect_as(database: &Database, role: &str) -> Database {
+    let name = database
+        .url
+        .replacen("//postgres@", &format!("//{role}@"), 1);
+    assert_ne!(name, database.url, "the cluster's user is postgres");
+    Database::at(&name)
+}
+
+/// Runs init.sql, as an installation does, on a database of that name.
+fn run_init_sql(database: &Database) {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let name = database.url.rsplit('/').next().expect("a name");
+    let init = std::fs::read_to_string(format!("{root}/init.sql")).expect("init.sql");
+    let bin = Command::new(format!("{root}/scripts/postgres.sh"))
+        .arg("bin")
+        .output()
+        .expect("scripts/postgres.sh runs");
+    let psql = format!("{}/psql", String::from_utf8_lossy(&bin.stdout).trim());
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("init.sql");
+    std::fs::write(&file, init.replace("payments", name)).expect("a file");
+    let done = Command::new(psql)
+        .args(["--no-psqlrc", "--quiet", "--file"])
+        .arg(&file)
+        .arg(std::env::var("TEST_DATABASE_URL").expect("a cluster"))
+        .output()
+        .expect("psql runs");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{said}");
+}
+
+/// The queries of the page, each with the question that it answers.
+fn queries() -> Vec<(&'static str, &'static str)> {
+    let mut queries = Vec::new();
+    for section in PAGE.split("\n## ").skip(1) {
+        let question = section.lines().next().expect("a heading");
+        for block in section.split("```sql\n").skip(1) {
+            queries.push((question, block.split("```").next().expect("an end")));
+        }
+    }
+    queries
+}
+
+async fn rows(auditor: &PgPool, query: &str) -> Vec<PgRow> {
+    let rows = sqlx::query(AssertSqlSafe(query.to_owned()))
+        .fetch_all(auditor)
+        .await;
+    rows.unwrap_or_else(|error| panic!("{error}: {query}"))
+}
+
+/// The answers to a question of the page: one list of rows for each of its queries.
+async fn answers(auditor: &PgPool, question: &str) -> Vec<Vec<PgRow>> {
+    let mut answers = Vec::new();
+    for (_, query) in queries()
+        .iter()
+        .filter(|(asked, _)| asked.starts_with(question))
+    {
+        answers.push(rows(auditor, query).await);
+    }
+    assert!(!answers.is_empty(), "the page does not ask: {question}");
+    answers
+}
+
+fn texts(rows: &[PgRow], column: &str) -> Vec<String> {
+    rows.iter()
+        .map(|row| row.get::<Option<String>, _>(column).unwrap_or_default())
+        .collect()
+}
+
+/// Totals as `audit.summary` and the plain query of the page tell them.
+fn totals(rows: &[PgRow]) -> Vec<(String, Totals)> {
+    rows.iter()
+        .map(|row| {
+            let totals = Totals {
+                total_requests: row.get("total_requests"),
+                total_amount: row.get("total_amount"),
+            };
+            (row.get("processor"), totals)
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn every_query_of_the_auditing_page_answers_its_question() {
+    let admin = Database::create().await;
+    run_init_sql(&admin);
+    let (owner, auditor) = (
+        connect_as(&admin, "payment_proxy"),
+        connect_as(&admin, "auditor"),
+    );
+    let (default, fallback) = (processor().await, processor().await);
+    let timeouts = [
+        ("PROCESSOR_TIMEOUT_MS", "1000"),
+        ("LATE_CHARGE_MS", "60000"),
+    ];
+
+    // Payments on both processors, one of them after failures, one refused, one in doubt.
+    let all = processors(&[&default, &fallback]);
+    let gateway = Gateway::start(&owner, &all, &timeouts).await;
+    let failing = Faults {
+        fail_before: 1.0,
+        ..Faults::default()
+    };
+    for running in [&default, &fallback] {
+        running
+            .processor
+            .set_faults(failing.clone())
+            .expect("valid faults");
+    }
+    gateway.post(EXAMPLE, CENTS).await;
+    eventually("an attempt has failed", async || {
+        owner
+            .count("payment_attempt WHERE outcome = 'not charged'")
+            .await
+            > 0
+    })
+    .await;
+    fallback
+        .processor
+        .set_faults(Faults::default())
+        .expect("valid faults");
+    gateway.until_settled(&[EXAMPLE]).await;
+    gateway.until_settled(&gateway.post_many(10).await).await;
+    default
+        .processor
+        .set_faults(Faults::default())
+        .expect("valid faults");
+    gateway.stop().await;
+
+    let dearer = all.replacen("default,0.05", "default,0.07", 1);
+    let gateway = Gateway::start(&owner, &dearer, &timeouts).await;
+    eventually("the default is used again", async || {
+        gateway.until_settled(&gateway.post_many(5).await).await;
+        owner
+            .count("payment_processed WHERE processor = 'default'")
+            .await
+            > 0
+    })
+    .await;
+    let refused = Uuid::new_v4();
+    for running in [&default, &fallback] {
+        let body = format!(
+            r#"{{"correlationId":"{refused}","amount":5.00,"requestedAt":"2026-07-01T00:00:00.000Z"}}"#
+        );
+        let post = reqwest::Client::new().post(format!("{}/payments", running.url()));
+        let reply = post
+            .header("content-type", "application/json")
+            .body(body)
+            .send()
+            .await;
+        assert!(reply.expect("a reply").status().is_success());
+    }
+    gateway.post(refused, CENTS).await;
+    eventually("it is refused", async || {
+        gateway.state(refused).await == "dead"
+    })
+    .await;
+    let silent = Faults {
+        reply_lost: 1.0,
+        lookup_lost: 1.0,
+        ..Faults::default()
+    };
+    for running in [&default, &fallback] {
+        running
+            .processor
+            .set_faults(silent.clone())
+            .expect("valid faults");
+    }
+    let doubtful = Uuid::new_v4();
+    gateway.post(doubtful, CENTS).await;
+    eventually("it was looked for more than once", async || {
+        owner
+            .count("payment_attempt WHERE outcome = 'in doubt' AND last_claim > first_claim + 1")
+            .await
+            == 1
+    })
+    .await;
+    // The page asks for what is open for longer than anybody wants to wait here.
+    owner
+        .execute("UPDATE payment_queue SET accepted_at = accepted_at - interval '1 hour'")
+        .await;
+
+    for (question, query) in queries() {
+        let found = rows(&auditor.pool, query).await.len();
+        assert_eq!(
+            found == 0,
+            question.starts_with("Do the totals agree"),
+            "{query}: {found} rows"
+        );
+    }
+
+    let life = &answers(&auditor.pool, "What happened").await[0];
+    let events = texts(life, "event");
+    assert_eq!(events[..2], ["accepted", "claimed"], "{events:?}");
+    assert_eq!(
+        events.last().map(String::as_str),
+        Some("settled"),
+        "{events:?}"
+    );
+    assert!(events.contains(&"not charged".to_owned()), "{events:?}");
+    assert!(
+        texts(life, "detail")
+            .iter()
+            .any(|detail| detail.contains("answered 500"))
+    );
+    let stands = &answers(&auditor.pool, "Where does it stand").await[0];
+    assert_eq!(texts(stands, "state"), ["settled"]);
+    assert_eq!(
+        stands[0].get::<Decimal, _>("amount"),
+        Decimal::new(CENTS, 2)
+    );
+
+    let summaries = answers(&auditor.pool, "What does the API's summary").await;
+    assert_eq!(totals(&summaries[0]), totals(&summaries[1]));
+    let told = gateway.json("/payments-summary").await;
+    for (name, totals) in totals(&summaries[0]) {
+        assert_eq!(
+            told[&name]["totalRequests"], totals.total_requests,
+            "{told}"
+        );
+        assert_eq!(
+            told[&name]["totalAmount"].to_string(),
+            totals.total_amount.to_string(),
+            "{told}"
+        );
+    }
+
+    // Both fees of the day, each on what was settled under it, to the processors' own number.
+    let fees = answers(&auditor.pool, "What did the processors keep").await;
+    let shares: Vec<(String, Decimal)> = fees[1]
+        .iter()
+        .map(|row| (row.get("processor"), row.get("fee")))
+        .collect();
+    let share = |name: &str, hundredths| (name.to_owned(), Decimal::new(hundredths, 2));
+    assert_eq!(
+        shares,
+        [
+            share("default", 5),
+            share("default", 7),
+            share("fallback", 15)
+        ]
+    );
+    for row in &fees[0] {
+        let (amount, share): (Decimal, Decimal) = (row.get("amount"), row.get("fee_share"));
+        assert_eq!(row.get::<Decimal, _>("fee"), amount * share);
+        assert_eq!(row.get::<Decimal, _>("net"), amount - amount * share);
+        assert_ne!(
+            share,
+            Decimal::new(5, 2),
+            "nothing was settled while it was valid"
+        );
+    }
+    let payments: i64 = fees[0]
+        .iter()
+        .map(|row| row.get::<i64, _>("payments"))
+        .sum();
+    assert_eq!(payments, owner.count("payment_processed").await);
+
+    let open = &answers(&auditor.pool, "Which payments are open").await[0];
+    assert_eq!(open.len(), 1);
+    assert_eq!(open[0].get::<Uuid, _>("correlation_id"), doubtful);
+    assert_eq!(texts(open, "last_outcome"), ["in doubt"]);
+    assert!(
+        texts(open, "reason")[0].contains("no answer"),
+        "{:?}",
+        texts(open, "reason")
+    );
+    let dead = &answers(&auditor.pool, "Which payments were given up").await[0];
+    assert_eq!(dead[0].get::<Uuid, _>("correlation_id"), refused);
+    assert!(texts(dead, "reason")[0].contains("5.00"));
+    let failed = &answers(&auditor.pool, "Which attempts failed").await[0];
+    let mut outcomes = texts(failed, "outcome");
+    outcomes.sort();
+    outcomes.dedup();
+    assert_eq!(outcomes, ["in doubt", "not charged", "refused"]);
+
+    // Reading is all that the role can do, whatever it sets.
+    for statement in [
+        "UPDATE payment_processed SET amount = 1",
+        "DELETE FROM payment_attempt",
+        "TRUNCATE payment_queue",
+    ] {
+        let mut transaction = auditor.pool.begin().await.expect("a transaction");
+        let writing = AssertSqlSafe(format!("SET TRANSACTION READ WRITE; {statement}"));
+        let refused = sqlx::raw_sql(writing).execute(&mut *transaction).await;
+        let refused = refused.expect_err(statement).to_string();
+        assert!(refused.contains("permission denied"), "{refused}");
+    }
+
+    // An installation whose role was made only after the migrations: init.sql gives it the same.
+    admin
+        .execute(
+            "REVOKE ALL ON ALL TABLES IN SCHEMA public, audit FROM auditor;
+             REVOKE ALL ON SCHEMA public, audit FROM auditor",
+        )
+        .await;
+    let query = "SELECT * FROM audit.summary()";
+    let refused = sqlx::query(query).fetch_all(&auditor.pool).await;
+    refused.expect_err("nothing is left");
+    run_init_sql(&admin);
+    rows(&auditor.pool, query).await;
+}
+
+#[tokio::test]
+async fn the_summary_in_psql_gives_the_numbers_of_the_api_for_any_range() {
+    let database = Database::migrated().await;
+    let begin: DateTime<Utc> = "2026-07-10T22:59:58Z".parse().expect("a time");
+    database
+        .execute(
+            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+             SELECT gen_random_uuid(), (random() * 10000 + 0.01)::numeric(14,2), (ARRAY['default', 'fallback', 'third'])[1 + n % 3],
+                 '2026-07-10T22:59:58Z'::timestamptz + random() * interval '3 hours', now(), 1
+             FROM generate_series(1, 20000) AS n;
+             -- On the very edges of second, minute and hour.
+             INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+             SELECT gen_random_uuid(), 0.01, 'default', '2026-07-10T23:00:00Z'::timestamptz + n * interval '1 second', now(), 1
+             FROM generate_series(0, 7200) AS n",
+        )
+        .await;
+    let mut rng = StdRng::seed_from_u64(20_260_711);
+    for _ in 0..150 {
+        let mut end = || {
+            let micros = rng.random_range(0..11_000_000_000_i64);
+            let whole = [1, 1_000, 1_000_000, 60_000_000, 3_600_000_000][rng.random_range(0..5)];
+            rng.random_bool(0.9)
+                .then(|| begin + TimeDelta::microseconds(micros / whole * whole))
+        };
+        let (mut from, mut to) = (end(), end());
+        if matches!((from, to), (Some(from), Some(to)) if from > to) {
+            std::mem::swap(&mut from, &mut to);
+        }
+        let Summary(api) = summarize(&database.pool, &[], from, to)
+            .await
+            .expect("a summary");
+        let psql = sqlx::query("SELECT * FROM audit.summary($1, $2)")
+            .bind(from)
+            .bind(to);
+        let psql = psql.fetch_all(&database.pool).await.expect("a summary");
+        assert_eq!(totals(&psql), api, "{from:?} to {to:?}");
+    }
+    let totals = "SELECT sum(payments)::bigint AS n, sum(amount) AS amount
+        FROM audit.totals($1, '2026-07-10T22:59:58Z', '2026-07-11T02:00:00Z')";
+    for unit in ["second", "minute", "hour", "day", "week", "month"] {
+        let row = sqlx::query(totals)
+            .bind(unit)
+            .fetch_one(&database.pool)
+            .await
+            .expect("totals");
+        assert_eq!(row.get::<i64, _>("n"), 27_201, "{unit}");
+    }
+}
+
+#[tokio::test]
+async fn everything_in_the_database_says_what_it_is() {
+    let database = Database::migrated().await;
+    let silent = "SELECT format('%s %s', c.relkind, c.oid::regclass) AS thing FROM pg_class c
+            WHERE c.relnamespace IN ('public'::regnamespace, 'audit'::regnamespace) AND c.relkind IN ('r', 'p', 'v', 'm')
+                AND obj_description(c.oid, 'pg_class') IS NULL
+        UNION ALL
+        SELECT format('column %s.%s', c.oid::regclass, a.attname) FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+            WHERE c.relnamespace IN ('public'::regnamespace, 'audit'::regnamespace) AND c.relkind IN ('r', 'p', 'v', 'm')
+                AND a.attnum > 0 AND NOT a.attisdropped AND col_description(c.oid, a.attnum) IS NULL
+        UNION ALL
+        SELECT format('function %s', p.oid::regprocedure) FROM pg_proc p
+            WHERE p.pronamespace IN ('public'::regnamespace, 'audit'::regnamespace)
+                AND obj_description(p.oid, 'pg_proc') IS NULL
+        UNION ALL
+        -- An argument has no comment of its own: that of its function names it.
+        SELECT format('argument %s of %s', arg.name, p.oid::regprocedure)
+            FROM pg_proc p CROSS JOIN UNNEST(p.proargnames, p.proargmodes) AS arg (name, mode)
+            WHERE p.pronamespace = 'audit'::regnamespace AND arg.mode = 'i'
+                AND position(arg.name IN obj_description(p.oid, 'pg_proc')) = 0
+        ORDER BY 1";
+    let rows = rows(&database.pool, silent).await;
+    // sqlx keeps its own table of what was migrated.
+    let mut things = texts(&rows, "thing");
+    things.retain(|thing| !thing.contains("_sqlx_migrations"));
+    assert_eq!(things, Vec::<String>::new(), "without a comment");
+}
+
+/// An installation that was there before the schema `audit`: migrated to its last release, with books.
+#[tokio::test]
+async fn an_old_installation_gets_the_audit_schema_with_its_auditor() {
+    const LAST_WITHOUT: i64 = 20_261_122_000_004;
+    let database = Database::create().await;
+    let name = database.url.rsplit('/').next().expect("a name").to_owned();
+    database
+        .execute(&format!("ALTER DATABASE {name} OWNER TO payment_proxy"))
+        .await;
+    database
+        .execute("ALTER SCHEMA public OWNER TO payment_proxy")
+        .await;
+    let owner = connect_as(&database, "payment_proxy");
+    let mut old = sqlx::migrate!();
+    old.migrations
+        .to_mut()
+        .retain(|migration| migration.version <= LAST_WITHOUT);
+    old.run(&owner.pool)
+        .await
+        .expect("the released migrations apply");
+    owner
+        .execute(
+            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+             VALUES (gen_random_uuid(), 19.90, 'default', now(), now(), 1)",
+        )
+        .await;
+    let settings = DatabaseSettings {
+        database_url: owner.url.parse().expect("a URL"),
+        queue_durability: QueueDurability::Unlogged,
+    };
+    database::migrate(&settings)
+        .await
+        .expect("the others apply");
+    let auditor = connect_as(&database, "auditor");
+    let found = rows(&auditor.pool, "SELECT * FROM audit.summary()").await;
+    assert_eq!(texts(&found, "processor"), ["default"]);
+    // No instance with a fee has started yet: the amount is there, and the fee unknown.
+    let fees = rows(
+        &auditor.pool,
+        "SELECT * FROM audit.fees_by_day(now()::date, now()::date)",
+    )
+    .await;
+    assert_eq!(fees[0].get::<Option<Decimal>, _>("fee"), None);
+}
