@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -104,6 +105,15 @@ pub struct Settings {
         hide_env_values = true
     )]
     pub metrics_token: Option<OperatorToken>,
+
+    /// Threads of this instance. More instances serve better than more threads
+    #[arg(
+        long,
+        env = "WORKER_THREADS",
+        value_name = "WORKER_THREADS",
+        default_value = "1"
+    )]
+    pub worker_threads: NonZeroUsize,
 
     /// Milliseconds after an unanswered call in which the processor may still charge the payment
     #[arg(long = "late-charge-ms", env = "LATE_CHARGE_MS", value_name = "LATE_CHARGE_MS", default_value = "60000", value_parser = milliseconds)]

@@ -23,7 +23,7 @@ use crate::config::{Listen, ProcessorsSettings, Settings};
 use crate::database::{self, Pools, RETRY_PAUSE};
 use crate::deployment::Member;
 use crate::fee;
-use crate::http::{Api, OperatorApi};
+use crate::http::{self, Api, OperatorApi};
 use crate::metrics::Scrape;
 use crate::route::{Policy, Router, SharedRouter, Terms};
 use crate::settle::{self, Returned, SETTLE_BACKLOG};
@@ -225,9 +225,7 @@ async fn listen(
                 }
             });
             parts.spawn(async move {
-                axum::serve(listener, routes)
-                    .with_graceful_shutdown(stop.cancelled_owned())
-                    .await?;
+                http::serve(listener, routes, stop).await;
                 Ok(())
             });
         }
@@ -241,9 +239,7 @@ async fn listen(
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
             let path = path.clone();
             parts.spawn(async move {
-                axum::serve(listener, routes)
-                    .with_graceful_shutdown(stop.cancelled_owned())
-                    .await?;
+                http::serve(listener, routes, stop).await;
                 let _ = std::fs::remove_file(path);
                 Ok(())
             });

@@ -5,6 +5,7 @@ mod payments;
 mod probes;
 mod problem;
 mod purge;
+mod server;
 mod summary;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use sqlx::PgPool;
 
 pub use operator::OperatorApi;
 pub use problem::Problem;
+pub use server::{HEAD_TIMEOUT, MAX_CONNECTIONS, serve};
 
 use crate::accept::Acceptor;
 
