@@ -15,7 +15,7 @@ if [[ $runtime =~ [^A-Za-z0-9_./-] ]]; then
 fi
 
 derived=$(sed -E \
-    -e "s|^( *server )(api[12]):8080 |\1unix:$runtime/\2.sock |" \
+    -e "s|^( *server unix:)/sockets/(api[12].sock) |\1$runtime/\2 |" \
     -e "s|^( *listen )9999 |\1127.0.0.1:$port |" \
     -e "s|\"/tmp/nginx|\"$runtime/nginx|" \
     "$conf")
