@@ -166,3 +166,37 @@ fn a_bad_setting_stops_the_start_with_one_line() {
         "error: PROCESSORS (--processors): \"default,0.05\" is not accepted: in \"default,0.05\" expected name,fee,url\n"
     );
 }
+
+#[tokio::test]
+async fn while_none_waits_a_payment_is_claimed_by_the_commit_that_accepts_it() {
+    let (database, default) = (Database::create().await, processor().await);
+    let gateway = Gateway::start(&database, &processors(&[&default]), &[]).await;
+    // The first may come before the worker has found the queue to be empty.
+    gateway.until_settled(&gateway.post_many(1).await).await;
+    let updates = async || {
+        // Counters of a session come to be seen when it is idle for a second.
+        let written: i64 = sqlx::query_scalar(
+            "SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'payment_queue' AND n_tup_ins = n_tup_del",
+        )
+        .fetch_optional(&database.pool)
+        .await
+        .expect("an answer")
+        .unwrap_or(-1);
+        written
+    };
+    let inserted = async |count: i64| {
+        database
+            .count(&format!(
+                "pg_stat_user_tables WHERE relname = 'payment_queue' AND n_tup_ins = {count} AND n_tup_del = {count}"
+            ))
+            .await
+            == 1
+    };
+    eventually("the first is counted", async || inserted(1).await).await;
+    let before = updates().await;
+    for _ in 0..20 {
+        gateway.until_settled(&gateway.post_many(1).await).await;
+    }
+    eventually("all are counted", async || inserted(21).await).await;
+    assert_eq!(updates().await, before, "claims of their own");
+}
