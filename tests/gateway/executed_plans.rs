@@ -17,13 +17,15 @@ pub struct ExecutedPlans {
 }
 
 impl ExecutedPlans {
-    /// Has the server tell the plan of every statement to its client, as a notice, which sqlx logs.
+    /// Has the server tell the plan of every statement, those inside of functions included, to its client, as
+    /// a notice, which sqlx logs.
     pub async fn of(database: &Database) -> Self {
         let name = database.url.rsplit('/').next().expect("the URL has a path");
         database
             .execute(&format!(
                 "ALTER DATABASE {name} SET session_preload_libraries = 'auto_explain';
                  ALTER DATABASE {name} SET auto_explain.log_min_duration = 0;
+                 ALTER DATABASE {name} SET auto_explain.log_nested_statements = on;
                  ALTER DATABASE {name} SET auto_explain.log_level = 'notice'"
             ))
             .await;
