@@ -1,10 +1,10 @@
 # Each target is a script in scripts/, which says at its top what it does and what it reads.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test queries load routing-bench bench durability-bench torture
+.PHONY: help run test queries load routing-bench bench pure-bench durability-bench torture
 
 help: ## list these targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 run: ## build and run everything on this machine, API on port 9999
 	@scripts/run.sh
@@ -23,6 +23,9 @@ routing-bench: ## what the router earns in simulated scenarios, against an oracl
 
 bench: ## the service in the contest's box, measured; LINES="public cpu ..." SECONDS=... RATE=... choose
 	@BENCH_LINES='$(LINES)' BENCH_SECONDS='$(SECONDS)' BENCH_RATE='$(RATE)' BENCH_ROWS='$(ROWS)' scripts/bench.sh
+
+pure-bench: ## what a decision, the reading of a body and the cutting of a range cost (criterion)
+	@cargo bench --quiet --locked --bench pure
 
 durability-bench: ## what a logged queue costs against an unlogged one, as a ratio
 	@cargo build --quiet --release --locked --example durability_bench

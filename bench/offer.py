@@ -1,6 +1,7 @@
 """Offers payments to a stack at a rate, and says what came of it."""
 
 import json
+import os
 import subprocess
 import threading
 import time
@@ -82,8 +83,13 @@ def offer(stack, rate, seconds, posted):
     cpu, busy, throttled = stack.cpu_s(), box.machine_busy_s(), stack.groups.throttled_s()
     ours = box.cpu_s(trees(stack))
     meanwhile = []
+
+    def at_the_end():
+        meanwhile.append(charged(before, stack.settled()))
+        stack.note_memory()
+
     # The generator goes on until the last reply, however late that is; what counts is the offered time.
-    look = threading.Timer(seconds, lambda: meanwhile.append(charged(before, stack.settled())))
+    look = threading.Timer(seconds, at_the_end)
     begin = time.monotonic()
     look.start()
     with generate(stack, rate, seconds, "--posted", posted) as generator, progress.bar(f"{rate}/s", rate * seconds) as to:
@@ -104,14 +110,16 @@ def offer(stack, rate, seconds, posted):
     if generator.returncode != 0:
         raise Broken(f"open_loop ended with {generator.returncode}: {' '.join(said)}")
     result = json.loads(printed)
+    if result["accepted"] == 0:
+        raise Broken(f"nothing was accepted: {result['statuses']}")
     throttled = stack.groups.throttled_s() - throttled
     loaded = time.monotonic() - begin
     drained = drain(stack, before, result["accepted"])
     used = {part: now - cpu[part] for part, now in stack.cpu_s().items()}
     until = time.monotonic() - begin
     own = sum(now - ours.get(name, 0) for name, now in box.cpu_s(trees(stack)).items()) + result["generator_cpu_s"]
-    others = (box.machine_busy_s() - busy - own) / until / box.os.cpu_count()
-    done = Offer(rate, seconds, result, meanwhile[0], used, until, max(0.0, others), throttled / loaded)
+    others = (box.machine_busy_s() - busy - own) / until / os.cpu_count()
+    done = Offer(rate, seconds, result, meanwhile[0], used, until, max(0.0, others), throttled / loaded / os.cpu_count())
     progress.say(f"  {done.words()}{'' if drained else '; NOT SETTLED'}")
     return done
 

@@ -17,6 +17,8 @@ WARM_RATE, WARM_S = 500, 3
 TRY_S = 8
 # A queue is kept up with if what is open at the end of the load came in the last part of a second.
 KEPT_UP_S = 0.5
+# How many rates are tried for the whole time, each this share of the one before.
+CONFIRMATIONS, LOWERED = 4, 0.94
 
 
 class Bench:
@@ -92,9 +94,11 @@ def settle(setting):
 
         rate = search(setting, 3_000, holds)
         sustained = 0
-        while rate > 0 and not sustained:
-            sustained = rate if holds(rate, setting.seconds or 60) else 0
-            rate = round(rate * 0.94 / 100) * 100 if not setting.rate else 0
+        for _ in range(1 if setting.rate else CONFIRMATIONS):
+            if holds(rate, setting.seconds or 60):
+                sustained = rate
+                break
+            rate = round(rate * LOWERED / 100) * 100
         best = max((load.settled / load.seconds for load in tried), default=0)
         return bench.outcome(
             [

@@ -23,6 +23,8 @@ BINARY = RELEASE / "payment-proxy"
 INSTANCES = ("api1", "api2")
 FEES = {"default": "0.05", "fallback": "0.15"}
 TOKEN = "123"
+# The name under which the memory of the whole box is kept beside that of the instances.
+WHOLE = "box"
 # A name in a folder of our own, so it is never taken.
 POSTGRES_PORT = 5432
 # What anything has to be ready after its start.
@@ -193,10 +195,12 @@ class Stack:
         return {"postgres": used["postgres"], "instances": sum(used.get(n, 0) for n in INSTANCES), "nginx": used["nginx"]}
 
     def note_memory(self):
-        """Remembers the highest memory of each process so far."""
+        """Remembers the highest memory so far of each instance, and that of the whole box of all looks at it."""
         for name in INSTANCES:
             if child := self.children.get(name):
                 self.memory_mb[name] = max(self.memory_mb.get(name, 0), box.status_kb(child.pid, "VmHWM") / 1024)
+        now = sum(map(box.shared_out_mb, self.trees().values()))
+        self.memory_mb[WHOLE] = max(self.memory_mb.get(WHOLE, 0), now)
 
     def settled(self):
         """Payments that each processor has charged since it was started or purged: name -> count."""

@@ -151,7 +151,7 @@ class Report(unittest.TestCase):
         charts = [("scatter", "t", "x", "y", [(2, 3.0), (1, 2.0)]), ("bars", "t", "us", {"a": {"p": 1.0, "q": 2.0}, "b": {"p": 1.5}})]
         values = [at_most("latency", 1.234, 1.5, "ms"), at_least("rate", 7_999.0, 8_000, "/s"), Value("of that", 12_345.6, "/s")]
         return {
-            "one": Outcome(values, [Proof(10)], ["a note"], charts, {"api1": 20.0, "api2": 41.0}),
+            "one": Outcome(values, [Proof(10)], ["a note"], charts, {"api1": 20.0, "api2": 41.0, "box": 200.0}),
             "two": Outcome([Value("x", 1, "")], [Proof(5, ["1 LOST, e.g. z"])], memory_mb={"api1": 30.0}),
             "three": Outcome([], [Proof(0, ["three BROKEN: why"])]),
         }
@@ -164,6 +164,7 @@ class Report(unittest.TestCase):
         self.assertIn("1 LOST, e.g. z", text)
         self.assertIn("| three | | | | three BROKEN: why |", text)
         self.assertIn("| 41 MB RSS | <= 40 MB RSS | **no** |", text)
+        self.assertIn("| 200 MB PSS | <= 350 MB PSS | yes |", text)
         self.assertIn("![one](one-0.svg)", text)
 
     def test_report_and_charts_are_written(self):

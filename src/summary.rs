@@ -95,10 +95,14 @@ pub async fn summarize(
 
 /// What a piece of a range is added up from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Unit {
+pub enum Unit {
+    /// Single payments.
     Payment,
+    /// Totals of whole seconds.
     Second,
+    /// Totals of whole minutes.
     Minute,
+    /// Totals of whole hours.
     Hour,
 }
 
@@ -125,17 +129,21 @@ impl Unit {
 
 /// From `start`, included, to `end`, excluded; an absent end is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Piece {
-    unit: Unit,
-    start: Option<DateTime<Utc>>,
-    end: Option<DateTime<Utc>>,
+pub struct Piece {
+    /// What it is added up from.
+    pub unit: Unit,
+    /// Its first moment.
+    pub start: Option<DateTime<Utc>>,
+    /// The first moment after it.
+    pub end: Option<DateTime<Utc>>,
 }
 
 /// The resolution of `timestamptz`.
 const MICROSECOND: TimeDelta = TimeDelta::microseconds(1);
 
 /// Cuts a range, both ends included, into pieces of the coarsest units that fit.
-fn pieces(from: Option<DateTime<Utc>>, to: Option<DateTime<Utc>>) -> Vec<Piece> {
+#[must_use]
+pub fn pieces(from: Option<DateTime<Utc>>, to: Option<DateTime<Utc>>) -> Vec<Piece> {
     let start = from.map(|from| up(from, MICROSECOND));
     let end = to.map(|to| down(to, MICROSECOND) + MICROSECOND);
     let mut pieces = Vec::new();

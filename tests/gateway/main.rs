@@ -8,6 +8,7 @@ mod books;
 mod census;
 mod duplicates;
 mod durability;
+mod executed_plans;
 mod fencing;
 mod lifecycle;
 mod metrics;

@@ -11,6 +11,7 @@ use payment_proxy::settle::{Ended, record};
 use payment_proxy::summary::summarize;
 use sqlx::Connection;
 
+use crate::executed_plans::ExecutedPlans;
 use crate::support::{Database, enqueue, new_payment, production_terms};
 
 /// Payments in a deep queue, or in old books.
@@ -199,20 +200,129 @@ async fn a_held_snapshot_does_not_slow_claims() {
     );
 }
 
+/// Updates of the queue so far, and those of them that touched no index.
+async fn updates(pools: &Pools) -> (i64, i64) {
+    reads(pools, "payment_queue").await;
+    sqlx::query_as(
+        "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'payment_queue'",
+    )
+    .fetch_one(&pools.requests)
+    .await
+    .expect("statistics")
+}
+
 #[tokio::test]
 async fn claims_update_rows_in_place() {
     let database = Database::migrated().await;
     let pools = Pools::new(&database.settings(QueueDurability::Unlogged));
     churn(&pools, 60).await;
-    reads(&pools, "payment_queue").await;
-    let (updates, hot): (i64, i64) = sqlx::query_as(
-        "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'payment_queue'",
-    )
-    .fetch_one(&database.pool)
-    .await
-    .expect("statistics");
+    let (updates, hot) = updates(&pools).await;
     assert!(
         hot * 10 >= updates * 9,
         "{hot} of {updates} updates were HOT"
     );
+}
+
+#[tokio::test]
+async fn a_deep_queue_is_read_by_index_without_sorting_and_updated_in_place() {
+    let database = Database::migrated().await;
+    fill_queue(&database).await;
+    database.execute("VACUUM ANALYZE payment_queue").await;
+    let plans = ExecutedPlans::of(&database).await;
+    let pools = Pools::new(&database.settings(QueueDurability::Unlogged));
+    churn(&pools, 60).await;
+    claim_doubtful(&pools.claims, production_terms(), 64, i64::MAX)
+        .await
+        .expect("an answer");
+    let executed = plans.take("payment_queue");
+    for (statement, at_least) in [
+        ("INSERT INTO payment_queue", 60),
+        ("FOR NO KEY UPDATE SKIP LOCKED", 61),
+        ("INSERT INTO payment_processed", 60),
+    ] {
+        let executed: Vec<_> = executed
+            .iter()
+            .filter(|plan| plan.contains(statement))
+            .collect();
+        assert!(executed.len() >= at_least, "{statement}: {executed:?}");
+        for plan in executed {
+            for costly in ["Seq Scan on payment_", "Bitmap Heap Scan"] {
+                assert!(!plan.contains(costly), "{costly} in {plan}");
+            }
+            // Posts and settles sort the batch that they were given; a claim must not sort the queue.
+            assert!(
+                !plan.contains("Sort Key") || statement.starts_with("INSERT"),
+                "a sort in {plan}"
+            );
+        }
+    }
+    let (updates, hot) = updates(&pools).await;
+    assert!(updates >= 60 * i64::try_from(BATCH).expect("few"));
+    assert!(
+        hot * 10 >= updates * 9,
+        "{hot} of {updates} updates were HOT"
+    );
+}
+
+/// Dead rows of the queue that no vacuum has removed yet.
+async fn dead_rows(pools: &Pools) -> i64 {
+    reads(pools, "payment_queue").await;
+    sqlx::query_scalar("SELECT pg_stat_get_dead_tuples('payment_queue'::regclass)")
+        .fetch_one(&pools.requests)
+        .await
+        .expect("statistics")
+}
+
+#[tokio::test]
+async fn a_held_snapshot_costs_a_deep_queue_two_dead_rows_a_payment_until_it_ends() {
+    const ROUNDS: usize = 40;
+    let database = Database::migrated().await;
+    fill_queue(&database).await;
+    // By hand below, so that the numbers do not depend on when the server does it.
+    database
+        .execute("ALTER TABLE payment_queue SET (autovacuum_enabled = off)")
+        .await;
+    database.execute("VACUUM ANALYZE payment_queue").await;
+    let pools = Pools::new(&database.settings(QueueDurability::Unlogged));
+    let mut holder = sqlx::PgConnection::connect(&database.url)
+        .await
+        .expect("a connection");
+    sqlx::raw_sql(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM payment_dead_letter",
+    )
+    .execute(&mut holder)
+    .await
+    .expect("a snapshot that keeps every dead row alive");
+    let worst = churn(&pools, ROUNDS).await;
+    let batch = i64::try_from(BATCH).expect("few");
+    assert!(
+        worst <= 3 * batch,
+        "{worst} rows read for a claim in spite of the low-water mark"
+    );
+    let payments = batch * i64::try_from(ROUNDS).expect("few");
+    let dead = dead_rows(&pools).await;
+    assert!(
+        (payments..=2 * payments).contains(&dead),
+        "{dead} dead rows of {payments} payments"
+    );
+    database.execute("VACUUM payment_queue").await;
+    assert_eq!(dead_rows(&pools).await, dead, "the snapshot needs them");
+
+    holder.close().await.expect("the snapshot ends");
+    // The server leaves the indexes for later where so few of a table's pages are concerned.
+    database
+        .execute("VACUUM (INDEX_CLEANUP ON) payment_queue")
+        .await;
+    assert_eq!(dead_rows(&pools).await, 0);
+    // What they took is used again.
+    let size = || async {
+        let size: i64 = sqlx::query_scalar("SELECT pg_relation_size('payment_queue')")
+            .fetch_one(&database.pool)
+            .await
+            .expect("a size");
+        size
+    };
+    let before = size().await;
+    churn(&pools, ROUNDS).await;
+    assert_eq!(size().await, before);
 }
