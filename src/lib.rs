@@ -45,4 +45,5 @@ pub mod settle;
 pub mod simulator;
 pub mod summary;
 pub mod telemetry;
+pub mod trace;
 pub mod worker;

@@ -16,3 +16,4 @@ mod outcomes;
 mod plans;
 mod routing;
 mod support;
+mod traces;
