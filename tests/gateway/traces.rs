@@ -63,7 +63,10 @@ impl Collector {
 
 /// A processor that charges all, and remembers under which trace.
 #[derive(Clone, Default)]
-struct TracedProcessor(Arc<Mutex<Vec<(String, Option<String>)>>>);
+struct TracedProcessor(Arc<Mutex<Vec<Charged>>>);
+
+/// The id of a payment, and the header that came with it.
+type Charged = (String, Option<String>);
 
 impl TracedProcessor {
     async fn start() -> (Self, String) {
