@@ -136,6 +136,7 @@ async fn post(pools: &Pools) -> anyhow::Result<(usize, Duration)> {
                 let payment = Payment {
                     correlation_id: Uuid::new_v4(),
                     amount: Decimal::new(1990, 2),
+                    traceparent: None,
                 };
                 acceptor.accept(payment).await?;
                 accepted += 1;

@@ -207,7 +207,7 @@ pub async fn enqueue(
     // same order, which excludes a deadlock. The first of several with one id is the one that counts.
     let mut open = BTreeMap::new();
     for payment in payments {
-        open.entry(payment.correlation_id).or_insert(payment.amount);
+        open.entry(payment.correlation_id).or_insert(payment);
     }
     // What stands in the tables under each id, and whether it is new there.
     let mut amounts: BTreeMap<Uuid, (Decimal, bool)> = BTreeMap::new();
@@ -220,16 +220,13 @@ pub async fn enqueue(
             amounts.insert(id, (booked, false));
         }
         for (id, row) in inserted.queued {
-            let Some(amount) = open.remove(&id) else {
+            let Some(payment) = open.remove(&id) else {
                 continue;
             };
-            amounts.insert(id, (amount, true));
+            amounts.insert(id, (payment.amount, true));
             claims.extend(claimed_for.zip(inserted.stamp).map(|(claim, stamp)| Claim {
                 id: row,
-                payment: Payment {
-                    correlation_id: id,
-                    amount,
-                },
+                payment: *payment,
                 accepted_at: inserted.moment,
                 attempt: 1,
                 processor: claim.processor.to_owned(),
@@ -277,20 +274,28 @@ struct Inserted {
 
 async fn insert_new(
     pool: &PgPool,
-    payments: &BTreeMap<Uuid, Decimal>,
+    payments: &BTreeMap<Uuid, &Payment>,
     claimed_for: Option<ClaimedFor<'_>>,
 ) -> Result<Inserted, sqlx::Error> {
     let ids: Vec<Uuid> = payments.keys().copied().collect();
-    let amounts: Vec<Decimal> = payments.values().copied().collect();
+    let amounts: Vec<Decimal> = payments.values().map(|payment| payment.amount).collect();
+    // Null where nobody is traced, which is the rule: then nothing is sent, and nothing stored.
+    let mut traced = payments.values().filter_map(|payment| payment.traceparent);
+    let traces: Option<Vec<Option<String>>> = traced.next().map(|_| {
+        let each = payments.values().map(|payment| payment.traceparent);
+        each.map(|traceparent| traceparent.map(|traceparent| traceparent.to_string()))
+            .collect()
+    });
     let row = sqlx::query!(
         r#"SELECT queued_ids, queued_rows, moment AS "moment!", stamp,
             booked_ids, booked_amounts AS "booked_amounts: Vec<Decimal>"
-        FROM accept_payments($1, $2, $3, $4, $5)"#,
+        FROM accept_payments($1, $2, $3, $4, $5, $6)"#,
         &ids,
         &amounts,
         claimed_for.map(|claim| claim.processor),
         claimed_for.map(|claim| interval(claim.terms.lease)),
         claimed_for.map(|claim| interval(claim.terms.late_charge)),
+        traces.as_deref() as Option<&[Option<String>]>,
     )
     .fetch_one(pool)
     .await?;
@@ -314,7 +319,7 @@ fn pairs<A, B>(first: Option<Vec<A>>, second: Option<Vec<B>>) -> Vec<(A, B)> {
 /// The amounts of those payments that are in any of the tables now.
 async fn find(
     pool: &PgPool,
-    payments: &BTreeMap<Uuid, Decimal>,
+    payments: &BTreeMap<Uuid, &Payment>,
 ) -> Result<BTreeMap<Uuid, Decimal>, sqlx::Error> {
     let ids: Vec<Uuid> = payments.keys().copied().collect();
     let rows = sqlx::query!(

@@ -18,6 +18,7 @@ use sqlx::postgres::types::PgInterval;
 use uuid::Uuid;
 
 use crate::payment::Payment;
+use crate::trace::Traceparent;
 
 /// Payments in one claim, at most: half of what a processor takes at once, the share of one of two
 /// instances.
@@ -99,6 +100,7 @@ struct ClaimRow {
     requested_at: DateTime<Utc>,
     doubt_until: Option<DateTime<Utc>>,
     over: Option<bool>,
+    traceparent: Option<String>,
 }
 
 impl ClaimRow {
@@ -109,6 +111,9 @@ impl ClaimRow {
             payment: Payment {
                 correlation_id: self.correlation_id,
                 amount: self.amount,
+                traceparent: self
+                    .traceparent
+                    .and_then(|header| Traceparent::read(&header)),
             },
             accepted_at: self.accepted_at,
             attempt: self.attempt,
@@ -163,7 +168,7 @@ pub async fn claim_free(
         ))
         RETURNING id, correlation_id, amount, accepted_at, attempt,
             processor AS "processor!", requested_at AS "requested_at!",
-            NULL::timestamptz AS doubt_until, NULL::boolean AS over"#,
+            NULL::timestamptz AS doubt_until, NULL::boolean AS over, traceparent"#,
         processor,
         i64::try_from(limit).unwrap_or(i64::MAX),
         from_id,
@@ -203,7 +208,7 @@ pub async fn claim_doubtful(
         RETURNING q.id, q.correlation_id, q.amount, q.accepted_at, q.attempt,
             q.processor AS "processor!", q.requested_at AS "requested_at!",
             (SELECT d.doubt_until FROM doubtful d WHERE d.id = q.id) AS doubt_until,
-            (SELECT d.over FROM doubtful d WHERE d.id = q.id) AS over"#,
+            (SELECT d.over FROM doubtful d WHERE d.id = q.id) AS over, q.traceparent"#,
         i64::try_from(limit).unwrap_or(i64::MAX),
         up_to_id,
         interval(terms.lease),

@@ -82,14 +82,21 @@ impl From<&clap::Error> for CliError {
             }
             ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
                 let argument = context(ContextKind::InvalidArg).unwrap_or_default();
-                let value = context(ContextKind::InvalidValue).unwrap_or_default();
+                let value = if is_secret(&argument) {
+                    "its value".to_owned()
+                } else {
+                    format!(
+                        "{:?}",
+                        context(ContextKind::InvalidValue).unwrap_or_default()
+                    )
+                };
                 let accepted = context(ContextKind::ValidValue)
                     .map(|values| format!("expected one of: {values}"));
                 let accepted = accepted
                     .or_else(|| std::error::Error::source(error).map(ToString::to_string))
                     .unwrap_or_else(|| "expected a value".to_owned());
                 format!(
-                    "error: {}: {value:?} is not accepted: {accepted}\n",
+                    "error: {}: {value} is not accepted: {accepted}\n",
                     variable(&argument)
                 )
             }
@@ -97,6 +104,19 @@ impl From<&clap::Error> for CliError {
         };
         Self { text, code: 2 }
     }
+}
+
+/// Whether the value of an argument must not be seen by whoever sees the error.
+fn is_secret(argument: &str) -> bool {
+    let flag = argument
+        .split(' ')
+        .next()
+        .and_then(|flag| flag.strip_prefix("--"));
+    let command = Cli::command();
+    command
+        .get_subcommands()
+        .flat_map(|subcommand| subcommand.get_arguments())
+        .any(|known| known.get_long() == flag && known.is_hide_env_values_set())
 }
 
 /// `--listen <LISTEN>` as `LISTEN (--listen)`.

@@ -115,6 +115,10 @@ pub struct Settings {
     )]
     pub worker_threads: NonZeroUsize,
 
+    /// Where traces are exported to, by OTLP over HTTP, such as http://collector:4318; they are not without it
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "OTEL_EXPORTER_OTLP_ENDPOINT", hide_env_values = true, value_parser = http_url)]
+    pub otel_exporter_otlp_endpoint: Option<Url>,
+
     /// Milliseconds after an unanswered call in which the processor may still charge the payment
     #[arg(long = "late-charge-ms", env = "LATE_CHARGE_MS", value_name = "LATE_CHARGE_MS", default_value = "60000", value_parser = milliseconds)]
     pub late_charge: Duration,
@@ -315,6 +319,12 @@ fn parse_processor(text: &str) -> Result<ProcessorSettings, String> {
         fee,
         url,
     })
+}
+
+fn http_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).ok();
+    url.filter(|url| url.scheme() == "http" && url.has_host())
+        .ok_or_else(|| "expected a URL such as http://collector:4318".to_owned())
 }
 
 fn milliseconds(text: &str) -> Result<Duration, String> {

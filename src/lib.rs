@@ -14,7 +14,8 @@
 //! [`accept`] puts it into the queue, [`claim`] takes it out for the length of a lease, [`route`]
 //! chooses the processor, [`charge`] calls it and judges what the reply proves, [`settle`] writes the
 //! end down, [`summary`] adds up. [`worker`] moves payments along, [`deployment`] is what the instances
-//! know of each other, [`serve`] is an instance from start to end. [`simulator`] stands in for a processor.
+//! know of each other, [`serve`] is an instance from start to end. What is seen of it from outside: [`metrics`] and
+//! [`census`] in numbers, [`trace`] payment by payment, [`telemetry`] in words. [`simulator`] stands in for a processor.
 //!
 //! # What is guaranteed
 //!
@@ -45,4 +46,5 @@ pub mod settle;
 pub mod simulator;
 pub mod summary;
 pub mod telemetry;
+pub mod trace;
 pub mod worker;

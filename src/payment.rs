@@ -6,6 +6,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use crate::trace::Traceparent;
+
 /// Decimal places of an amount: cents.
 pub const AMOUNT_SCALE: u32 = 2;
 
@@ -19,6 +21,8 @@ pub struct Payment {
     pub correlation_id: Uuid,
     /// Positive, below [`AMOUNT_LIMIT`], with exactly [`AMOUNT_SCALE`] decimals.
     pub amount: Decimal,
+    /// The place in the client's trace, where it sent one.
+    pub traceparent: Option<Traceparent>,
 }
 
 /// Why a body is not a payment; each says what the caller has to change.
@@ -74,6 +78,7 @@ impl Payment {
         Ok(Self {
             correlation_id: parse_correlation_id(correlation_id)?,
             amount: parse_amount(amount.get())?,
+            traceparent: None,
         })
     }
 }

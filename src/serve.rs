@@ -27,6 +27,7 @@ use crate::http::{self, Api, OperatorApi};
 use crate::metrics::Scrape;
 use crate::route::{Policy, Router, SharedRouter, Terms};
 use crate::settle::{self, Returned, SETTLE_BACKLOG};
+use crate::trace;
 use crate::worker::{Depth, Processor, Worker};
 
 /// How long open requests have to end after the stop signal.
@@ -46,6 +47,9 @@ pub const SETTLE_DRAIN: Duration = Duration::from_secs(2);
 /// of the instance broke.
 pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
     let started_at = Instant::now();
+    if let Some(collector) = &settings.otel_exporter_otlp_endpoint {
+        trace::start(collector).context("OTEL_EXPORTER_OTLP_ENDPOINT")?;
+    }
     let processors = processors(&settings.processors)?;
     let terms = settings.processors.processors.0.iter();
     let terms = terms
@@ -187,7 +191,8 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
             "not everything was recorded; what is missing is asked of its processor after the lease"
         );
     }
-    let _ = tokio::time::timeout(Duration::from_millis(500), pools.close()).await;
+    let closed = tokio::time::timeout(Duration::from_millis(500), pools.close());
+    let _ = tokio::join!(closed, trace::stop());
     tracing::info!("stopped");
     outcome
 }

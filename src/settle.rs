@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
@@ -19,6 +19,7 @@ use crate::charge::{Outcome, doubt_pause};
 use crate::claim::{Claim, LeaseTerms, interval};
 use crate::database::{Outage, RETRY_PAUSE, is_transient};
 use crate::metrics::COUNTS;
+use crate::trace;
 
 /// Claims that are written in one statement, at most.
 pub const SETTLE_BATCH: usize = 500;
@@ -98,11 +99,12 @@ pub async fn run(
                 batch.push(more);
             }
         }
+        let begun_at = trace::now();
         loop {
             match record(&pool, terms, &batch).await {
                 Ok(anomalies) => {
                     outage.over();
-                    observe(&batch, &anomalies);
+                    observe(&batch, &anomalies, begun_at);
                     break;
                 }
                 Err(error) if is_transient(&error) => {
@@ -128,15 +130,16 @@ pub async fn run(
 /// One refused claim must not keep the others from the books.
 async fn record_apart(pool: &PgPool, terms: LeaseTerms, batch: &[Ended]) {
     for ended in batch.chunks(1) {
+        let begun_at = trace::now();
         match record(pool, terms, ended).await {
-            Ok(anomalies) => observe(ended, &anomalies),
+            Ok(anomalies) => observe(ended, &anomalies, begun_at),
             Err(error) => leave_in_doubt(ended, &error),
         }
     }
 }
 
-/// Counts what was recorded, and logs what should not have been.
-fn observe(batch: &[Ended], anomalies: &[Anomaly]) {
+/// Counts and traces what was recorded by statements that began then, and logs what should not have been.
+fn observe(batch: &[Ended], anomalies: &[Anomaly], begun_at: Option<SystemTime>) {
     let now = Utc::now();
     let mut charged: BTreeMap<&str, usize> = BTreeMap::new();
     for Ended { claim, outcome } in batch {
@@ -145,10 +148,14 @@ fn observe(batch: &[Ended], anomalies: &[Anomaly]) {
                 *charged.entry(&claim.processor).or_default() += 1;
                 let age = (now - claim.accepted_at).as_seconds_f64();
                 COUNTS.settle_seconds.observe(age.max(0.0));
+                trace::ended(claim, None, begun_at);
             }
             Outcome::Free { .. } => COUNTS.returned_free.add(1),
             Outcome::Doubtful { .. } => COUNTS.returned_doubtful.add(1),
-            Outcome::Dead { .. } => COUNTS.dead.add(1),
+            Outcome::Dead { reason, .. } => {
+                COUNTS.dead.add(1);
+                trace::ended(claim, Some(reason), begun_at);
+            }
         }
     }
     for anomaly in anomalies {

@@ -14,6 +14,7 @@ use crate::claim::Claim;
 use crate::config::ProcessorSettings;
 use crate::metrics::{COUNTS, ProcessorCounts};
 use crate::payment::format_time;
+use crate::trace::{TRACEPARENT, Traceparent};
 
 /// How long a connection to a processor may take.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -123,21 +124,22 @@ impl ProcessorClient {
         &self.counts
     }
 
-    /// Posts the payment of a claim under its stamp.
-    pub async fn post(&self, claim: &Claim) -> Reply {
+    /// Posts the payment of a claim under its stamp, as part of that trace.
+    pub async fn post(&self, claim: &Claim, traceparent: Option<Traceparent>) -> Reply {
         let body = PaymentRequest {
             correlation_id: claim.payment.correlation_id,
             amount: claim.payment.amount,
             requested_at: format_time(claim.requested_at),
         };
-        match self
+        let mut request = self
             .http
             .post(self.payments.clone())
             .timeout(self.timeout)
-            .json(&body)
-            .send()
-            .await
-        {
+            .json(&body);
+        if let Some(traceparent) = traceparent {
+            request = request.header(TRACEPARENT, traceparent.to_string());
+        }
+        match request.send().await {
             Ok(response) => {
                 let code = response.status().as_u16();
                 let retry_after = retry_after(&response);

@@ -19,6 +19,7 @@ pub use verdict::{Lookup, Reply, Verdict, judge};
 
 use crate::claim::{Claim, EarlierAttempt};
 use crate::route::{self, Permit};
+use crate::trace::Attempt;
 
 /// The pause before a doubtful payment is looked at again, doubled with every attempt.
 pub const FIRST_DOUBT_PAUSE: Duration = Duration::from_millis(100);
@@ -133,9 +134,10 @@ async fn send(
         return (not_sent, "not sent in time".to_owned());
     }
     permit.sent();
+    let attempt = Attempt::begin(claim);
     let proved = async {
         let sent_at = Instant::now();
-        let reply = client.post(claim).await;
+        let reply = client.post(claim, attempt.traceparent()).await;
         client
             .counts()
             .seconds
@@ -158,6 +160,7 @@ async fn send(
         () = stop.now.cancelled() => (Verdict::Unknown, STOPPING.to_owned()),
     };
     client.counts().attempt(&verdict);
+    attempt.end(claim, &verdict);
     (verdict, said)
 }
 

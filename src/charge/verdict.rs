@@ -100,6 +100,24 @@ pub enum Verdict {
     Unknown,
 }
 
+impl Verdict {
+    /// The verdict in a word, as counted and traced.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Charged { .. } => "charged",
+            Self::Declined => "declined",
+            Self::NotSent {
+                retry_after: Some(_),
+            } => "throttled",
+            Self::NotSent { retry_after: None } => "not_connected",
+            Self::Refused { .. } => "refused",
+            Self::Mismatch { .. } => "mismatch",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// What the reply to `claim` proves, with the help of a lookup made after it. `None`: the reply by
 /// itself proves nothing, ask the processor.
 ///
@@ -198,6 +216,7 @@ mod tests {
             payment: Payment {
                 correlation_id: Uuid::from_u128(1),
                 amount: Decimal::new(1990, 2),
+                traceparent: None,
             },
             accepted_at: time("2026-01-01T00:00:00Z"),
             attempt: 1,

@@ -16,6 +16,7 @@ use super::{Api, MAX_BODY_BYTES, Problem};
 use crate::accept::{Accepted, NotAccepted};
 use crate::metrics::COUNTS;
 use crate::payment::{InvalidPayment, Payment, format_time, parse_uuid};
+use crate::trace::{self, TRACEPARENT, Traceparent};
 
 /// Accepts a payment: 202 once it is committed, or was before. 409 where the id stands for another amount.
 pub(super) async fn post(
@@ -34,7 +35,7 @@ pub(super) async fn post(
         };
         Problem::new(rejection.status(), detail)
     })?;
-    let payment = Payment::from_json(&body).map_err(|invalid| {
+    let mut payment = Payment::from_json(&body).map_err(|invalid| {
         let (status, refused) = match invalid {
             InvalidPayment::Malformed(_) => (StatusCode::BAD_REQUEST, &COUNTS.refused.malformed),
             _ => (StatusCode::UNPROCESSABLE_ENTITY, &COUNTS.refused.invalid),
@@ -42,13 +43,17 @@ pub(super) async fn post(
         refused.add(1);
         Problem::new(status, invalid.to_string())
     })?;
-    let begun_at = Instant::now();
+    payment.traceparent = traceparent(&headers);
+    let (begun_at, traced_at) = (Instant::now(), trace::now());
     let accepted = api.acceptor.accept(payment).await;
     COUNTS
         .post_seconds
         .observe(begun_at.elapsed().as_secs_f64());
     match accepted {
-        Ok(Accepted::Queued) => Ok(StatusCode::ACCEPTED),
+        Ok(Accepted::Queued) => {
+            trace::accepted(&payment, traced_at);
+            Ok(StatusCode::ACCEPTED)
+        }
         Ok(Accepted::Known) => {
             COUNTS.repeated.add(1);
             Ok(StatusCode::ACCEPTED)
@@ -79,6 +84,11 @@ pub(super) async fn post(
             })
         }
     }
+}
+
+fn traceparent(headers: &HeaderMap) -> Option<Traceparent> {
+    let header = headers.get(TRACEPARENT)?;
+    Traceparent::read(header.to_str().ok()?)
 }
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {

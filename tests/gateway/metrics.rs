@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::support::{CENTS, Database, Gateway, eventually, payment_json, processor, processors};
 
 const OPERATOR_TOKEN: &str = "the-operators-own-token";
-const METRICS_TOKEN: &str = "the-token-of-prometheus";
+pub const METRICS_TOKEN: &str = "the-token-of-prometheus";
 
 /// An instance whose operator's address is a port, as Prometheus needs it.
 pub struct Watched {
@@ -46,7 +46,8 @@ impl Watched {
     }
 }
 
-fn free_address() -> String {
+/// A port that nobody listens at.
+pub fn free_address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("an address").to_string()
 }
@@ -76,6 +77,12 @@ impl Scraped {
     pub fn value(&self, series: &str) -> f64 {
         self.find(series)
             .unwrap_or_else(|| panic!("no {series} in {:?}", self.0.keys()))
+    }
+
+    /// Whether there is any series of that name.
+    pub fn has(&self, name: &str) -> bool {
+        let of_name = |series: &String| series.split('{').next() == Some(name);
+        self.0.keys().any(of_name)
     }
 
     fn find(&self, series: &str) -> Option<f64> {

@@ -349,6 +349,7 @@ pub fn new_payment() -> Payment {
     Payment {
         correlation_id: Uuid::new_v4(),
         amount: Decimal::new(CENTS, 2),
+        traceparent: None,
     }
 }
 

@@ -456,5 +456,6 @@ fn payment(posted: &Posted) -> Payment {
     Payment {
         correlation_id: Uuid::from_u128(posted.payment as u128 + 1),
         amount: Decimal::new(CENTS + number + other, 2),
+        traceparent: None,
     }
 }

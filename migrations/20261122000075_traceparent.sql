@@ -1,0 +1,47 @@
+-- The client's trace goes with the payment through the queue, to whichever instance claims it.
+
+ALTER TABLE payment_queue ADD COLUMN traceparent text;
+COMMENT ON COLUMN payment_queue.traceparent IS 'The traceparent (W3C) that the client sent with the payment, null if none';
+
+DROP FUNCTION accept_payments;
+
+-- Puts payments into the queue, those that are new, in one call: free to be claimed, or, where `claimed_for`
+-- names a processor, claimed for it from the start. Says which were queued (with their rows), and which are
+-- settled or dead (with the amounts in the books); the others are in the queue already. `traceparents` is null
+-- where no client sent one, which is the rule.
+--
+-- VOLATILE is the point of it: each statement looks at the tables as they are when it begins. A payment
+-- whose settle commits while the first statement waits for it leaves the queue, and is inserted anew; the
+-- second statement finds it in the books, and it is taken out again before anybody has seen it.
+CREATE FUNCTION accept_payments(
+    ids uuid[], amounts numeric[], claimed_for text, lease interval, late_charge interval, traceparents text[],
+    OUT queued_ids uuid[], OUT queued_rows bigint[], OUT moment timestamptz, OUT stamp timestamptz,
+    OUT booked_ids uuid[], OUT booked_amounts numeric[]
+) LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    lease_end CONSTANT timestamptz := coalesce(now() + CASE WHEN claimed_for IS NOT NULL THEN lease END, '-infinity');
+    doubt_end CONSTANT timestamptz := CASE WHEN claimed_for IS NOT NULL THEN now() + lease + late_charge END;
+    attempts  CONSTANT integer := CASE WHEN claimed_for IS NULL THEN 0 ELSE 1 END;
+BEGIN
+    moment := clock_timestamp();
+    stamp := CASE WHEN claimed_for IS NOT NULL THEN date_trunc('milliseconds', moment) END;
+    WITH queued AS (
+        INSERT INTO payment_queue
+            (correlation_id, amount, accepted_at, lease_until, attempt, processor, requested_at, doubt_until, traceparent)
+        SELECT i.id, i.amount, moment, lease_end, attempts, claimed_for, stamp, doubt_end, i.traceparent
+        FROM unnest(ids, amounts, traceparents) AS i (id, amount, traceparent)
+        ON CONFLICT ON CONSTRAINT payment_queue_correlation_id_key DO NOTHING
+        RETURNING correlation_id, id
+    )
+    SELECT array_agg(q.correlation_id), array_agg(q.id) INTO queued_ids, queued_rows FROM queued q;
+    SELECT array_agg(b.correlation_id), array_agg(b.amount) INTO booked_ids, booked_amounts FROM (
+        SELECT p.correlation_id, p.amount FROM payment_processed p WHERE p.correlation_id = ANY (ids)
+        UNION ALL
+        SELECT d.correlation_id, d.amount FROM payment_dead_letter d WHERE d.correlation_id = ANY (ids)
+    ) b;
+    IF booked_ids IS NOT NULL THEN
+        DELETE FROM payment_queue q WHERE q.id = ANY (queued_rows) AND q.correlation_id = ANY (booked_ids);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION accept_payments IS 'Puts payments into the queue, those that are new, and says what became of each';
