@@ -22,6 +22,7 @@ if [ "${1:-}" != with-postgres ]; then
     fi
     step - python3 -B -m unittest discover --quiet --start-directory load
     bench_modules || exit 3
+    schemathesis || exit 3
     step - .venv/bin/python3 -B -m unittest discover --quiet --start-directory bench --top-level-directory .
     cargo nextest --version >/dev/null 2>&1 || step - cargo install --locked cargo-nextest
     exec scripts/with-postgres.sh scripts/test.sh with-postgres

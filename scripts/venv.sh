@@ -31,6 +31,14 @@ k6_path() {
     echo "$PWD/.venv/bin/k6"
 }
 
+# schemathesis: sees to it that .venv has the one that the test of the OpenAPI documents runs.
+SCHEMATHESIS_VERSION=4.32.5
+schemathesis() {
+    [ "$(.venv/bin/schemathesis --version 2>/dev/null)" != "schemathesis, version $SCHEMATHESIS_VERSION" ] || return 0
+    echo "installing schemathesis==$SCHEMATHESIS_VERSION into .venv" >&2
+    venv_install "schemathesis==$SCHEMATHESIS_VERSION"
+}
+
 # bench_modules: sees to it that .venv has what `make bench` imports.
 bench_modules() {
     .venv/bin/python3 -c "import matplotlib, tqdm, yaml" 2>/dev/null && return

@@ -1,12 +1,14 @@
 //! The command line: flags, environment variables, and errors in one line.
 
 use std::ffi::OsString;
+use std::io::Write;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::config::{DatabaseSettings, ListenSettings, LogFormat, Settings};
-use crate::operate::{DeadLetterArgs, ReconcileArgs};
+use crate::operate::{DeadLetterArgs, PaymentArgs, ReconcileArgs, StatusArgs, SummaryArgs};
 use crate::simulator;
 use crate::telemetry::DEFAULT_FILTER;
 
@@ -34,17 +36,52 @@ pub enum Command {
     Serve(Box<Settings>),
     /// Apply the migrations and the durability of the queue, then exit
     Migrate(Box<DatabaseSettings>),
+    /// Show how the deployment is: instances, queue, processors, dead letters, database
+    #[command(after_help = exit_codes("nothing wants attention", "something does, and the output says what", "the database does not answer"))]
+    Status(Box<StatusArgs>),
+    /// Add up what was settled on each processor
+    #[command(after_help = exit_codes("done", NOT_USED, "it could not be done"))]
+    Summary(Box<SummaryArgs>),
+    /// Tell the life of one payment: accepted, attempts with their reasons, settled or dead
+    #[command(after_help = exit_codes("it is known", "it is not known", "it could not be found out"))]
+    Payment(Box<PaymentArgs>),
     /// List, show, retry or discard the payments that no processor takes
+    #[command(after_help = exit_codes("done", "an id is not among the dead letters", "it could not be done"))]
     DeadLetter(Box<DeadLetterArgs>),
-    /// Compare our books with the processors' records; exit 0 when they agree, 1 when they differ
+    /// Compare our books with the processors' records
+    #[command(after_help = exit_codes("they agree, at the end", "they differ", "it could not be done"))]
     Reconcile(Box<ReconcileArgs>),
-    /// Ask the instance that listens on LISTEN whether it is ready; exit 0 when it is
+    /// Ask the instance that listens on LISTEN whether it is ready
+    #[command(after_help = exit_codes("it is", NOT_USED, "it is not, or does not answer"))]
     Probe(ListenSettings),
+    /// Print what makes a shell complete these commands, e.g. for bash: source <(payment-proxy completions bash)
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
     /// Run a simulated payment processor
     SimulateProcessor(Box<simulator::Args>),
 }
 
+/// The exit codes of a command, for its help.
+fn exit_codes(zero: &str, one: &str, two: &str) -> String {
+    let codes = [(0, zero), (1, one), (2, two)].into_iter();
+    let used = codes.filter(|(_, meaning)| *meaning != NOT_USED);
+    let meanings: Vec<String> = used
+        .map(|(code, meaning)| format!("{code} {meaning}"))
+        .collect();
+    format!("Exit code: {}", meanings.join("; "))
+}
+
+/// An exit code that a command does not have.
+const NOT_USED: &str = "";
+
 impl Cli {
+    /// Writes the completions of a shell.
+    pub fn complete(shell: Shell, out: &mut impl Write) {
+        clap_complete::generate(shell, &mut Self::command(), "payment-proxy", out);
+    }
+
     /// Reads arguments and environment.
     ///
     /// # Errors

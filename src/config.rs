@@ -79,23 +79,9 @@ pub struct Settings {
     #[arg(long, env = "ALLOW_PURGE", value_name = "ALLOW_PURGE", default_value = "false", action = clap::ArgAction::Set)]
     pub allow_purge: bool,
 
-    /// Where the operator's API listens: `host:port`, or `unix:/path`. It is off without a token
-    #[arg(
-        long,
-        env = "OPERATOR_LISTEN",
-        value_name = "OPERATOR_LISTEN",
-        default_value = "127.0.0.1:8081"
-    )]
-    pub operator_listen: Listen,
-
-    /// What operators say in `Authorization: Bearer`; without it, the operator's API is off
-    #[arg(
-        long,
-        env = "OPERATOR_TOKEN",
-        value_name = "OPERATOR_TOKEN",
-        hide_env_values = true
-    )]
-    pub operator_token: Option<OperatorToken>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub operator: OperatorSettings,
 
     /// What Prometheus may say instead, for `/metrics` and nothing else
     #[arg(
@@ -122,6 +108,28 @@ pub struct Settings {
     /// Milliseconds after an unanswered call in which the processor may still charge the payment
     #[arg(long = "late-charge-ms", env = "LATE_CHARGE_MS", value_name = "LATE_CHARGE_MS", default_value = "60000", value_parser = milliseconds)]
     pub late_charge: Duration,
+}
+
+/// Settings that `serve` and `status` share.
+#[derive(Debug, Clone, Args)]
+pub struct OperatorSettings {
+    /// Where the operator's API listens: `host:port`, or `unix:/path`. It is off without a token
+    #[arg(
+        long,
+        env = "OPERATOR_LISTEN",
+        value_name = "OPERATOR_LISTEN",
+        default_value = "127.0.0.1:8081"
+    )]
+    pub operator_listen: Listen,
+
+    /// What operators say in `Authorization: Bearer`; without it, the operator's API is off
+    #[arg(
+        long,
+        env = "OPERATOR_TOKEN",
+        value_name = "OPERATOR_TOKEN",
+        hide_env_values = true
+    )]
+    pub operator_token: Option<OperatorToken>,
 }
 
 /// How the log is written.
@@ -161,6 +169,12 @@ pub struct OperatorToken(String);
 impl OperatorToken {
     /// The shortest that is accepted, in bytes.
     pub const MIN_BYTES: usize = 16;
+
+    /// The secret itself, to say it to an instance.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
 
     /// Whether that is the token, in a time that does not depend on how much of it is right.
     #[must_use]

@@ -67,8 +67,12 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         match cli.command {
             Command::Serve(settings) => serve::serve(*settings, shutdown).await?,
             Command::Migrate(settings) => database::migrate(&settings).await?,
+            Command::Status(args) => return operate::status(*args, shutdown).await,
+            Command::Summary(args) => return operate::summary(*args).await,
+            Command::Payment(args) => return operate::payment(*args).await,
             Command::DeadLetter(args) => return operate::dead_letter(*args).await,
             Command::Reconcile(args) => return operate::reconcile(*args).await,
+            Command::Completions { shell } => Cli::complete(shell, &mut std::io::stdout().lock()),
             Command::Probe(settings) => probe::probe(&settings.listen)?,
             Command::SimulateProcessor(args) => simulator::run(*args, shutdown).await?,
         }

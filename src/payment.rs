@@ -4,6 +4,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use rust_decimal::Decimal;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::trace::Traceparent;
@@ -48,11 +49,16 @@ pub enum InvalidPayment {
 }
 
 /// The fields as they stand in the body, so that numbers are read as decimals and never as floats.
-#[derive(Deserialize)]
-struct Body<'a> {
+#[derive(Deserialize, ToSchema)]
+#[schema(as = Payment)]
+pub(crate) struct Body<'a> {
+    /// The client's id of the payment, unique for all time
     #[serde(borrow, rename = "correlationId")]
+    #[schema(value_type = Uuid, required = true)]
     correlation_id: Option<&'a RawValue>,
+    /// What is to be charged: at most two decimals
     #[serde(borrow)]
+    #[schema(value_type = f64, required = true, minimum = 0.01, maximum = 999_999_999_999.99, multiple_of = 0.01, example = 19.90)]
     amount: Option<&'a RawValue>,
 }
 

@@ -39,7 +39,7 @@ pub fn probe(listen: &Listen) -> io::Result<()> {
 }
 
 /// Who listens on every address is asked on the loopback one.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
+pub(crate) fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(match address {
             SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),

@@ -107,7 +107,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     )
     .await?;
     tracing::info!(listen = %address, database = %settings.database.database_url, "listening");
-    if let Some(token) = settings.operator_token.clone() {
+    if let Some(token) = settings.operator.operator_token.clone() {
         let operator = OperatorApi {
             pool: pools.requests.clone(),
             router: router.clone(),
@@ -116,7 +116,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
             metrics_token: settings.metrics_token.clone(),
             scrape: Arc::new(Scrape::new(router.clone(), pools.clone())),
         };
-        let address = &settings.operator_listen;
+        let address = &settings.operator.operator_listen;
         listen(
             "OPERATOR_LISTEN",
             address,

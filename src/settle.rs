@@ -464,8 +464,11 @@ async fn bury(pool: &PgPool, dead: &[(&Claim, &str, bool)]) -> Result<(), sqlx::
                 ($3::text[])[array_position($1, id)] AS reason, requested_at, ($4::bool[])[array_position($1, id)] AS held
         ), attempted AS (
             INSERT INTO payment_attempt
-                (correlation_id, requested_at, outcome, processor, reason, first_claim, last_claim)
-            SELECT correlation_id, requested_at, 'refused', processor, reason, attempt, attempt
+                (correlation_id, requested_at, outcome, processor, reason, first_claim, last_claim,
+                    first_ended_at, last_ended_at)
+            SELECT correlation_id, requested_at, 'refused', processor, reason, attempt, attempt,
+                -- Not after its death, whichever row is written first.
+                statement_timestamp(), statement_timestamp()
             FROM removed ORDER BY correlation_id
             ON CONFLICT ON CONSTRAINT payment_attempt_pkey DO UPDATE
             SET reason = excluded.reason, last_claim = excluded.last_claim, last_ended_at = excluded.last_ended_at

@@ -8,20 +8,25 @@ use chrono::{DateTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
 use serde::{Serialize, Serializer};
 use sqlx::PgPool;
+use utoipa::ToSchema;
+
+use crate::http::Amount;
 
 /// Totals per processor: the configured ones first, in order of preference, then any other that has
 /// settled payments in the range.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, ToSchema)]
+#[schema(value_type = BTreeMap<String, Totals>)]
 pub struct Summary(pub Vec<(String, Totals)>);
 
 /// What one processor settled.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Totals {
     /// Number of payments.
     pub total_requests: i64,
     /// Their sum, exact to the cent.
     #[serde(with = "rust_decimal::serde::arbitrary_precision")]
+    #[schema(value_type = Amount)]
     pub total_amount: Decimal,
 }
 

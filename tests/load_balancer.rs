@@ -214,9 +214,26 @@ async fn public_paths_reach_an_instance_as_they_were_asked_for() {
         assert_eq!(stack.get(path).await.status(), 200, "{path}");
         assert_eq!(stack.last_seen().unwrap(), format!("GET {path} HTTP/1.1"));
     }
+    for path in ["/openapi.json", "/docs", "/docs/", "/docs/swagger-ui.css"] {
+        assert_eq!(stack.get(path).await.status(), 200, "{path}");
+        assert_eq!(stack.last_seen().unwrap(), format!("GET {path} HTTP/1.1"));
+    }
     for path in ["/payments", "/purge-payments"] {
         assert_eq!(stack.post(path, PAYMENT).await.status(), 200, "{path}");
         assert_eq!(stack.last_seen().unwrap(), format!("POST {path} HTTP/1.1"));
+    }
+}
+
+#[tokio::test]
+async fn every_documented_path_reaches_an_instance() {
+    let stack = Stack::start([Instance::Answers(200); 2]).await;
+    for (path, item) in payment_proxy::http::Api::document().paths.paths {
+        let path = path.replace("{id}", "4a7901b8-7d26-4d9d-aa19-4dc1c7cf60b3");
+        let reply = match item.post {
+            Some(_) => stack.post(&path, PAYMENT).await,
+            None => stack.get(&path).await,
+        };
+        assert_eq!(reply.status(), 200, "{path}");
     }
 }
 
@@ -233,6 +250,8 @@ async fn other_paths_reach_no_instance() {
         "/payments/%2e%2e/admin/queue",
         "/payments/x%2f..%2f..%2fadmin",
         "/payments//x/y",
+        "/docs/../metrics",
+        "/docs/a/b",
     ] {
         assert_problem(stack.get(path).await, StatusCode::NOT_FOUND).await;
         assert_eq!(stack.last_seen(), None, "{path}");

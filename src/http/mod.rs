@@ -1,5 +1,6 @@
 //! The HTTP API.
 
+mod openapi;
 mod operator;
 mod payments;
 mod probes;
@@ -13,9 +14,13 @@ use std::sync::atomic::AtomicBool;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{get, post};
 use sqlx::PgPool;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+pub(crate) use openapi::Amount;
+pub use openapi::{DOCUMENT_PATH, PAGE_PATH};
 pub use operator::OperatorApi;
 pub use problem::Problem;
 pub use server::{HEAD_TIMEOUT, MAX_CONNECTIONS, serve};
@@ -43,16 +48,31 @@ pub struct Api {
 impl Api {
     /// The routes.
     pub fn routes(self) -> Router {
-        Router::new()
-            .route("/payments", post(payments::post))
-            .route("/payments/{id}", get(payments::get))
-            .route("/payments-summary", get(summary::get))
-            .route("/purge-payments", post(purge::post))
-            .route("/livez", get(probes::live))
-            .route("/readyz", get(probes::ready))
+        let (routes, document) = Self::documented();
+        routes
+            .merge(openapi::pages(&document))
             .fallback(problem::not_found)
             .method_not_allowed_fallback(problem::method_not_allowed)
             .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
             .with_state(self)
+    }
+
+    /// What the routes are, for a client.
+    #[must_use]
+    pub fn document() -> OpenApi {
+        Self::documented().1
+    }
+
+    fn documented() -> (Router<Self>, OpenApi) {
+        let router = OpenApiRouter::new()
+            .routes(routes!(payments::post))
+            .routes(routes!(payments::get))
+            .routes(routes!(summary::get))
+            .routes(routes!(purge::post))
+            .routes(routes!(probes::live))
+            .routes(routes!(probes::ready));
+        let about = "Settles each payment on exactly one of several payment processors. Errors are \
+            problem details (RFC 9457) that say what to change.";
+        openapi::split(router, "payment-proxy", about)
     }
 }

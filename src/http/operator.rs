@@ -3,16 +3,21 @@
 
 use std::sync::Arc;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use axum::{Json, Router};
 use sqlx::PgPool;
+use utoipa::openapi::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use super::{Problem, problem};
+use super::problem::{DatabaseProblems, ProblemBody};
+use super::{Problem, openapi, problem};
 use crate::config::OperatorToken;
 use crate::deployment;
 use crate::metrics::Scrape;
@@ -22,6 +27,8 @@ use crate::route::{Explanation, SharedRouter};
 const METRICS: &str = "/metrics";
 /// The text format of Prometheus.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// The name of the scheme by which operators identify themselves.
+const TOKEN: &str = "token";
 
 /// What the operator's handlers share.
 #[derive(Clone)]
@@ -43,15 +50,41 @@ pub struct OperatorApi {
 impl OperatorApi {
     /// The routes.
     pub fn routes(self) -> Router {
-        Router::new()
-            .route(METRICS, get(metrics))
-            .route("/routing", get(explain))
-            .route("/routing/{processor}/disable", post(disable))
-            .route("/routing/{processor}/enable", post(enable))
+        let (routes, document) = Self::documented();
+        routes
             .fallback(problem::not_found)
             .method_not_allowed_fallback(problem::method_not_allowed)
             .layer(middleware::from_fn_with_state(self.clone(), authorize))
+            // No secrets are in them, and a browser that opens the page has no token yet.
+            .merge(openapi::pages(&document))
             .with_state(self)
+    }
+
+    /// What the routes are, for a client.
+    #[must_use]
+    pub fn document() -> OpenApi {
+        Self::documented().1
+    }
+
+    fn documented() -> (Router<Self>, OpenApi) {
+        let router = OpenApiRouter::new()
+            .routes(routes!(metrics))
+            .routes(routes!(explain))
+            .routes(routes!(disable))
+            .routes(routes!(enable));
+        let about = "What the router knows of the processors, and switches to take one out of use. Every \
+            call bears the operator's token.";
+        let (routes, mut document) = openapi::split(router, "payment-proxy for operators", about);
+        let bearer = SecurityScheme::Http(
+            HttpBuilder::new()
+                .scheme(HttpAuthScheme::Bearer)
+                .description(Some("OPERATOR_TOKEN"))
+                .build(),
+        );
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme(TOKEN, bearer);
+        document.security = Some(vec![SecurityRequirement::new(TOKEN, [""; 0])]);
+        (routes, document)
     }
 
     /// Whether whoever bears that token may ask for that path.
@@ -79,29 +112,70 @@ async fn authorize(State(api): State<OperatorApi>, request: Request, next: Next)
     ([(WWW_AUTHENTICATE, "Bearer")], problem).into_response()
 }
 
+/// What Prometheus collects
+#[utoipa::path(
+    get, path = "/metrics", tag = "metrics",
+    responses(
+        (status = 200, description = "Metrics in the text format of Prometheus", body = String, content_type = "text/plain"),
+        (status = 401, description = "The token is missing or wrong; METRICS_TOKEN will do here, too", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
 async fn metrics(State(api): State<OperatorApi>) -> impl IntoResponse {
     ([(CONTENT_TYPE, METRICS_TYPE)], api.scrape.text().await)
 }
 
+/// What the router knows of each processor, and its last decisions
+#[utoipa::path(
+    get, path = "/routing", tag = "routing",
+    responses((status = 200, description = "A picture of this moment", body = Explanation), (status = 401, description = "The token is missing or wrong", body = ProblemBody, content_type = "application/problem+json"))
+)]
 async fn explain(State(api): State<OperatorApi>) -> Json<Explanation> {
     Json(api.router.explain())
 }
 
+/// Takes a processor out of use, for all instances, until it is enabled
+#[utoipa::path(
+    post, path = "/routing/{processor}/disable", tag = "routing",
+    params(("processor" = String, Path, description = "Its name")),
+    responses(
+        (status = 204, description = "All instances will know it in a second"),
+        (status = 401, description = "The token is missing or wrong", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such processor", body = ProblemBody, content_type = "application/problem+json"),
+        DatabaseProblems,
+    )
+)]
 async fn disable(
     State(api): State<OperatorApi>,
-    Path(processor): Path<String>,
+    processor: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, Problem> {
-    switch(&api, &processor, false).await
+    switch(&api, processor, false).await
 }
 
+/// Puts a processor back into use, for all instances
+#[utoipa::path(
+    post, path = "/routing/{processor}/enable", tag = "routing",
+    params(("processor" = String, Path, description = "Its name")),
+    responses(
+        (status = 204, description = "All instances will know it in a second"),
+        (status = 401, description = "The token is missing or wrong", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such processor", body = ProblemBody, content_type = "application/problem+json"),
+        DatabaseProblems,
+    )
+)]
 async fn enable(
     State(api): State<OperatorApi>,
-    Path(processor): Path<String>,
+    processor: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, Problem> {
-    switch(&api, &processor, true).await
+    switch(&api, processor, true).await
 }
 
-async fn switch(api: &OperatorApi, processor: &str, enabled: bool) -> Result<StatusCode, Problem> {
+async fn switch(
+    api: &OperatorApi,
+    processor: Result<Path<String>, PathRejection>,
+    enabled: bool,
+) -> Result<StatusCode, Problem> {
+    // What is not text is no name of a processor.
+    let processor = &processor.map(|Path(name)| name).unwrap_or_default();
     let configured = api.processors.iter().any(|name| name == processor);
     if configured && deployment::switch(&api.pool, processor, enabled).await? {
         return Ok(StatusCode::NO_CONTENT);

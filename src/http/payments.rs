@@ -4,21 +4,38 @@ use std::time::Instant;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use rust_decimal::Decimal;
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Api, MAX_BODY_BYTES, Problem};
+use super::problem::{DatabaseProblems, ProblemBody};
+use super::{Amount, Api, MAX_BODY_BYTES, Problem};
 use crate::accept::{Accepted, NotAccepted};
 use crate::metrics::COUNTS;
-use crate::payment::{InvalidPayment, Payment, format_time, parse_uuid};
+use crate::payment::{Body, InvalidPayment, Payment, format_time, parse_uuid};
 use crate::trace::{self, TRACEPARENT, Traceparent};
 
-/// Accepts a payment: 202 once it is committed, or was before. 409 where the id stands for another amount.
+/// Accepts a payment, which is then settled once, on one processor
+///
+/// Posting the same again is safe. Fields that are not known are ignored.
+#[utoipa::path(
+    post, path = "/payments", tag = "payments",
+    request_body(content = Body<'_>, content_type = "application/json"),
+    responses(
+        (status = 202, description = "It is committed, or was before"),
+        (status = 400, description = "The body is not a JSON object", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "This id was accepted before with another amount", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 413, description = "The body is longer than 4 KiB", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 415, description = "The Content-Type is not application/json", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "A field is missing or not what it must be", body = ProblemBody, content_type = "application/problem+json"),
+        DatabaseProblems,
+    )
+)]
 pub(super) async fn post(
     State(api): State<Api>,
     headers: HeaderMap,
@@ -107,30 +124,63 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// One payment as `GET /payments/{id}` shows it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct PaymentView {
+    /// The client's id of the payment
     correlation_id: Uuid,
     #[serde(with = "rust_decimal::serde::arbitrary_precision")]
+    #[schema(value_type = Amount)]
     amount: Decimal,
+    /// Where it stands: `in flight` if a processor may have charged it
+    #[schema(value_type = PaymentState)]
     state: String,
     /// Claims made so far.
     attempts: i32,
+    #[schema(format = DateTime)]
     accepted_at: String,
+    /// The processor that charged it, may have, or refused it
     #[serde(skip_serializing_if = "Option::is_none")]
     processor: Option<String>,
+    /// The `requestedAt` that this processor was sent
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
     requested_at: Option<String>,
+    /// Why no processor takes it
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
 }
 
-/// Shows where a payment stands. A payment that may have been charged is in flight.
+/// The states of a payment.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[allow(dead_code)] // the words of the query below, for the document
+enum PaymentState {
+    Queued,
+    #[schema(rename = "in flight")]
+    InFlight,
+    Settled,
+    Dead,
+}
+
+/// Where a payment stands
+#[utoipa::path(
+    get, path = "/payments/{id}", tag = "payments",
+    params(("id" = Uuid, Path, description = "The client's id of the payment")),
+    responses(
+        (status = 200, description = "It is known", body = PaymentView),
+        (status = 400, description = "The id is not a UUID", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "It is not known", body = ProblemBody, content_type = "application/problem+json"),
+        DatabaseProblems,
+    )
+)]
 pub(super) async fn get(
     State(api): State<Api>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<PaymentView>, Problem> {
-    let correlation_id = parse_uuid(&id)
+    let correlation_id = id
+        .ok()
+        .and_then(|Path(id)| parse_uuid(&id))
         .ok_or_else(|| Problem::bad_request("the id in the path must be a UUID with hyphens"))?;
     let row = sqlx::query!(
         r#"SELECT 'settled' AS "state!", amount AS "amount!", accepted_at AS "accepted_at!",

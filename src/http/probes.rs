@@ -5,14 +5,20 @@ use std::sync::atomic::Ordering;
 use axum::extract::State;
 use axum::http::StatusCode;
 
+use super::problem::DatabaseProblems;
 use super::{Api, Problem};
 
-/// The process answers.
+/// Whether the process answers
+#[utoipa::path(get, path = "/livez", tag = "probes", responses((status = 204, description = "It does")))]
 pub(super) async fn live() -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
-/// The instance takes payments: the database answers and is migrated, and no shutdown is under way.
+/// Whether the instance takes payments: the database answers and is migrated, no shutdown is under way
+#[utoipa::path(
+    get, path = "/readyz", tag = "probes",
+    responses((status = 204, description = "It does"), DatabaseProblems)
+)]
 pub(super) async fn ready(State(api): State<Api>) -> Result<StatusCode, Problem> {
     if api.stopping.load(Ordering::Relaxed) {
         return Err(Problem::unavailable("the instance is stopping"));

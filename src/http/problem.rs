@@ -1,12 +1,62 @@
 //! Errors as RFC 9457 problem details.
 
+use std::collections::BTreeMap;
+
 use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use problem_details::ProblemDetails;
+use utoipa::openapi::{
+    ContentBuilder, HeaderBuilder, Ref, RefOr, Response as ResponseDoc, ResponseBuilder,
+};
+use utoipa::{IntoResponses, PartialSchema, ToSchema};
 
 /// Seconds after which a client should try again what failed for want of the database.
 const RETRY_AFTER_SECONDS: &str = "1";
+
+/// An error (RFC 9457): `detail` says what to change, or when to try again
+#[derive(ToSchema)]
+#[schema(as = Problem)]
+#[allow(dead_code)] // the shape of what `ProblemDetails` writes, for the document
+pub(super) struct ProblemBody {
+    /// What kind of error this is; `about:blank`: what the status says
+    #[schema(required = false)]
+    r#type: String,
+    /// The status in words
+    title: String,
+    /// The status
+    #[schema(minimum = 400, maximum = 599)]
+    status: u16,
+    /// What to change
+    detail: String,
+}
+
+/// What any request that needs the database may be answered.
+pub(super) struct DatabaseProblems;
+
+impl IntoResponses for DatabaseProblems {
+    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
+        let problem = |description: &str| {
+            let content = ContentBuilder::new()
+                .schema(Some(Ref::from_schema_name(ProblemBody::name())))
+                .build();
+            ResponseBuilder::new()
+                .description(description)
+                .content("application/problem+json", content)
+        };
+        let retry_after = HeaderBuilder::new()
+            .description(Some("Seconds after which to try again"))
+            .schema(Some(String::schema()))
+            .build();
+        let unavailable = problem("The database is away: try again")
+            .header("Retry-After", retry_after)
+            .build();
+        let failed = problem("The request failed; the log says why").build();
+        [("500", failed), ("503", unavailable)]
+            .map(|(status, response)| (status.to_owned(), RefOr::T(response)))
+            .into()
+    }
+}
 
 /// An error reply whose `detail` tells the caller what to change.
 #[derive(Debug)]

@@ -3,9 +3,18 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 
+use super::problem::{DatabaseProblems, ProblemBody};
 use super::{Api, Problem};
 
-/// Empties queue and books, where that is allowed.
+/// Empties queue and books, where that is allowed
+#[utoipa::path(
+    post, path = "/purge-payments", tag = "payments",
+    responses(
+        (status = 204, description = "They are empty"),
+        (status = 403, description = "It is not allowed", body = ProblemBody, content_type = "application/problem+json"),
+        DatabaseProblems,
+    )
+)]
 pub(super) async fn post(State(api): State<Api>) -> Result<StatusCode, Problem> {
     if !api.allow_purge {
         return Err(Problem::new(

@@ -5,17 +5,36 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa::openapi::schema::{
+    AnyOfBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type,
+};
 
+use super::problem::{DatabaseProblems, ProblemBody};
 use super::{Api, Problem};
 use crate::summary::{Summary, summarize};
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Range {
+    /// The first `requestedAt` that counts (RFC 3339); empty or absent: no limit
+    #[param(schema_with = time_or_nothing)]
     from: Option<String>,
+    /// The last one that counts
+    #[param(schema_with = time_or_nothing)]
     to: Option<String>,
 }
 
-/// Adds up what was settled with `requestedAt` from `from` to `to`, both included and both optional.
+/// What was settled on each processor with `requestedAt` from `from` to `to`, both included
+#[utoipa::path(
+    get, path = "/payments-summary", tag = "payments", params(Range),
+    responses(
+        (status = 200, description = "Totals by processor; those that are configured are always there", body = Summary),
+        (status = 400, description = "An end of the range is not a time, or they are in the wrong order",
+            body = ProblemBody, content_type = "application/problem+json"),
+        DatabaseProblems,
+    )
+)]
 pub(super) async fn get(
     State(api): State<Api>,
     range: Result<Query<Range>, QueryRejection>,
@@ -29,6 +48,21 @@ pub(super) async fn get(
         return Err(Problem::bad_request("`from` must not be after `to`"));
     }
     Ok(Json(summarize(&api.pool, &api.processors, from, to).await?))
+}
+
+fn time_or_nothing() -> Schema {
+    let time = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)));
+    let nothing = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .max_length(Some(0));
+    AnyOfBuilder::new()
+        .item(time)
+        .item(nothing)
+        .examples(["2026-07-10T12:34:56.000Z"])
+        .build()
+        .into()
 }
 
 /// An absent or empty end is open.

@@ -1,11 +1,12 @@
 //! What the router knows and why it does what it does, for people to read.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::breaker::State;
 
 /// A picture of the router at one moment.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Explanation {
     /// Instances that share the caps.
     pub instances: u32,
@@ -18,7 +19,7 @@ pub struct Explanation {
 }
 
 /// What is known of a processor.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct ProcessorReport {
     /// Its name.
     pub name: String,
@@ -49,7 +50,7 @@ pub struct ProcessorReport {
 }
 
 /// State of a breaker, and why.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct BreakerReport {
     /// The state.
     pub state: State,
@@ -64,7 +65,7 @@ pub struct BreakerReport {
 }
 
 /// What a health endpoint said.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct HealthReport {
     /// It fails.
     pub failing: bool,
@@ -75,7 +76,7 @@ pub struct HealthReport {
 }
 
 /// A decision of the past.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct PastDecision {
     /// How many milliseconds ago.
     pub age_ms: f64,
@@ -87,7 +88,7 @@ pub struct PastDecision {
 }
 
 /// What was decided.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(tag = "choice", rename_all = "snake_case")]
 pub enum Choice {
     /// The payment was sent.
@@ -107,7 +108,7 @@ pub enum Choice {
 }
 
 /// A processor that could have had the payment.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Alternative {
     /// Its name.
     pub processor: String,

@@ -236,6 +236,10 @@ impl Gateway {
         }
     }
 
+    pub fn socket(&self) -> PathBuf {
+        socket(self.folder.path())
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).expect("a log")
     }

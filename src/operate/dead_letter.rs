@@ -1,0 +1,152 @@
+//! `payment-proxy dead-letter`: what no processor takes, and what becomes of it.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use uuid::Uuid;
+
+use super::{DIFFERS, print_json, table};
+use crate::config::DatabaseSettings;
+use crate::database::Pools;
+use crate::dead_letter::{self as store, DeadLetter};
+use crate::payment::format_time;
+
+/// Dead letters that are listed, at most.
+const LISTED: i64 = 1_000;
+
+/// `payment-proxy dead-letter`.
+#[derive(Debug, Args)]
+pub struct DeadLetterArgs {
+    #[command(subcommand)]
+    #[allow(missing_docs)]
+    pub action: DeadLetterAction,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub database: DatabaseSettings,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// What to do with dead letters.
+#[derive(Debug, Subcommand)]
+pub enum DeadLetterAction {
+    /// List them, the newest first
+    List,
+    /// Show one
+    Show {
+        /// The correlation id
+        id: Uuid,
+    },
+    /// Put them back into the queue
+    Retry {
+        /// The correlation ids
+        #[arg(required_unless_present = "all")]
+        ids: Vec<Uuid>,
+        /// Every one of them
+        #[arg(long, conflicts_with = "ids")]
+        all: bool,
+    },
+    /// Forget them for good
+    Discard {
+        /// The correlation ids
+        #[arg(required = true)]
+        ids: Vec<Uuid>,
+    },
+}
+
+/// Runs `dead-letter`. Exits with [`DIFFERS`] when an id was not among the dead letters.
+///
+/// # Errors
+/// The database did not answer.
+pub async fn dead_letter(args: DeadLetterArgs) -> anyhow::Result<ExitCode> {
+    let pool = Pools::new(&args.database).requests;
+    match args.action {
+        DeadLetterAction::List => {
+            print_letters(&store::list(&pool, None, LISTED).await?, args.json)
+        }
+        DeadLetterAction::Show { id } => {
+            let letters = store::list(&pool, Some(id), 1).await?;
+            print_letters(&letters, args.json)?;
+            if !letters.is_empty() && !args.json {
+                println!();
+                super::payment::print_life(&pool, id).await?;
+            }
+            Ok(if letters.is_empty() {
+                ExitCode::from(DIFFERS)
+            } else {
+                ExitCode::SUCCESS
+            })
+        }
+        DeadLetterAction::Retry { ids, all } => {
+            let ids = (!all).then_some(ids);
+            let done = store::retry(&pool, ids.as_deref()).await?;
+            print_done("queued again", ids.as_deref(), &done, args.json)
+        }
+        DeadLetterAction::Discard { ids } => {
+            let done = store::discard(&pool, &ids).await?;
+            print_done("discarded", Some(&ids), &done, args.json)
+        }
+    }
+}
+
+fn print_letters(letters: &[DeadLetter], json: bool) -> anyhow::Result<ExitCode> {
+    if json {
+        print_json(&letters)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !letters.is_empty() {
+        let rows = letters.iter().map(|letter| {
+            [
+                letter.correlation_id.to_string(),
+                format_time(letter.died_at),
+                letter.processor.clone(),
+                letter.reason.clone(),
+                letter.attempt.to_string(),
+                letter.amount.to_string(),
+            ]
+        });
+        let header = [
+            "payment",
+            "died at",
+            "processor",
+            "reason",
+            "claims",
+            "amount",
+        ];
+        println!("{}", table(header, 4, rows));
+    }
+    if letters.is_empty() {
+        println!("no dead letters");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_done(
+    verb: &str,
+    wanted: Option<&[Uuid]>,
+    done: &[Uuid],
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let missing: Vec<&Uuid> = wanted
+        .unwrap_or_default()
+        .iter()
+        .filter(|id| !done.contains(id))
+        .collect();
+    if json {
+        print_json(&serde_json::json!({ "done": done, "missing": missing }))?;
+    } else {
+        done.iter().for_each(|id| println!("{id}  {verb}"));
+        missing
+            .iter()
+            .for_each(|id| println!("{id}  is not a dead letter"));
+        if done.is_empty() && missing.is_empty() {
+            println!("no dead letters");
+        }
+    }
+    Ok(if missing.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(DIFFERS)
+    })
+}

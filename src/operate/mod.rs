@@ -1,0 +1,48 @@
+//! The commands of operators and auditors: what they print, and the exit code that says how it went.
+
+mod dead_letter;
+mod payment;
+mod reconcile;
+mod status;
+mod summary;
+
+use std::io::Write;
+
+use comfy_table::{CellAlignment, Table, TableStyle};
+use serde::Serialize;
+
+pub use dead_letter::{DeadLetterAction, DeadLetterArgs, dead_letter};
+pub use payment::{PaymentArgs, payment};
+pub use reconcile::{ReconcileArgs, reconcile};
+pub use status::{StatusArgs, status};
+pub use summary::{SummaryArgs, summary};
+
+/// The exit code when everything could be done, and what was found is not as it should be.
+pub const DIFFERS: u8 = 1;
+
+/// A table without lines. The columns from `numbers` on are aligned to the right.
+fn table<const N: usize>(
+    header: [&str; N],
+    numbers: usize,
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
+    let mut table = Table::new();
+    table.load_style(TableStyle::new()).set_header(header);
+    table.add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+        if column.index >= numbers {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.trim_fmt()
+}
+
+/// Prints something as one line of JSON.
+fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer(&mut out, value)?;
+    writeln!(out)?;
+    out.flush()?;
+    Ok(())
+}

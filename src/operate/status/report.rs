@@ -1,0 +1,132 @@
+//! A look, for people.
+
+use std::fmt::Write;
+
+use super::super::table;
+use super::look::{Database, Processor, Seen, Status};
+use crate::census::Count;
+use crate::payment::format_time;
+
+/// The look as text, without a line break at its end.
+pub(super) fn report(status: &Status) -> String {
+    let mut text = format!("payment-proxy at {}\n\n", format_time(status.at));
+    match &status.database {
+        Ok(database) => {
+            let seen = status.operator.as_deref().unwrap_or_default();
+            text.push_str(&deployment(database));
+            text.push_str("\n\n");
+            text.push_str(&processors(database, seen));
+        }
+        Err(error) => {
+            let _ = write!(text, "the database does not answer: {error}");
+            if let Ok(seen) = &status.operator {
+                let breakers = seen.iter().map(|seen| [seen.name.clone(), breaker(seen)]);
+                let _ = write!(text, "\n\n{}", table(["processor", "breaker"], 2, breakers));
+            }
+        }
+    }
+    if let Err(reason) = &status.operator {
+        let _ = write!(text, "\n\nwithout breakers and latencies: {reason}");
+    }
+    for line in &status.attention {
+        let _ = write!(text, "\n\n! {line}");
+    }
+    if let Ok(database) = &status.database
+        && !database.stuck.is_empty()
+    {
+        let rows = database.stuck.iter().map(|stuck| {
+            [
+                stuck.correlation_id.to_string(),
+                stuck.processor.clone().unwrap_or_else(|| "any".to_owned()),
+                stuck.reason.clone().unwrap_or_default(),
+                format!("{:.0} s", stuck.age_seconds),
+            ]
+        });
+        let header = ["open payment", "processor", "reason", "age"];
+        let _ = write!(text, "\n\n{}", table(header, 3, rows));
+    }
+    text
+}
+
+fn deployment(database: &Database) -> String {
+    let census = &database.census;
+    let durability = if database.queue_is_logged {
+        "logged"
+    } else {
+        "unlogged"
+    };
+    [
+        format!("instances     {} alive", database.instances),
+        format!(
+            "queue         {} payments, the oldest {:.1} s old, {} in doubt",
+            count(census.queued),
+            census.oldest_age_seconds,
+            count(census.in_doubt)
+        ),
+        format!("dead letters  {}", count(census.dead_letters)),
+        format!(
+            "database      answers in {:.1} ms; {durability} queue with {} dead rows; {} of {} connections; oldest transaction {:.1} s",
+            database.answered_in_ms,
+            census.dead_rows,
+            database.connections,
+            database.max_connections,
+            census.oldest_transaction_seconds
+        ),
+    ]
+    .join("\n")
+}
+
+fn processors(database: &Database, seen: &[Seen]) -> String {
+    let rows = database.processors.iter().map(|processor| {
+        let seen = seen.iter().find(|seen| seen.name == processor.name);
+        [
+            processor.name.clone(),
+            if processor.enabled {
+                "enabled"
+            } else {
+                "disabled"
+            }
+            .to_owned(),
+            health(processor),
+            seen.map_or("-".to_owned(), breaker),
+            processor.in_flight.to_string(),
+            format!("{:.1}", processor.settled_per_second),
+            format!("{:.0} %", processor.share * 100.0),
+            seen.map_or("-".to_owned(), |seen| format!("{:.0} ms", seen.latency_ms)),
+        ]
+    });
+    let header = [
+        "processor",
+        "use",
+        "health",
+        "breaker",
+        "in flight",
+        "settled/s",
+        "share",
+        "latency",
+    ];
+    table(header, 4, rows)
+}
+
+fn health(processor: &Processor) -> String {
+    let told = processor.failing.zip(processor.min_response_time_ms);
+    let Some(((failing, millis), age)) = told.zip(processor.health_age_seconds) else {
+        return "no answer yet".to_owned();
+    };
+    let word = if failing { "failing" } else { "fine" };
+    format!("{word}, {millis} ms or more ({age:.0} s ago)")
+}
+
+fn breaker(seen: &Seen) -> String {
+    match seen.breaker.state.as_str() {
+        "closed" => "closed".to_owned(),
+        state => format!("{}: {}", state.replace('_', " "), seen.breaker.reason),
+    }
+}
+
+fn count(count: Count) -> String {
+    match count {
+        Count { value, exact: true } => value.to_string(),
+        Count { value, .. } => format!("about {value}"),
+    }
+}
