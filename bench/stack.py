@@ -30,7 +30,7 @@ POSTGRES_PORT = 5432
 # What anything has to be ready after its start.
 READY_S = 30
 # Settings of an instance that are about places, which are others here.
-PLACES = {"LISTEN", "DATABASE_URL", "ALLOW_PURGE", "QUEUE_DURABILITY"}
+PLACES = {"LISTEN", "OPERATOR_LISTEN", "DATABASE_URL", "ALLOW_PURGE", "QUEUE_DURABILITY"}
 
 
 def compose():
@@ -159,7 +159,8 @@ class Stack:
         """Starts an instance. Returns the seconds from its start until it is ready."""
         path = self.folder / f"{name}.sock"
         began = time.monotonic()
-        self.child(name, [BINARY, "serve"], {**self.environment, "LISTEN": f"unix:{path}"})
+        places = {"LISTEN": f"unix:{path}", "OPERATOR_LISTEN": f"unix:{self.folder / name}-operator.sock"}
+        self.child(name, [BINARY, "serve"], {**self.environment, **places})
         self.await_ready(f"{name} is ready", lambda: answers(UnixConnection(path, 1), "/readyz"), pause_s=0.002)
         return time.monotonic() - began
 

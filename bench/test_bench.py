@@ -109,6 +109,7 @@ class Compose(unittest.TestCase):
         self.assertIn("shared_buffers", {setting.split("=")[0] for setting in settings})
         self.assertTrue(all("=" in setting for setting in settings))
         self.assertNotIn("DATABASE_URL", environment)
+        self.assertNotIn("OPERATOR_LISTEN", environment, "two instances on one machine cannot share a port")
         self.assertEqual(environment["RUST_LOG"], "info")
 
     def test_defaults_of_the_environment_are_taken(self):
