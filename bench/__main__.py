@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from bench import box, database, progress, proof, public, rates, report, start
+from bench import backlog, box, postgres, progress, proof, public, rates, report, start, summary
 from bench.box import Groups
 from bench.child import Broken
 from bench.line import Line, Outcome
@@ -27,12 +27,12 @@ MEASURES = {
     "settle": rates.settle,
     "cpu": rates.cpu,
     "slow": rates.slow,
-    "backlog": database.backlog,
-    "summary": database.summary,
+    "backlog": backlog.backlog,
+    "summary": summary.summary,
     "memory": start.memory,
     "start": start.start,
-    "logged": database.logged,
-    "bound": database.bound,
+    "logged": postgres.logged,
+    "bound": postgres.bound,
 }
 LINES = [Line(name, measure.__doc__, measure) for name, measure in MEASURES.items()]
 

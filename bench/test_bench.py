@@ -7,7 +7,7 @@ import xml.etree.ElementTree
 from pathlib import Path
 from random import Random
 
-from bench import box, child, database, report, search, stack
+from bench import box, child, postgres, report, search, stack, summary
 from bench.line import Line, Outcome, Value, at_least, at_most
 from bench.proof import Proof
 
@@ -120,31 +120,31 @@ class Compose(unittest.TestCase):
 class Summary(unittest.TestCase):
     def test_expected_totals_are_those_of_the_rows_in_the_range(self):
         rows, choose = 500, Random(1)
-        expected = database.Expected(rows)
-        factor, modulus = database.CENTS_OF_N
+        expected = summary.Expected(rows)
+        factor, modulus = summary.CENTS_OF_N
         for _ in range(300):
             first, last = sorted(choose.randrange(-5_000, (rows + 5) * 1000) for _ in range(2))
             inside = [n for n in range(1, rows + 1) if first <= n * 1000 <= last]
             for name, theirs in (("default", False), ("fallback", True)):
-                chosen = [1 + n * factor % modulus for n in inside if (n % database.FALLBACK_OF_N == 0) == theirs]
+                chosen = [1 + n * factor % modulus for n in inside if (n % summary.FALLBACK_OF_N == 0) == theirs]
                 self.assertEqual(expected.totals(first, last)[name], (len(chosen), sum(chosen)))
 
     def test_moments_are_written_to_the_microsecond(self):
-        self.assertEqual(database.moment(1_000_001), "2026-01-01T00:00:01.000001Z")
-        self.assertEqual(database.moment(-1), "2025-12-31T23:59:59.999999Z")
+        self.assertEqual(summary.moment(1_000_001), "2026-01-01T00:00:01.000001Z")
+        self.assertEqual(summary.moment(-1), "2025-12-31T23:59:59.999999Z")
 
 
 class Tools(unittest.TestCase):
     def test_the_table_of_durability_bench_is_read(self):
         printed = "| accepted per second | 100 | 76 | 0.76 |\n| claimed and settled per second | 50 | 40 | 0.80 |\n"
-        self.assertEqual(database.durability_rows(printed)[0], ("accepted per second", 100.0, 76.0, 0.76))
-        with self.assertRaises(database.Broken):
-            database.durability_rows("nothing")
+        self.assertEqual(postgres.durability_rows(printed)[0], ("accepted per second", 100.0, 76.0, 0.76))
+        with self.assertRaises(child.Broken):
+            postgres.durability_rows("nothing")
 
     def test_the_transactions_of_pgbench_are_read(self):
-        self.assertEqual(database.transactions("number of transactions actually processed: 123\n"), 123)
-        with self.assertRaises(database.Broken):
-            database.transactions("number of transactions actually processed: 0\n")
+        self.assertEqual(postgres.transactions("number of transactions actually processed: 123\n"), 123)
+        with self.assertRaises(child.Broken):
+            postgres.transactions("number of transactions actually processed: 0\n")
 
 
 class Report(unittest.TestCase):

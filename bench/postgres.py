@@ -1,0 +1,67 @@
+"""The lines about PostgreSQL by itself: logged, bound."""
+
+import re
+
+from bench import progress, proof
+from bench.child import Broken, run
+from bench.line import Outcome, Value, at_least
+from bench.stack import INSTANCES, RELEASE, REPOSITORY, Stack
+
+
+def logged(setting):
+    """What is accepted and settled with a logged queue, against an unlogged one."""
+    with Stack(setting.groups, setting.folder / "logged") as stack:
+        for name in INSTANCES:
+            stack.stop_instance(name)
+        progress.say("  durability_bench, its database in the box")
+        printed = run([RELEASE / "examples" / "durability_bench"], env={"TEST_DATABASE_URL": stack.url("postgres", "postgres")})
+    values = []
+    for what, unlogged, with_log, ratio in durability_rows(printed):
+        target = at_least if what.startswith("accepted") else lambda what, value, limit, unit: Value(what, value, unit)
+        values += [target(f"{what}, logged queue against unlogged", ratio, 0.7, "x"), Value("of that unlogged", unlogged, "/s"), Value("of that logged", with_log, "/s")]
+    found = proof.Proof(0)
+    found.what = printed.strip().splitlines()[-1]
+    return Outcome(values, [found])
+
+
+def durability_rows(printed):
+    """The rows of the table that durability_bench prints."""
+    rows = re.findall(r"^\| ([a-z ]+) \| (\d+) \| (\d+) \| ([\d.]+) \|$", printed, re.MULTILINE)
+    if len(rows) != 2:
+        raise Broken(f"durability_bench printed no table: {printed[-300:]}")
+    return [(what, float(unlogged), float(with_log), float(ratio)) for what, unlogged, with_log, ratio in rows]
+
+
+# pgbench's clients and threads: as many connections as two instances use at once.
+CLIENTS, THREADS = 8, 1
+# Rows that a script with "batch" or "life" in its name handles each time; it says so itself, too.
+BATCH = 100
+SCRIPTS = (("insert-one", 1), ("insert-batch", BATCH), ("life-batch", BATCH))
+
+
+def bound(setting):
+    """What this PostgreSQL does in this box when nothing but pgbench asks it."""
+    seconds, values = setting.seconds or 10, []
+    with Stack(setting.groups, setting.folder / "bound") as stack:
+        for name in INSTANCES:
+            stack.stop_instance(name)
+        for name, rows in SCRIPTS:
+            file = REPOSITORY / "bench" / "pgbench" / f"{name}.sql"
+            cpu = stack.cpu_s()["postgres"]
+            command = ["pgbench", "--no-vacuum", "--protocol=prepared", f"--client={CLIENTS}", f"--jobs={THREADS}", f"--time={seconds}", f"--file={file}"]
+            printed = run([*command, stack.url("postgres", "payments")])
+            done = transactions(printed) * rows
+            used = (stack.cpu_s()["postgres"] - cpu) / done * 1e6
+            about = next(line.removeprefix("-- ") for line in file.read_text().splitlines())
+            values += [Value(about, done / seconds, "/s"), Value("of that CPU of PostgreSQL", used, "us each")]
+            progress.say(f"  {about}: {done / seconds:,.0f}/s, {used:.0f} us each")
+            stack.sql("TRUNCATE payment_queue, payment_processed")
+    return Outcome(values, notes=[f"pgbench, {CLIENTS} clients, prepared statements, our own tables with their indexes and triggers"])
+
+
+def transactions(printed):
+    """How many pgbench says it has done."""
+    found = re.search(r"number of transactions actually processed: (\d+)", printed)
+    if not found or int(found[1]) == 0:
+        raise Broken(f"pgbench did nothing: {printed[-300:]}")
+    return int(found[1])
