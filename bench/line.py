@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Callable
 
-from bench.proof import Proof
-
 
 @dataclass
 class Value:
@@ -23,6 +21,7 @@ class Outcome:
     """What a line came to."""
 
     values: list
+    # What the audits found: bench.proof.Proof.
     proofs: list = field(default_factory=list)
     # Sentences that the reader has to know.
     notes: list = field(default_factory=list)
