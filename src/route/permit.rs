@@ -1,11 +1,12 @@
 //! The router behind a lock, and permits that find their own way back.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
+use super::sync::{Arc, Mutex, MutexGuard};
 use super::{Decision, Event, Explanation, Queue, Router, StateChange, Time, Verdict};
 
 /// A [`Router`] for all tasks of an instance, with the monotonic clock and randomness.
