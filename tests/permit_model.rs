@@ -62,24 +62,18 @@ impl Model {
         permit
     }
 
-    fn give_back(&self, mut permit: Permit, verdict: Option<Verdict>) {
-        self.out.fetch_sub(1, Ordering::SeqCst);
-        match verdict {
-            Some(verdict) => {
-                permit.sent();
-                permit.finish(verdict);
-            }
-            None => drop(permit),
-        }
-    }
-
-    fn take_and_give_back(&self, want: usize, verdict: Option<Verdict>) {
+    fn take_and_give_back(&self, want: usize, give_back: fn(Permit)) {
         let permits: Vec<Permit> = (self.router.plan(want, QUEUE).permits.into_iter())
             .map(|permit| self.granted(permit))
             .collect();
         for permit in permits {
-            self.give_back(permit, verdict);
+            self.give_back(permit, give_back);
         }
+    }
+
+    fn give_back(&self, permit: Permit, how: fn(Permit)) {
+        self.out.fetch_sub(1, Ordering::SeqCst);
+        how(permit);
     }
 
     /// None is lost: as many as in the beginning can be had again, and not one more.
@@ -90,16 +84,26 @@ impl Model {
     }
 }
 
+fn charged(mut permit: Permit) {
+    permit.sent();
+    permit.finish(Verdict::Charged);
+}
+
+/// The future that waited for the reply was dropped.
+fn broken_off(mut permit: Permit) {
+    permit.sent();
+    drop(permit);
+}
+
 #[test]
 fn in_every_interleaving_permits_stay_below_the_cap_and_none_is_lost() {
     loom::model(|| {
         let model = Model::new();
         let other = Arc::clone(&model);
         let charging = thread::spawn(move || {
-            other.take_and_give_back(2, Some(Verdict::Charged));
+            other.take_and_give_back(2, charged);
         });
-        model.take_and_give_back(1, None);
-        model.take_and_give_back(1, Some(Verdict::Unknown));
+        model.take_and_give_back(2, drop);
         charging.join().expect("no thread panics");
         model.assert_all_back();
     });
@@ -114,11 +118,11 @@ fn in_every_interleaving_a_pinned_payment_respects_the_cap_too() {
             for _ in 0..2 {
                 if let Some(permit) = other.router.try_permit(0) {
                     let permit = other.granted(permit);
-                    other.give_back(permit, Some(Verdict::Declined));
+                    other.give_back(permit, broken_off);
                 }
             }
         });
-        model.take_and_give_back(2, None);
+        model.take_and_give_back(2, drop);
         pinned.join().expect("no thread panics");
         model.assert_all_back();
     });
@@ -130,7 +134,7 @@ fn in_every_interleaving_another_instance_halves_the_cap() {
         let model = Model::new();
         let other = Arc::clone(&model);
         let joins = thread::spawn(move || other.router.observe(Event::Instances { alive: 2 }));
-        model.take_and_give_back(1, Some(Verdict::Charged));
+        model.take_and_give_back(1, broken_off);
         joins.join().expect("no thread panics");
         assert_eq!(model.router.plan(2, QUEUE).permits.len(), 1);
     });
