@@ -12,7 +12,11 @@ use payment_proxy::route::{
 };
 
 #[path = "../src/route/permit.rs"]
-#[allow(dead_code, unreachable_pub, reason = "it is public where it is shipped")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "it is public where it is shipped"
+)]
 mod permit;
 
 mod sync {
