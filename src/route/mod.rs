@@ -29,6 +29,11 @@ pub mod posterior;
 mod router;
 pub mod utility;
 
+/// What threads share the router with. `tests/permit_model.rs` puts loom's in its place.
+mod sync {
+    pub(super) use std::sync::{Arc, Mutex, MutexGuard};
+}
+
 pub use breaker::State as BreakerState;
 pub use explain::{
     Alternative, BreakerReport, Choice, Explanation, HealthReport, PastDecision, ProcessorReport,

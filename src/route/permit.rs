@@ -1,14 +1,14 @@
 //! The router behind a lock, and permits that find their own way back.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use crate::metrics::COUNTS;
-
+use super::sync::{Arc, Mutex, MutexGuard};
 use super::{Decision, Event, Explanation, Queue, Router, StateChange, Time, Verdict};
+use crate::metrics::COUNTS;
 
 /// A [`Router`] for all tasks of an instance, with the monotonic clock and randomness.
 #[derive(Clone)]

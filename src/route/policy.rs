@@ -14,6 +14,9 @@ pub struct Policy {
 
     /// Price of one second until a payment is settled, as a share of its amount.
     pub price_per_second: f64,
+    /// A wait for a slot that is this long costs twice the price per second, and a longer one more than in
+    /// proportion: what waits is a backlog, and all of it is lost if there is no time left to drain it.
+    pub wait_doubles_at: Duration,
     /// Price of a failed attempt, as a share of the amount.
     pub price_per_failure: f64,
     /// Price of a payment in flight for longer than the lag of an audit, as a share of the amount.
@@ -93,12 +96,13 @@ impl Default for Policy {
             prior_failures: 1.0,
             forget_half_life: Duration::from_secs(2),
             price_per_second: 0.01,
+            wait_doubles_at: Duration::from_secs(10),
             price_per_failure: 0.02,
             price_of_slowness: 0.02,
             slow_from: Duration::from_millis(1_100),
             slow_fully: Duration::from_millis(1_300),
             hold: Duration::from_secs(2),
-            regroup: Duration::from_millis(500),
+            regroup: Duration::from_millis(100),
             wave_from: Duration::from_millis(400),
             wave: Duration::from_millis(50),
             shared_cap: 780,

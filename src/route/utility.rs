@@ -21,11 +21,11 @@ const LEAST_SUCCESS: f64 = 1e-3;
 /// The utility in shares of the amount:
 ///
 /// ```text
-/// U = (1 - fee) - (c L + a) / theta + a - c W - p s(L)
+/// U = (1 - fee) - (c L + a) / theta + a - c W (1 + W / D) - p s(L)
 /// ```
 ///
 /// with c the price per second, a the price of a failed attempt, `1 / theta` the expected number of attempts,
-/// L the latency, W the wait for a slot, p the price of slowness, and s rising from 0 to 1 between
+/// L the latency, W the wait for a slot, D the wait at which the price of a second has doubled, p the price of slowness, and s rising from 0 to 1 between
 /// `slow_from` and `slow_fully`. Not `theta (1 - fee)`: a failed attempt that is proved costs time and
 /// nothing else, the payment is still there.
 pub fn utility(outlook: Outlook, policy: &Policy) -> f64 {
@@ -47,7 +47,7 @@ pub fn utility(outlook: Outlook, policy: &Policy) -> f64 {
     };
     (1.0 - fee) + policy.price_per_failure
         - (policy.price_per_second * latency + policy.price_per_failure) * attempts
-        - policy.price_per_second * wait
+        - policy.price_per_second * wait * (1.0 + wait / policy.wait_doubles_at.as_secs_f64())
         - policy.price_of_slowness * slowness
 }
 

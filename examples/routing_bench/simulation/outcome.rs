@@ -57,10 +57,10 @@ impl Histogram {
     }
 }
 
-/// A second of a run, for the picture.
+/// A moment of a run, for the picture.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sample {
-    /// Begin.
+    /// When.
     pub(crate) at: Micros,
     /// Payments waiting at that moment.
     pub(crate) waiting: u64,

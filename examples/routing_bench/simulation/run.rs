@@ -37,7 +37,7 @@ const POLL: Micros = 5 * SECOND;
 /// Time until a reply of the health endpoint has reached an instance.
 const NEWS: (Micros, Micros) = (2 * MILLISECOND, 60 * MILLISECOND);
 /// Time between two samples for the picture.
-const SAMPLE: Micros = 250 * MILLISECOND;
+const SAMPLE: Micros = 100 * MILLISECOND;
 
 /// What happens at a moment. Requests and payments are indices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -109,12 +109,21 @@ impl Scenario {
     /// 60 to 300 s of stages of 5 to 60 s with delays of 0 to 5 s, outages of one or both, partial failures
     /// and lost replies, under a load between 50 and 550 payments per second.
     pub(crate) fn random(seed: u64, fees: &[f64]) -> Self {
+        Self::under(MILD, seed, fees)
+    }
+
+    /// The same with more outages and more slow stages.
+    pub(crate) fn harsh(seed: u64, fees: &[f64]) -> Self {
+        Self::under(HARSH, seed, fees)
+    }
+
+    fn under(climate: Climate, seed: u64, fees: &[f64]) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let end = rng.random_range(60..=300) * SECOND;
         let mut stages = Vec::new();
         let mut from = 0;
         while from < end {
-            let weather = fees.iter().map(|_| weather(&mut rng)).collect();
+            let weather = fees.iter().map(|_| weather(climate, &mut rng)).collect();
             stages.push(Stage { from, weather });
             from += rng.random_range(SHORTEST_STAGE..=LONGEST_STAGE);
             // The last stage is no shorter than any other.
@@ -140,14 +149,25 @@ impl Scenario {
     }
 }
 
-fn weather(rng: &mut SmallRng) -> Weather {
+/// How the processors of random scenarios behave.
+#[derive(Debug, Clone, Copy)]
+struct Climate {
+    /// Share of the stages in which a processor fails.
+    out: f64,
+    /// Tenths of the stages in which it takes 1.5 to 5 s.
+    slow: u32,
+}
+
+const MILD: Climate = Climate { out: 0.15, slow: 1 };
+const HARSH: Climate = Climate { out: 0.2, slow: 2 };
+
+fn weather(climate: Climate, rng: &mut SmallRng) -> Weather {
     let delay_ms = match rng.random_range(0..10) {
         0..5 => rng.random_range(0..=100),
-        5..9 => rng.random_range(100..=1_500),
+        tenth if tenth < 10 - climate.slow => rng.random_range(100..=1_500),
         _ => rng.random_range(1_500..=5_000),
     };
-    let out = 0.15;
-    let failing = if rng.random_bool(out) {
+    let failing = if rng.random_bool(climate.out) {
         1.0
     } else if rng.random_bool(0.1) {
         rng.random_range(0.01..0.2)
