@@ -82,8 +82,7 @@ def main():
     began = datetime.now(timezone.utc)
     folder = given.reports / f"{began:%Y%m%dT%H%M%SZ}"
     folder.mkdir(parents=True)
-    box.prefer_all()
-    groups = Groups(f"payment-proxy-bench-{os.getpid()}")
+    groups = Groups(f"{box.PREFIX}-{os.getpid()}")
     progress.say(f"bench: the box is {groups.words()}")
     setting = Setting(groups, folder, given.seconds or None, given.rate or None, given.rows or None, given.k6)
     outcomes = {}
@@ -112,4 +111,5 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with box.preferred():
+        sys.exit(main())

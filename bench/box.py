@@ -17,6 +17,8 @@ NICE = -15
 NICE_WEIGHT = 29_154 / 1_024  # what niceness -15 counts for, in the kernel's table, where 0 counts for 1
 SHARES = 2
 CGROUPS = Path("/sys/fs/cgroup")
+# Of the names of the groups.
+PREFIX = "payment-proxy-bench"
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 # How often a group is tried to be removed whose last process has just ended, and the pause between.
 REMOVALS = 50
@@ -43,6 +45,7 @@ class Groups:
                     raise OSError("the kernel has no such controller here")
                 if group != "/":
                     raise OSError("this program runs in a group of somebody else")
+                remove_leftovers(parent)
                 folder = parent / name
                 folder.mkdir(exist_ok=True)
                 self.folders[controller] = folder
@@ -118,12 +121,33 @@ class Groups:
                 self.limit(controller)
 
 
-def prefer_all():
-    """Gives this program, and all that it will start, precedence on this machine, where that is permitted."""
+def remove_leftovers(parent):
+    """Takes away the groups of benchmarks that were killed; their names end with the process id."""
+    for folder in parent.glob(f"{PREFIX}-*"):
+        if not Path("/proc", folder.name.rpartition("-")[2]).exists():
+            try:
+                folder.rmdir()
+            except OSError:
+                pass  # something still runs in it
+
+
+@contextmanager
+def preferred(autogroup=Path("/proc/self/autogroup")):
+    """Gives this program, and all that it starts, precedence on this machine, where that is permitted."""
+    before = None
     try:
         os.setpriority(os.PRIO_PROCESS, 0, NICE)
-    except PermissionError:
-        pass
+        # Where the kernel makes each session of a terminal a group, niceness counts among those of the
+        # session only, and the session has one of its own, which is put back: it is not ours alone.
+        before = autogroup.read_text().split()[-1]
+        autogroup.write_text(str(NICE))
+    except OSError:
+        pass  # not permitted, or no such groups
+    try:
+        yield
+    finally:
+        if before is not None:
+            autogroup.write_text(before)
 
 
 def memberships(text):

@@ -74,6 +74,26 @@ class Box(unittest.TestCase):
         with tempfile.TemporaryDirectory() as root:
             self.assertTrue(self.groups(root, {}).words().startswith("NOT LIMITED"))
 
+    def test_groups_of_a_benchmark_that_was_killed_are_taken_away(self):
+        with tempfile.TemporaryDirectory() as root:
+            gone, alive = f"cpu/{box.PREFIX}-999999999", f"cpu/{box.PREFIX}-{os.getpid()}"
+            self.fake(root, "cpu", "memory", gone, alive)
+            self.groups(root, {"cpu": "/", "memory": "/"})
+            self.assertFalse((Path(root) / gone).exists())
+            self.assertTrue((Path(root) / alive).exists())
+
+    def test_precedence_is_put_back(self):
+        with tempfile.NamedTemporaryFile("w+") as file:
+            file.write("/autogroup-7 nice 3\n")
+            file.flush()
+            before = os.getpriority(os.PRIO_PROCESS, 0)
+            with box.preferred(Path(file.name)):
+                inside = Path(file.name).read_text()
+            self.assertIn(inside, (str(box.NICE), "/autogroup-7 nice 3\n"), "as permitted")
+            if inside == str(box.NICE):
+                self.assertEqual(Path(file.name).read_text(), "3")
+                os.setpriority(os.PRIO_PROCESS, 0, before)
+
     def test_entering_runs_the_command_as_it_is(self):
         with tempfile.TemporaryDirectory() as root:
             self.fake(root, "cpu", "memory")
