@@ -344,7 +344,8 @@ async fn every_operators_command_tells_its_exit_codes() {
 async fn shells_complete_the_commands() {
     let script = format!(
         "source <({PROGRAM} completions bash); COMP_WORDS=(payment-proxy dead-letter ''); COMP_CWORD=2
-         _payment__proxy payment-proxy '' dead-letter; echo \"${{COMPREPLY[@]}}\""
+         function=$(complete -p payment-proxy | grep -o '_payment[^ ]*')
+         $function payment-proxy '' dead-letter; echo \"${{COMPREPLY[@]}}\""
     );
     let (code, offered) = run(Command::new("bash").args(["-c", &script])).await;
     assert_eq!(code, 0);
