@@ -54,7 +54,8 @@ impl Books {
             Some(Settled {
                 second: row.starts_at.timestamp(),
                 processor: names.iter().position(|name| *name == row.processor)?,
-                payments: row.requests,
+                // A second has far fewer than 2^53.
+                payments: row.requests as f64,
             })
         });
         let latest = sqlx::query!(
@@ -76,11 +77,16 @@ impl Books {
             money: Money::of(&summary, terms),
             settled: settled.collect(),
             latency: match latest.latency.as_deref() {
-                Some([p50, p99]) => Some((*p50, *p99)),
+                Some([p50, p99]) => Some((micros(*p50), micros(*p99))),
                 _ => None,
             },
             last_number: latest.last_number,
             newest_dead_letter_at: latest.newest_dead_letter_at,
         })
     }
+}
+
+/// Milliseconds, to the microsecond.
+fn micros(milliseconds: f64) -> f64 {
+    (milliseconds * 1_000.0).round() / 1_000.0
 }

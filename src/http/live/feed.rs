@@ -142,7 +142,7 @@ struct Memory {
     books: Option<Books>,
     /// The look at the database that has not ended yet.
     reading: Option<JoinHandle<Result<Books, sqlx::Error>>>,
-    last_number: Option<(Instant, i64)>,
+    counted: Option<Counted>,
     /// When the first of the looks was made that have not been answered.
     unanswered_since: Option<Instant>,
     failed: bool,
@@ -155,7 +155,7 @@ impl Default for Memory {
             window: Window::default(),
             books: None,
             reading: None,
-            last_number: None,
+            counted: None,
             unanswered_since: None,
             failed: false,
             outage: Outage::new("live page"),
@@ -204,12 +204,12 @@ impl Observer {
                 memory.outage.over();
                 memory.unanswered_since = None;
                 memory.failed = false;
-                sample.accepted = rate(
-                    memory
-                        .last_number
-                        .replace((Instant::now(), books.last_number)),
-                    books.last_number,
-                );
+                let counted = Counted::of(&books, &self.names);
+                if let Some(rates) = counted.rates(memory.counted.as_ref()) {
+                    sample.accepted = Some(rates.accepted);
+                    sample.settled = Some(rates.settled);
+                }
+                memory.counted = Some(counted);
                 sample.queued = Some(books.census.queued.value);
                 sample.p50_ms = books.latency.map(|(p50, _)| p50);
                 sample.p99_ms = books.latency.map(|(_, p99)| p99);
@@ -245,13 +245,54 @@ impl Observer {
     }
 }
 
-/// Payments per second between two looks at the number of the last one.
-fn rate(before: Option<(Instant, i64)>, number: i64) -> Option<f64> {
-    let (at, before) = before?;
-    let seconds = at.elapsed();
-    // A table that was emptied begins to count anew.
-    let grown = u32::try_from(number - before).ok()?;
-    (seconds < RATE_WITHIN).then(|| f64::from(grown) / seconds.as_secs_f64())
+/// Numbers that only grow, and when they were read.
+#[derive(Debug)]
+struct Counted {
+    at: Instant,
+    accepted: i64,
+    settled: Vec<i64>,
+}
+
+/// Payments per second.
+struct Rates {
+    accepted: f64,
+    settled: Vec<f64>,
+}
+
+impl Counted {
+    fn of(books: &Books, names: &[String]) -> Self {
+        let settled = names.iter().map(|name| {
+            let parts = books.money.processors.iter();
+            let mut parts = parts.filter(|part| part.processor == *name);
+            parts.next().map_or(0, |part| part.payments)
+        });
+        Self {
+            at: Instant::now(),
+            accepted: books.last_number,
+            settled: settled.collect(),
+        }
+    }
+
+    /// By how much they grew per second since `before`, to a tenth, if that is not long ago and nothing was emptied
+    /// in between.
+    fn rates(&self, before: Option<&Self>) -> Option<Rates> {
+        let before = before?;
+        let time = self.at.duration_since(before.at);
+        if time > RATE_WITHIN {
+            return None;
+        }
+        let rate = |now: i64, before: i64| {
+            let grown = u32::try_from(now - before).ok()?;
+            Some((f64::from(grown) / time.as_secs_f64() * 10.0).round() / 10.0)
+        };
+        let settled = self.settled.iter().zip(&before.settled);
+        Some(Rates {
+            accepted: rate(self.accepted, before.accepted)?,
+            settled: settled
+                .map(|(now, before)| rate(*now, *before))
+                .collect::<Option<_>>()?,
+        })
+    }
 }
 
 #[cfg(test)]

@@ -17,7 +17,9 @@ pub(super) const BRIDGED_SECONDS: i64 = 5;
 pub(super) struct Sample {
     /// That second, counted from 1970.
     pub second: i64,
-    /// Payments accepted per second by the whole deployment.
+    /// Payments settled per second by the whole deployment, in order of the processors.
+    pub settled: Option<Vec<f64>>,
+    /// Payments accepted per second by it.
     pub accepted: Option<f64>,
     /// Payments in the queue.
     pub queued: Option<u64>,
@@ -29,15 +31,15 @@ pub(super) struct Sample {
     pub breakers: Vec<State>,
 }
 
-/// Payments settled by a processor in a second.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Payments that were sent to a processor in a second and are settled.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Settled {
     /// That second, counted from 1970.
     pub second: i64,
     /// Its place in the order of the processors.
     pub processor: usize,
     /// How many.
-    pub payments: i64,
+    pub payments: f64,
 }
 
 /// Samples of the last [`WINDOW_SECONDS`], as far as anybody looked.
@@ -50,8 +52,8 @@ pub(super) struct Window(VecDeque<Sample>);
 pub(super) struct Columns {
     /// The first second, counted from 1970.
     pub from: i64,
-    /// Payments settled in that second, per processor. These are always known.
-    pub settled: Vec<Vec<i64>>,
+    /// Payments settled per second, per processor: as seen in that second, or else those sent in it.
+    pub settled: Vec<Vec<f64>>,
     /// See [`Sample::accepted`].
     pub accepted: Vec<Option<f64>>,
     /// See [`Sample::queued`].
@@ -105,7 +107,7 @@ impl Window {
         };
         let mut columns = Columns {
             from,
-            settled: vec![vec![0; WINDOW_SECONDS]; processors],
+            settled: vec![vec![0.0; WINDOW_SECONDS]; processors],
             accepted: vec![None; WINDOW_SECONDS],
             queued: vec![None; WINDOW_SECONDS],
             p50_ms: vec![None; WINDOW_SECONDS],
@@ -121,6 +123,13 @@ impl Window {
             let Some(place) = place(sample.second) else {
                 continue;
             };
+            for (column, rate) in columns
+                .settled
+                .iter_mut()
+                .zip(sample.settled.iter().flatten())
+            {
+                column[place] = *rate;
+            }
             columns.accepted[place] = sample.accepted;
             columns.queued[place] = sample.queued;
             columns.p50_ms[place] = sample.p50_ms;
@@ -162,18 +171,18 @@ mod tests {
             Settled {
                 second: 1_001,
                 processor: 0,
-                payments: 5,
+                payments: 5.0,
             },
             // The newest second is not over, older ones have left.
             Settled {
                 second: 1_121,
                 processor: 0,
-                payments: 6,
+                payments: 6.0,
             },
             Settled {
                 second: 1_000,
                 processor: 0,
-                payments: 6,
+                payments: 6.0,
             },
         ];
         let columns = window.columns(1_120, 1, &settled);
@@ -186,8 +195,8 @@ mod tests {
             .collect();
         assert_eq!(known, [0, 117, 118, 119]);
         assert_eq!(columns.breakers[0][0], Some(State::Open));
-        assert_eq!(columns.settled[0][0], 5);
-        assert_eq!(columns.settled[0].iter().sum::<i64>(), 5);
+        assert_eq!(columns.settled[0][0], 5.0);
+        assert_eq!(columns.settled[0].iter().sum::<f64>(), 5.0);
     }
 
     #[test]

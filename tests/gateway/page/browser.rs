@@ -70,7 +70,7 @@ impl Browser {
                     "goog:loggingPrefs": {"browser": "ALL"},
                     // Root may not have a sandbox, and /dev/shm is small in containers.
                     "goog:chromeOptions": {"args": ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage",
-                        "--disable-gpu", "--no-first-run", "--force-device-scale-factor=1", profile]}
+                        "--disable-gpu", "--no-first-run", "--hide-scrollbars", "--force-device-scale-factor=1", profile]}
                 }}}),
             )
             .await;
@@ -219,7 +219,7 @@ impl Browser {
             .await;
         let clip = json!({"x": 0, "y": 0, "width": size[0], "height": size[1], "scale": 1});
         let wanted =
-            json!({"format": "webp", "quality": 88, "captureBeyondViewport": true, "clip": clip});
+            json!({"format": "webp", "quality": 80, "captureBeyondViewport": true, "clip": clip});
         let picture = self.cdp("Page.captureScreenshot", wanted).await;
         picture["data"].as_str().expect("base64").to_owned()
     }

@@ -1,7 +1,7 @@
 // The key figures at the top.
 
 import { byId, h, mark, say } from './element.js';
-import { count, none, rate, shortCount, span } from './format.js';
+import { count, none, rate, shortCount, shortSpan, span } from './format.js';
 
 /** Rates are means over so many seconds, or they would only flicker. */
 const MEAN_SECONDS = 5;
@@ -15,9 +15,9 @@ const FIGURES = [
     note: ({ deployment: d }) => (d && d.census.queued.value > 0 ? `oldest ${span(d.census.oldestAgeSeconds * 1000)}` : 'nothing waits'),
   },
   {
-    id: 'latency', label: 'Time to settle', unit: 'median',
+    id: 'latency', label: 'Time to settle', unit: '',
     value: ({ columns }) => span(columns.p50Ms.at(-1)),
-    note: ({ columns }) => (columns.p99Ms.at(-1) == null ? 'nothing settled lately' : `99 % within ${span(columns.p99Ms.at(-1))}`),
+    note: ({ columns }) => (columns.p99Ms.at(-1) == null ? 'nothing settled lately' : `median; 99 % within ${shortSpan(columns.p99Ms.at(-1))}`),
   },
   {
     id: 'in-doubt', label: 'In doubt', unit: '', value: ({ deployment: d }) => count(d?.census.inDoubt.value),

@@ -2,7 +2,7 @@
 const language = 'en';
 const whole = new Intl.NumberFormat(language, { maximumFractionDigits: 0 });
 const tenth = new Intl.NumberFormat(language, { minimumFractionDigits: 1, maximumFractionDigits: 1 });
-const short = new Intl.NumberFormat(language, { notation: 'compact', maximumFractionDigits: 1 });
+const short = new Intl.NumberFormat(language, { notation: 'compact', maximumSignificantDigits: 3 });
 const cents = new Intl.NumberFormat(language, { minimumFractionDigits: 2, maximumFractionDigits: 2 });
 
 export const none = '–';
@@ -18,9 +18,6 @@ export const rate = (value) => (value == null ? none : value > 0 && value < 9.95
 
 /** Money, from a decimal in text: exact, however long it is. */
 export const money = (text) => cents.format(text);
-
-/** The same short, where room is short; what it rounds is told in full elsewhere. */
-export const shortMoney = (text) => (Math.abs(Number(text)) >= 10_000_000 ? short.format(text) : cents.format(text));
 
 /** A share: 5 %, 12.5 %, < 0.1 %, and 100 % only for all of it */
 export function percent(share, digits = 1) {
@@ -44,6 +41,13 @@ export function span(ms) {
   if (days > 0) return `${whole.format(days)} d ${hours} h`;
   if (hours > 0) return `${hours} h ${minutes} min`;
   return `${minutes} min ${seconds % 60} s`;
+}
+
+/** The same where room is short, in one unit: 5 ms, 2.5 s, 95 s, 30 min */
+export function shortSpan(ms) {
+  if (ms == null) return none;
+  const [unit, length] = [['h', 3_600_000], ['min', 60_000], ['s', 1000]].find(([, length]) => ms >= length * (length > 1000 ? 3 : 1)) ?? ['ms', 1];
+  return `${Number((ms / length).toPrecision(ms / length >= 100 ? 3 : 2))} ${unit}`;
 }
 
 /** The same in whole seconds, for what changes all the time. */

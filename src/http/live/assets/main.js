@@ -6,7 +6,7 @@ import { decisionList } from './decisions.js';
 import { byId, mark, say } from './element.js';
 import { follow } from './feed.js';
 import { figures } from './figures.js';
-import { rate, shortCount, span } from './format.js';
+import { rate, shortCount, shortSpan } from './format.js';
 import { moneyPanel } from './money.js';
 import { kindOf, processorCards } from './processors.js';
 import { trafficControls } from './simulation.js';
@@ -102,14 +102,14 @@ function link(state) {
 function parts({ router }) {
   const names = router.processors.map(({ name }) => name);
   const throughput = new TimeChart(byId('throughput'), {
-    title: 'Settled per second', note: 'all instances', least: 10, format: rate,
+    title: 'Settled per second', note: 'all instances', least: 10, format: rate, axis: shortCount,
     series: [...names.map((name, index) => ({ name, kind: kindOf(index), stacked: true })), { name: 'accepted', kind: 'accepted' }],
   });
   const queue = new TimeChart(byId('queue'), {
     title: 'Queue', note: 'all instances', least: 10, format: shortCount, series: [{ name: 'payments', kind: 'queued' }],
   });
   const latency = new TimeChart(byId('latency'), {
-    title: 'Time to settle', note: 'from acceptance', least: 10, format: span, series: [{ name: 'median', kind: 'p50' }, { name: '99 %', kind: 'p99' }],
+    title: 'Time to settle', note: 'from acceptance', least: 10, format: shortSpan, series: [{ name: 'median', kind: 'p50' }, { name: '99 %', kind: 'p99' }],
   });
   return [
     ({ columns }) => {

@@ -93,7 +93,7 @@ function fact(label) {
 
 function because({ breaker, throttled_for_ms: throttled }) {
   if (throttled > 0) return `it asked us to wait for ${span(throttled)}`;
-  if (breaker.reason === 'started') return 'nothing has gone wrong since the start';
+  if (breaker.reason === 'started') return 'nothing wrong since the start';
   const longer = breaker.outage_ms != null && breaker.outage_ms - breaker.for_ms > 1500;
   const outage = !longer ? '' : `; out for ${calmSpan(breaker.outage_ms)}`;
   return `${breaker.reason}, ${calmSpan(breaker.for_ms)} ago${outage}`;

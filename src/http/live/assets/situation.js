@@ -1,6 +1,9 @@
 // What is going on, in one sentence.
 
-import { calmSpan, count } from './format.js';
+import { calmSpan, count, span } from './format.js';
+
+/** A processor that takes so many milliseconds is slow. */
+const SLOW_MS = 500;
 
 /** Payments that wait for so many milliseconds are worth a word. */
 const OLD_MS = 5000;
@@ -57,7 +60,12 @@ export function situation(snapshot) {
   if (back.length > 0) {
     return { level: 'watch', title: `${capital(processorsNamed(back))} coming back.`, text: `A few payments at a time are tried there.${queue}` };
   }
-  if (queue) return { level: 'watch', title: 'The queue is draining.', text: queue.trim() };
+  const slow = router.processors.filter((processor) => used.includes(processor.name) && processor.latency_ms >= SLOW_MS);
+  if (slow.length > 0) {
+    const times = slow.map(({ name, latency_ms: ms }) => (slow.length > 1 ? `${span(ms)} at ${name}` : span(ms)));
+    return { level: 'watch', title: `${capital(processorsNamed(slow.map(({ name }) => name)))} slow.`, text: `A payment takes ${list(times)}.${queue}` };
+  }
+  if (queue) return { level: 'watch', title: 'Payments wait.', text: queue.trim() };
   return { level: 'calm', title: 'All is well.', text: `${used.length > 1 ? 'All processors take' : `Processor ${used[0]} takes`} payments.` };
 }
 

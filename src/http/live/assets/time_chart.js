@@ -9,12 +9,12 @@ const LINES = 3;
 const STEP_MS = 1000;
 
 /**
- * `series`: [{ name, kind, stacked }], `kind` names a style. `format` makes a value text.
+ * `series`: [{ name, kind, stacked }], `kind` names a style. `format` makes a value text, `axis` those at the scale.
  * `least`: the top of the scale when all is small.
  */
 export class TimeChart {
-  constructor(panel, { title, note, series, format, least }) {
-    Object.assign(this, { series, format, least, columns: [], cursor: null, width: 0 });
+  constructor(panel, { title, note, series, format, axis = format, least }) {
+    Object.assign(this, { series, format, axis, least, columns: [], cursor: null, width: 0 });
     const clip = freshId('clip');
     this.title = h('h2', { id: `${panel.id}-title` }, title);
     this.legend = h('ul', { class: 'legend' });
@@ -91,7 +91,7 @@ export class TimeChart {
     const marks = [];
     for (let value = 0; value <= top + unit / 2; value += unit) {
       marks.push(s('line', { x1: ROOM.left, x2: right, y1: y(value), y2: y(value) }),
-        s('text', { x: ROOM.left - 8, y: y(value) + 4, 'text-anchor': 'end' }, this.format(value)));
+        s('text', { x: ROOM.left - 8, y: y(value) + 4, 'text-anchor': 'end' }, this.axis(value)));
     }
     const last = this.length - 1;
     const times = this.width > 360 ? [[0, '2 min ago', 'start'], [30, '90 s', 'middle'], [60, '60 s', 'middle'], [90, '30 s', 'middle'], [last, 'now', 'end']]
