@@ -450,17 +450,18 @@ async fn the_page_fits_a_phone_and_obeys_preferences() {
         ])
         .await;
     assert_ne!(ground().await, light);
+    let moving = async || {
+        browser
+            .run("return document.getAnimations().filter((each) => each.playState === 'running').length")
+            .await
+    };
+    eventually("what moved has come to rest", async || moving().await == 0).await;
     let at = browser.attribute("body", "data-at").await;
     eventually("it is drawn anew", async || {
         browser.attribute("body", "data-at").await != at
     })
     .await;
-    let moving = browser
-        .run(
-            "return document.getAnimations().filter((each) => each.playState === 'running').length",
-        )
-        .await;
-    assert_eq!(moving, 0);
+    assert_eq!(moving().await, 0);
     assert_eq!(browser.errors().await, Vec::<String>::new());
 }
 
