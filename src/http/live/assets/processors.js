@@ -3,7 +3,7 @@
 import { act } from './api.js';
 import { densityCurve } from './density.js';
 import { byId, freshId, h, mark, s, say } from './element.js';
-import { calmSpan, none, percent, span } from './format.js';
+import { calmSpan, none, percent, shortSpan, span } from './format.js';
 import { behaviourControls } from './simulation.js';
 
 /** Seconds over which a share is told. */
@@ -96,7 +96,7 @@ function because({ breaker, throttled_for_ms: throttled }) {
   if (breaker.reason === 'started') return 'nothing wrong since the start';
   const longer = breaker.outage_ms != null && breaker.outage_ms - breaker.for_ms > 1500;
   const outage = !longer ? '' : `; out for ${calmSpan(breaker.outage_ms)}`;
-  return `${breaker.reason}, ${calmSpan(breaker.for_ms)} ago${outage}`;
+  return `${breaker.reason}, ${shortSpan(breaker.for_ms)} ago${outage}`;
 }
 
 function health(health) {
