@@ -1,7 +1,7 @@
 # Each target is a script in scripts/, which says at its top what it does and what it reads.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test queries load routing-bench bench pure-bench durability-bench torture
+.PHONY: help run test queries load routing-bench bench pure-bench durability-bench torture screenshots
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -33,3 +33,6 @@ durability-bench: ## what a logged queue costs against an unlogged one, as a rat
 
 torture: ## kills, stops and faults for MINUTES=3 in MODE=both from SEED=..., then a verdict on every payment
 	@scripts/torture.sh
+
+screenshots: ## pictures of the live page in all its states, for docs/screenshots
+	@scripts/screenshots.sh

@@ -3,9 +3,10 @@
 # usage: make run
 #
 # Environment: PORT (9999) of the API, POSTGRES_PORT (5433), PROCESSOR_PORTS ("8001 8002") of the
-# simulated default and fallback; PROCESSORS: no processors are simulated then, and purging is not
-# allowed unless ALLOW_PURGE=true says so. Everything else that `serve` reads, such as RUST_LOG, goes
-# to the instances, but for LISTEN and DATABASE_URL.
+# simulated default and fallback, OPERATOR_PORTS ("8081 8082") of the two instances; PROCESSORS: no
+# processors are simulated then, and purging is not allowed unless ALLOW_PURGE=true says so;
+# OPERATOR_TOKEN: else one is made once and stays in .run/operator-token. Everything else that `serve` reads, such as RUST_LOG, goes
+# to the instances, but for LISTEN, OPERATOR_LISTEN and DATABASE_URL.
 #
 # What is to stay is in .run/: the cluster (postgres), the journals of the simulated processors, the
 # logs. If .run/ is closed to the user postgres, whom root needs to run PostgreSQL, the cluster is in
@@ -23,6 +24,7 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 port=${PORT:-9999}
 postgres_port=${POSTGRES_PORT:-5433}
 read -r default_port fallback_port <<<"${PROCESSOR_PORTS:-8001 8002}"
+read -r operator_port_1 operator_port_2 <<<"${OPERATOR_PORTS:-8081 8082}"
 
 # A migrated database that was shut down in time is there in a second; one that crashed recovers first.
 postgres_seconds=60
@@ -30,6 +32,7 @@ ready_seconds=30
 # Instances promise to be gone within 10 s of a SIGTERM.
 instance_stop_seconds=12
 postgres_stop_seconds=30
+simulator_token=${SIMULATOR_TOKEN:-123} # as the real processors' is by default
 
 state=$PWD/.run
 runtime=""
@@ -93,7 +96,8 @@ port_is_taken() {
 }
 
 refuse_taken_ports() {
-    local wanted=("$port:PORT" "$postgres_port:POSTGRES_PORT") each
+    local each wanted=("$port:PORT" "$postgres_port:POSTGRES_PORT"
+        "$operator_port_1:OPERATOR_PORTS" "$operator_port_2:OPERATOR_PORTS")
     [ -n "${PROCESSORS:-}" ] || wanted+=("$default_port:PROCESSOR_PORTS" "$fallback_port:PROCESSOR_PORTS")
     for each in "${wanted[@]}"; do
         ! port_is_taken "${each%%:*}" ||
@@ -157,18 +161,31 @@ start_postgres() {
 start_processors() {
     [ -z "${PROCESSORS:-}" ] || return 0
     start processor-default "$state/logs/processor-default.log" "$binary" simulate-processor \
-        --listen "127.0.0.1:$default_port" --fee 0.05 --journal "$state/journals/default"
+        --listen "127.0.0.1:$default_port" --fee 0.05 --token "$simulator_token" --journal "$state/journals/default"
     start processor-fallback "$state/logs/processor-fallback.log" "$binary" simulate-processor \
-        --listen "127.0.0.1:$fallback_port" --fee 0.15 --journal "$state/journals/fallback"
+        --listen "127.0.0.1:$fallback_port" --fee 0.15 --token "$simulator_token" --journal "$state/journals/fallback"
     export PROCESSORS="default,0.05,http://127.0.0.1:$default_port fallback,0.15,http://127.0.0.1:$fallback_port"
     export ALLOW_PURGE="${ALLOW_PURGE:-true}" # nothing here is anybody's money
+    export SIMULATOR_TOKEN="$simulator_token"   # so the live page may make them slow or failing
+}
+
+# Made once, so that a browser that is signed in stays so.
+read_operator_token() {
+    local file=$state/operator-token
+    if [ -z "${OPERATOR_TOKEN:-}" ]; then
+        [ -s "$file" ] || (umask 077 && od -An -N16 -tx1 /dev/urandom | tr -d ' \n' >"$file.new" && mv "$file.new" "$file")
+        OPERATOR_TOKEN=$(cat "$file")
+    fi
+    export OPERATOR_TOKEN
 }
 
 start_instances() {
     local name
-    for name in api1 api2; do
-        LISTEN=unix:$runtime/$name.sock start "$name" "$state/logs/$name.log" "$binary" serve
-    done
+    read_operator_token
+    LISTEN=unix:$runtime/api1.sock OPERATOR_LISTEN=127.0.0.1:$operator_port_1 \
+        start api1 "$state/logs/api1.log" "$binary" serve
+    LISTEN=unix:$runtime/api2.sock OPERATOR_LISTEN=127.0.0.1:$operator_port_2 \
+        start api2 "$state/logs/api2.log" "$binary" serve
     for name in api1 api2; do
         await "$ready_seconds" "$name is not ready" "$state/logs/$name.log" \
             curl --silent --fail --max-time 1 --unix-socket "$runtime/$name.sock" http://localhost/readyz
@@ -187,9 +204,12 @@ tell() {
     psql="PGPASSFILE=$(printf '%q' "$state/pgpass") psql -h 127.0.0.1 -p $postgres_port -U auditor payments"
     cat <<END
 
-Ready. Ctrl-C stops it; what is in .run/ stays for the next time.
+Ready. Ctrl-C stops it; what is in .run/ stays for the next time. Watch it work, and make it hard:
+
+  http://127.0.0.1:$operator_port_1/#token=$OPERATOR_TOKEN
 
   API         $api
+  operators   http://127.0.0.1:$operator_port_1 and $operator_port_2, one per instance
   processors  $PROCESSORS
   logs        .run/logs/
 
@@ -202,9 +222,9 @@ Post a payment, look at the summary, look into the tables:
 END
 }
 
-for number in "$port" "$postgres_port" "$default_port" "$fallback_port"; do
+for number in "$port" "$postgres_port" "$default_port" "$fallback_port" "$operator_port_1" "$operator_port_2"; do
     [[ $number =~ ^[1-9][0-9]{0,4}$ ]] ||
-        fail 2 "\"$number\" is not a port: PORT and POSTGRES_PORT are one each, PROCESSOR_PORTS is two"
+        fail 2 "\"$number\" is not a port: PORT and POSTGRES_PORT are one each, PROCESSOR_PORTS and OPERATOR_PORTS are two"
 done
 command -v cargo >/dev/null || fail 3 "missing: cargo. Install Rust as https://rustup.rs says."
 scripts/install.sh cc curl initdb nginx

@@ -8,8 +8,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use hmac::{Hmac, KeyInit, Mac};
 use reqwest::Url;
 use rust_decimal::Decimal;
+use sha2::Sha256;
 use sqlx::postgres::PgConnectOptions;
 
 /// Settings that every command that touches the database takes.
@@ -105,6 +107,16 @@ pub struct Settings {
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "OTEL_EXPORTER_OTLP_ENDPOINT", hide_env_values = true, value_parser = http_url)]
     pub otel_exporter_otlp_endpoint: Option<Url>,
 
+    /// The admin token of simulated processors. With it operators can make them slow or failing, and make
+    /// payments up: never where processors are real
+    #[arg(
+        long,
+        env = "SIMULATOR_TOKEN",
+        value_name = "SIMULATOR_TOKEN",
+        hide_env_values = true
+    )]
+    pub simulator_token: Option<SimulatorToken>,
+
     /// Milliseconds after an unanswered call in which the processor may still charge the payment
     #[arg(long = "late-charge-ms", env = "LATE_CHARGE_MS", value_name = "LATE_CHARGE_MS", default_value = "60000", value_parser = milliseconds)]
     pub late_charge: Duration,
@@ -181,6 +193,16 @@ impl OperatorToken {
     pub fn is(&self, given: &str) -> bool {
         constant_time_eq::constant_time_eq(self.0.as_bytes(), given.as_bytes())
     }
+
+    /// What nobody without the token can say of that text: its HMAC-SHA256, in hexadecimal.
+    #[must_use]
+    pub fn seal(&self, text: &str) -> String {
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.0.as_bytes())
+            .expect("HMAC takes keys of any length");
+        mac.update(text.as_bytes());
+        let code = mac.finalize().into_bytes();
+        code.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 impl FromStr for OperatorToken {
@@ -197,6 +219,27 @@ impl FromStr for OperatorToken {
 impl fmt::Debug for OperatorToken {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("OperatorToken(..)")
+    }
+}
+
+/// The admin token of simulated processors, which is not printed.
+#[derive(Clone)]
+pub struct SimulatorToken(pub String);
+
+impl FromStr for SimulatorToken {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "" => Err("expected a token".to_owned()),
+            text => Ok(Self(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Debug for SimulatorToken {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("SimulatorToken(..)")
     }
 }
 

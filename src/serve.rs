@@ -23,6 +23,7 @@ use crate::config::{Listen, ProcessorsSettings, Settings};
 use crate::database::{self, Pools, RETRY_PAUSE};
 use crate::deployment::Member;
 use crate::fee;
+use crate::http::live::{self, Observer, Simulator};
 use crate::http::{self, Api, OperatorApi};
 use crate::metrics::Scrape;
 use crate::route::{Policy, Router, SharedRouter, Terms};
@@ -50,15 +51,20 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     if let Some(collector) = &settings.otel_exporter_otlp_endpoint {
         trace::start(collector).context("OTEL_EXPORTER_OTLP_ENDPOINT")?;
     }
+    let instance = Uuid::new_v4();
     let processors = processors(&settings.processors)?;
     let terms = settings.processors.processors.0.iter();
-    let terms = terms
+    let terms: Vec<Terms> = terms
         .map(|processor| Terms {
             name: processor.name.clone(),
             fee: processor.fee,
         })
         .collect();
-    let router = SharedRouter::new(Router::new(Policy::default(), terms, Duration::ZERO));
+    let router = SharedRouter::new(Router::new(
+        Policy::default(),
+        terms.clone(),
+        Duration::ZERO,
+    ));
     let pools = Pools::new(&settings.database);
     let stop = Stop::default();
     let stopping = Arc::new(AtomicBool::new(false));
@@ -88,8 +94,9 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         stop: stop.clone(),
         depth: Arc::new(Depth::default()),
     });
+    let acceptor = Acceptor::start(&pools.requests, &writers, &router, &Arc::downgrade(&worker));
     let api = Api {
-        acceptor: Acceptor::start(&pools.requests, &writers, &router, &Arc::downgrade(&worker)),
+        acceptor: acceptor.clone(),
         pool: pools.requests.clone(),
         processors: Arc::clone(&names),
         allow_purge: settings.allow_purge,
@@ -108,6 +115,20 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     .await?;
     tracing::info!(listen = %address, database = %settings.database.database_url, "listening");
     if let Some(token) = settings.operator.operator_token.clone() {
+        let configured = &settings.processors.processors.0;
+        let simulator = match settings.simulator_token.clone() {
+            Some(token) => Some(Simulator::new(token, configured, acceptor)?),
+            None => None,
+        };
+        let observer = Observer {
+            instance: instance.to_string(),
+            pool: pools.requests.clone(),
+            router: router.clone(),
+            terms,
+            names: Arc::clone(&names),
+            simulator: simulator.clone(),
+        };
+        let feed = live::start(observer, &http_stop, &mut parts);
         let operator = OperatorApi {
             pool: pools.requests.clone(),
             router: router.clone(),
@@ -115,6 +136,8 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
             token,
             metrics_token: settings.metrics_token.clone(),
             scrape: Arc::new(Scrape::new(router.clone(), pools.clone())),
+            feed,
+            simulator,
         };
         let address = &settings.operator.operator_listen;
         listen(
@@ -151,7 +174,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         Ok(())
     });
     let member = Arc::new(Member {
-        id: Uuid::new_v4(),
+        id: instance,
         pool: pools.claims.clone(),
         processors,
         router,

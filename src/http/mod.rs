@@ -1,5 +1,6 @@
 //! The HTTP API.
 
+pub mod live;
 mod openapi;
 mod operator;
 mod payments;
@@ -7,6 +8,7 @@ mod probes;
 mod problem;
 mod purge;
 mod server;
+mod session;
 mod summary;
 
 use std::sync::Arc;

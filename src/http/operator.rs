@@ -1,14 +1,15 @@
 //! The operator's API, on an address of its own and never behind the public load balancer: what the
-//! router knows and why it decides as it does, and switches to take a processor out of use.
+//! router knows and why it decides as it does, switches to take a processor out of use, and the live page.
 
 use std::sync::Arc;
 
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request, State};
+use axum::extract::{FromRef, Path, State};
 use axum::http::StatusCode;
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::http::header::CONTENT_TYPE;
+use axum::middleware;
+use axum::response::IntoResponse;
+use axum::routing::get;
 use axum::{Json, Router};
 use sqlx::PgPool;
 use utoipa::openapi::OpenApi;
@@ -16,8 +17,9 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::live::{self, Feed, Simulator};
 use super::problem::{DatabaseProblems, ProblemBody};
-use super::{Problem, openapi, problem};
+use super::{Problem, openapi, problem, session};
 use crate::config::OperatorToken;
 use crate::deployment;
 use crate::metrics::Scrape;
@@ -45,18 +47,29 @@ pub struct OperatorApi {
     pub metrics_token: Option<OperatorToken>,
     /// What `/metrics` looks at.
     pub scrape: Arc<Scrape>,
+    /// What the live page shows.
+    pub feed: Arc<Feed>,
+    /// Where processors are simulated.
+    pub simulator: Option<Arc<Simulator>>,
 }
 
 impl OperatorApi {
     /// The routes.
     pub fn routes(self) -> Router {
         let (routes, document) = Self::documented();
+        let authorize = middleware::from_fn_with_state(self.clone(), session::authorize);
+        let session = get(session::show)
+            .post(session::sign_in)
+            .delete(session::sign_out);
         routes
+            .merge(live::routes())
+            .layer(authorize)
+            // No secrets are in them, and a browser that opens the page has no token yet.
+            .merge(live::page())
+            .merge(openapi::pages(&document))
+            .route("/session", session)
             .fallback(problem::not_found)
             .method_not_allowed_fallback(problem::method_not_allowed)
-            .layer(middleware::from_fn_with_state(self.clone(), authorize))
-            // No secrets are in them, and a browser that opens the page has no token yet.
-            .merge(openapi::pages(&document))
             .with_state(self)
     }
 
@@ -88,28 +101,16 @@ impl OperatorApi {
     }
 
     /// Whether whoever bears that token may ask for that path.
-    fn admits(&self, token: &str, path: &str) -> bool {
+    pub(super) fn admits(&self, token: &str, path: &str) -> bool {
         let metrics_token = self.metrics_token.as_ref().filter(|_| path == METRICS);
         self.token.is(token) || metrics_token.is_some_and(|metrics| metrics.is(token))
     }
 }
 
-async fn authorize(State(api): State<OperatorApi>, request: Request, next: Next) -> Response {
-    let given = request
-        .headers()
-        .get(AUTHORIZATION)
-        .and_then(|value| value.to_str().ok());
-    let given = given
-        .and_then(|value| value.strip_prefix("Bearer "))
-        .unwrap_or_default();
-    if api.admits(given, request.uri().path()) {
-        return next.run(request).await;
+impl FromRef<OperatorApi> for OperatorToken {
+    fn from_ref(api: &OperatorApi) -> Self {
+        api.token.clone()
     }
-    let problem = Problem::new(
-        StatusCode::UNAUTHORIZED,
-        "the operator's token is missing or wrong",
-    );
-    ([(WWW_AUTHENTICATE, "Bearer")], problem).into_response()
 }
 
 /// What Prometheus collects

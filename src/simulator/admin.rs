@@ -12,7 +12,9 @@ use serde::de::DeserializeOwned;
 
 use super::http::{Reply, empty, json, message, not_allowed};
 use super::listing::Listing;
-use super::wire::{Changed, DelayRequest, FailureRequest, Range, SummaryReply, TokenRequest};
+use super::wire::{
+    Changed, Configuration, DelayRequest, FailureRequest, Range, SummaryReply, TokenRequest,
+};
 use super::{Faults, Injected, Processor};
 
 /// The header that carries the token.
@@ -42,6 +44,8 @@ pub(super) fn answer(processor: &Arc<Processor>, head: &Parts, body: &[u8]) -> R
         ("/admin/payment-ids", _) => not_allowed("GET"),
         ("/admin/purge-payments", &Method::POST) => purge(processor),
         ("/admin/purge-payments", _) => not_allowed("POST"),
+        ("/admin/configurations", &Method::GET) => configuration(processor),
+        ("/admin/configurations", _) => not_allowed("GET"),
         ("/admin/configurations/token", &Method::PUT) => set_token(processor, body),
         ("/admin/configurations/delay", &Method::PUT) => set_delay(processor, body),
         ("/admin/configurations/failure", &Method::PUT) => set_failure(processor, body),
@@ -95,6 +99,15 @@ fn change<T: DeserializeOwned>(body: &[u8], make: impl FnOnce(T) -> Reply) -> Re
         Ok(request) => make(request),
         Err(wrong) => message(StatusCode::BAD_REQUEST, wrong.to_string()),
     }
+}
+
+/// How it behaves at present, which the real processor does not tell.
+fn configuration(processor: &Processor) -> Reply {
+    let configuration = Configuration {
+        delay: processor.delay().as_millis(),
+        failure: processor.failing(),
+    };
+    json(StatusCode::OK, &configuration)
 }
 
 fn set_token(processor: &Processor, body: &[u8]) -> Reply {

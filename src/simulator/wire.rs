@@ -109,6 +109,13 @@ pub(super) struct FailureRequest {
     pub(super) failure: bool,
 }
 
+/// What `GET /admin/configurations` answers; the delay is in milliseconds.
+#[derive(Debug, Serialize)]
+pub(super) struct Configuration {
+    pub(super) delay: u128,
+    pub(super) failure: bool,
+}
+
 /// What a change of the configuration answers.
 #[derive(Debug, Serialize)]
 pub(super) struct Changed<T> {

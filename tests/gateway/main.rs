@@ -18,6 +18,7 @@ mod observability;
 mod openapi;
 mod operating;
 mod outcomes;
+mod page;
 mod plans;
 mod routing;
 mod support;

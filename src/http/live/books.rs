@@ -1,0 +1,92 @@
+//! What the page shows of the whole deployment: read from the database, once a second for all viewers.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::PgPool;
+
+use super::money::Money;
+use super::window::{Settled, WINDOW_SECONDS};
+use crate::census::Census;
+use crate::claim::interval;
+use crate::route::Terms;
+use crate::summary::summarize;
+
+/// Latencies are those of payments that were sent so recently.
+pub(super) const LATENCY_WINDOW: std::time::Duration = std::time::Duration::from_secs(5);
+/// And of at most so many of them, the newest.
+pub(super) const LATENCY_PAYMENTS: i64 = 1_000;
+
+/// The deployment at one moment.
+#[derive(Debug, Clone)]
+pub(super) struct Books {
+    pub(super) census: Census,
+    pub(super) money: Money,
+    /// The last [`WINDOW_SECONDS`].
+    pub(super) settled: Vec<Settled>,
+    /// Milliseconds from acceptance to settlement, of half and of 99 % of the payments.
+    pub(super) latency: Option<(f64, f64)>,
+    /// The number of the last payment that was queued: it grows by one with each.
+    pub(super) last_number: i64,
+    pub(super) newest_dead_letter_at: Option<DateTime<Utc>>,
+}
+
+impl Books {
+    /// Reads them.
+    pub(super) async fn read(
+        pool: &PgPool,
+        names: &[String],
+        terms: &[Terms],
+        newest_second: i64,
+    ) -> Result<Self, sqlx::Error> {
+        let census = Census::take(pool).await?;
+        let summary = summarize(pool, names, None, None).await?;
+        let window = i64::try_from(WINDOW_SECONDS).expect("two minutes fit");
+        let end = DateTime::from_timestamp(newest_second + 1, 0).unwrap_or(DateTime::UNIX_EPOCH);
+        let start = end - TimeDelta::seconds(window);
+        let rows = sqlx::query!(
+            "SELECT starts_at, processor, requests FROM payment_rollup
+            WHERE unit = 'second' AND starts_at >= $1 AND starts_at < $2",
+            start,
+            end
+        )
+        .fetch_all(pool)
+        .await?;
+        let settled = rows.iter().filter_map(|row| {
+            Some(Settled {
+                second: row.starts_at.timestamp(),
+                processor: names.iter().position(|name| *name == row.processor)?,
+                // A second has far fewer than 2^53.
+                payments: row.requests as f64,
+            })
+        });
+        let latest = sqlx::query!(
+            r#"SELECT
+                (SELECT percentile_disc(ARRAY[0.5, 0.99]) WITHIN GROUP (ORDER BY took) FROM (
+                    SELECT extract(epoch FROM settled_at - accepted_at)::float8 * 1000 AS took
+                    FROM payment_processed WHERE requested_at > now() - $1::interval
+                    ORDER BY requested_at DESC LIMIT $2
+                ) newest) AS latency,
+                (SELECT last_value FROM payment_queue_id_seq) AS "last_number!",
+                (SELECT max(died_at) FROM payment_dead_letter) AS newest_dead_letter_at"#,
+            interval(LATENCY_WINDOW),
+            LATENCY_PAYMENTS
+        )
+        .fetch_one(pool)
+        .await?;
+        Ok(Self {
+            census,
+            money: Money::of(&summary, terms),
+            settled: settled.collect(),
+            latency: match latest.latency.as_deref() {
+                Some([p50, p99]) => Some((micros(*p50), micros(*p99))),
+                _ => None,
+            },
+            last_number: latest.last_number,
+            newest_dead_letter_at: latest.newest_dead_letter_at,
+        })
+    }
+}
+
+/// Milliseconds, to the microsecond.
+fn micros(milliseconds: f64) -> f64 {
+    (milliseconds * 1_000.0).round() / 1_000.0
+}

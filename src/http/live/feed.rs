@@ -1,0 +1,308 @@
+//! The feed of the page: one snapshot a second for all viewers together, and none while nobody looks.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::extract::State;
+use axum::response::sse::{Event, Sse};
+use chrono::Utc;
+use futures_util::{Stream, StreamExt, stream};
+use sqlx::PgPool;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::books::Books;
+use super::simulation::Simulator;
+use super::snapshot::{DeploymentView, Snapshot};
+use super::window::{Sample, Window};
+use crate::database::Outage;
+use crate::http::OperatorApi;
+use crate::route::{SharedRouter, Terms};
+
+/// The time between two snapshots.
+pub(super) const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
+/// A snapshot is taken so long after a whole second, when what was sent in it is mostly settled.
+pub(super) const AFTER_THE_SECOND: Duration = Duration::from_millis(100);
+/// How long the database has to answer before a snapshot goes out without it; the answer counts for a later one.
+pub(super) const BOOKS_PATIENCE: Duration = Duration::from_millis(700);
+/// When it has not answered for so long, it is away.
+pub(super) const AWAY_AFTER: Duration = Duration::from_secs(3);
+/// How long a browser waits before it connects again, in milliseconds.
+const RECONNECT_AFTER: Duration = Duration::from_secs(1);
+/// A rate is only told of two looks that are closer to each other than this.
+const RATE_WITHIN: Duration = Duration::from_secs(5);
+
+/// The newest snapshot, as JSON.
+type Latest = Option<Arc<str>>;
+
+/// Where viewers come to look.
+#[derive(Debug)]
+pub struct Feed {
+    latest: watch::Sender<Latest>,
+    came: Notify,
+    stop: CancellationToken,
+}
+
+impl Feed {
+    /// Nobody looks yet. All viewers are sent away at `stop`.
+    pub(super) fn new(stop: CancellationToken) -> Arc<Self> {
+        Arc::new(Self {
+            latest: watch::Sender::new(None),
+            came: Notify::new(),
+            stop,
+        })
+    }
+
+    /// Whether anybody looks.
+    pub(super) fn is_watched(&self) -> bool {
+        self.latest.receiver_count() > 0
+    }
+
+    fn watch(&self) -> watch::Receiver<Latest> {
+        let mut latest = self.latest.subscribe();
+        latest.mark_changed();
+        self.came.notify_one();
+        latest
+    }
+
+    /// Takes snapshots while anybody looks, until the stop.
+    pub(super) async fn run(&self, observer: Observer) {
+        let mut memory = Memory::default();
+        let looking = async {
+            loop {
+                if !self.is_watched() {
+                    self.latest.send_replace(None);
+                    self.came.notified().await;
+                    continue;
+                }
+                let snapshot = observer.look(&mut memory).await;
+                match serde_json::to_string(&snapshot) {
+                    Ok(text) => {
+                        self.latest.send_replace(Some(text.into()));
+                    }
+                    Err(error) => tracing::error!(error = %error, "no snapshot"),
+                }
+                tokio::time::sleep(until_the_next(Utc::now().timestamp_millis())).await;
+            }
+        };
+        tokio::select! {
+            () = looking => {}
+            () = self.stop.cancelled() => {}
+        }
+    }
+}
+
+/// `GET /live`: the snapshots as server-sent events.
+pub(super) async fn live(
+    State(api): State<OperatorApi>,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let snapshots = stream::unfold(api.feed.watch(), async |mut latest| {
+        loop {
+            latest.changed().await.ok()?;
+            let text = latest.borrow_and_update().clone();
+            if let Some(text) = text {
+                return Some((Event::default().retry(RECONNECT_AFTER).data(text), latest));
+            }
+        }
+    });
+    let snapshots = snapshots.take_until(api.feed.stop.clone().cancelled_owned());
+    Sse::new(snapshots.map(Ok))
+}
+
+/// How long it is from there to the moment of the next snapshot.
+fn until_the_next(now_ms: i64) -> Duration {
+    let interval = i64::try_from(SNAPSHOT_INTERVAL.as_millis()).expect("a second fits");
+    let after = i64::try_from(AFTER_THE_SECOND.as_millis()).expect("less than a second fits");
+    let left = interval - (now_ms - after).rem_euclid(interval);
+    Duration::from_millis(u64::try_from(left).unwrap_or_default())
+}
+
+/// Takes the snapshots. All that is awaited is bounded, so they go out whatever is away.
+pub struct Observer {
+    /// Of this instance.
+    pub instance: String,
+    /// Connections.
+    pub pool: PgPool,
+    /// What decides here.
+    pub router: SharedRouter,
+    /// The processors, in order of preference.
+    pub terms: Vec<Terms>,
+    /// Their names.
+    pub names: Arc<[String]>,
+    /// Where processors are simulated.
+    pub simulator: Option<Arc<Simulator>>,
+}
+
+/// What is remembered from one look to the next.
+#[derive(Debug)]
+struct Memory {
+    window: Window,
+    books: Option<Books>,
+    /// The look at the database that has not ended yet.
+    reading: Option<JoinHandle<Result<Books, sqlx::Error>>>,
+    counted: Option<Counted>,
+    /// When the first of the looks was made that have not been answered.
+    unanswered_since: Option<Instant>,
+    failed: bool,
+    outage: Outage,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            window: Window::default(),
+            books: None,
+            reading: None,
+            counted: None,
+            unanswered_since: None,
+            failed: false,
+            outage: Outage::new("live page"),
+        }
+    }
+}
+
+impl Observer {
+    /// Looks at everything once.
+    async fn look(&self, memory: &mut Memory) -> Snapshot {
+        let now = Utc::now();
+        let newest_second = now.timestamp() - 1;
+        let router = self.router.explain();
+        let simulation = async {
+            match &self.simulator {
+                Some(simulator) => Some(simulator.look().await),
+                None => None,
+            }
+        };
+        let reading = memory.reading.get_or_insert_with(|| {
+            let (pool, names, terms) = (
+                self.pool.clone(),
+                Arc::clone(&self.names),
+                self.terms.clone(),
+            );
+            tokio::spawn(async move { Books::read(&pool, &names, &terms, newest_second).await })
+        });
+        memory.unanswered_since.get_or_insert_with(Instant::now);
+        // It is not cut off when it is late: a connection that is left within a statement is lost.
+        let (books, simulation) =
+            tokio::join!(tokio::time::timeout(BOOKS_PATIENCE, reading), simulation);
+        let mut sample = Sample {
+            second: newest_second,
+            breakers: router
+                .processors
+                .iter()
+                .map(|processor| processor.breaker.state)
+                .collect(),
+            ..Sample::default()
+        };
+        if books.is_ok() {
+            memory.reading = None;
+        }
+        match books {
+            Ok(Ok(Ok(books))) => {
+                memory.outage.over();
+                memory.unanswered_since = None;
+                memory.failed = false;
+                let counted = Counted::of(&books, &self.names);
+                if let Some(rates) = counted.rates(memory.counted.as_ref()) {
+                    sample.accepted = Some(rates.accepted);
+                    sample.settled = Some(rates.settled);
+                }
+                memory.counted = Some(counted);
+                sample.queued = Some(books.census.queued.value);
+                sample.p50_ms = books.latency.map(|(p50, _)| p50);
+                sample.p99_ms = books.latency.map(|(_, p99)| p99);
+                memory.books = Some(books);
+            }
+            Ok(Ok(Err(error))) => {
+                memory.outage.goes_on(&error);
+                memory.failed = true;
+            }
+            Ok(Err(error)) => tracing::error!(error = %error, "the look at the database broke off"),
+            Err(_) => {}
+        }
+        let unanswered = memory.unanswered_since.map(|since| since.elapsed());
+        let away = unanswered.filter(|time| memory.failed || *time > AWAY_AFTER);
+        memory.window.push(sample);
+        let books = memory.books.as_ref();
+        let settled = books.map_or(&[][..], |books| &books.settled);
+        Snapshot {
+            at_ms: now.timestamp_millis(),
+            instance: self.instance.clone(),
+            database_away_ms: away.map(|away| u64::try_from(away.as_millis()).unwrap_or(u64::MAX)),
+            columns: memory
+                .window
+                .columns(newest_second, self.names.len(), settled),
+            deployment: books.map(|books| DeploymentView {
+                census: books.census.clone(),
+                newest_dead_letter_at: books.newest_dead_letter_at,
+                money: books.money.clone(),
+            }),
+            router,
+            simulation,
+        }
+    }
+}
+
+/// Numbers that only grow, and when they were read.
+#[derive(Debug)]
+struct Counted {
+    at: Instant,
+    accepted: i64,
+    settled: Vec<i64>,
+}
+
+/// Payments per second.
+struct Rates {
+    accepted: f64,
+    settled: Vec<f64>,
+}
+
+impl Counted {
+    fn of(books: &Books, names: &[String]) -> Self {
+        let settled = names.iter().map(|name| {
+            let parts = books.money.processors.iter();
+            let mut parts = parts.filter(|part| part.processor == *name);
+            parts.next().map_or(0, |part| part.payments)
+        });
+        Self {
+            at: Instant::now(),
+            accepted: books.last_number,
+            settled: settled.collect(),
+        }
+    }
+
+    /// By how much they grew per second since `before`, to a tenth, if that is not long ago and nothing was emptied
+    /// in between.
+    fn rates(&self, before: Option<&Self>) -> Option<Rates> {
+        let before = before?;
+        let time = self.at.duration_since(before.at);
+        if time > RATE_WITHIN {
+            return None;
+        }
+        let rate = |now: i64, before: i64| {
+            let grown = u32::try_from(now - before).ok()?;
+            Some((f64::from(grown) / time.as_secs_f64() * 10.0).round() / 10.0)
+        };
+        let settled = self.settled.iter().zip(&before.settled);
+        Some(Rates {
+            accepted: rate(self.accepted, before.accepted)?,
+            settled: settled
+                .map(|(now, before)| rate(*now, *before))
+                .collect::<Option<_>>()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snapshots_are_taken_once_a_second_shortly_after_it_began() {
+        for (now_ms, wait_ms) in [(5_000, 100), (5_099, 1), (5_100, 1_000), (5_600, 500)] {
+            assert_eq!(until_the_next(now_ms), Duration::from_millis(wait_ms));
+        }
+    }
+}

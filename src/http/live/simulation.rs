@@ -1,0 +1,237 @@
+//! Simulated processors under the operator's hand, and payments that are made up: there only where
+//! `SIMULATOR_TOKEN` is set, so that one can watch the router at work.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use futures_util::future::join_all;
+use rand::RngExt;
+use reqwest::{Client, Url};
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::feed::Feed;
+use crate::accept::Acceptor;
+use crate::config::{ProcessorSettings, SimulatorToken};
+use crate::http::{OperatorApi, Problem};
+use crate::payment::Payment;
+
+/// How long a simulated processor has to answer.
+pub(super) const SIMULATOR_TIMEOUT: Duration = Duration::from_millis(500);
+/// Payments per second that are made up, at most.
+pub(super) const MAX_MADE_UP: u32 = 1_000;
+/// The time between two batches of them.
+pub(super) const MADE_UP_INTERVAL: Duration = Duration::from_millis(50);
+/// They end when nobody has looked for so long.
+pub(super) const UNWATCHED: Duration = Duration::from_secs(60);
+/// The cents of one, at least and at most.
+const MADE_UP_CENTS: std::ops::RangeInclusive<i64> = 100..=20_000;
+/// The header that simulated processors want to see.
+const TOKEN_HEADER: &str = "X-Rinha-Token";
+
+/// What an operator may change.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Simulation {
+    /// Payments that this instance makes up per second.
+    pub payments_per_second: u32,
+    /// The processors in order of preference; None: it does not answer.
+    pub processors: Vec<Option<Behaviour>>,
+}
+
+/// How a simulated processor behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Behaviour {
+    /// Milliseconds that each payment takes.
+    pub delay: u32,
+    /// Whether each payment is answered with 500.
+    pub failure: bool,
+}
+
+/// A change of that.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Change {
+    delay: Option<u32>,
+    failure: Option<bool>,
+}
+
+/// A change of the payments that are made up.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Traffic {
+    payments_per_second: u32,
+}
+
+/// The hand.
+#[derive(Debug)]
+pub struct Simulator {
+    http: Client,
+    token: SimulatorToken,
+    processors: Vec<ProcessorSettings>,
+    acceptor: Acceptor,
+    payments_per_second: AtomicU32,
+}
+
+impl Simulator {
+    /// For those processors.
+    ///
+    /// # Errors
+    /// The HTTP client cannot be made.
+    pub fn new(
+        token: SimulatorToken,
+        processors: &[ProcessorSettings],
+        acceptor: Acceptor,
+    ) -> anyhow::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            http: Client::builder().timeout(SIMULATOR_TIMEOUT).build()?,
+            token,
+            processors: processors.to_vec(),
+            acceptor,
+            payments_per_second: AtomicU32::new(0),
+        }))
+    }
+
+    pub(super) async fn look(&self) -> Simulation {
+        let processors = self.processors.iter().map(|processor| async {
+            let url = configuration(processor, None).ok()?;
+            let request = self.http.get(url).header(TOKEN_HEADER, &self.token.0);
+            request.send().await.ok()?.json::<Behaviour>().await.ok()
+        });
+        Simulation {
+            payments_per_second: self.payments_per_second.load(Ordering::Relaxed),
+            processors: join_all(processors).await,
+        }
+    }
+
+    async fn put(&self, url: Url, body: &impl Serialize) -> Result<(), reqwest::Error> {
+        let request = self.http.put(url).header(TOKEN_HEADER, &self.token.0);
+        request.json(body).send().await?.error_for_status()?;
+        Ok(())
+    }
+
+    /// Makes payments up, at the rate that is asked for, until `stop`.
+    pub(super) async fn run(self: Arc<Self>, feed: Arc<Feed>, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(MADE_UP_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut last, mut owed, mut watched_at) = (Instant::now(), 0.0, Instant::now());
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = stop.cancelled() => return,
+            }
+            if feed.is_watched() {
+                watched_at = Instant::now();
+            } else if watched_at.elapsed() > UNWATCHED {
+                self.payments_per_second.store(0, Ordering::Relaxed);
+            }
+            let rate = self.payments_per_second.load(Ordering::Relaxed);
+            // After a stall only one interval's worth is made good.
+            let elapsed = last.elapsed().min(MADE_UP_INTERVAL * 2);
+            last = Instant::now();
+            owed = if rate == 0 {
+                0.0
+            } else {
+                owed + f64::from(rate) * elapsed.as_secs_f64()
+            };
+            while owed >= 1.0 {
+                owed -= 1.0;
+                let payment = Payment {
+                    correlation_id: Uuid::new_v4(),
+                    amount: Decimal::new(rand::rng().random_range(MADE_UP_CENTS), 2),
+                    traceparent: None,
+                };
+                let acceptor = self.acceptor.clone();
+                tokio::spawn(async move {
+                    // Refused while the database is away, as any client's is.
+                    let _ = acceptor.accept(payment).await;
+                });
+            }
+        }
+    }
+}
+
+/// `PUT /simulator/processors/{processor}`: makes one slow or failing, or well again.
+pub(super) async fn change(
+    State(api): State<OperatorApi>,
+    Path(name): Path<String>,
+    change: Result<Json<Change>, JsonRejection>,
+) -> Result<StatusCode, Problem> {
+    let simulator = simulator(&api)?;
+    let Json(change) = change.map_err(rejected)?;
+    let processor = simulator.processors.iter().find(|known| known.name == name);
+    let processor = processor.ok_or_else(|| {
+        let names = api.processors.join(", ");
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            format!("there is no processor {name:?}; there are {names}"),
+        )
+    })?;
+    let no_answer = |error: reqwest::Error| {
+        Problem::new(
+            StatusCode::BAD_GATEWAY,
+            format!("processor {name} did not confirm: {}", error.without_url()),
+        )
+    };
+    if let Some(delay) = change.delay {
+        let body = serde_json::json!({ "delay": delay });
+        let url = configuration(processor, Some("delay"))?;
+        simulator.put(url, &body).await.map_err(no_answer)?;
+    }
+    if let Some(failure) = change.failure {
+        let body = serde_json::json!({ "failure": failure });
+        let url = configuration(processor, Some("failure"))?;
+        simulator.put(url, &body).await.map_err(no_answer)?;
+    }
+    tracing::info!(
+        processor.name = name,
+        ?change,
+        "simulation changed by an operator"
+    );
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `PUT /simulator/traffic`: makes so many payments up per second.
+pub(super) async fn traffic(
+    State(api): State<OperatorApi>,
+    traffic: Result<Json<Traffic>, JsonRejection>,
+) -> Result<StatusCode, Problem> {
+    let Json(traffic) = traffic.map_err(rejected)?;
+    if traffic.payments_per_second > MAX_MADE_UP {
+        return Err(Problem::bad_request(format!(
+            "`paymentsPerSecond` must be at most {MAX_MADE_UP}"
+        )));
+    }
+    let rate = &simulator(&api)?.payments_per_second;
+    rate.store(traffic.payments_per_second, Ordering::Relaxed);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn simulator(api: &OperatorApi) -> Result<&Simulator, Problem> {
+    api.simulator.as_deref().ok_or_else(|| {
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            "no processors are simulated here (SIMULATOR_TOKEN is not set)",
+        )
+    })
+}
+
+fn configuration(processor: &ProcessorSettings, what: Option<&str>) -> Result<Url, Problem> {
+    let mut url = processor.url.clone();
+    url.path_segments_mut()
+        .map_err(|()| Problem::bad_request("the processor's URL cannot take a path"))?
+        .pop_if_empty()
+        .extend(["admin", "configurations"].into_iter().chain(what));
+    Ok(url)
+}
+
+fn rejected(rejection: JsonRejection) -> Problem {
+    Problem::new(rejection.status(), rejection.body_text())
+}

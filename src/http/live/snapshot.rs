@@ -1,0 +1,43 @@
+//! The whole picture that a viewer gets each second. Each stands for itself, so one that is missed,
+//! or a connection that is made anew, needs no repair.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::money::Money;
+use super::simulation::Simulation;
+use super::window::Columns;
+use crate::census::Census;
+use crate::route::Explanation;
+
+/// The service at one moment.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Snapshot {
+    /// When it was taken, in milliseconds from 1970.
+    pub at_ms: i64,
+    /// The instance that took it.
+    pub instance: String,
+    /// Milliseconds for which the database has not answered. None: it answers.
+    pub database_away_ms: Option<u64>,
+    /// What the database last said. None: nothing yet.
+    pub deployment: Option<DeploymentView>,
+    /// The last two minutes.
+    pub columns: Columns,
+    /// What the router of this instance knows, see `GET /routing`.
+    pub router: Explanation,
+    /// The simulated processors, where there are any.
+    pub simulation: Option<Simulation>,
+}
+
+/// What all instances have done together.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct DeploymentView {
+    /// The tables.
+    pub census: Census,
+    /// When the newest dead letter died.
+    pub newest_dead_letter_at: Option<DateTime<Utc>>,
+    /// The money.
+    pub money: Money,
+}

@@ -1,0 +1,171 @@
+//! Who is an operator: a program says the token with every call, a browser says it once and gets a
+//! cookie.
+//!
+//! The cookie holds the time at which it ends and a seal of that time that only the token can make. So
+//! every instance believes it, no instance keeps anything, it outlives restarts and ends by itself, and
+//! whoever gets hold of it does not have the token.
+
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN, SET_COOKIE, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use chrono::{TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{OperatorApi, Problem};
+use crate::config::OperatorToken;
+
+/// How long a browser is signed in.
+pub(super) const SESSION_LIFETIME: TimeDelta = TimeDelta::hours(12);
+/// The name of the cookie.
+const SESSION_COOKIE: &str = "payment_proxy_operator";
+/// Set by browsers, and by them alone: how the page that asks is related to us.
+const FETCH_SITE: &str = "sec-fetch-site";
+
+/// Lets operators pass.
+pub(super) async fn authorize(
+    State(api): State<OperatorApi>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let headers = request.headers();
+    let given = headers
+        .get(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    let given = given
+        .and_then(|value| value.strip_prefix("Bearer "))
+        .unwrap_or_default();
+    if api.admits(given, request.uri().path()) {
+        return next.run(request).await;
+    }
+    if !is_signed_in(headers, &api.token) {
+        return unauthorized();
+    }
+    // A browser sends the cookie whoever wrote the page that makes it ask.
+    let safe = [Method::GET, Method::HEAD].contains(request.method());
+    if !safe && !is_our_page(headers) {
+        return foreign_page().into_response();
+    }
+    next.run(request).await
+}
+
+/// What a sign-in says.
+#[derive(Deserialize)]
+pub(super) struct SignIn {
+    token: String,
+}
+
+/// Gives a browser that knows the token a cookie.
+pub(super) async fn sign_in(
+    State(token): State<OperatorToken>,
+    headers: HeaderMap,
+    body: Result<Json<SignIn>, JsonRejection>,
+) -> Result<Response, Problem> {
+    if !is_our_page(&headers) {
+        return Err(foreign_page());
+    }
+    let Json(SignIn { token: given }) = body
+        // What the rejection quotes may be a token.
+        .map_err(|rejection| Problem::new(rejection.status(), "expected {\"token\": \"...\"}"))?;
+    if !token.is(&given) {
+        return Ok(unauthorized());
+    }
+    let ends_at = (Utc::now() + SESSION_LIFETIME).timestamp();
+    let value = format!("{ends_at}.{}", token.seal(&sealed(ends_at)));
+    let cookie = cookie(&headers, &value, SESSION_LIFETIME);
+    Ok((StatusCode::NO_CONTENT, [(SET_COOKIE, cookie)]).into_response())
+}
+
+/// Takes the cookie back.
+pub(super) async fn sign_out(headers: HeaderMap) -> impl IntoResponse {
+    let cookie = cookie(&headers, "", TimeDelta::zero());
+    (StatusCode::NO_CONTENT, [(SET_COOKIE, cookie)])
+}
+
+/// Whether the browser is signed in.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Session {
+    signed_in: bool,
+}
+
+/// Tells anybody how it stands with the cookie.
+pub(super) async fn show(State(token): State<OperatorToken>, headers: HeaderMap) -> Json<Session> {
+    Json(Session {
+        signed_in: is_signed_in(&headers, &token),
+    })
+}
+
+fn is_signed_in(headers: &HeaderMap, token: &OperatorToken) -> bool {
+    let cookies = headers.get_all(COOKIE).iter();
+    cookies
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|cookies| cookies.split(';'))
+        .filter_map(|cookie| {
+            cookie
+                .trim()
+                .strip_prefix(SESSION_COOKIE)?
+                .strip_prefix('=')
+        })
+        .any(|session| is_valid(session, token))
+}
+
+fn is_valid(session: &str, token: &OperatorToken) -> bool {
+    let Some((ends_at, seal)) = session.split_once('.') else {
+        return false;
+    };
+    let Ok(ends_at) = ends_at.parse::<i64>() else {
+        return false;
+    };
+    let expected = token.seal(&sealed(ends_at));
+    constant_time_eq::constant_time_eq(expected.as_bytes(), seal.as_bytes())
+        && ends_at > Utc::now().timestamp()
+}
+
+fn sealed(ends_at: i64) -> String {
+    format!("operator until {ends_at}")
+}
+
+/// Whether a page of this address asks. The cookie's `SameSite` does not tell ports of a host apart.
+fn is_our_page(headers: &HeaderMap) -> bool {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    match (text(FETCH_SITE), text(ORIGIN.as_str())) {
+        (Some(site), _) => site == "same-origin",
+        // A browser that is older than the header above.
+        (None, Some(origin)) => origin
+            .split_once("://")
+            .is_some_and(|(_, host)| Some(host) == text(HOST.as_str())),
+        (None, None) => false,
+    }
+}
+
+/// Scripts cannot read it, other sites cannot send it, and behind TLS it never goes without.
+fn cookie(headers: &HeaderMap, value: &str, lifetime: TimeDelta) -> String {
+    let origin = headers.get(ORIGIN).map(|origin| origin.as_bytes());
+    let secure = match origin {
+        Some(origin) if origin.starts_with(b"https:") => "; Secure",
+        _ => "",
+    };
+    format!(
+        "{SESSION_COOKIE}={value}; Path=/; Max-Age={}; HttpOnly; SameSite=Strict{secure}",
+        lifetime.num_seconds()
+    )
+}
+
+fn foreign_page() -> Problem {
+    Problem::new(
+        StatusCode::FORBIDDEN,
+        "with a cookie only pages of this address may ask for that; programs use Authorization: Bearer",
+    )
+}
+
+fn unauthorized() -> Response {
+    let problem = Problem::new(
+        StatusCode::UNAUTHORIZED,
+        "the operator's token is missing or wrong",
+    );
+    ([(WWW_AUTHENTICATE, "Bearer")], problem).into_response()
+}

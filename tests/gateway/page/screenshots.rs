@@ -1,0 +1,133 @@
+//! The pictures in `docs/screenshots/`: `make screenshots` takes them.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use reqwest::Client;
+use reqwest::header::AUTHORIZATION;
+use serde_json::{Value, json};
+
+use super::browser::Browser;
+use super::{Site, TOKEN, gateway};
+use crate::support::{Database, eventually};
+
+/// What the page looks like in its states, in light and dark, on a desk and on a phone.
+#[tokio::test]
+#[ignore = "it takes minutes, and proves nothing"]
+async fn pictures_of_all_states() {
+    let site = Site::start(true).await;
+    // A second instance, as in production.
+    let other = gateway(
+        &site.database,
+        &[&site.default, &site.fallback],
+        "http://127.0.0.1:0",
+        false,
+    )
+    .await;
+    let browser = site.browser(1440, 900).await;
+    busy(&site, 110).await;
+    picture(&browser, "calm", &["light", "dark"]).await;
+    browser.resize(390, 844, true).await;
+    busy(&site, 2).await;
+    picture(&browser, "phone", &["dark"]).await;
+    browser.resize(1440, 900, false).await;
+
+    behave(&site, "default", json!({"delay": 1000})).await;
+    busy(&site, 10).await;
+    for _ in 0..3 {
+        site.dead_letter().await;
+    }
+    behave(&site, "default", json!({"failure": true, "delay": 0})).await;
+    busy(&site, 25).await;
+    picture(&browser, "failing", &["light", "dark"]).await;
+
+    behave(&site, "fallback", json!({"failure": true})).await;
+    busy(&site, 30).await;
+    picture(&browser, "down", &["dark"]).await;
+    site.database
+        .execute(
+            "INSERT INTO payment_queue (correlation_id, amount)
+             SELECT gen_random_uuid(), 19.90 FROM generate_series(1, 400000);
+             ANALYZE payment_queue",
+        )
+        .await;
+    busy(&site, 10).await;
+    picture(&browser, "backlog", &["light"]).await;
+
+    let (_, name) = site.database.url.rsplit_once('/').expect("a path");
+    Database::at(&std::env::var("TEST_DATABASE_URL").expect("set"))
+        .execute(&format!(
+            "ALTER DATABASE {name} ALLOW_CONNECTIONS false;
+             SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+        ))
+        .await;
+    eventually("the page says so", async || {
+        browser
+            .text("#situation")
+            .await
+            .starts_with("The database does not answer.")
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    picture(&browser, "away", &["light"]).await;
+    drop(other);
+}
+
+async fn put(site: &Site, path: &str, body: &Value) {
+    let call = Client::new().put(format!("{}{path}", site.url));
+    let call = call.header(AUTHORIZATION, format!("Bearer {TOKEN}"));
+    let reply = call.json(body).send().await.expect("a reply");
+    assert!(reply.status().is_success(), "{path}: {}", reply.status());
+}
+
+async fn behave(site: &Site, processor: &str, how: Value) {
+    put(site, &format!("/simulator/processors/{processor}"), &how).await;
+}
+
+/// So many seconds of payments at a rate that rises and falls, as in life.
+async fn busy(site: &Site, seconds: u32) {
+    for second in 0..seconds {
+        let wave = (f64::from(second) / 9.0).sin() + (f64::from(second) / 4.0).cos() / 2.0;
+        // Between 85 and 205, so far from what a cast could cut off.
+        #[allow(clippy::cast_possible_truncation)]
+        let rate = (145.0 + 40.0 * wave) as i64;
+        put(
+            site,
+            "/simulator/traffic",
+            &json!({ "paymentsPerSecond": rate }),
+        )
+        .await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    put(
+        site,
+        "/simulator/traffic",
+        &json!({ "paymentsPerSecond": 100 }),
+    )
+    .await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+}
+
+async fn picture(browser: &Browser, name: &str, schemes: &[&str]) {
+    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/screenshots"));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    for scheme in schemes {
+        browser.prefer(&[("prefers-color-scheme", *scheme)]).await;
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        let file = folder.join(format!("{name}-{scheme}.webp"));
+        let base64 = browser.picture().await;
+        let mut decode = Command::new("base64");
+        let mut decode = decode
+            .arg("--decode")
+            .stdin(Stdio::piped())
+            .stdout(std::fs::File::create(&file).expect("a file"))
+            .spawn()
+            .expect("base64 starts");
+        use std::io::Write;
+        let mut input = decode.stdin.take().expect("it is piped");
+        input.write_all(base64.as_bytes()).expect("it reads");
+        drop(input);
+        assert!(decode.wait().expect("it ends").success());
+    }
+}
