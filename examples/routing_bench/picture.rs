@@ -19,12 +19,12 @@ const CHART: f64 = 140.0;
 /// From the end of a panel to the first line of the next one, in which its heading stands.
 const GAP: f64 = 48.0;
 /// Widest letter of a label in a bar, about.
-const LETTER: f64 = 6.4;
+const LETTER: f64 = 6.6;
 /// Samples that one point of the rates is averaged over.
 const AVERAGED: usize = 5;
 /// A rate above this share of all of them is cut off, and its height written down: a backlog that drains
 /// in a moment would flatten everything else.
-const SHOWN: f64 = 0.96;
+const SHOWN: f64 = 0.97;
 
 const STYLE: &str = "
 text { font: 12.5px system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif; fill: #1f2933 }
@@ -128,11 +128,11 @@ impl Picture {
 
     fn title(&mut self, scenario: &Scenario, outcome: &Outcome, bound: f64) {
         let title = format!(
-            "The {} scenario, seed {}: {} payments in {} s",
+            "Routing in the {} scenario: {} payments in {} s (seed {})",
             scenario.name,
-            scenario.seed,
-            outcome.arrived,
-            scenario.end / SECOND
+            grouped(outcome.arrived as f64),
+            scenario.end / SECOND,
+            scenario.seed
         );
         self.text("title", (16.0, 30.0), "start", &title);
         let result = format!(
@@ -140,7 +140,7 @@ impl Picture {
             100.0 * outcome.net(&scenario.fees) / bound,
             100.0 * outcome.settled[1] as f64 / outcome.arrived as f64,
             outcome.failed as f64 / outcome.arrived as f64,
-            outcome.left_over()
+            grouped(outcome.left_over() as f64)
         );
         self.text("faint", (16.0, 50.0), "start", &result);
     }
@@ -156,13 +156,13 @@ impl Picture {
         for (class, label) in entries.iter().rev() {
             let y = self.top - 10.0;
             self.text("faint", (x, y), "end", label);
-            x -= label.len() as f64 * LETTER + 8.0;
+            x -= label.len() as f64 * LETTER + 12.0;
             if class.starts_with("line") {
                 self.line(class, (x - 18.0, y - 4.0), (x, y - 4.0));
             } else {
                 self.rect(class, (x - 12.0, y - 10.0), (12.0, 12.0));
             }
-            x -= 34.0;
+            x -= 32.0;
         }
     }
 
@@ -243,7 +243,7 @@ impl Picture {
             self.curve(class, line, most);
         }
         for (i, line) in lines[..scenario.fees.len()].iter().enumerate() {
-            self.peaks(["f0", "f1", "f2"][i % 3], line, most);
+            self.peak(["f0", "f1", "f2"][i % 3], line, most);
         }
         self.top += CHART + GAP;
     }
@@ -295,21 +295,20 @@ impl Picture {
         ));
     }
 
-    /// Says how high a line goes where it is cut off.
-    fn peaks(&mut self, class: &str, line: &[(Micros, f64)], most: f64) {
-        for cut in line.chunk_by(|a, b| (a.1 > most) == (b.1 > most)) {
-            let highest = cut.iter().max_by(|a, b| a.1.total_cmp(&b.1));
-            if let Some((at, value)) = highest.filter(|(_, value)| *value > most) {
-                let label = format!("{} at its peak", grouped(value.round()));
-                let x = self.x(*at);
-                let (x, anchor) = if x > RIGHT - 130.0 {
-                    (x - 8.0, "end")
-                } else {
-                    (x + 8.0, "start")
-                };
-                self.text(class, (x, self.top + 9.0), anchor, &label);
-            }
-        }
+    /// Says how high a line goes, if it is cut off, beside its highest point.
+    fn peak(&mut self, class: &str, line: &[(Micros, f64)], most: f64) {
+        let highest = line.iter().max_by(|a, b| a.1.total_cmp(&b.1));
+        let Some((at, value)) = highest.filter(|(_, value)| *value > most) else {
+            return;
+        };
+        let label = format!("up to {}", grouped(*value));
+        let (x, room) = (self.x(*at), label.len() as f64 * LETTER + 14.0);
+        let (x, anchor) = if x + room > RIGHT {
+            (x - 14.0, "end")
+        } else {
+            (x + 14.0, "start")
+        };
+        self.text(class, (x, self.top + 9.0), anchor, &label);
     }
 
     fn breakers(&mut self, scenario: &Scenario, outcome: &Outcome) {
