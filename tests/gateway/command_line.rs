@@ -358,7 +358,7 @@ async fn shells_complete_the_commands() {
     for shell in ["zsh", "fish"] {
         let (code, text) = run(&mut program("", &["completions", shell])).await;
         assert!(
-            code == 0 && text.contains("dead-letter") && text.contains("--watch"),
+            code == 0 && text.contains("dead-letter") && text.contains("watch"),
             "{shell}"
         );
     }
