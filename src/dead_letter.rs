@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use serde::Serialize;
 use sqlx::PgPool;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::claim::interval;
@@ -14,13 +15,14 @@ use crate::claim::interval;
 pub const HELD_DOUBT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A payment that was given up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DeadLetter {
     /// The client's id of the payment.
     pub correlation_id: Uuid,
     /// What was to be charged.
     #[serde(with = "rust_decimal::serde::arbitrary_precision")]
+    #[schema(value_type = crate::http::Amount)]
     pub amount: Decimal,
     /// When it was accepted.
     pub accepted_at: DateTime<Utc>,

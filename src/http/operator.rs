@@ -9,7 +9,6 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware;
 use axum::response::IntoResponse;
-use axum::routing::get;
 use axum::{Json, Router};
 use sqlx::PgPool;
 use utoipa::openapi::OpenApi;
@@ -58,18 +57,17 @@ impl OperatorApi {
     pub fn routes(self) -> Router {
         let (routes, document) = Self::documented();
         let authorize = middleware::from_fn_with_state(self.clone(), session::authorize);
-        let session = get(session::show)
-            .post(session::sign_in)
-            .delete(session::sign_out);
+        // No secrets are in them, and a browser that opens the page has no token yet.
+        let open = live::page()
+            .merge(Self::sessions().split_for_parts().0)
+            .method_not_allowed_fallback(problem::method_not_allowed);
         routes
-            .merge(live::routes())
-            .layer(authorize)
-            // No secrets are in them, and a browser that opens the page has no token yet.
-            .merge(live::page())
-            .merge(openapi::pages(&document))
-            .route("/session", session)
+            .merge(live::stream())
             .fallback(problem::not_found)
             .method_not_allowed_fallback(problem::method_not_allowed)
+            .layer(authorize)
+            .merge(open)
+            .merge(openapi::pages(&document))
             .with_state(self)
     }
 
@@ -84,10 +82,12 @@ impl OperatorApi {
             .routes(routes!(metrics))
             .routes(routes!(explain))
             .routes(routes!(disable))
-            .routes(routes!(enable));
-        let about = "What the router knows of the processors, and switches to take one out of use. Every \
-            call bears the operator's token.";
+            .routes(routes!(enable))
+            .merge(live::routes());
+        let about = "What the router knows of the processors, switches to take one out of use, and what the \
+            live page at / calls. Every call bears the operator's token, or the cookie of a browser that said it.";
         let (routes, mut document) = openapi::split(router, "payment-proxy for operators", about);
+        document.merge(Self::sessions().split_for_parts().1);
         let bearer = SecurityScheme::Http(
             HttpBuilder::new()
                 .scheme(HttpAuthScheme::Bearer)
@@ -98,6 +98,11 @@ impl OperatorApi {
         components.add_security_scheme(TOKEN, bearer);
         document.security = Some(vec![SecurityRequirement::new(TOKEN, [""; 0])]);
         (routes, document)
+    }
+
+    /// How a browser gets in, so these are open.
+    fn sessions() -> OpenApiRouter<Self> {
+        OpenApiRouter::new().routes(routes!(session::show, session::sign_in, session::sign_out))
     }
 
     /// Whether whoever bears that token may ask for that path.

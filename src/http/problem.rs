@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
 use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use problem_details::ProblemDetails;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use utoipa::openapi::{
     ContentBuilder, HeaderBuilder, Ref, RefOr, Response as ResponseDoc, ResponseBuilder,
 };
@@ -86,6 +90,62 @@ impl Problem {
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
     }
+}
+
+/// What a request with a JSON body may be answered.
+pub(super) struct BodyProblems;
+
+impl IntoResponses for BodyProblems {
+    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
+        responses([
+            ("400", "The body is not JSON"),
+            ("413", "The body is too long"),
+            ("415", "The Content-Type is not application/json"),
+            (
+                "422",
+                "The body is not an object, or a field is missing, unknown or not what it must be",
+            ),
+        ])
+    }
+}
+
+/// What a request of somebody who is no operator is answered.
+pub(super) struct OperatorProblems;
+
+impl IntoResponses for OperatorProblems {
+    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
+        responses([
+            ("401", "The token is missing or wrong"),
+            (
+                "403",
+                "The cookie of a browser came from another page than ours",
+            ),
+        ])
+    }
+}
+
+fn responses<const N: usize>(described: [(&str, &str); N]) -> BTreeMap<String, RefOr<ResponseDoc>> {
+    let described = described.map(|(status, description)| {
+        let content = ContentBuilder::new()
+            .schema(Some(Ref::from_schema_name(ProblemBody::name())))
+            .build();
+        let response = ResponseBuilder::new()
+            .description(description)
+            .content("application/problem+json", content);
+        (status.to_owned(), RefOr::T(response.build()))
+    });
+    described.into()
+}
+
+/// The body of a request: a JSON object, before its fields are looked at.
+pub(super) type Object = Result<Json<Map<String, Value>>, JsonRejection>;
+
+/// Reads the fields of a body.
+pub(super) fn fields<T: DeserializeOwned>(body: Object) -> Result<T, Problem> {
+    let Json(object) =
+        body.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
+    serde_json::from_value(Value::Object(object))
+        .map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))
 }
 
 impl From<sqlx::Error> for Problem {

@@ -6,7 +6,6 @@
 //! whoever gets hold of it does not have the token.
 
 use axum::Json;
-use axum::extract::rejection::JsonRejection;
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN, SET_COOKIE, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, Method, StatusCode};
@@ -14,7 +13,9 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use chrono::{TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
+use super::problem::{BodyProblems, Object, OperatorProblems, fields};
 use super::{OperatorApi, Problem};
 use crate::config::OperatorToken;
 
@@ -53,23 +54,26 @@ pub(super) async fn authorize(
 }
 
 /// What a sign-in says.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 pub(super) struct SignIn {
+    /// The operator's token
     token: String,
 }
 
-/// Gives a browser that knows the token a cookie.
+/// Gives a browser that knows the token a cookie
+#[utoipa::path(
+    post, path = "/session", tag = "session", request_body = SignIn, security(()),
+    responses((status = 204, description = "Signed in"), BodyProblems, OperatorProblems)
+)]
 pub(super) async fn sign_in(
     State(token): State<OperatorToken>,
     headers: HeaderMap,
-    body: Result<Json<SignIn>, JsonRejection>,
+    body: Object,
 ) -> Result<Response, Problem> {
     if !is_our_page(&headers) {
         return Err(foreign_page());
     }
-    let Json(SignIn { token: given }) = body
-        // What the rejection quotes may be a token.
-        .map_err(|rejection| Problem::new(rejection.status(), "expected {\"token\": \"...\"}"))?;
+    let SignIn { token: given } = fields(body)?;
     if !token.is(&given) {
         return Ok(unauthorized());
     }
@@ -79,20 +83,29 @@ pub(super) async fn sign_in(
     Ok((StatusCode::NO_CONTENT, [(SET_COOKIE, cookie)]).into_response())
 }
 
-/// Takes the cookie back.
+/// Takes the cookie back
+#[utoipa::path(
+    delete, path = "/session", tag = "session", security(()),
+    responses((status = 204, description = "Signed out"))
+)]
 pub(super) async fn sign_out(headers: HeaderMap) -> impl IntoResponse {
     let cookie = cookie(&headers, "", TimeDelta::zero());
     (StatusCode::NO_CONTENT, [(SET_COOKIE, cookie)])
 }
 
 /// Whether the browser is signed in.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Session {
+    /// Whether its cookie is valid
     signed_in: bool,
 }
 
-/// Tells anybody how it stands with the cookie.
+/// Whether the browser is signed in
+#[utoipa::path(
+    get, path = "/session", tag = "session", security(()),
+    responses((status = 200, description = "How it stands with the cookie", body = Session))
+)]
 pub(super) async fn show(State(token): State<OperatorToken>, headers: HeaderMap) -> Json<Session> {
     Json(Session {
         signed_in: is_signed_in(&headers, &token),

@@ -10,9 +10,7 @@ use rust_decimal::{Decimal, RoundingStrategy};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::support::{
-    CENTS, Database, Gateway, PATIENCE, eventually, payment_json, processor, processors,
-};
+use crate::support::{CENTS, Database, Gateway, eventually, processor, processors};
 
 mod browser;
 mod screenshots;
@@ -651,22 +649,19 @@ async fn viewers_share_one_look_a_second_and_without_viewers_there_is_none() {
     assert!(seen.iter().all(|seen| *seen >= 2), "{seen:?}");
     eventually("the looks are counted", async || looks().await > 0).await;
     // The server counts what an idle session did within ten seconds.
-    let mut counted = looks().await;
-    tokio::time::timeout(PATIENCE, async {
-        loop {
-            tokio::time::sleep(Duration::from_secs(11)).await;
-            let now = looks().await;
-            if now == counted {
-                return;
-            }
-            counted = now;
+    const COUNTED_WITHIN: Duration = Duration::from_secs(11);
+    let mut counts = vec![looks().await];
+    loop {
+        tokio::time::sleep(COUNTED_WITHIN).await;
+        counts.push(looks().await);
+        let [.., before, now] = counts[..] else {
+            continue;
+        };
+        if now == before {
+            break;
         }
-    })
-    .await
-    .expect("nobody looks, so nothing is read");
+        assert!(counts.len() < 5, "somebody looks: {counts:?}");
+    }
+    let counted = counts[counts.len() - 1];
     assert!(counted <= SECONDS + 2, "{counted} looks in {SECONDS} s");
-    // Payments are not posted through the page's address.
-    let post = Client::new().post(format!("{}/payments", site.url));
-    let post = post.body(payment_json(Uuid::new_v4(), CENTS)).send().await;
-    assert_eq!(post.expect("a reply").status(), StatusCode::NOT_FOUND);
 }

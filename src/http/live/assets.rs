@@ -1,12 +1,14 @@
 //! The files of the page, part of the program. There is nothing in them to keep from anybody.
 
+use axum::Router;
 use axum::extract::Path;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 
-use crate::http::{Problem, problem};
+use crate::http::{OperatorApi, Problem, problem};
 
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
@@ -42,13 +44,19 @@ const ASSETS: &[(&str, &str, &str)] = assets! {
     "simulation.js": JAVASCRIPT,
 };
 
-/// The page.
-pub(super) async fn page() -> Response {
+/// The routes of the page and its files, which anybody may have.
+pub(in crate::http) fn page() -> Router<OperatorApi> {
+    Router::new()
+        .route("/", get(index))
+        .route("/assets/{name}", get(asset))
+}
+
+async fn index() -> Response {
     serve(HTML, include_str!("assets/index.html"))
 }
 
 /// A file that the page names.
-pub(super) async fn asset(Path(name): Path<String>, uri: axum::http::Uri) -> Response {
+async fn asset(Path(name): Path<String>, uri: axum::http::Uri) -> Response {
     match ASSETS.iter().find(|(known, ..)| *known == name) {
         Some((_, kind, text)) => serve(kind, text),
         None => Problem::into_response(problem::not_found(uri).await),

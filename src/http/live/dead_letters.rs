@@ -2,29 +2,37 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::dead_letter::{self, DeadLetter};
+use crate::http::problem::{BodyProblems, DatabaseProblems, Object, OperatorProblems, fields};
 use crate::http::{OperatorApi, Problem};
 
 /// Dead letters in one reply, at most: the newest.
 pub(super) const LISTED: i64 = 100;
 
-/// Lists the newest.
+/// The newest dead letters, at most 100
+#[utoipa::path(
+    get, path = "/dead-letters", tag = "dead letters",
+    responses((status = 200, description = "Newest first", body = Vec<DeadLetter>), OperatorProblems, DatabaseProblems)
+)]
 pub(super) async fn list(State(api): State<OperatorApi>) -> Result<Json<Vec<DeadLetter>>, Problem> {
     Ok(Json(dead_letter::list(&api.pool, None, LISTED).await?))
 }
 
-/// Which ones.
-#[derive(Debug, Deserialize)]
+/// Which dead letters
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Ids {
+    /// Of the payments
     ids: Vec<Uuid>,
 }
 
-/// What became of them.
-#[derive(Debug, Serialize)]
+/// What became of dead letters
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = DeadLetterOutcome)]
 pub(super) struct Outcome {
     /// Done.
     done: Vec<Uuid>,
@@ -39,30 +47,32 @@ impl Outcome {
     }
 }
 
-/// Puts them back into the queue.
+/// Puts dead letters back into the queue
+#[utoipa::path(
+    post, path = "/dead-letters/retry", tag = "dead letters", request_body = Ids,
+    responses((status = 200, description = "What became of them", body = Outcome), BodyProblems, OperatorProblems, DatabaseProblems)
+)]
 pub(super) async fn retry(
     State(api): State<OperatorApi>,
-    ids: Result<Json<Ids>, JsonRejection>,
+    body: Object,
 ) -> Result<Json<Outcome>, Problem> {
-    let ids = read(ids)?;
+    let Ids { ids } = fields(body)?;
     let done = dead_letter::retry(&api.pool, Some(&ids)).await?;
     tracing::info!(dead_letter.retried = done.len(), "retried by an operator");
     Ok(Outcome::new(ids, done))
 }
 
-/// Forgets them for good.
+/// Forgets dead letters for good; their ids may be posted again
+#[utoipa::path(
+    post, path = "/dead-letters/discard", tag = "dead letters", request_body = Ids,
+    responses((status = 200, description = "What became of them", body = Outcome), BodyProblems, OperatorProblems, DatabaseProblems)
+)]
 pub(super) async fn discard(
     State(api): State<OperatorApi>,
-    ids: Result<Json<Ids>, JsonRejection>,
+    body: Object,
 ) -> Result<Json<Outcome>, Problem> {
-    let ids = read(ids)?;
+    let Ids { ids } = fields(body)?;
     let done = dead_letter::discard(&api.pool, &ids).await?;
     tracing::info!(dead_letter.discarded = ?done, "discarded by an operator");
     Ok(Outcome::new(ids, done))
-}
-
-fn read(ids: Result<Json<Ids>, JsonRejection>) -> Result<Vec<Uuid>, Problem> {
-    let Json(Ids { ids }) =
-        ids.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
-    Ok(ids)
 }

@@ -4,8 +4,10 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::Router;
 use axum::extract::State;
 use axum::response::sse::{Event, Sse};
+use axum::routing::get;
 use chrono::Utc;
 use futures_util::{Stream, StreamExt, stream};
 use sqlx::PgPool;
@@ -94,8 +96,13 @@ impl Feed {
     }
 }
 
+/// The route of the feed.
+pub(in crate::http) fn stream() -> Router<OperatorApi> {
+    Router::new().route("/live", get(live))
+}
+
 /// `GET /live`: the snapshots as server-sent events.
-pub(super) async fn live(
+async fn live(
     State(api): State<OperatorApi>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let snapshots = stream::unfold(api.feed.watch(), async |mut latest| {

@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use axum::Router;
-use axum::routing::{get, post, put};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 mod assets;
 mod books;
@@ -17,6 +17,8 @@ mod simulation;
 mod snapshot;
 mod window;
 
+pub(super) use assets::page;
+pub(super) use feed::stream;
 pub use feed::{Feed, Observer};
 pub use simulation::Simulator;
 
@@ -44,20 +46,12 @@ pub fn start(
     feed
 }
 
-/// The files, which anybody may have.
-pub(super) fn page() -> Router<OperatorApi> {
-    Router::new()
-        .route("/", get(assets::page))
-        .route("/assets/{name}", get(assets::asset))
-}
-
-/// What is behind them, for operators.
-pub(super) fn routes() -> Router<OperatorApi> {
-    Router::new()
-        .route("/live", get(feed::live))
-        .route("/dead-letters", get(dead_letters::list))
-        .route("/dead-letters/retry", post(dead_letters::retry))
-        .route("/dead-letters/discard", post(dead_letters::discard))
-        .route("/simulator/processors/{processor}", put(simulation::change))
-        .route("/simulator/traffic", put(simulation::traffic))
+/// The calls behind the page's buttons.
+pub(super) fn routes() -> OpenApiRouter<OperatorApi> {
+    OpenApiRouter::new()
+        .routes(routes!(dead_letters::list))
+        .routes(routes!(dead_letters::retry))
+        .routes(routes!(dead_letters::discard))
+        .routes(routes!(simulation::change))
+        .routes(routes!(simulation::traffic))
 }

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::Json;
-use axum::extract::rejection::JsonRejection;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use futures_util::future::join_all;
@@ -15,11 +14,13 @@ use reqwest::{Client, Url};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::feed::Feed;
 use crate::accept::Acceptor;
 use crate::config::{ProcessorSettings, SimulatorToken};
+use crate::http::problem::{BodyProblems, Object, OperatorProblems, ProblemBody, fields};
 use crate::http::{OperatorApi, Problem};
 use crate::payment::Payment;
 
@@ -55,18 +56,24 @@ pub(super) struct Behaviour {
     pub failure: bool,
 }
 
-/// A change of that.
-#[derive(Debug, Deserialize)]
+/// How a simulated processor is to behave; what is not said stays
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = SimulationChange)]
 pub(super) struct Change {
-    delay: Option<u32>,
+    /// Milliseconds that each payment takes
+    #[schema(maximum = 65_535)]
+    delay: Option<u16>,
+    /// Whether each payment is answered with 500
     failure: Option<bool>,
 }
 
-/// A change of the payments that are made up.
-#[derive(Debug, Deserialize)]
+/// Payments that are made up
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Traffic {
+    /// At most 1,000
+    #[schema(maximum = 1_000)]
     payments_per_second: u32,
 }
 
@@ -158,14 +165,26 @@ impl Simulator {
     }
 }
 
-/// `PUT /simulator/processors/{processor}`: makes one slow or failing, or well again.
+/// Makes a simulated processor slow or failing, or well again
+#[utoipa::path(
+    put, path = "/simulator/processors/{processor}", tag = "simulation", request_body = Change,
+    params(("processor" = String, Path, description = "Its name")),
+    responses(
+        (status = 204, description = "It behaves so"),
+        (status = 404, description = "There is no such processor, or none is simulated here", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 502, description = "It did not confirm", body = ProblemBody, content_type = "application/problem+json"),
+        BodyProblems, OperatorProblems,
+    )
+)]
 pub(super) async fn change(
     State(api): State<OperatorApi>,
-    Path(name): Path<String>,
-    change: Result<Json<Change>, JsonRejection>,
+    name: Result<Path<String>, PathRejection>,
+    body: Object,
 ) -> Result<StatusCode, Problem> {
     let simulator = simulator(&api)?;
-    let Json(change) = change.map_err(rejected)?;
+    let change: Change = fields(body)?;
+    // What is not text is no name of a processor.
+    let name = name.map(|Path(name)| name).unwrap_or_default();
     let processor = simulator.processors.iter().find(|known| known.name == name);
     let processor = processor.ok_or_else(|| {
         let names = api.processors.join(", ");
@@ -198,18 +217,28 @@ pub(super) async fn change(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `PUT /simulator/traffic`: makes so many payments up per second.
+/// Makes so many payments up per second
+#[utoipa::path(
+    put, path = "/simulator/traffic", tag = "simulation", request_body = Traffic,
+    responses(
+        (status = 204, description = "They come"),
+        (status = 404, description = "No processor is simulated here", body = ProblemBody, content_type = "application/problem+json"),
+        BodyProblems, OperatorProblems,
+    )
+)]
 pub(super) async fn traffic(
     State(api): State<OperatorApi>,
-    traffic: Result<Json<Traffic>, JsonRejection>,
+    body: Object,
 ) -> Result<StatusCode, Problem> {
-    let Json(traffic) = traffic.map_err(rejected)?;
+    let simulator = simulator(&api)?;
+    let traffic: Traffic = fields(body)?;
     if traffic.payments_per_second > MAX_MADE_UP {
-        return Err(Problem::bad_request(format!(
-            "`paymentsPerSecond` must be at most {MAX_MADE_UP}"
-        )));
+        return Err(Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            format!("`paymentsPerSecond` must be at most {MAX_MADE_UP}"),
+        ));
     }
-    let rate = &simulator(&api)?.payments_per_second;
+    let rate = &simulator.payments_per_second;
     rate.store(traffic.payments_per_second, Ordering::Relaxed);
     Ok(StatusCode::NO_CONTENT)
 }
@@ -230,8 +259,4 @@ fn configuration(processor: &ProcessorSettings, what: Option<&str>) -> Result<Ur
         .pop_if_empty()
         .extend(["admin", "configurations"].into_iter().chain(what));
     Ok(url)
-}
-
-fn rejected(rejection: JsonRejection) -> Problem {
-    Problem::new(rejection.status(), rejection.body_text())
 }

@@ -25,6 +25,34 @@ pub const ENTER: &str = "\u{E007}";
 /// How long Chromium has to end.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often chromedriver is started: the port that it takes has to be free for IPv4 and IPv6 both.
+const STARTS: usize = 5;
+
+/// Starts chromedriver. Returns it with its port, unless it ended before it told one.
+fn start_driver() -> Option<(Child, u16)> {
+    let mut driver = Command::new("chromedriver")
+        .arg("--port=0")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("chromedriver starts; scripts/install.sh chromedriver installs it");
+    let mut lines = BufReader::new(driver.stdout.take().expect("it is piped")).lines();
+    let port = lines.find_map(|line| {
+        let line = line.ok()?;
+        let port = line.split("started successfully on port ").nth(1)?;
+        port.trim_end_matches('.').parse::<u16>().ok()
+    });
+    let Some(port) = port else {
+        let _ = driver.kill();
+        let _ = driver.wait();
+        return None;
+    };
+    // Nobody reads what else it says; it must not stand still for that.
+    std::thread::spawn(move || lines.for_each(drop));
+    Some((driver, port))
+}
+
 /// A browser with one tab.
 pub struct Browser {
     driver: Child,
@@ -36,23 +64,9 @@ pub struct Browser {
 impl Browser {
     /// Starts one of that size in pixels.
     pub async fn start(width: u32, height: u32) -> Self {
-        let mut driver = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("chromedriver starts; scripts/install.sh chromedriver installs it");
-        let mut lines = BufReader::new(driver.stdout.take().expect("it is piped")).lines();
-        let port = lines
-            .find_map(|line| {
-                let line = line.expect("text");
-                let port = line.split("started successfully on port ").nth(1)?;
-                port.trim_end_matches('.').parse::<u16>().ok()
-            })
+        let (driver, port) = (0..STARTS)
+            .find_map(|_| start_driver())
             .expect("chromedriver says its port");
-        // Nobody reads what else it says; without a reader it must not stand still for that.
-        std::thread::spawn(move || lines.for_each(drop));
         let profile = tempfile::tempdir().expect("a folder");
         let mut browser = Self {
             driver,
