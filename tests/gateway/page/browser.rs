@@ -3,9 +3,12 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
@@ -32,6 +35,7 @@ const STARTS: usize = 5;
 fn start_driver() -> Option<(Child, u16)> {
     let mut driver = Command::new("chromedriver")
         .arg("--port=0")
+        .process_group(0)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -272,7 +276,10 @@ impl Drop for Browser {
             );
             let _ = connection.read(&mut [0; 64]);
         }
-        let _ = self.driver.kill();
+        // And where the machine is too busy for that, Chromium is in the driver's group.
+        if let Ok(group) = i32::try_from(self.driver.id()) {
+            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+        }
         let _ = self.driver.wait();
     }
 }
