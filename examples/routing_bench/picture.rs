@@ -218,13 +218,15 @@ impl Picture {
         for samples in averaged {
             let to = samples[samples.len() - 1].at;
             let middle = (from + to) / 2;
-            for processor in 0..scenario.fees.len() {
-                let sent = samples.iter().map(|sample| sample.sent[processor]).sum();
-                lines[processor].push((middle, rate(sent, from, to)));
-            }
+            let sent_to =
+                |processor: usize| samples.iter().map(move |sample| sample.sent[processor]);
             let arrived_by = |at| scenario.arrivals.partition_point(|arrival| *arrival < at) as u64;
-            let arrived = arrived_by(to) - arrived_by(from);
-            lines[scenario.fees.len()].push((middle, rate(arrived, from, to)));
+            let counts = (0..scenario.fees.len())
+                .map(|processor| sent_to(processor).sum())
+                .chain([arrived_by(to) - arrived_by(from)]);
+            for (line, count) in lines.iter_mut().zip(counts) {
+                line.push((middle, rate(count, from, to)));
+            }
             from = to;
         }
         let mut all: Vec<f64> = lines.iter().flatten().map(|(_, value)| *value).collect();

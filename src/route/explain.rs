@@ -1,9 +1,15 @@
 //! What the router knows and why it does what it does, for people to read.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::breaker::State;
+use super::lane::{self, Lane};
+use super::router::{Record, Router};
+use super::utility::{Outlook, utility};
+use super::{Decision, Queue, Time};
 
 /// A picture of the router at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -114,4 +120,106 @@ pub struct Alternative {
     pub processor: String,
     /// Its utility with the sampled probability of success. None if it was not asked.
     pub utility: Option<f64>,
+}
+
+impl Router {
+    /// What the router knows, and what it decided by which utilities.
+    pub fn explain(&self, now: Time) -> Explanation {
+        let now = self.now.max(now);
+        Explanation {
+            instances: self.alive,
+            arrivals_per_second: self.arrivals.rate(now),
+            processors: self
+                .lanes
+                .iter()
+                .map(|lane| self.report(lane, now))
+                .collect(),
+            decisions: self
+                .decisions
+                .iter()
+                .map(|record| self.past(record, now))
+                .collect(),
+        }
+    }
+
+    fn report(&self, lane: &Lane, now: Time) -> ProcessorReport {
+        let policy = &self.policy;
+        let (successes, failures) = lane.posterior.parameters(now);
+        let latency = lane.latency.estimate(now, policy);
+        let load = self.load(now, Queue::default());
+        let (reason, since) = lane.breaker.reason();
+        let success = lane.posterior.mean(now);
+        let slot = lane.slot(latency, load, now, policy, self.alive);
+        ProcessorReport {
+            name: lane.name.clone(),
+            fee: lane.fee,
+            enabled: lane.enabled,
+            breaker: BreakerReport {
+                state: lane.breaker.state(),
+                reason: reason.to_string(),
+                for_ms: ms(now.saturating_sub(since)),
+                outage_ms: lane
+                    .breaker
+                    .out_since()
+                    .map(|since| ms(now.saturating_sub(since))),
+                probes_in_flight: lane.breaker.probing(),
+            },
+            posterior_successes: successes,
+            posterior_failures: failures,
+            success_probability: success,
+            latency_ms: latency * 1e3,
+            in_flight: lane.in_flight,
+            cap: lane::cap(latency, load.demand, policy, self.alive),
+            throttled_for_ms: ms(lane.throttled_until.saturating_sub(now)),
+            utility: slot.wait().map(|wait| {
+                utility(
+                    Outlook {
+                        fee: lane.fee,
+                        success,
+                        latency,
+                        wait,
+                    },
+                    policy,
+                )
+            }),
+            health: lane.health.map(|health| HealthReport {
+                failing: health.failing,
+                min_response_time_ms: ms(health.min_response_time),
+                age_ms: ms(now.saturating_sub(health.at)),
+            }),
+        }
+    }
+
+    fn past(&self, record: &Record, now: Time) -> PastDecision {
+        let name = |i: usize| self.lanes[i].name.clone();
+        PastDecision {
+            age_ms: ms(now.saturating_sub(record.at)),
+            choice: match record.decision {
+                Decision::Send {
+                    processor,
+                    probe: false,
+                } => Choice::Send {
+                    processor: name(processor),
+                },
+                Decision::Send {
+                    processor,
+                    probe: true,
+                } => Choice::Probe {
+                    processor: name(processor),
+                },
+                Decision::Hold { .. } => Choice::Hold,
+                Decision::Wait { .. } => Choice::Wait,
+            },
+            alternatives: (record.utilities.iter().enumerate())
+                .map(|(i, utility)| Alternative {
+                    processor: name(i),
+                    utility: *utility,
+                })
+                .collect(),
+        }
+    }
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
 }

@@ -17,6 +17,37 @@ pub(super) struct Health {
     pub(super) at: Time,
 }
 
+/// What an instance has to send.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Load {
+    /// Payments per second, the backlog included.
+    pub(super) demand: f64,
+    /// Payments that wait in front of a new one.
+    pub(super) waiting: f64,
+}
+
+/// Whether a processor can take a payment.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Slot {
+    /// Now.
+    Free,
+    /// It has no slot free; one is expected then, and the seconds until one is left for the next payment.
+    Taken { until: Time, wait: f64 },
+    /// Not in any foreseeable time.
+    Closed,
+}
+
+impl Slot {
+    /// Seconds until the payment could go.
+    pub(super) fn wait(self) -> Option<f64> {
+        match self {
+            Self::Free => Some(0.0),
+            Self::Taken { wait, .. } => Some(wait),
+            Self::Closed => None,
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct Lane {
     pub(super) name: String,
@@ -111,8 +142,49 @@ impl Lane {
         })
     }
 
+    /// Whether a payment can go now, or when it is expected to.
+    pub(super) fn slot(
+        &self,
+        latency: f64,
+        load: Load,
+        now: Time,
+        policy: &Policy,
+        alive: u32,
+    ) -> Slot {
+        if !self.enabled
+            || self.breaker.state() == State::Open
+            || !self.breaker.permits(now, policy, alive)
+        {
+            return Slot::Closed;
+        }
+        if now < self.throttled_until {
+            return Slot::Taken {
+                until: self.throttled_until,
+                wait: (self.throttled_until - now).as_secs_f64(),
+            };
+        }
+        let cap = cap(latency, load.demand, policy, alive);
+        // With `cap` slots a processor serves cap / latency payments per second.
+        let turn = latency / f64::from(cap);
+        let wait = ((load.waiting + 1.0) * turn).min(LONGEST_RECKONED_WAIT);
+        if let Some(until) = self.next_wave(latency, now, policy) {
+            let rest = until.saturating_sub(now).as_secs_f64();
+            return Slot::Taken {
+                until,
+                wait: wait.max(rest),
+            };
+        }
+        if self.in_flight < cap {
+            return Slot::Free;
+        }
+        Slot::Taken {
+            until: now + Duration::from_secs_f64(turn.min(LONGEST_RECKONED_WAIT)),
+            wait,
+        }
+    }
+
     /// When the next payment may go to a slow processor, if not now.
-    pub(super) fn next_wave(&self, latency: f64, now: Time, policy: &Policy) -> Option<Time> {
+    fn next_wave(&self, latency: f64, now: Time, policy: &Policy) -> Option<Time> {
         let slow = latency >= policy.wave_from.as_secs_f64();
         if !slow || self.in_flight == 0 || now < self.wave_began + policy.wave {
             return None;
@@ -141,6 +213,9 @@ impl Lane {
         self.breaker.take(now, policy, alive)
     }
 }
+
+/// Longest wait for a slot that is told apart from none, in seconds.
+const LONGEST_RECKONED_WAIT: f64 = 3_600.0;
 
 /// The next wave begins after this many latencies, although not all of the last one are back.
 const WAVE_PATIENCE: f64 = 1.25;

@@ -7,10 +7,7 @@ use rand::Rng;
 
 use super::arrivals::Arrivals;
 use super::breaker::{Change, State};
-use super::explain::{
-    Alternative, BreakerReport, Choice, Explanation, HealthReport, PastDecision, ProcessorReport,
-};
-use super::lane::{self, Health, Lane};
+use super::lane::{self, Health, Lane, Load, Slot};
 use super::utility::{Outlook, utility};
 use super::{Decision, Event, Policy, Queue, Terms, Time};
 
@@ -32,25 +29,25 @@ pub struct StateChange {
 /// Decides which processor gets the next payment. See the [module](super) for how.
 #[derive(Debug, Clone)]
 pub struct Router {
-    policy: Policy,
-    lanes: Vec<Lane>,
-    arrivals: Arrivals,
-    alive: u32,
+    pub(super) policy: Policy,
+    pub(super) lanes: Vec<Lane>,
+    pub(super) arrivals: Arrivals,
+    pub(super) alive: u32,
     /// When a processor last turned out not to be failing any more.
     recovery: Time,
     /// Time never runs backwards here, whatever the callers say.
-    now: Time,
+    pub(super) now: Time,
     /// Utilities of the decision that is being made.
     utilities: Vec<Option<f64>>,
-    decisions: VecDeque<Record>,
+    pub(super) decisions: VecDeque<Record>,
 }
 
 /// A decision as it is kept.
 #[derive(Debug, Clone)]
-struct Record {
-    at: Time,
-    decision: Decision,
-    utilities: Vec<Option<f64>>,
+pub(super) struct Record {
+    pub(super) at: Time,
+    pub(super) decision: Decision,
+    pub(super) utilities: Vec<Option<f64>>,
 }
 
 /// Whether a processor can take a payment.
@@ -192,17 +189,12 @@ impl Router {
             };
         }
 
-        let demand = self.demand(now, queue);
-        let waiting = queue.waiting as f64 / f64::from(alive);
+        let load = self.load(now, queue);
         let mut best: Option<(f64, usize, Slot)> = None;
         for (i, lane) in self.lanes.iter_mut().enumerate() {
             let latency = lane.latency.estimate(now, policy);
-            let slot = slot(lane, latency, demand, waiting, now, policy, alive);
-            let wait = match slot {
-                Slot::Free => 0.0,
-                Slot::Taken { wait, .. } => wait,
-                Slot::Closed => continue,
-            };
+            let slot = lane.slot(latency, load, now, policy, alive);
+            let Some(wait) = slot.wait() else { continue };
             let success = lane.posterior.sample(now, rng);
             let worth = utility(
                 Outlook {
@@ -241,10 +233,13 @@ impl Router {
         }
     }
 
-    /// Payments per second that this instance has to send: its arrivals, and its share of the backlog.
-    fn demand(&self, now: Time, queue: Queue) -> f64 {
-        let backlog = queue.waiting as f64 / f64::from(self.alive);
-        self.arrivals.rate(now) + backlog / self.policy.drain_within.as_secs_f64()
+    /// What this instance has to send: its arrivals, and its share of the backlog.
+    pub(super) fn load(&self, now: Time, queue: Queue) -> Load {
+        let waiting = queue.waiting as f64 / f64::from(self.alive);
+        Load {
+            demand: self.arrivals.rate(now) + waiting / self.policy.drain_within.as_secs_f64(),
+            waiting,
+        }
     }
 
     /// Until when to wait for a processor that has just gone out and is worth more than that when it is up.

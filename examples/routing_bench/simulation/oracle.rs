@@ -12,7 +12,7 @@
 
 use super::processor::SERVED_AT_ONCE;
 use super::scenario::Scenario;
-use super::{MILLISECOND, Micros, SECOND};
+use super::{MILLISECOND, Micros};
 
 const SLOT: Micros = 10 * MILLISECOND;
 /// Less than what a processor takes on top of its delay in the model.
@@ -96,9 +96,4 @@ fn fill(used: &mut [f64], arrived: &[f64], capacity: &[f64]) -> f64 {
         filled += more;
     }
     filled
-}
-
-/// Seconds of a scenario, for reports.
-pub(crate) fn seconds(scenario: &Scenario) -> f64 {
-    scenario.end as f64 / SECOND as f64
 }
