@@ -50,18 +50,6 @@ pub(super) struct Record {
     pub(super) utilities: Vec<Option<f64>>,
 }
 
-/// Whether a processor can take a payment.
-enum Slot {
-    Free,
-    /// It has none; one is expected then, and the seconds until one is left for the next payment.
-    Taken {
-        until: Time,
-        wait: f64,
-    },
-    /// None is to be had in any foreseeable time.
-    Closed,
-}
-
 impl Router {
     /// A router that knows the terms and nothing else.
     pub fn new(policy: Policy, terms: Vec<Terms>, now: Time) -> Self {
@@ -299,161 +287,11 @@ impl Router {
         record.utilities.clone_from(&self.utilities);
         self.decisions.push_front(record);
     }
-
-    /// What the router knows, and what it decided by which utilities.
-    pub fn explain(&self, now: Time) -> Explanation {
-        let now = self.now.max(now);
-        Explanation {
-            instances: self.alive,
-            arrivals_per_second: self.arrivals.rate(now),
-            processors: self
-                .lanes
-                .iter()
-                .map(|lane| self.report(lane, now))
-                .collect(),
-            decisions: self
-                .decisions
-                .iter()
-                .map(|record| self.past(record, now))
-                .collect(),
-        }
-    }
-
-    fn report(&self, lane: &Lane, now: Time) -> ProcessorReport {
-        let policy = &self.policy;
-        let (successes, failures) = lane.posterior.parameters(now);
-        let latency = lane.latency.estimate(now, policy);
-        let demand = self.demand(now, Queue::default());
-        let (reason, since) = lane.breaker.reason();
-        let success = lane.posterior.mean(now);
-        let wait = match slot(lane, latency, demand, 0.0, now, policy, self.alive) {
-            Slot::Free => Some(0.0),
-            Slot::Taken { wait, .. } => Some(wait),
-            Slot::Closed => None,
-        };
-        ProcessorReport {
-            name: lane.name.clone(),
-            fee: lane.fee,
-            enabled: lane.enabled,
-            breaker: BreakerReport {
-                state: lane.breaker.state(),
-                reason: reason.to_string(),
-                for_ms: ms(now.saturating_sub(since)),
-                outage_ms: lane
-                    .breaker
-                    .out_since()
-                    .map(|since| ms(now.saturating_sub(since))),
-                probes_in_flight: lane.breaker.probing(),
-            },
-            posterior_successes: successes,
-            posterior_failures: failures,
-            success_probability: success,
-            latency_ms: latency * 1e3,
-            in_flight: lane.in_flight,
-            cap: lane::cap(latency, demand, policy, self.alive),
-            throttled_for_ms: ms(lane.throttled_until.saturating_sub(now)),
-            utility: wait.map(|wait| {
-                utility(
-                    Outlook {
-                        fee: lane.fee,
-                        success,
-                        latency,
-                        wait,
-                    },
-                    policy,
-                )
-            }),
-            health: lane.health.map(|health| HealthReport {
-                failing: health.failing,
-                min_response_time_ms: ms(health.min_response_time),
-                age_ms: ms(now.saturating_sub(health.at)),
-            }),
-        }
-    }
-
-    fn past(&self, record: &Record, now: Time) -> PastDecision {
-        let name = |i: usize| self.lanes[i].name.clone();
-        PastDecision {
-            age_ms: ms(now.saturating_sub(record.at)),
-            choice: match record.decision {
-                Decision::Send {
-                    processor,
-                    probe: false,
-                } => Choice::Send {
-                    processor: name(processor),
-                },
-                Decision::Send {
-                    processor,
-                    probe: true,
-                } => Choice::Probe {
-                    processor: name(processor),
-                },
-                Decision::Hold { .. } => Choice::Hold,
-                Decision::Wait { .. } => Choice::Wait,
-            },
-            alternatives: (record.utilities.iter().enumerate())
-                .map(|(i, utility)| Alternative {
-                    processor: name(i),
-                    utility: *utility,
-                })
-                .collect(),
-        }
-    }
 }
-
-/// Whether the processor can take a payment now, or when it is expected to, with so many (per instance)
-/// waiting in front.
-fn slot(
-    lane: &Lane,
-    latency: f64,
-    demand: f64,
-    waiting: f64,
-    now: Time,
-    policy: &Policy,
-    alive: u32,
-) -> Slot {
-    if !lane.enabled
-        || lane.breaker.state() == State::Open
-        || !lane.breaker.permits(now, policy, alive)
-    {
-        return Slot::Closed;
-    }
-    if now < lane.throttled_until {
-        return Slot::Taken {
-            until: lane.throttled_until,
-            wait: (lane.throttled_until - now).as_secs_f64(),
-        };
-    }
-    let cap = lane::cap(latency, demand, policy, alive);
-    // With `cap` slots a processor serves cap / latency payments per second.
-    let turn = latency / f64::from(cap);
-    let wait = ((waiting + 1.0) * turn).min(LONGEST_RECKONED_WAIT);
-    if let Some(until) = lane.next_wave(latency, now, policy) {
-        let rest = until.saturating_sub(now).as_secs_f64();
-        return Slot::Taken {
-            until,
-            wait: wait.max(rest),
-        };
-    }
-    if lane.in_flight < cap {
-        return Slot::Free;
-    }
-    Slot::Taken {
-        until: now + Duration::from_secs_f64(turn.min(LONGEST_RECKONED_WAIT)),
-        wait,
-    }
-}
-
-/// Longest wait for a slot that is told apart from none, in seconds.
-const LONGEST_RECKONED_WAIT: f64 = 3_600.0;
 
 fn same_choice(a: &Decision, b: &Decision) -> bool {
     match (a, b) {
         (Decision::Send { .. }, Decision::Send { .. }) => a == b,
         _ => std::mem::discriminant(a) == std::mem::discriminant(b),
     }
-}
-
-fn ms(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e3
 }
