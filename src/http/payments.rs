@@ -108,7 +108,8 @@ fn traceparent(headers: &HeaderMap) -> Option<Traceparent> {
     Traceparent::read(header.to_str().ok()?)
 }
 
-fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
+/// Whether the body is said to be JSON.
+pub(super) fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
     let given = headers
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())

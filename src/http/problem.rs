@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use axum::Json;
-use axum::extract::rejection::JsonRejection;
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
 use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
@@ -14,6 +14,8 @@ use utoipa::openapi::{
     ContentBuilder, HeaderBuilder, Ref, RefOr, Response as ResponseDoc, ResponseBuilder,
 };
 use utoipa::{IntoResponses, PartialSchema, ToSchema};
+
+use super::payments::check_content_type;
 
 /// Seconds after which a client should try again what failed for want of the database.
 const RETRY_AFTER_SECONDS: &str = "1";
@@ -137,15 +139,29 @@ fn responses<const N: usize>(described: [(&str, &str); N]) -> BTreeMap<String, R
     described.into()
 }
 
-/// The body of a request: a JSON object, before its fields are looked at.
-pub(super) type Object = Result<Json<Map<String, Value>>, JsonRejection>;
+/// The fields of a JSON object, as the body of a request.
+pub(super) struct Fields<T>(pub(super) T);
 
-/// Reads the fields of a body.
-pub(super) fn fields<T: DeserializeOwned>(body: Object) -> Result<T, Problem> {
-    let Json(object) =
-        body.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
-    serde_json::from_value(Value::Object(object))
-        .map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Fields<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let content_type = check_content_type(request.headers());
+        // It is read whatever it is: a connection with half a request on it cannot be used again.
+        let body = Bytes::from_request(request, state)
+            .await
+            .map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
+        content_type?;
+        // An array is not an object, though serde takes it for the fields in their order.
+        let object: Map<String, Value> =
+            serde_json::from_slice(&body).map_err(|error| match error.is_data() {
+                true => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "expected a JSON object"),
+                false => Problem::bad_request(format!("the body is not JSON: {error}")),
+            })?;
+        serde_json::from_value(Value::Object(object))
+            .map(Self)
+            .map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))
+    }
 }
 
 impl From<sqlx::Error> for Problem {

@@ -15,7 +15,7 @@ use chrono::{TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::problem::{BodyProblems, Object, OperatorProblems, fields};
+use super::problem::{BodyProblems, Fields, OperatorProblems};
 use super::{OperatorApi, Problem};
 use crate::config::OperatorToken;
 
@@ -68,12 +68,11 @@ pub(super) struct SignIn {
 pub(super) async fn sign_in(
     State(token): State<OperatorToken>,
     headers: HeaderMap,
-    body: Object,
+    Fields(SignIn { token: given }): Fields<SignIn>,
 ) -> Result<Response, Problem> {
     if !is_our_page(&headers) {
         return Err(foreign_page());
     }
-    let SignIn { token: given } = fields(body)?;
     if !token.is(&given) {
         return Ok(unauthorized());
     }

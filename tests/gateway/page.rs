@@ -33,10 +33,7 @@ impl Site {
     async fn start(simulated: bool) -> Self {
         let database = Database::create().await;
         let (default, fallback) = (processor().await, processor().await);
-        // The port stays the same when the instance is started anew.
-        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let url = format!("http://{}", port.local_addr().expect("an address"));
-        drop(port);
+        let url = format!("http://127.0.0.1:{}", free_port());
         let gateway = gateway(&database, &[&default, &fallback], &url, simulated).await;
         eventually("the processors are known", async || {
             database.count("processor_health").await == 2
@@ -111,6 +108,15 @@ async fn gateway(database: &Database, running: &[&Running], url: &str, simulated
         settings.push(("SIMULATOR_TOKEN", "123"));
     }
     Gateway::start(database, &processors(running), &settings).await
+}
+
+/// A port that stays the same when the instance is started anew. It is none of those that the system
+/// gives to others meanwhile.
+fn free_port() -> u16 {
+    let first = 10_000 + u16::try_from(std::process::id() % 20_000).expect("below 20,000");
+    let mut ports = (first..32_000).chain(10_000..first);
+    let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    ports.find(is_free).expect("a free port")
 }
 
 /// The number in a text such as `1,234.50`.

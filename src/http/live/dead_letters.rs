@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::dead_letter::{self, DeadLetter};
-use crate::http::problem::{BodyProblems, DatabaseProblems, Object, OperatorProblems, fields};
+use crate::http::problem::{BodyProblems, DatabaseProblems, Fields, OperatorProblems};
 use crate::http::{OperatorApi, Problem};
 
 /// Dead letters in one reply, at most: the newest.
@@ -54,9 +54,8 @@ impl Outcome {
 )]
 pub(super) async fn retry(
     State(api): State<OperatorApi>,
-    body: Object,
+    Fields(Ids { ids }): Fields<Ids>,
 ) -> Result<Json<Outcome>, Problem> {
-    let Ids { ids } = fields(body)?;
     let done = dead_letter::retry(&api.pool, Some(&ids)).await?;
     tracing::info!(dead_letter.retried = done.len(), "retried by an operator");
     Ok(Outcome::new(ids, done))
@@ -69,9 +68,8 @@ pub(super) async fn retry(
 )]
 pub(super) async fn discard(
     State(api): State<OperatorApi>,
-    body: Object,
+    Fields(Ids { ids }): Fields<Ids>,
 ) -> Result<Json<Outcome>, Problem> {
-    let Ids { ids } = fields(body)?;
     let done = dead_letter::discard(&api.pool, &ids).await?;
     tracing::info!(dead_letter.discarded = ?done, "discarded by an operator");
     Ok(Outcome::new(ids, done))

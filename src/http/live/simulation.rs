@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use rand::RngExt;
 use reqwest::{Client, Url};
 use rust_decimal::Decimal;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -20,12 +20,14 @@ use uuid::Uuid;
 use super::feed::Feed;
 use crate::accept::Acceptor;
 use crate::config::{ProcessorSettings, SimulatorToken};
-use crate::http::problem::{BodyProblems, Object, OperatorProblems, ProblemBody, fields};
+use crate::http::problem::{BodyProblems, Fields, OperatorProblems, ProblemBody};
 use crate::http::{OperatorApi, Problem};
 use crate::payment::Payment;
 
 /// How long a simulated processor has to answer.
 pub(super) const SIMULATOR_TIMEOUT: Duration = Duration::from_millis(500);
+/// Milliseconds that a simulated processor can be made to take, at most.
+pub(super) const MAX_DELAY_MS: u32 = 60_000;
 /// Payments per second that are made up, at most.
 pub(super) const MAX_MADE_UP: u32 = 1_000;
 /// The time between two batches of them.
@@ -62,10 +64,27 @@ pub(super) struct Behaviour {
 #[schema(as = SimulationChange)]
 pub(super) struct Change {
     /// Milliseconds that each payment takes
-    #[schema(maximum = 65_535)]
-    delay: Option<u16>,
+    #[schema(value_type = Option<u32>, maximum = 60_000)]
+    delay: Option<Whole<MAX_DELAY_MS>>,
     /// Whether each payment is answered with 500
     failure: Option<bool>,
+}
+
+/// A whole number up to `MOST`. In JSON 5.0 is one, too.
+#[derive(Debug, Clone, Copy)]
+struct Whole<const MOST: u32>(u32);
+
+impl<'de, const MOST: u32> Deserialize<'de> for Whole<MOST> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = serde_json::Number::deserialize(deserializer)?.as_f64();
+        let whole = number.filter(|number| number.fract() == 0.0);
+        let whole = whole.filter(|whole| (0.0..=f64::from(MOST)).contains(whole));
+        // It is whole, not negative and no more than a u32, so the cast changes nothing.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        whole.map(|whole| Self(whole as u32)).ok_or_else(|| {
+            serde::de::Error::custom(format!("expected a whole number from 0 to {MOST}"))
+        })
+    }
 }
 
 /// Payments that are made up
@@ -73,8 +92,8 @@ pub(super) struct Change {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Traffic {
     /// At most 1,000
-    #[schema(maximum = 1_000)]
-    payments_per_second: u32,
+    #[schema(value_type = u32, maximum = 1_000)]
+    payments_per_second: Whole<MAX_MADE_UP>,
 }
 
 /// The hand.
@@ -179,10 +198,9 @@ impl Simulator {
 pub(super) async fn change(
     State(api): State<OperatorApi>,
     name: Result<Path<String>, PathRejection>,
-    body: Object,
+    Fields(change): Fields<Change>,
 ) -> Result<StatusCode, Problem> {
     let simulator = simulator(&api)?;
-    let change: Change = fields(body)?;
     // What is not text is no name of a processor.
     let name = name.map(|Path(name)| name).unwrap_or_default();
     let processor = simulator.processors.iter().find(|known| known.name == name);
@@ -199,7 +217,7 @@ pub(super) async fn change(
             format!("processor {name} did not confirm: {}", error.without_url()),
         )
     };
-    if let Some(delay) = change.delay {
+    if let Some(Whole(delay)) = change.delay {
         let body = serde_json::json!({ "delay": delay });
         let url = configuration(processor, Some("delay"))?;
         simulator.put(url, &body).await.map_err(no_answer)?;
@@ -228,18 +246,11 @@ pub(super) async fn change(
 )]
 pub(super) async fn traffic(
     State(api): State<OperatorApi>,
-    body: Object,
+    Fields(traffic): Fields<Traffic>,
 ) -> Result<StatusCode, Problem> {
     let simulator = simulator(&api)?;
-    let traffic: Traffic = fields(body)?;
-    if traffic.payments_per_second > MAX_MADE_UP {
-        return Err(Problem::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            format!("`paymentsPerSecond` must be at most {MAX_MADE_UP}"),
-        ));
-    }
     let rate = &simulator.payments_per_second;
-    rate.store(traffic.payments_per_second, Ordering::Relaxed);
+    rate.store(traffic.payments_per_second.0, Ordering::Relaxed);
     Ok(StatusCode::NO_CONTENT)
 }
 
