@@ -47,6 +47,10 @@ pub struct Traceparent {
     flags: TraceFlags,
 }
 
+/// The length of a header of version 00, with which those of later versions begin
+/// (<https://www.w3.org/TR/trace-context/#versioning-of-traceparent>).
+const HEADER_BYTES: usize = 55;
+
 impl Traceparent {
     /// Reads a header. One that is not valid is as good as none.
     #[must_use]
@@ -59,6 +63,13 @@ impl Traceparent {
             fn keys(&self) -> Vec<&str> {
                 vec![TRACEPARENT]
             }
+        }
+        // The library takes ids that are too short.
+        let bytes = header.as_bytes();
+        let dashes = [2, 35, 52].iter().all(|at| bytes.get(*at) == Some(&b'-'));
+        let later_version = !header.starts_with("00") && bytes.get(HEADER_BYTES) == Some(&b'-');
+        if !dashes || !(bytes.len() == HEADER_BYTES || later_version) {
+            return None;
         }
         let context =
             TraceContextPropagator::new().extract_with_context(&Context::new(), &Header(header));
