@@ -280,10 +280,11 @@ async fn a_processor_that_is_made_to_fail_on_the_page_opens_its_breaker_there() 
         browser.text("[data-processor=default] .badge").await == "Taking payments"
     })
     .await;
-    browser
-        .click("[data-processor=fallback] .segments label:nth-of-type(3)")
-        .await;
     eventually("it is slow", async || {
+        // Again, should the page have moved under the first click.
+        browser
+            .click("[data-processor=fallback] .segments label:nth-of-type(3)")
+            .await;
         site.fallback.processor.delay() == Duration::from_secs(1)
     })
     .await;

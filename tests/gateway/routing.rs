@@ -151,7 +151,7 @@ async fn a_disabled_processor_gets_nothing_from_any_instance_until_it_is_enabled
 const TIMED_POLLS: usize = 5;
 
 #[tokio::test]
-async fn health_reaches_every_instance_within_100_ms() {
+async fn health_reaches_every_instance_long_before_it_looks_by_itself() {
     let (database, default) = (Database::create().await, processor().await);
     let processors = processors(&[&default]);
     let instances = [
@@ -178,11 +178,11 @@ async fn health_reaches_every_instance_within_100_ms() {
         }
     }
     for mut delays in delays {
-        // What came before the first hint could arrive does not count; nor does what a busy machine delays
-        // now and then, hence the median.
+        // What came before the first hint could arrive does not count.
         delays.remove(0);
-        delays.sort_by(f64::total_cmp);
-        assert!(delays[TIMED_POLLS / 2] <= 100.0, "{delays:?} ms");
+        // It takes a few milliseconds, and on a machine with eight times as much to do as it can 200. Without
+        // hints it would take anything up to a second, and all of these be below this once in 32 runs.
+        assert!(delays.iter().all(|delay| *delay <= 500.0), "{delays:?} ms");
     }
 }
 
