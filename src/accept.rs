@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::claim::{Claim, ClaimedFor, SEND_WITHIN, interval};
+use crate::database::REQUEST_CONNECTIONS;
 use crate::metrics::COUNTS;
 use crate::payment::Payment;
 use crate::route::{Event, SharedRouter};
@@ -165,8 +166,12 @@ impl Writer {
             .and_then(|worker| worker.claim_on_arrival(payments.len()));
         let claimed_for = on_arrival.as_ref().map(OnArrival::claimed_for);
         let mut outcome = enqueue(&self.pool, payments, claimed_for).await;
-        if matches!(outcome, Err(sqlx::Error::Io(_))) {
-            // The connection was of a server that restarted since. Doing it again is safe.
+        for _ in 0..REQUEST_CONNECTIONS {
+            if !matches!(outcome, Err(sqlx::Error::Io(_))) {
+                break;
+            }
+            // That connection was of a server that restarted since, and so may be every other of the pool,
+            // which each failure takes out. Doing it again is safe.
             outcome = enqueue(&self.pool, payments, claimed_for).await;
         }
         let (outcomes, claims) = outcome?;
