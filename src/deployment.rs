@@ -1,5 +1,5 @@
-//! What the instances of one deployment know of each other: how many are alive, and what the
-//! processors last said of their health.
+//! What the instances of one deployment know of each other: how many are alive, what the processors last
+//! said of their health, and which of them were found to be back.
 //!
 //! Each processor's row in `processor_health` is its leader row: whoever moves `next_poll_at` forward
 //! has the next poll, for all instances. A poller that dies is replaced when that time has come.
@@ -66,6 +66,11 @@ impl Member {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = async { hint.notified().await; tokio::time::sleep(SYNC_PAUSE).await } => {}
+                recovered = self.router.recovered() => {
+                    self.tell_recovered(&recovered).await;
+                    pause = Duration::ZERO;
+                    continue;
+                }
                 () = stop.cancelled() => break,
             }
             let beat = beat_at.is_none_or(|at| at.elapsed() >= HEARTBEAT_INTERVAL);
@@ -109,7 +114,7 @@ impl Member {
             self.router.observe(Event::Instances { alive });
         }
         let rows = sqlx::query!(
-            r#"SELECT processor, failing AS "failing?", min_response_time_ms, answered_at, enabled,
+            r#"SELECT processor, failing AS "failing?", min_response_time_ms, answered_at, recovered_at, enabled,
                 (extract(epoch FROM next_poll_at - now()) * 1000)::float8 AS "next_poll_in_ms"
             FROM processor_health"#
         )
@@ -134,8 +139,13 @@ impl Member {
             let Some(row) = row else { continue };
             let Known {
                 answered_at,
+                recovered_at,
                 enabled,
             } = &mut known[index];
+            if row.recovered_at != *recovered_at {
+                *recovered_at = row.recovered_at;
+                self.router.observe(Event::Recovered { processor: index });
+            }
             if row.enabled != *enabled {
                 *enabled = row.enabled;
                 tracing::warn!(
@@ -164,6 +174,24 @@ impl Member {
             }
         }
         Ok(synced)
+    }
+
+    /// Tells the other instances that these are back. What is not told they find out by themselves.
+    async fn tell_recovered(&self, processors: &[usize]) {
+        let names: Vec<&str> = processors
+            .iter()
+            .map(|index| self.processors[*index].name.as_str())
+            .collect();
+        let told = sqlx::query!(
+            "UPDATE processor_health SET recovered_at = now() WHERE processor = ANY ($1)",
+            &names as &[&str],
+        )
+        .execute(&self.pool)
+        .await;
+        match told {
+            Ok(_) => hint_others(&self.pool).await,
+            Err(error) => tracing::debug!(error = %error, "recovery not told"),
+        }
     }
 
     /// Gives a sign of life. Returns how many instances are alive, this one included.
@@ -237,6 +265,7 @@ impl Member {
 #[derive(Debug, Clone, Copy)]
 struct Known {
     answered_at: Option<DateTime<Utc>>,
+    recovered_at: Option<DateTime<Utc>>,
     enabled: bool,
 }
 
@@ -244,6 +273,7 @@ impl Default for Known {
     fn default() -> Self {
         Self {
             answered_at: None,
+            recovered_at: None,
             enabled: true,
         }
     }

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! An open breaker lets one real payment through now and then, a half-open one a few at a time. Permits that
-//! come back unused count for nothing and are given again at once, so no state is without a way out.
+//! come back unused count for nothing and are given again at once, so no state is without a way out. While a
+//! backlog waits, an open breaker closes at the first good news: trials would cost more time than they save.
 
 use std::fmt;
 
@@ -57,6 +58,8 @@ pub enum Reason {
     ReportedHealthy,
     /// A probe came back charged.
     ProbeSucceeded,
+    /// An attempt of another instance succeeded.
+    RecoveredElsewhere,
     /// An attempt failed while the breaker was half open.
     TrialFailed,
     /// That many attempts in a row succeeded while the breaker was half open.
@@ -71,6 +74,7 @@ impl fmt::Display for Reason {
             Self::ReportedFailing => f.write_str("its health endpoint says that it fails"),
             Self::ReportedHealthy => f.write_str("its health endpoint says that it does not fail"),
             Self::ProbeSucceeded => f.write_str("a probe succeeded"),
+            Self::RecoveredElsewhere => f.write_str("an attempt of another instance succeeded"),
             Self::TrialFailed => f.write_str("an attempt failed while half open"),
             Self::TrialsSucceeded(n) => {
                 write!(f, "{n} attempts in a row succeeded while half open")
@@ -233,6 +237,17 @@ impl Breaker {
             (false, State::Open) => Some(self.enter(State::HalfOpen, Reason::ReportedHealthy, now)),
             _ => None,
         }
+    }
+
+    /// An attempt of another instance succeeded.
+    pub fn recovered(&mut self, now: Time) -> Option<Change> {
+        (self.state == State::Open)
+            .then(|| self.enter(State::HalfOpen, Reason::RecoveredElsewhere, now))
+    }
+
+    /// Closes it without trials.
+    pub fn close(&mut self, reason: Reason, now: Time) -> Change {
+        self.enter(State::Closed, reason, now)
     }
 
     fn open(&mut self, reason: Reason, now: Time, policy: &Policy) -> Change {

@@ -132,6 +132,16 @@ impl Lane {
         self.breaker.reported(health.failing, health.at, policy)
     }
 
+    /// It is back, as `change` says, and a backlog waits, which is not kept waiting for the probes that are still
+    /// under way.
+    pub(super) fn trust(&mut self, now: Time, change: Change) -> Change {
+        self.wave_began = now;
+        Change {
+            from: change.from,
+            ..self.breaker.close(change.reason, now)
+        }
+    }
+
     /// Whether a probe could still be under way while an audit looks, as far as the health endpoint knows.
     /// What it said before the last processor came back is out of date; then one probe is risked.
     pub(super) fn too_slow_to_probe(&self, now: Time, recovery: Time, policy: &Policy) -> bool {

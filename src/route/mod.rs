@@ -140,6 +140,11 @@ pub enum Event {
         /// No payment takes less than this at present.
         min_response_time: Duration,
     },
+    /// An attempt of another instance succeeded at a processor that it had given up.
+    Recovered {
+        /// The processor.
+        processor: usize,
+    },
     /// How many instances are alive, this one included; they share the caps.
     Instances {
         /// At least 1.

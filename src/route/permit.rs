@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use tokio::sync::Notify;
 
 use super::sync::{Arc, Mutex, MutexGuard};
 use super::{Decision, Event, Explanation, Queue, Router, StateChange, Time, Verdict};
@@ -22,11 +23,15 @@ struct Shared {
     /// The moment in which the router's time was `origin`.
     epoch: Instant,
     origin: Time,
+    /// Woken when a processor is back.
+    news: Notify,
 }
 
 struct Deciding {
     router: Router,
     rng: SmallRng,
+    /// Processors that have come back, each once, until somebody asks.
+    recovered: Vec<usize>,
 }
 
 /// What [`SharedRouter::plan`] comes to.
@@ -45,12 +50,14 @@ impl SharedRouter {
         let state = Mutex::new(Deciding {
             router,
             rng: SmallRng::from_rng(&mut rand::rng()),
+            recovered: Vec::new(),
         });
         Self {
             shared: Arc::new(Shared {
                 state,
                 epoch: Instant::now(),
                 origin,
+                news: Notify::new(),
             }),
         }
     }
@@ -63,7 +70,7 @@ impl SharedRouter {
             retry_in: None,
         };
         let mut deciding = self.lock();
-        let Deciding { router, rng } = &mut *deciding;
+        let Deciding { router, rng, .. } = &mut *deciding;
         for granted in 0..want {
             let ahead = Queue {
                 waiting: queue.waiting.saturating_sub(granted as u64),
@@ -101,10 +108,26 @@ impl SharedRouter {
                 .name(change.processor)
                 .unwrap_or_default()
                 .to_owned();
+            let recovered = change.recovered();
+            if let Some(processor) = recovered
+                && !deciding.recovered.contains(&processor)
+            {
+                deciding.recovered.push(processor);
+            }
             drop(deciding);
+            if recovered.is_some() {
+                self.shared.news.notify_one();
+            }
             COUNTS.breaker_changed(&name, change.change.to.as_str());
             log(&name, change);
         }
+    }
+
+    /// Waits until an attempt of this instance has shown that processors are back that it had given up, and
+    /// returns them, each once. One task may wait.
+    pub async fn recovered(&self) -> Vec<usize> {
+        self.shared.news.notified().await;
+        std::mem::take(&mut self.lock().recovered)
     }
 
     /// What the router knows, and why it decided as it did.

@@ -96,7 +96,7 @@ impl Default for Policy {
             prior_failures: 1.0,
             forget_half_life: Duration::from_secs(2),
             price_per_second: 0.01,
-            wait_doubles_at: Duration::from_secs(10),
+            wait_doubles_at: Duration::from_millis(2_500),
             price_per_failure: 0.02,
             price_of_slowness: 0.02,
             slow_from: Duration::from_millis(1_100),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rand::Rng;
 
 use super::arrivals::Arrivals;
-use super::breaker::{Change, State};
+use super::breaker::{Change, Reason, State};
 use super::lane::{self, Health, Lane, Load, Slot};
 use super::utility::{Outlook, utility};
 use super::{Decision, Event, Policy, Queue, Terms, Time};
@@ -26,6 +26,13 @@ pub struct StateChange {
     pub change: Change,
 }
 
+impl StateChange {
+    /// The processor, if an attempt has shown that it is back.
+    pub fn recovered(&self) -> Option<usize> {
+        (self.change.reason == Reason::ProbeSucceeded).then_some(self.processor)
+    }
+}
+
 /// Decides which processor gets the next payment. See the [module](super) for how.
 #[derive(Debug, Clone)]
 pub struct Router {
@@ -35,6 +42,8 @@ pub struct Router {
     pub(super) alive: u32,
     /// When a processor last turned out not to be failing any more.
     recovery: Time,
+    /// Payments that waited for this instance at the last decision.
+    waiting: f64,
     /// Time never runs backwards here, whatever the callers say.
     pub(super) now: Time,
     /// Utilities of the decision that is being made.
@@ -65,6 +74,7 @@ impl Router {
             lanes,
             alive: 1,
             recovery: now,
+            waiting: 0.0,
             now,
         }
     }
@@ -115,6 +125,10 @@ impl Router {
                         .finished(sent_at, probe, verdict, now, policy),
                 )
             }
+            Event::Recovered { processor } => {
+                let lane = self.lanes.get_mut(processor)?;
+                (processor, lane.breaker.recovered(now))
+            }
             Event::Health {
                 processor,
                 failing,
@@ -131,10 +145,15 @@ impl Router {
                 )
             }
         };
-        if change.is_some_and(|change| change.from == State::Open) {
+        let mut change = change?;
+        if change.from == State::Open {
             self.recovery = now;
+            // More waits than a processor takes from this instance at once.
+            if self.waiting >= f64::from(lane::hard_cap(&self.policy, self.alive)) {
+                change = self.lanes[processor].trust(now, change);
+            }
         }
-        change.map(|change| StateChange { processor, change })
+        Some(StateChange { processor, change })
     }
 
     /// Decides for the next payment. With [`Decision::Send`] a permit is taken, which has to come back by
@@ -178,6 +197,7 @@ impl Router {
         }
 
         let load = self.load(now, queue);
+        self.waiting = load.waiting;
         let mut best: Option<(f64, usize, Slot)> = None;
         for (i, lane) in self.lanes.iter_mut().enumerate() {
             let latency = lane.latency.estimate(now, policy);

@@ -147,11 +147,13 @@ async fn a_disabled_processor_gets_nothing_from_any_instance_until_it_is_enabled
     assert_eq!(one.switch("nobody", "disable").await, StatusCode::NOT_FOUND);
 }
 
-/// Polls whose news is timed. Each takes 5 s.
+/// Polls whose news is timed together. Each takes 5 s.
 const TIMED_POLLS: usize = 5;
+/// Polls after which the machine has had its chance.
+const POLLS_AT_MOST: usize = 20;
 
 #[tokio::test]
-async fn health_reaches_every_instance_long_before_it_looks_by_itself() {
+async fn health_reaches_every_instance_within_100_ms() {
     let (database, default) = (Database::create().await, processor().await);
     let processors = processors(&[&default]);
     let instances = [
@@ -159,31 +161,73 @@ async fn health_reaches_every_instance_long_before_it_looks_by_itself() {
         Operator::start(&database, &processors).await,
     ];
     let mut delays = [Vec::new(), Vec::new()];
-    let mut timed = latest_answer(&database).await;
-    for _ in 0..=TIMED_POLLS {
-        let answered_at = eventually_some("another poll", async || {
-            latest_answer(&database)
-                .await
-                .filter(|at| timed != Some(*at))
+    // What came before the first hint could arrive does not count.
+    let mut timed =
+        eventually_some("the first poll", async || latest_answer(&database).await).await;
+    for _ in 0..POLLS_AT_MOST {
+        timed = eventually_some("another poll", async || {
+            latest_answer(&database).await.filter(|at| timed != *at)
         })
         .await;
-        timed = Some(answered_at);
         // Without hints it would be up to a second until the next look, and here all have looked.
         tokio::time::sleep(Duration::from_millis(1_500)).await;
         for (instance, delays) in instances.iter().zip(&mut delays) {
             let health = instance.routing().await["processors"][0]["health"].clone();
             let age = health["age_ms"].as_f64().expect("health is known");
-            let since_answer = (Utc::now() - answered_at).num_microseconds();
+            let since_answer = (Utc::now() - timed).num_microseconds();
             delays.push(since_answer.expect("no longer than a test") as f64 / 1e3 - age);
         }
+        // The machine may have other things to do now and then. Without hints it would be anything up to a
+        // second, and three of five in both instances within a tenth of that once in 10,000 runs.
+        if delays.iter().all(|delays| mostly_within(delays, 100.0)) {
+            return;
+        }
     }
-    for mut delays in delays {
-        // What came before the first hint could arrive does not count.
-        delays.remove(0);
-        // It takes a few milliseconds, and on a machine with eight times as much to do as it can 200. Without
-        // hints it would take anything up to a second, and all of these be below this once in 32 runs.
-        assert!(delays.iter().all(|delay| *delay <= 500.0), "{delays:?} ms");
+    panic!("{delays:?} ms");
+}
+
+/// Whether most of the last [`TIMED_POLLS`] took no longer than that.
+fn mostly_within(delays: &[f64], bound_ms: f64) -> bool {
+    let last = delays.iter().rev().take(TIMED_POLLS);
+    last.filter(|delay| **delay <= bound_ms).count() > TIMED_POLLS / 2
+}
+
+#[tokio::test]
+async fn what_one_instance_finds_to_be_back_all_use_again() {
+    let (database, default) = (Database::create().await, processor().await);
+    let processors = processors(&[&default]);
+    let instances = [
+        Operator::start(&database, &processors).await,
+        Operator::start(&database, &processors).await,
+    ];
+    default.processor.set_failing(true);
+    for instance in &instances {
+        eventually("its health is known to all", async || {
+            instance.routing().await["processors"][0]["breaker"]["state"] == "open"
+        })
+        .await;
     }
+    // Nobody polls any more: one payment that goes through is the only news.
+    sqlx::query("UPDATE processor_health SET next_poll_at = now() + interval '1 hour'")
+        .execute(&database.pool)
+        .await
+        .expect("the table is there");
+    default.processor.set_failing(false);
+    let ids = instances[0].gateway.post_many(1).await;
+    instances[0].gateway.until_settled(&ids).await;
+    eventually("both know", async || {
+        let mut reasons = Vec::new();
+        for instance in &instances {
+            let breaker = instance.routing().await["processors"][0]["breaker"].clone();
+            reasons.push(breaker["reason"].to_string());
+        }
+        reasons.sort();
+        reasons.iter().map(String::as_str).eq([
+            r#""a probe succeeded""#,
+            r#""an attempt of another instance succeeded""#,
+        ])
+    })
+    .await;
 }
 
 async fn latest_answer(database: &Database) -> Option<DateTime<Utc>> {

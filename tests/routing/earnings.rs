@@ -68,27 +68,21 @@ fn random_scenarios_earn_98_per_cent_of_the_oracle_and_never_much_less() {
 
 /// Where the benchmark earns least. In 103 both processors are down for 38 s and the run ends 7.6 s after they
 /// are back; in the others the cheap one is out for most of the run, and waiting for it would have paid.
-const HARDEST: [(u64, f64); 5] = [
-    (103, 0.87),
-    (140, 0.92),
-    (173, 0.92),
-    (31, 0.92),
-    (92, 0.92),
-];
+const HARDEST: [u64; 5] = [103, 140, 173, 31, 92];
 
 #[test]
-fn the_hardest_scenarios_of_the_benchmark_do_not_earn_less_than_they_did() {
-    for (seed, least) in HARDEST {
+fn the_hardest_scenarios_of_the_benchmark_earn_92_per_cent_of_the_oracle() {
+    for seed in HARDEST {
         let scenario = Scenario::random(seed, &PUBLIC_FEES);
         let share = share(&scenario, &play(&scenario));
-        assert!((least..=1.0).contains(&share), "seed {seed}: {share}");
+        assert!((0.92..=1.0).contains(&share), "seed {seed}: {share}");
     }
 }
 
 #[test]
 fn harsher_scenarios_never_earn_less_than_90_per_cent_of_the_oracle() {
-    // The first two are the worst of a hundred.
-    for seed in [2_004, 2_095, 5_001, 5_002, 5_003, 5_004] {
+    // The first three are the worst of the benchmark's.
+    for seed in [5, 74, 29, 2_004, 2_095, 5_001, 5_002, 5_003, 5_004] {
         let scenario = Scenario::harsh(seed, &PUBLIC_FEES);
         let share = share(&scenario, &play(&scenario));
         assert!((0.90..=1.0).contains(&share), "seed {seed}: {share}");

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 /// Something that decides for one instance where payments go.
 pub(crate) trait Chooser {
-    /// Learns from what has happened.
-    fn observe(&mut self, event: Event, now: Time);
+    /// Learns from what has happened. Returns the processor that has come back, if the others should know.
+    fn observe(&mut self, event: Event, now: Time) -> Option<usize>;
     /// Decides for the next payment.
     fn decide(&mut self, now: Time, rng: &mut SmallRng, queue: Queue) -> Decision;
     /// A permit for a payment that can go nowhere else; whether it is a probe.
@@ -37,8 +37,8 @@ pub(crate) fn shipped(policy: Policy, fees: &[f64]) -> Router {
 }
 
 impl Chooser for Router {
-    fn observe(&mut self, event: Event, now: Time) {
-        Self::observe(self, event, now);
+    fn observe(&mut self, event: Event, now: Time) -> Option<usize> {
+        Self::observe(self, event, now)?.recovered()
     }
 
     fn decide(&mut self, now: Time, rng: &mut SmallRng, queue: Queue) -> Decision {
@@ -169,7 +169,7 @@ impl Ruled {
 }
 
 impl Chooser for Ruled {
-    fn observe(&mut self, event: Event, now: Time) {
+    fn observe(&mut self, event: Event, now: Time) -> Option<usize> {
         match event {
             Event::Health {
                 processor,
@@ -191,7 +191,7 @@ impl Chooser for Ruled {
                     Verdict::Charged => true,
                     Verdict::Throttled { retry_after } => {
                         lane.throttled_until = now + retry_after;
-                        return;
+                        return None;
                     }
                     _ => false,
                 };
@@ -212,6 +212,7 @@ impl Chooser for Ruled {
             }
             _ => {}
         }
+        None
     }
 
     fn decide(&mut self, now: Time, rng: &mut SmallRng, _queue: Queue) -> Decision {

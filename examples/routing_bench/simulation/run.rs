@@ -34,7 +34,7 @@ const BACKOFF_AT_MOST: Micros = SECOND;
 const ASK_AGAIN: Micros = 100 * MILLISECOND;
 /// Time between two calls of the health endpoint.
 const POLL: Micros = 5 * SECOND;
-/// Time until a reply of the health endpoint has reached an instance.
+/// Time until what one instance has learnt of a processor has reached another.
 const NEWS: (Micros, Micros) = (2 * MILLISECOND, 60 * MILLISECOND);
 /// Time between two samples for the picture.
 const SAMPLE: Micros = 100 * MILLISECOND;
@@ -58,6 +58,8 @@ enum Happening {
     Poll(u8),
     /// An instance learns what it said: processor, instance, failing, milliseconds.
     News(u8, u8, bool, u32),
+    /// An instance learns that another has found a processor to be back: processor, instance.
+    Recovered(u8, u8),
     /// A sample for the picture.
     Sample,
 }
@@ -243,6 +245,12 @@ impl<C: Chooser> Run<'_, C> {
                 };
                 self.choosers[instance as usize].observe(event, time(self.now));
             }
+            Happening::Recovered(processor, instance) => {
+                let processor = processor as usize;
+                self.choosers[instance as usize]
+                    .observe(Event::Recovered { processor }, time(self.now));
+                self.unblock(instance as usize);
+            }
             Happening::Sample => self.sample(),
         }
     }
@@ -416,7 +424,17 @@ impl<C: Chooser> Run<'_, C> {
             verdict,
         };
         let instance = instance as usize;
-        self.choosers[instance].observe(event, time(self.now));
+        let recovered = self.choosers[instance].observe(event, time(self.now));
+        if let Some(processor) = recovered {
+            for other in (0..INSTANCES).filter(|other| *other != instance) {
+                let at = self.now + self.rng.random_range(NEWS.0..NEWS.1);
+                self.at(at, Happening::Recovered(processor as u8, other as u8));
+            }
+        }
+        self.unblock(instance);
+    }
+
+    fn unblock(&mut self, instance: usize) {
         if self.blocked[instance] && self.next_look[instance] > self.now {
             self.look_at(instance, self.now);
         }
