@@ -129,7 +129,7 @@ class Stack:
         postgres = [SCRIPTS / "postgres.sh", "run", self.folder / "data", sockets, POSTGRES_PORT, *settings]
         self.child("postgres", postgres, {"STOP_WITH_PARENT": "yes"})
         self.await_ready("PostgreSQL answers", lambda: self._accepts(sockets))
-        run([SCRIPTS / "postgres.sh", "init", sockets, POSTGRES_PORT], env={**os.environ, "PAYMENT_PROXY_PASSWORD": "bench", "AUDITOR_PASSWORD": "bench"})
+        run([SCRIPTS / "postgres.sh", "init", sockets, POSTGRES_PORT], env={**os.environ, "PAYMENT_PROXY_PASSWORD": "bench", "PAYMENT_PROXY_OWNER_PASSWORD": "bench", "AUDITOR_PASSWORD": "bench"})
         self.processors = {}
         for name, fee in FEES.items():
             port = free_port()
@@ -142,7 +142,7 @@ class Stack:
             "PROCESSORS": " ".join(f"{name},{FEES[name]},{url}" for name, url in self.processors.items()),
             "ALLOW_PURGE": "true",
         }
-        run([BINARY, "migrate"], env={**os.environ, **self.environment})
+        run([BINARY, "migrate"], env={**os.environ, **self.environment, "MIGRATE_DATABASE_URL": self.url("payment_proxy_owner", "payments")})
         for name in INSTANCES:
             self.start_instance(name)
         self.port = free_port()

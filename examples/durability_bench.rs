@@ -53,6 +53,7 @@ async fn main() -> anyhow::Result<()> {
             );
             let settings = DatabaseSettings {
                 database_url: url.parse().map_err(anyhow::Error::msg)?,
+                database_password_file: None,
                 queue_durability: *mode,
             };
             let round = play(&settings).await?;
@@ -95,7 +96,7 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn play(settings: &DatabaseSettings) -> anyhow::Result<Round> {
-    database::migrate(settings).await?;
+    database::prepare(settings).await?;
     let pools = Pools::new(settings);
     let (accepted, posting) = post(&pools).await?;
     let settling = Instant::now();

@@ -10,7 +10,8 @@
 #        postgres.sh accepts SOCKETS PORT
 #            Exit 0 if the server answers already.
 #        postgres.sh init SOCKETS PORT
-#            Runs init.sql, which reads PAYMENT_PROXY_PASSWORD and AUDITOR_PASSWORD.
+#            Runs init.sql, which reads PAYMENT_PROXY_PASSWORD, PAYMENT_PROXY_OWNER_PASSWORD and
+#            AUDITOR_PASSWORD.
 #        postgres.sh bin [DATA]
 #            Prints where the server's programs are.
 #

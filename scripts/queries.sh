@@ -22,9 +22,9 @@ trap 'touch -r "$stamp" src/lib.rs; rm -rf "$fresh"' EXIT
 database=queries
 url=${TEST_DATABASE_URL:?scripts/with-postgres.sh sets it}
 psql=("$(scripts/postgres.sh bin)/psql" --no-psqlrc --quiet --set=ON_ERROR_STOP=1)
-"${psql[@]}" "$url" --command="CREATE DATABASE $database OWNER payment_proxy"
+"${psql[@]}" "$url" --command="CREATE DATABASE $database OWNER payment_proxy_owner"
 url=${url%/*}/$database
-url=${url/postgres@/payment_proxy@} # the service's own role, as in production
+url=${url/postgres@/payment_proxy_owner@} # as in production
 
 # sqlx's own table, which a query of ours reads; what fills it, `payment-proxy migrate`, may not be
 # possible to build as long as .sqlx is out of date.

@@ -128,18 +128,15 @@ cluster_folder() {
 # Passwords are needed over TCP only, by people; they are made once and stay in a file that psql reads.
 read_passwords() {
     local file=$state/pgpass user
-    if [ ! -s "$file" ]; then
-        (
-            umask 077
-            for user in payment_proxy auditor; do
-                echo "*:*:payments:$user:$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')"
-            done >"$file.new"
-        )
-        mv "$file.new" "$file"
-    fi
+    (umask 077 && touch "$file")
+    for user in payment_proxy payment_proxy_owner auditor; do
+        grep --quiet ":$user:" "$file" ||
+            echo "*:*:payments:$user:$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')" >>"$file"
+    done
     PAYMENT_PROXY_PASSWORD=$(sed -n 's/^.*:payment_proxy://p' "$file")
+    PAYMENT_PROXY_OWNER_PASSWORD=$(sed -n 's/^.*:payment_proxy_owner://p' "$file")
     AUDITOR_PASSWORD=$(sed -n 's/^.*:auditor://p' "$file")
-    export PAYMENT_PROXY_PASSWORD AUDITOR_PASSWORD
+    export PAYMENT_PROXY_PASSWORD PAYMENT_PROXY_OWNER_PASSWORD AUDITOR_PASSWORD
 }
 
 start_postgres() {
@@ -153,9 +150,17 @@ start_postgres() {
     read_passwords
     scripts/postgres.sh init "$runtime/postgres" "$postgres_port" || fail 1 "init.sql failed, see above"
 
-    export DATABASE_URL="postgres://payment_proxy@${runtime//\//%2F}%2Fpostgres:$postgres_port/payments"
-    step "$state/logs/migrate.log" "$binary" migrate ||
+    local server=${runtime//\//%2F}%2Fpostgres:$postgres_port/payments
+    export DATABASE_URL="postgres://payment_proxy@$server"
+    # As the owner, whom the instances are not told of.
+    MIGRATE_DATABASE_URL=postgres://payment_proxy_owner@$server ALLOW_PURGE=$(allows_purge) \
+        step "$state/logs/migrate.log" "$binary" migrate ||
         fail 1 "the migrations failed, see $(end_of "$state/logs/migrate.log")"
+}
+
+# What is simulated is nobody's money.
+allows_purge() {
+    if [ -z "${PROCESSORS:-}" ]; then echo "${ALLOW_PURGE:-true}"; else echo "${ALLOW_PURGE:-false}"; fi
 }
 
 start_processors() {
@@ -164,9 +169,10 @@ start_processors() {
         --listen "127.0.0.1:$default_port" --fee 0.05 --token "$simulator_token" --journal "$state/journals/default"
     start processor-fallback "$state/logs/processor-fallback.log" "$binary" simulate-processor \
         --listen "127.0.0.1:$fallback_port" --fee 0.15 --token "$simulator_token" --journal "$state/journals/fallback"
+    ALLOW_PURGE=$(allows_purge)
+    export ALLOW_PURGE
     export PROCESSORS="default,0.05,http://127.0.0.1:$default_port fallback,0.15,http://127.0.0.1:$fallback_port"
-    export ALLOW_PURGE="${ALLOW_PURGE:-true}" # nothing here is anybody's money
-    export SIMULATOR_TOKEN="$simulator_token"   # so the live page may make them slow or failing
+    export SIMULATOR_TOKEN="$simulator_token" # so the live page may make them slow or failing
 }
 
 # Made once, so that a browser that is signed in stays so.

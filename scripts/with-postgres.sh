@@ -35,7 +35,7 @@ fail() {
     exit 1
 }
 
-export PAYMENT_PROXY_PASSWORD=test AUDITOR_PASSWORD=test
+export PAYMENT_PROXY_PASSWORD=test PAYMENT_PROXY_OWNER_PASSWORD=test AUDITOR_PASSWORD=test
 STOP_WITH_PARENT=yes start postgres "$folder/log" "$here/postgres.sh" run "$folder/data" "$folder/socket" "$port" "${settings[@]}"
 until "$here/postgres.sh" accepts "$folder/socket" "$port"; do
     ! dead_child >/dev/null || fail "did not start"

@@ -7,7 +7,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::config::{DatabaseSettings, ListenSettings, LogFormat, Settings};
+use crate::config::{ListenSettings, LogFormat, MigrateSettings, Settings};
 use crate::operate::{DeadLetterArgs, PaymentArgs, ReconcileArgs, StatusArgs, SummaryArgs};
 use crate::simulator;
 use crate::telemetry::DEFAULT_FILTER;
@@ -34,8 +34,8 @@ pub struct Cli {
 pub enum Command {
     /// Run one instance of the gateway
     Serve(Box<Settings>),
-    /// Apply the migrations and the durability of the queue, then exit
-    Migrate(Box<DatabaseSettings>),
+    /// Apply the migrations, the durability of the queue and the rights of the service's role, then exit
+    Migrate(Box<MigrateSettings>),
     /// Show how the deployment is: instances, queue, processors, dead letters, database
     #[command(after_help = exit_codes("nothing wants attention", "something does, and the output says what", "the database does not answer"))]
     Status(Box<StatusArgs>),

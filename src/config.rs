@@ -27,9 +27,98 @@ pub struct DatabaseSettings {
     )]
     pub database_url: DatabaseUrl,
 
+    /// A file that holds the password, which then need not be in the URL
+    #[arg(
+        long,
+        env = "DATABASE_PASSWORD_FILE",
+        value_name = "DATABASE_PASSWORD_FILE"
+    )]
+    pub database_password_file: Option<InFile<Password>>,
+
     /// Whether accepted payments survive a crash of the database server, at the cost of speed
     #[arg(long, env = "QUEUE_DURABILITY", value_name = "QUEUE_DURABILITY", value_enum, default_value_t = QueueDurability::Unlogged)]
     pub queue_durability: QueueDurability,
+}
+
+impl DatabaseSettings {
+    /// How to connect.
+    #[must_use]
+    pub fn connect_options(&self) -> PgConnectOptions {
+        let options = self.database_url.0.clone();
+        match &self.database_password_file {
+            Some(InFile(Password(password))) => options.password(password),
+            None => options,
+        }
+    }
+}
+
+/// The database as the role that owns the tables, where the service has another.
+#[derive(Debug, Clone, Args)]
+pub struct OwnerSettings {
+    /// DATABASE_URL as the role that owns the tables; without it, as the service
+    #[arg(
+        long,
+        env = "MIGRATE_DATABASE_URL",
+        value_name = "MIGRATE_DATABASE_URL",
+        hide_env_values = true
+    )]
+    pub migrate_database_url: Option<DatabaseUrl>,
+
+    /// A file that holds the password of that role
+    #[arg(
+        long,
+        env = "MIGRATE_DATABASE_PASSWORD_FILE",
+        value_name = "MIGRATE_DATABASE_PASSWORD_FILE",
+        requires = "migrate_database_url"
+    )]
+    pub migrate_database_password_file: Option<InFile<Password>>,
+}
+
+impl OwnerSettings {
+    /// The settings of the service, but with the owner's role.
+    #[must_use]
+    pub fn of(&self, service: &DatabaseSettings) -> DatabaseSettings {
+        match &self.migrate_database_url {
+            None => service.clone(),
+            Some(url) => DatabaseSettings {
+                database_url: url.clone(),
+                database_password_file: self.migrate_database_password_file.clone(),
+                queue_durability: service.queue_durability,
+            },
+        }
+    }
+}
+
+/// The settings of `migrate`.
+#[derive(Debug, Clone, Args)]
+pub struct MigrateSettings {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub database: DatabaseSettings,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub owner: OwnerSettings,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub purge: PurgeSettings,
+}
+
+impl MigrateSettings {
+    /// The database as the owner of the tables.
+    #[must_use]
+    pub fn owner(&self) -> DatabaseSettings {
+        self.owner.of(&self.database)
+    }
+}
+
+/// The setting that `serve` and `migrate` share.
+#[derive(Debug, Clone, Args)]
+pub struct PurgeSettings {
+    /// Whether `POST /purge-payments` empties the books (`true` or `false`). `migrate` grants the right to it
+    #[arg(long, env = "ALLOW_PURGE", value_name = "ALLOW_PURGE", default_value = "false", action = clap::ArgAction::Set)]
+    pub allow_purge: bool,
 }
 
 /// The setting that `serve` and `probe` share.
@@ -77,9 +166,9 @@ pub struct Settings {
     #[allow(missing_docs)]
     pub processors: ProcessorsSettings,
 
-    /// Whether `POST /purge-payments` empties the books (`true` or `false`)
-    #[arg(long, env = "ALLOW_PURGE", value_name = "ALLOW_PURGE", default_value = "false", action = clap::ArgAction::Set)]
-    pub allow_purge: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub purge: PurgeSettings,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -93,6 +182,15 @@ pub struct Settings {
         hide_env_values = true
     )]
     pub metrics_token: Option<OperatorToken>,
+
+    /// A file that holds it
+    #[arg(
+        long,
+        env = "METRICS_TOKEN_FILE",
+        value_name = "METRICS_TOKEN_FILE",
+        conflicts_with = "metrics_token"
+    )]
+    pub metrics_token_file: Option<InFile<OperatorToken>>,
 
     /// Threads of this instance. More instances serve better than more threads
     #[arg(
@@ -142,6 +240,33 @@ pub struct OperatorSettings {
         hide_env_values = true
     )]
     pub operator_token: Option<OperatorToken>,
+
+    /// A file that holds it
+    #[arg(
+        long,
+        env = "OPERATOR_TOKEN_FILE",
+        value_name = "OPERATOR_TOKEN_FILE",
+        conflicts_with = "operator_token"
+    )]
+    pub operator_token_file: Option<InFile<OperatorToken>>,
+}
+
+impl OperatorSettings {
+    /// The token, wherever it was given.
+    #[must_use]
+    pub fn token(&self) -> Option<&OperatorToken> {
+        let in_file = self.operator_token_file.as_ref();
+        self.operator_token.as_ref().or(in_file.map(|file| &file.0))
+    }
+}
+
+impl Settings {
+    /// The token for `/metrics`, wherever it was given.
+    #[must_use]
+    pub fn metrics_token(&self) -> Option<&OperatorToken> {
+        let in_file = self.metrics_token_file.as_ref();
+        self.metrics_token.as_ref().or(in_file.map(|file| &file.0))
+    }
 }
 
 /// How the log is written.
@@ -219,6 +344,44 @@ impl FromStr for OperatorToken {
 impl fmt::Debug for OperatorToken {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("OperatorToken(..)")
+    }
+}
+
+/// The password of a role of the database, which is not printed.
+#[derive(Clone)]
+pub struct Password(String);
+
+impl FromStr for Password {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "" => Err("expected a password".to_owned()),
+            text => Ok(Self(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Password(..)")
+    }
+}
+
+/// What stands in a file, as orchestrators hand over secrets; a newline at its end does not belong to it.
+#[derive(Debug, Clone)]
+pub struct InFile<T>(pub T);
+
+impl<T: FromStr<Err = String>> FromStr for InFile<T> {
+    type Err = String;
+
+    fn from_str(path: &str) -> Result<Self, Self::Err> {
+        let text =
+            std::fs::read_to_string(path).map_err(|error| format!("cannot read it: {error}"))?;
+        let value = text.trim_end_matches(['\r', '\n']).parse();
+        value
+            .map(Self)
+            .map_err(|error: String| format!("in that file, {error}"))
     }
 }
 

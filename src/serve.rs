@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use axum::serve::ListenerExt;
 use sqlx::PgPool;
+use sqlx::migrate::MigrateError;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
@@ -20,7 +21,7 @@ use crate::accept::Acceptor;
 use crate::charge::{ProcessorClient, Stop};
 use crate::claim::LeaseTerms;
 use crate::config::{Listen, ProcessorsSettings, Settings};
-use crate::database::{self, Pools, RETRY_PAUSE};
+use crate::database::{self, Pools, RETRY_PAUSE, Schema};
 use crate::deployment::Member;
 use crate::fee;
 use crate::http::live::{self, Observer, Simulator};
@@ -99,7 +100,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         acceptor: acceptor.clone(),
         pool: pools.requests.clone(),
         processors: Arc::clone(&names),
-        allow_purge: settings.allow_purge,
+        allow_purge: settings.purge.allow_purge,
         stopping: Arc::clone(&stopping),
     };
     let mut parts = JoinSet::new();
@@ -114,7 +115,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     )
     .await?;
     tracing::info!(listen = %address, database = %settings.database.database_url, "listening");
-    if let Some(token) = settings.operator.operator_token.clone() {
+    if let Some(token) = settings.operator.token().cloned() {
         let configured = &settings.processors.processors.0;
         let simulator = match settings.simulator_token.clone() {
             Some(token) => Some(Simulator::new(token, configured, acceptor)?),
@@ -134,7 +135,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
             router: router.clone(),
             processors: names,
             token,
-            metrics_token: settings.metrics_token.clone(),
+            metrics_token: settings.metrics_token().cloned(),
             scrape: Arc::new(Scrape::new(router.clone(), pools.clone())),
             feed,
             simulator,
@@ -276,37 +277,53 @@ async fn listen(
     Ok(())
 }
 
-/// Migrates and writes down the fees, and goes on trying while the database is away.
+/// Migrates where that is for this role to do, waits until it is done where it is not, and writes down the
+/// fees. Goes on trying while the database is away.
 async fn prepare_when_reachable(settings: &Settings, pool: &PgPool) -> anyhow::Result<()> {
     let mut outage = database::Outage::new("migrate");
+    let mut waiting_for = None;
     loop {
         let prepared = async {
-            database::migrate(&settings.database).await?;
-            fee::record(pool, &settings.processors.processors).await?;
-            anyhow::Ok(())
+            let found = database::prepare(&settings.database).await?;
+            if found == Schema::Ready {
+                fee::record(pool, &settings.processors.processors).await?;
+            }
+            anyhow::Ok(found)
         };
-        let error = match prepared.await {
-            Ok(()) => {
+        match prepared.await {
+            Ok(Schema::Ready) => {
                 outage.over();
                 return Ok(());
             }
-            Err(error) => error,
-        };
-        let cause = error.downcast::<sqlx::Error>().or_else(|error| {
-            error
-                .downcast::<sqlx::migrate::MigrateError>()
-                .and_then(|error| match error {
-                    sqlx::migrate::MigrateError::Execute(error) => Ok(error),
-                    other => Err(other.into()),
-                })
-        });
-        match cause {
-            Ok(error) if database::is_transient(&error) => outage.goes_on(&error),
-            Ok(error) => return Err(error.into()),
-            Err(error) => return Err(error),
+            Ok(Schema::Waits(missing)) => {
+                outage.over();
+                if waiting_for.as_ref() != Some(&missing) {
+                    tracing::warn!(database.missing = %missing, "waiting for `payment-proxy migrate`, which is for another role than ours to run");
+                    waiting_for = Some(missing);
+                }
+            }
+            Err(error) => {
+                let error = database_error(error)?;
+                if !database::is_transient(&error) {
+                    return Err(error.into());
+                }
+                outage.goes_on(&error);
+            }
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }
+}
+
+/// What the database said, if it is that what went wrong.
+fn database_error(error: anyhow::Error) -> anyhow::Result<sqlx::Error> {
+    error.downcast::<sqlx::Error>().or_else(|error| {
+        error
+            .downcast::<MigrateError>()
+            .and_then(|error| match error {
+                MigrateError::Execute(error) => Ok(error),
+                other => Err(other.into()),
+            })
+    })
 }
 
 /// A part of the instance ended though nobody told it to.

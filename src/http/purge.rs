@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 
 use super::problem::{DatabaseProblems, ProblemBody};
 use super::{Api, Problem};
+use crate::database::is_not_allowed;
 
 /// Empties queue and books, where that is allowed
 #[utoipa::path(
@@ -24,7 +25,14 @@ pub(super) async fn post(State(api): State<Api>) -> Result<StatusCode, Problem> 
     }
     sqlx::query!("TRUNCATE payment_queue, payment_processed, payment_dead_letter, payment_attempt")
         .execute(&api.pool)
-        .await?;
+        .await
+        .map_err(|error| match is_not_allowed(&error) {
+            true => Problem::new(
+                StatusCode::FORBIDDEN,
+                "the service's role may not purge; ALLOW_PURGE=true payment-proxy migrate lets it",
+            ),
+            false => error.into(),
+        })?;
     tracing::warn!("all payments purged by request");
     Ok(StatusCode::NO_CONTENT)
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use sqlx::PgPool;
 
 use super::{DIFFERS, print_json};
-use crate::config::{DatabaseSettings, ProcessorsSettings};
+use crate::config::{DatabaseSettings, OwnerSettings, ProcessorsSettings};
 use crate::database::Pools;
 use crate::reconcile::{self as compare, Difference, Finding, Report, Scope};
 use crate::serve;
@@ -20,6 +20,9 @@ pub struct ReconcileArgs {
     pub database: DatabaseSettings,
     #[command(flatten)]
     #[allow(missing_docs)]
+    pub owner: OwnerSettings,
+    #[command(flatten)]
+    #[allow(missing_docs)]
     pub processors: ProcessorsSettings,
     /// The first requestedAt that is compared, such as 2026-07-10T12:34:56Z; without it, everything
     #[arg(long, value_name = "TIME")]
@@ -27,7 +30,8 @@ pub struct ReconcileArgs {
     /// The last requestedAt that is compared; without it, until now
     #[arg(long, value_name = "TIME")]
     pub to: Option<DateTime<Utc>>,
-    /// Put right what the processors prove
+    /// Put right what the processors prove; as the owner of the tables (MIGRATE_DATABASE_URL) where the service may
+    /// not change what is booked
     #[arg(long)]
     pub repair: bool,
     /// The processors' admin token, to compare their totals as well: only those show payments that we
@@ -49,7 +53,11 @@ pub struct ReconcileArgs {
 /// # Errors
 /// The database did not answer.
 pub async fn reconcile(args: ReconcileArgs) -> anyhow::Result<ExitCode> {
-    let pool: PgPool = Pools::new(&args.database).requests;
+    let settings = match args.repair {
+        true => args.owner.of(&args.database),
+        false => args.database,
+    };
+    let pool: PgPool = Pools::new(&settings).requests;
     let processors = serve::processors(&args.processors)?;
     let scope = Scope {
         from: args.from.unwrap_or(DateTime::UNIX_EPOCH),

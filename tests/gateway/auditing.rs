@@ -1,9 +1,7 @@
 //! What an auditor finds in psql: every query of docs/auditing.md, as role `auditor`, on books with content.
 
-use std::process::Command;
-
 use chrono::{DateTime, TimeDelta, Utc};
-use payment_proxy::config::{DatabaseSettings, QueueDurability};
+use payment_proxy::config::QueueDurability;
 use payment_proxy::database;
 use payment_proxy::simulator::Faults;
 use payment_proxy::summary::{Summary, Totals, summarize};
@@ -14,44 +12,13 @@ use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgPool, Row};
 use uuid::Uuid;
 
+use crate::server::{connect_as, run_init_sql};
 use crate::support::{CENTS, Database, Gateway, eventually, processor, processors};
 
 const PAGE: &str = include_str!("../../docs/auditing.md");
 
 /// The payment of which the page tells.
 const EXAMPLE: Uuid = Uuid::from_u128(0x4a7901b8_7d26_4d9d_aa19_4dc1c7cf60b3);
-
-/// The same database as another role.
-fn connect_as(database: &Database, role: &str) -> Database {
-    let name = database
-        .url
-        .replacen("//postgres@", &format!("//{role}@"), 1);
-    assert_ne!(name, database.url, "the cluster's user is postgres");
-    Database::at(&name)
-}
-
-/// Runs init.sql, as an installation does, on a database of that name.
-fn run_init_sql(database: &Database) {
-    let root = env!("CARGO_MANIFEST_DIR");
-    let name = database.url.rsplit('/').next().expect("a name");
-    let init = std::fs::read_to_string(format!("{root}/init.sql")).expect("init.sql");
-    let bin = Command::new(format!("{root}/scripts/postgres.sh"))
-        .arg("bin")
-        .output()
-        .expect("scripts/postgres.sh runs");
-    let psql = format!("{}/psql", String::from_utf8_lossy(&bin.stdout).trim());
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("init.sql");
-    std::fs::write(&file, init.replace("payments", name)).expect("a file");
-    let done = Command::new(psql)
-        .args(["--no-psqlrc", "--quiet", "--file"])
-        .arg(&file)
-        .arg(std::env::var("TEST_DATABASE_URL").expect("a cluster"))
-        .output()
-        .expect("psql runs");
-    let said = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{said}");
-}
 
 /// The queries of the page, each with the question that it answers.
 fn queries() -> Vec<(&'static str, &'static str)> {
@@ -109,7 +76,7 @@ async fn every_query_of_the_auditing_page_answers_its_question() {
     let admin = Database::create().await;
     run_init_sql(&admin);
     let (owner, auditor) = (
-        connect_as(&admin, "payment_proxy"),
+        connect_as(&admin, "payment_proxy_owner"),
         connect_as(&admin, "auditor"),
     );
     let (default, fallback) = (processor().await, processor().await);
@@ -428,11 +395,7 @@ async fn an_old_installation_gets_the_audit_schema_with_its_auditor() {
              VALUES (gen_random_uuid(), 19.90, 'default', now(), now(), 1)",
         )
         .await;
-    let settings = DatabaseSettings {
-        database_url: owner.url.parse().expect("a URL"),
-        queue_durability: QueueDurability::Unlogged,
-    };
-    database::migrate(&settings)
+    database::migrate(&owner.migrate_settings(QueueDurability::Unlogged))
         .await
         .expect("the others apply");
     let auditor = connect_as(&database, "auditor");

@@ -1,120 +1,17 @@
 //! What each durability of the queue survives.
 
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
 use payment_proxy::config::QueueDurability;
 use payment_proxy::database;
 use payment_proxy::simulator::Running;
 use reqwest::StatusCode;
-use tempfile::TempDir;
 use uuid::Uuid;
 
+use crate::server::Server;
 use crate::support::{
     CENTS, Database, Gateway, enqueue, eventually, new_payment, processor, processors,
 };
-
-/// A PostgreSQL server of its own, which can be stopped and crashed.
-struct Server {
-    folder: TempDir,
-    postgres: Option<Child>,
-}
-
-impl Server {
-    async fn start() -> Self {
-        let folder = tempfile::Builder::new()
-            .prefix("pp")
-            .tempdir_in("/tmp")
-            .expect("a folder");
-        open_to_all(folder.path());
-        std::fs::create_dir(folder.path().join("s")).expect("a folder for the socket");
-        let mut server = Self {
-            folder,
-            postgres: None,
-        };
-        server.run().await;
-        server
-    }
-
-    fn url(&self) -> String {
-        let socket = self
-            .folder
-            .path()
-            .join("s")
-            .display()
-            .to_string()
-            .replace('/', "%2F");
-        format!("postgres://postgres@{socket}:5432/postgres")
-    }
-
-    async fn run(&mut self) {
-        let log = std::fs::File::create(self.folder.path().join("log")).expect("a log file");
-        let (data, socket) = (self.folder.path().join("d"), self.folder.path().join("s"));
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/postgres.sh");
-        let command = Command::new(script)
-            .env("STOP_WITH_PARENT", "yes")
-            .arg("run")
-            .args([&data, &socket])
-            .arg("5432")
-            .stdin(Stdio::null())
-            .stderr(log)
-            .process_group(0)
-            .spawn();
-        self.postgres = Some(command.expect("the server starts"));
-        let database = Database::at(&self.url());
-        eventually("the server answers", async || {
-            sqlx::query("SELECT 1")
-                .execute(&database.pool)
-                .await
-                .is_ok()
-        })
-        .await;
-    }
-
-    /// Ends every process of the server at once, as a power cut would.
-    async fn crash(&mut self) {
-        let mut postgres = self.postgres.take().expect("it runs");
-        let pid = i32::try_from(postgres.id()).expect("a pid");
-        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
-            .expect("its children");
-        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it is there");
-        for child in children.split_whitespace() {
-            let _ = kill(
-                Pid::from_raw(child.parse().expect("a pid")),
-                Signal::SIGKILL,
-            );
-        }
-        postgres.wait().expect("it ends");
-    }
-
-    /// Stops it as an administrator would.
-    async fn stop(&mut self) {
-        let mut postgres = self.postgres.take().expect("it runs");
-        let pid = Pid::from_raw(i32::try_from(postgres.id()).expect("a pid"));
-        kill(pid, Signal::SIGINT).expect("it is there");
-        postgres.wait().expect("it ends");
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if let Some(mut postgres) = self.postgres.take() {
-            let _ = killpg(
-                Pid::from_raw(i32::try_from(postgres.id()).expect("a pid")),
-                Signal::SIGQUIT,
-            );
-            let _ = postgres.wait();
-        }
-    }
-}
-
-fn open_to_all(folder: &std::path::Path) {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o711)).expect("it is ours");
-}
 
 /// An instance with payments in every state: settled, in flight, queued.
 async fn busy(server: &Server, default: &Running, durability: &str) -> (Gateway, Vec<Uuid>) {
@@ -200,7 +97,7 @@ async fn durability_is_switched_either_way_without_losing_rows() {
         (QueueDurability::Unlogged, "u"),
         (QueueDurability::Unlogged, "u"),
     ] {
-        database::migrate(&database.settings(durability))
+        database::migrate(&database.migrate_settings(durability))
             .await
             .expect("it is switched");
         assert_eq!(database.count("payment_queue").await, 50);
@@ -214,7 +111,7 @@ async fn durability_is_switched_either_way_without_losing_rows() {
 #[tokio::test]
 async fn instances_that_start_at_once_migrate_once() {
     let database = Database::create().await;
-    let settings = database.settings(QueueDurability::Logged);
+    let settings = database.migrate_settings(QueueDurability::Logged);
     let starts = (0..6).map(|_| database::migrate(&settings));
     for outcome in futures_util::future::join_all(starts).await {
         outcome.expect("each finds the tables");

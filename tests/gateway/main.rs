@@ -20,6 +20,8 @@ mod operating;
 mod outcomes;
 mod page;
 mod plans;
+mod privileges;
 mod routing;
+mod server;
 mod support;
 mod traces;

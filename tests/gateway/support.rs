@@ -9,7 +9,10 @@ use nix::unistd::Pid;
 use payment_proxy::accept::Accepted;
 use payment_proxy::charge::{ProcessorClient, Stop};
 use payment_proxy::claim::{Claim, LeaseTerms};
-use payment_proxy::config::{DatabaseSettings, ProcessorSettings, QueueDurability};
+use payment_proxy::config::{
+    DatabaseSettings, MigrateSettings, OwnerSettings, ProcessorSettings, PurgeSettings,
+    QueueDurability,
+};
 use payment_proxy::database::{self, Pools};
 use payment_proxy::payment::Payment;
 use payment_proxy::route::{Policy, Router, SharedRouter, Terms};
@@ -81,7 +84,7 @@ impl Database {
     /// A migrated one.
     pub async fn migrated() -> Self {
         let database = Self::create().await;
-        database::migrate(&database.settings(QueueDurability::Unlogged))
+        database::migrate(&database.migrate_settings(QueueDurability::Unlogged))
             .await
             .expect("the migrations apply");
         database
@@ -90,7 +93,20 @@ impl Database {
     pub fn settings(&self, queue_durability: QueueDurability) -> DatabaseSettings {
         DatabaseSettings {
             database_url: self.url.parse().expect("a URL"),
+            database_password_file: None,
             queue_durability,
+        }
+    }
+
+    /// The settings of `migrate`, with one role for everything.
+    pub fn migrate_settings(&self, queue_durability: QueueDurability) -> MigrateSettings {
+        MigrateSettings {
+            database: self.settings(queue_durability),
+            owner: OwnerSettings {
+                migrate_database_url: None,
+                migrate_database_password_file: None,
+            },
+            purge: PurgeSettings { allow_purge: false },
         }
     }
 

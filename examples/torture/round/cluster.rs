@@ -58,6 +58,7 @@ impl Cluster {
         let init = tokio::process::Command::new(script())
             .args(["init", &cluster.sockets, &PORT.to_string()])
             .env("PAYMENT_PROXY_PASSWORD", "torture")
+            .env("PAYMENT_PROXY_OWNER_PASSWORD", "torture")
             .env("AUDITOR_PASSWORD", "torture")
             .status()
             .await?;

@@ -148,6 +148,15 @@ impl Stack {
                 environment,
             ))
         });
+        // As in production: the instances' own role may not change the tables.
+        let owner = cluster.url("payment_proxy_owner", "payments");
+        let migrated = tokio::process::Command::new(&plan.binary)
+            .arg("migrate")
+            .envs(environment.iter().cloned())
+            .env("MIGRATE_DATABASE_URL", owner)
+            .status()
+            .await?;
+        anyhow::ensure!(migrated.success(), "the migrations are refused");
         for instance in &instances {
             instance.lock().await.start()?;
         }

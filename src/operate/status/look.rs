@@ -154,7 +154,7 @@ impl Looker {
             Listen::Tcp(address) => (http, reachable(*address).to_string()),
             Listen::Unix(path) => (http.unix_socket(path.as_path()), "operator".to_owned()),
         };
-        let token = operator.operator_token.as_ref();
+        let token = operator.token();
         Ok(Self {
             pool,
             http: http.build()?,

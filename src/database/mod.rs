@@ -1,0 +1,105 @@
+//! Connections to PostgreSQL, the migrations and rights, and what is done while it is away.
+
+mod migrate;
+mod outage;
+
+use std::time::Duration;
+
+use sqlx::postgres::PgPoolOptions;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgPool};
+
+pub use migrate::{MIGRATIONS, Schema, check_ready, migrate, prepare};
+pub use outage::{Outage, is_not_allowed, is_transient};
+
+use crate::config::{DatabaseSettings, QueueDurability};
+
+/// Connections of one instance that serve requests.
+pub const REQUEST_CONNECTIONS: u32 = 6;
+/// Connections of one instance that claim payments and keep in touch with the other instances, one of
+/// them to listen.
+pub const CLAIM_CONNECTIONS: u32 = 4;
+/// Connections of one instance that record what became of payments.
+pub const SETTLE_CONNECTIONS: u32 = 2;
+/// How long a request or a worker waits for a free connection before it counts the database as away.
+pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A connection that was idle for longer is tried before it is used: the server may have restarted.
+pub const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+/// How long one statement may run before the server ends it.
+pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The pause between two attempts to reach a database that is away.
+pub const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// The pools of an instance, apart from each other so that neither requests nor workers can starve
+/// the others. All connect when first used.
+#[derive(Debug, Clone)]
+pub struct Pools {
+    /// For requests.
+    pub requests: PgPool,
+    /// For claims: a claim is on disk before its first byte goes out, where the queue is logged.
+    pub claims: PgPool,
+    /// For settles. With a logged queue they need not be on disk at once: one that is lost leaves the
+    /// claim, and the processor is asked. With an unlogged queue they are the only evidence.
+    pub settles: PgPool,
+}
+
+impl Pools {
+    /// Pools for that database; nothing is opened yet.
+    #[must_use]
+    pub fn new(settings: &DatabaseSettings) -> Self {
+        let settle_commit = match settings.queue_durability {
+            QueueDurability::Unlogged => "on",
+            QueueDurability::Logged => "off",
+        };
+        Self {
+            requests: pool(settings, REQUEST_CONNECTIONS, "on"),
+            claims: pool(settings, CLAIM_CONNECTIONS, "on"),
+            settles: pool(settings, SETTLE_CONNECTIONS, settle_commit),
+        }
+    }
+
+    /// Closes all connections.
+    pub async fn close(&self) {
+        tokio::join!(
+            self.requests.close(),
+            self.claims.close(),
+            self.settles.close()
+        );
+    }
+}
+
+/// Our statements look rows up by key, or walk along a key. The queue fills and empties within seconds
+/// and the books only grow, so statistics and cached plans are of another time: a planner that believes
+/// a table to be small would read all of it. These leave it no other way. And since there is no other way,
+/// one plan per statement and connection is enough: to plan each time costs more than the statement itself.
+const BY_KEY: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off;
+    SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off;
+    SET plan_cache_mode = force_generic_plan";
+
+fn pool(settings: &DatabaseSettings, connections: u32, synchronous_commit: &'static str) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(false)
+        .before_acquire(|connection, use_so_far| {
+            Box::pin(async move {
+                if use_so_far.idle_for > TRUSTED_IDLE {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
+        .after_connect(move |connection, _| {
+            Box::pin(async move {
+                let limits = format!(
+                    "SET statement_timeout = {}; SET synchronous_commit = {synchronous_commit}",
+                    STATEMENT_TIMEOUT.as_millis()
+                );
+                connection.execute(AssertSqlSafe(limits)).await?;
+                connection.execute(BY_KEY).await?;
+                Ok(())
+            })
+        })
+        .connect_lazy_with(settings.connect_options().application_name("payment-proxy"))
+}

@@ -1,0 +1,141 @@
+//! PostgreSQL servers: one of a test's own, and the roles that an installation has.
+
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::support::{Database, eventually};
+
+/// A PostgreSQL server of its own, which can be stopped and crashed.
+pub struct Server {
+    folder: TempDir,
+    postgres: Option<Child>,
+}
+
+impl Server {
+    pub async fn start() -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("pp")
+            .tempdir_in("/tmp")
+            .expect("a folder");
+        open_to_all(folder.path());
+        std::fs::create_dir(folder.path().join("s")).expect("a folder for the socket");
+        let mut server = Self {
+            folder,
+            postgres: None,
+        };
+        server.run().await;
+        server
+    }
+
+    pub fn url(&self) -> String {
+        let socket = self
+            .folder
+            .path()
+            .join("s")
+            .display()
+            .to_string()
+            .replace('/', "%2F");
+        format!("postgres://postgres@{socket}:5432/postgres")
+    }
+
+    pub async fn run(&mut self) {
+        let log = std::fs::File::create(self.folder.path().join("log")).expect("a log file");
+        let (data, socket) = (self.folder.path().join("d"), self.folder.path().join("s"));
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/postgres.sh");
+        let command = Command::new(script)
+            .env("STOP_WITH_PARENT", "yes")
+            .arg("run")
+            .args([&data, &socket])
+            .arg("5432")
+            .stdin(Stdio::null())
+            .stderr(log)
+            .process_group(0)
+            .spawn();
+        self.postgres = Some(command.expect("the server starts"));
+        let database = Database::at(&self.url());
+        eventually("the server answers", async || {
+            sqlx::query("SELECT 1")
+                .execute(&database.pool)
+                .await
+                .is_ok()
+        })
+        .await;
+    }
+
+    /// Ends every process of the server at once, as a power cut would.
+    pub async fn crash(&mut self) {
+        let mut postgres = self.postgres.take().expect("it runs");
+        let pid = i32::try_from(postgres.id()).expect("a pid");
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
+            .expect("its children");
+        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it is there");
+        for child in children.split_whitespace() {
+            let _ = kill(
+                Pid::from_raw(child.parse().expect("a pid")),
+                Signal::SIGKILL,
+            );
+        }
+        postgres.wait().expect("it ends");
+    }
+
+    /// Stops it as an administrator would.
+    pub async fn stop(&mut self) {
+        let mut postgres = self.postgres.take().expect("it runs");
+        let pid = Pid::from_raw(i32::try_from(postgres.id()).expect("a pid"));
+        kill(pid, Signal::SIGINT).expect("it is there");
+        postgres.wait().expect("it ends");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(mut postgres) = self.postgres.take() {
+            let _ = killpg(
+                Pid::from_raw(i32::try_from(postgres.id()).expect("a pid")),
+                Signal::SIGQUIT,
+            );
+            let _ = postgres.wait();
+        }
+    }
+}
+
+fn open_to_all(folder: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o711)).expect("it is ours");
+}
+
+/// The same database as another role.
+pub fn connect_as(database: &Database, role: &str) -> Database {
+    let name = database
+        .url
+        .replacen("//postgres@", &format!("//{role}@"), 1);
+    assert_ne!(name, database.url, "the cluster's user is postgres");
+    Database::at(&name)
+}
+
+/// Runs init.sql, as an installation does, on a database of that name.
+pub fn run_init_sql(database: &Database) {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let name = database.url.rsplit('/').next().expect("a name");
+    let init = std::fs::read_to_string(format!("{root}/init.sql")).expect("init.sql");
+    let bin = Command::new(format!("{root}/scripts/postgres.sh"))
+        .arg("bin")
+        .output()
+        .expect("scripts/postgres.sh runs");
+    let psql = format!("{}/psql", String::from_utf8_lossy(&bin.stdout).trim());
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("init.sql");
+    std::fs::write(&file, init.replace("payments", name)).expect("a file");
+    let done = Command::new(psql)
+        .args(["--no-psqlrc", "--quiet", "--file"])
+        .arg(&file)
+        .arg(std::env::var("TEST_DATABASE_URL").expect("a cluster"))
+        .output()
+        .expect("psql runs");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{said}");
+}
