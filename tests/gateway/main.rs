@@ -22,6 +22,7 @@ mod page;
 mod plans;
 mod privileges;
 mod routing;
+mod secrets;
 mod server;
 mod support;
 mod traces;
