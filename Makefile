@@ -1,7 +1,7 @@
 # Each target is a script in scripts/, which says at its top what it does and what it reads.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test queries load routing-bench bench pure-bench durability-bench torture screenshots
+.PHONY: help run test queries load routing-bench bench pure-bench durability-bench outage torture screenshots
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -30,6 +30,9 @@ pure-bench: ## what a decision, the reading of a body and the cutting of a range
 durability-bench: ## what a logged queue costs against an unlogged one, as a ratio
 	@cargo build --quiet --release --locked --example durability_bench
 	@scripts/with-postgres.sh $${CARGO_TARGET_DIR:-target}/release/examples/durability_bench
+
+outage: ## what an instance does in a minute without its database, which takes too long for `make test`
+	@scripts/with-postgres.sh cargo nextest run --locked --test gateway --run-ignored only neighbours
 
 torture: ## kills, stops and faults for MINUTES=3 in MODE=both from SEED=..., then a verdict on every payment
 	@scripts/torture.sh

@@ -130,7 +130,7 @@ class Compose(unittest.TestCase):
         self.assertTrue(all("=" in setting for setting in settings))
         self.assertNotIn("DATABASE_URL", environment)
         self.assertNotIn("OPERATOR_LISTEN", environment, "two instances on one machine cannot share a port")
-        self.assertEqual(environment["RUST_LOG"], "info")
+        self.assertEqual(environment["RUST_LOG"], "info,sqlx=error")
 
     def test_defaults_of_the_environment_are_taken(self):
         given = {"A": "${A:-one}/${B:-two}", "LISTEN": "x", "T": 1}

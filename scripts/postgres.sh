@@ -12,6 +12,8 @@
 #        postgres.sh init SOCKETS PORT
 #            Runs init.sql, which reads PAYMENT_PROXY_PASSWORD, PAYMENT_PROXY_OWNER_PASSWORD and
 #            AUDITOR_PASSWORD.
+#        postgres.sh standby SOCKETS PORT DATA
+#            Copies the cluster of that server into folder DATA, which `run` then runs as its standby.
 #        postgres.sh bin [DATA]
 #            Prints where the server's programs are.
 #
@@ -108,11 +110,22 @@ init() {
         --username=postgres --dbname=postgres --set=ON_ERROR_STOP=1 --file="$sql" >&2
 }
 
+standby() {
+    local data
+    data=$(realpath -m "$3")
+    programs=$(bin)
+    mkdir -m 700 "$data"
+    [ "$(id -u)" != 0 ] || chown postgres: "$data"
+    as_owner "$programs/pg_basebackup" --pgdata="$data" --host="$(realpath "$1")" --port="$2" \
+        --username=postgres --checkpoint=fast --write-recovery-conf >&2
+}
+
 command=${1:-}
 case $command in
     run) [ $# -ge 4 ] || fail "usage: postgres.sh run DATA SOCKETS PORT [NAME=VALUE...]" ;;
     accepts | init) [ $# -eq 3 ] || fail "usage: postgres.sh $command SOCKETS PORT" ;;
+    standby) [ $# -eq 4 ] || fail "usage: postgres.sh standby SOCKETS PORT DATA" ;;
     bin) ;;
-    *) fail "usage: postgres.sh run|accepts|init|bin ..." ;;
+    *) fail "usage: postgres.sh run|accepts|init|standby|bin ..." ;;
 esac
 "$@"

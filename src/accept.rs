@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::claim::{Claim, ClaimedFor, SEND_WITHIN, interval};
-use crate::database::REQUEST_CONNECTIONS;
+use crate::database::{Condition, REQUEST_CONNECTIONS, Writes, within};
 use crate::metrics::COUNTS;
 use crate::payment::Payment;
 use crate::route::{Event, SharedRouter};
@@ -68,6 +68,7 @@ struct Posted {
 #[derive(Debug, Clone)]
 pub struct Acceptor {
     posted: mpsc::Sender<Posted>,
+    writes: Arc<Writes>,
 }
 
 impl Acceptor {
@@ -84,16 +85,24 @@ impl Acceptor {
     ) -> Self {
         let (posted, waiting) = mpsc::channel(ACCEPT_BACKLOG);
         let waiting = Arc::new(Mutex::new(waiting));
+        let writes = Arc::new(Writes::new("accept"));
         for _ in 0..ACCEPT_WRITERS {
             let writer = Writer {
                 pool: pool.clone(),
                 waiting: Arc::clone(&waiting),
                 router: router.clone(),
                 worker: Weak::clone(worker),
+                writes: Arc::clone(&writes),
             };
             tasks.spawn(writer.run());
         }
-        Self { posted }
+        Self { posted, writes }
+    }
+
+    /// What keeps payments from being accepted, as far as was seen lately.
+    #[must_use]
+    pub fn failing(&self) -> Option<Condition> {
+        self.writes.failing()
     }
 
     /// Accepts one payment.
@@ -115,6 +124,7 @@ struct Writer {
     router: SharedRouter,
     /// Weak, because settling ends with the last worker, and must not wait for writers.
     worker: Weak<Worker>,
+    writes: Arc<Writes>,
 }
 
 impl Writer {
@@ -141,12 +151,13 @@ impl Writer {
             // A client that went away is told nothing; its payment is accepted all the same.
             match outcome {
                 Ok(outcomes) => {
+                    self.writes.succeeded().await;
                     for (posted, outcome) in batch.drain(..).zip(outcomes) {
                         let _ = posted.reply.send(Ok(outcome));
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(accept.refused = batch.len(), error = %error, "payments not accepted");
+                    self.writes.failed(&error, &self.pool).await;
                     let error = Arc::new(error);
                     for posted in batch.drain(..) {
                         let _ = posted
@@ -165,14 +176,14 @@ impl Writer {
             .as_ref()
             .and_then(|worker| worker.claim_on_arrival(payments.len()));
         let claimed_for = on_arrival.as_ref().map(OnArrival::claimed_for);
-        let mut outcome = enqueue(&self.pool, payments, claimed_for).await;
+        let mut outcome = within(enqueue(&self.pool, payments, claimed_for)).await;
         for _ in 0..REQUEST_CONNECTIONS {
             if !matches!(outcome, Err(sqlx::Error::Io(_))) {
                 break;
             }
             // That connection was of a server that restarted since, and so may be every other of the pool,
             // which each failure takes out. Doing it again is safe.
-            outcome = enqueue(&self.pool, payments, claimed_for).await;
+            outcome = within(enqueue(&self.pool, payments, claimed_for)).await;
         }
         let (outcomes, claims) = outcome?;
         let queued = outcomes

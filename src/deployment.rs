@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
 use sqlx::postgres::PgListener;
+use sqlx::{Executor, PgPool};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::charge::HEALTH_TIMEOUT;
 use crate::claim::interval;
-use crate::database::Outage;
+use crate::database::{Outage, within};
 use crate::route::{Event, SharedRouter};
 use crate::worker::Processor;
 
@@ -26,6 +26,8 @@ use crate::worker::Processor;
 pub const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest such time, however many hints arrive.
 pub const SYNC_PAUSE: Duration = Duration::from_millis(20);
+/// After so long without a hint the connection is tried: a server that vanished says nothing.
+const LISTEN_CHECK: Duration = Duration::from_secs(60);
 /// The channel of the hints.
 const CHANNEL: &str = "payment_proxy_deployment";
 /// The time between two signs of life.
@@ -74,7 +76,7 @@ impl Member {
                 () = stop.cancelled() => break,
             }
             let beat = beat_at.is_none_or(|at| at.elapsed() >= HEARTBEAT_INTERVAL);
-            pause = match self.sync(beat, &mut known).await {
+            pause = match within(self.sync(beat, &mut known)).await {
                 Ok(Synced {
                     polls,
                     next_poll_in,
@@ -90,7 +92,7 @@ impl Member {
                     next_poll_in.clamp(SYNC_PAUSE, SYNC_INTERVAL)
                 }
                 Err(error) => {
-                    outage.goes_on(&error);
+                    outage.goes_on(&error, &self.pool).await;
                     SYNC_INTERVAL
                 }
             };
@@ -323,8 +325,15 @@ async fn listen(pool: PgPool, hint: Arc<Notify>) {
             listener.ignore_pool_close_event(true);
             listener.listen(CHANNEL).await?;
             loop {
-                listener.recv().await?;
-                hint.notify_one();
+                match tokio::time::timeout(LISTEN_CHECK, listener.recv()).await {
+                    Ok(received) => {
+                        received?;
+                        hint.notify_one();
+                    }
+                    Err(_) => {
+                        within(listener.execute("SELECT 1")).await?;
+                    }
+                }
             }
             #[allow(unreachable_code)]
             Ok::<(), sqlx::Error>(())

@@ -307,7 +307,7 @@ async fn prepare_when_reachable(settings: &Settings, pool: &PgPool) -> anyhow::R
                 if !database::is_transient(&error) {
                     return Err(error.into());
                 }
-                outage.goes_on(&error);
+                outage.goes_on(&error, pool).await;
             }
         }
         tokio::time::sleep(RETRY_PAUSE).await;

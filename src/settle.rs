@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::charge::{Outcome, doubt_pause};
 use crate::claim::{Claim, LeaseTerms, interval};
-use crate::database::{Outage, RETRY_PAUSE, is_transient};
+use crate::database::{Outage, RETRY_PAUSE, is_transient, within};
 use crate::metrics::COUNTS;
 use crate::trace;
 
@@ -101,14 +101,14 @@ pub async fn run(
         }
         let begun_at = trace::now();
         loop {
-            match record(&pool, terms, &batch).await {
+            match within(record(&pool, terms, &batch)).await {
                 Ok(anomalies) => {
                     outage.over();
                     observe(&batch, &anomalies, begun_at);
                     break;
                 }
                 Err(error) if is_transient(&error) => {
-                    outage.goes_on(&error);
+                    outage.goes_on(&error, &pool).await;
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
                 Err(error) if batch.len() > 1 => {
@@ -131,7 +131,7 @@ pub async fn run(
 async fn record_apart(pool: &PgPool, terms: LeaseTerms, batch: &[Ended]) {
     for ended in batch.chunks(1) {
         let begun_at = trace::now();
-        match record(pool, terms, ended).await {
+        match within(record(pool, terms, ended)).await {
             Ok(anomalies) => observe(ended, &anomalies, begun_at),
             Err(error) => leave_in_doubt(ended, &error),
         }

@@ -6,8 +6,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
 
-/// What is logged when `RUST_LOG` says nothing: nothing per payment.
-pub const DEFAULT_FILTER: &str = "info,sqlx=warn";
+/// What is logged when `RUST_LOG` says nothing: nothing per payment, and nothing per statement that is slow or
+/// connection that is lost, for which an outage is logged once.
+pub const DEFAULT_FILTER: &str = "info,sqlx=error";
 
 /// Starts the log of this process.
 ///

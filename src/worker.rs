@@ -17,7 +17,7 @@ use crate::claim::{
     CLAIM_BATCH, Claim, ClaimedFor, DOUBTFUL_BATCH, LeaseTerms, claim_doubtful, claim_free,
     newest_id,
 };
-use crate::database::{Outage, RETRY_PAUSE};
+use crate::database::{Outage, RETRY_PAUSE, within};
 use crate::metrics::COUNTS;
 use crate::route::{Permit, Queue, SharedRouter};
 use crate::settle::{Ended, Returned};
@@ -134,7 +134,7 @@ impl Worker {
         while !self.stop.draining.is_cancelled() {
             let not_before = tokio::time::Instant::now() + CLAIM_PAUSE;
             let (pause, wants_permits) =
-                match self.claim_step(want, from.next(&self.returned)).await {
+                match within(self.claim_step(want, from.next(&self.returned))).await {
                     Ok((step, newest)) => {
                         outage.over();
                         from.claimed(newest);
@@ -152,7 +152,7 @@ impl Worker {
                         }
                     }
                     Err(error) => {
-                        outage.goes_on(&error);
+                        outage.goes_on(&error, &self.pool).await;
                         (RETRY_PAUSE, false)
                     }
                 };
@@ -256,14 +256,14 @@ impl Worker {
     pub async fn run_doubtful(&self) {
         let mut outage = Outage::new("claim doubtful");
         while !self.stop.draining.is_cancelled() {
-            let pause = match self.doubtful_step().await {
+            let pause = match within(self.doubtful_step()).await {
                 Ok(0) => DOUBTFUL_POLL,
                 Ok(_) => {
                     outage.over();
                     DOUBTFUL_PACE
                 }
                 Err(error) => {
-                    outage.goes_on(&error);
+                    outage.goes_on(&error, &self.pool).await;
                     RETRY_PAUSE
                 }
             };

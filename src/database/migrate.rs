@@ -8,6 +8,7 @@ use anyhow::Context;
 use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 
+use super::{Condition, condition};
 use crate::config::{DatabaseSettings, MigrateSettings, QueueDurability};
 
 /// The tables, in the order in which they came to be.
@@ -80,22 +81,53 @@ pub async fn prepare(settings: &DatabaseSettings) -> anyhow::Result<Schema> {
     Ok(found)
 }
 
-/// Whether the database answers and knows every migration of this program.
+/// Whether the database takes payments: it answers, knows every migration of this program, and runs the statement
+/// that accepts payments, with none of them. A standby does not, nor does a queue that somebody has locked.
 ///
 /// # Errors
-/// Why it is not so.
-pub async fn check_ready(pool: &PgPool) -> anyhow::Result<()> {
+/// The database does not answer, or refuses.
+pub async fn check_ready(pool: &PgPool) -> Result<(), NotReady> {
     let newest = newest();
     // The table of migrations is not one of the migrations, so this is not checked when it is compiled.
     let applied: Option<i64> =
         sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
             .fetch_one(pool)
             .await?;
-    anyhow::ensure!(
-        applied >= Some(newest),
-        "the database has migration {applied:?}, {newest} is needed"
-    );
+    if applied < Some(newest) {
+        return Err(NotReady::NotMigrated { applied, newest });
+    }
+    sqlx::query!(
+        "SELECT moment FROM accept_payments('{}'::uuid[], '{}'::numeric[], NULL, NULL, NULL, NULL)"
+    )
+    .fetch_one(pool)
+    .await?;
     Ok(())
+}
+
+/// Why no payments can be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum NotReady {
+    /// Migrations are missing.
+    #[error("the database is not migrated: it has migration {applied:?}, {newest} is needed")]
+    NotMigrated {
+        /// The newest one that was applied.
+        applied: Option<i64>,
+        /// The newest one that there is.
+        newest: i64,
+    },
+    /// The database does not answer, or refuses.
+    #[error("{condition}: {0}", condition = Condition::of(.0))]
+    Database(#[from] sqlx::Error),
+}
+
+impl NotReady {
+    /// What is wrong, without the database's own words.
+    pub async fn condition(&self, pool: &PgPool) -> Condition {
+        match self {
+            Self::NotMigrated { .. } => Condition::NotMigrated,
+            Self::Database(error) => condition(error, pool).await,
+        }
+    }
 }
 
 async fn connect(

@@ -2,14 +2,18 @@
 
 mod migrate;
 mod outage;
+mod trust;
 
 use std::time::Duration;
 
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgPool};
 
-pub use migrate::{MIGRATIONS, Schema, check_ready, migrate, prepare};
-pub use outage::{Outage, is_not_allowed, is_transient};
+pub use migrate::{MIGRATIONS, NotReady, Schema, check_ready, migrate, prepare};
+pub use outage::{
+    Condition, FAILURE_REMEMBERED, Outage, Writes, condition, is_not_allowed, is_transient,
+};
+pub use trust::{ANSWER_DEADLINE, within};
 
 use crate::config::{DatabaseSettings, QueueDurability};
 
@@ -26,6 +30,8 @@ pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 pub const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 /// How long one statement may run before the server ends it.
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a statement waits for a lock before the server ends it.
+pub const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pause between two attempts to reach a database that is away.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -84,17 +90,23 @@ fn pool(settings: &DatabaseSettings, connections: u32, synchronous_commit: &'sta
         .test_before_acquire(false)
         .before_acquire(|connection, use_so_far| {
             Box::pin(async move {
-                if use_so_far.idle_for > TRUSTED_IDLE {
-                    connection.ping().await?;
+                if !trust::holds(use_so_far.age) {
+                    return Ok(false);
                 }
-                Ok(true)
+                // One that broke while it was idle is replaced without a word: if the server is away, whoever
+                // wants a connection hears of it.
+                Ok(use_so_far.idle_for <= TRUSTED_IDLE || connection.ping().await.is_ok())
             })
+        })
+        .after_release(|_, use_so_far| {
+            Box::pin(async move { Ok(trust::holds(use_so_far.age)) })
         })
         .after_connect(move |connection, _| {
             Box::pin(async move {
                 let limits = format!(
-                    "SET statement_timeout = {}; SET synchronous_commit = {synchronous_commit}",
-                    STATEMENT_TIMEOUT.as_millis()
+                    "SET statement_timeout = {}; SET lock_timeout = {}; SET synchronous_commit = {synchronous_commit}",
+                    STATEMENT_TIMEOUT.as_millis(),
+                    LOCK_TIMEOUT.as_millis()
                 );
                 connection.execute(AssertSqlSafe(limits)).await?;
                 connection.execute(BY_KEY).await?;

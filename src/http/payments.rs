@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::problem::{DatabaseProblems, ProblemBody};
 use super::{Amount, Api, MAX_BODY_BYTES, Problem};
 use crate::accept::{Accepted, NotAccepted};
+use crate::database::Condition;
 use crate::metrics::COUNTS;
 use crate::payment::{Body, InvalidPayment, Payment, format_time, parse_uuid};
 use crate::trace::{self, TRACEPARENT, Traceparent};
@@ -92,7 +93,10 @@ pub(super) async fn post(
         Err(NotAccepted::Database(error)) => {
             COUNTS.refused.database.add(1);
             Err(if crate::database::is_transient(&error) {
-                Problem::unavailable("the database did not confirm the payment; post it again")
+                let condition = Condition::of(&error);
+                Problem::unavailable(format!(
+                    "{condition}: the payment is not confirmed; post it again"
+                ))
             } else {
                 Problem::new(
                     StatusCode::INTERNAL_SERVER_ERROR,

@@ -14,7 +14,7 @@ pub(super) async fn live() -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
-/// Whether the instance takes payments: the database answers and is migrated, no shutdown is under way
+/// Whether the instance takes payments: the database accepts payments, and no shutdown is under way
 #[utoipa::path(
     get, path = "/readyz", tag = "probes",
     responses((status = 204, description = "It does"), DatabaseProblems)
@@ -23,11 +23,15 @@ pub(super) async fn ready(State(api): State<Api>) -> Result<StatusCode, Problem>
     if api.stopping.load(Ordering::Relaxed) {
         return Err(Problem::unavailable("the instance is stopping"));
     }
+    if let Some(condition) = api.acceptor.failing() {
+        return Err(Problem::unavailable(condition.to_string()));
+    }
     match crate::database::check_ready(&api.pool).await {
         Ok(()) => Ok(StatusCode::NO_CONTENT),
         Err(error) => {
             tracing::debug!(error = %error, "not ready");
-            Err(Problem::unavailable("the database is away or not migrated"))
+            let condition = error.condition(&api.pool).await;
+            Err(Problem::unavailable(condition.to_string()))
         }
     }
 }

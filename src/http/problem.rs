@@ -1,11 +1,14 @@
 //! Errors as RFC 9457 problem details.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use problem_details::ProblemDetails;
 use serde::de::DeserializeOwned;
@@ -16,6 +19,7 @@ use utoipa::openapi::{
 use utoipa::{IntoResponses, PartialSchema, ToSchema};
 
 use super::payments::check_content_type;
+use crate::database::{Condition, within};
 
 /// Seconds after which a client should try again what failed for want of the database.
 const RETRY_AFTER_SECONDS: &str = "1";
@@ -167,14 +171,35 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Fields<T> {
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
         if crate::database::is_transient(&error) {
-            tracing::warn!(error = %error, "a request failed for want of the database");
-            Self::unavailable("the database does not answer; try again")
+            LOST_REQUESTS.note(&error);
+            Self::unavailable(format!("{}; try again", Condition::of(&error)))
         } else {
             tracing::error!(error = %error, "a request failed");
             Self::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "the request failed; the log says why",
             )
+        }
+    }
+}
+
+/// How often requests that fail for want of the database are told of in the log.
+const LOST_REQUESTS_PAUSE: Duration = Duration::from_secs(10);
+
+/// Requests that failed for want of the database: a line for all of them now and then, and not one for each.
+struct LostRequests(Mutex<(Option<Instant>, u64)>);
+
+static LOST_REQUESTS: LostRequests = LostRequests(Mutex::new((None, 0)));
+
+impl LostRequests {
+    fn note(&self, error: &sqlx::Error) {
+        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (told_at, lost) = &mut *noted;
+        *lost += 1;
+        if told_at.is_none_or(|at| at.elapsed() >= LOST_REQUESTS_PAUSE) {
+            tracing::warn!(requests.failed = *lost, error = %error, "requests fail for want of the database");
+            *told_at = Some(Instant::now());
+            *lost = 0;
         }
     }
 }
@@ -191,6 +216,12 @@ impl IntoResponse for Problem {
         }
         response
     }
+}
+
+/// Answers in time, even if the database does not.
+pub(super) async fn in_time(request: Request, next: Next) -> Response {
+    let answer = within(async { Ok(next.run(request).await) }).await;
+    answer.unwrap_or_else(|error| Problem::from(error).into_response())
 }
 
 pub(super) async fn not_found(uri: Uri) -> Problem {

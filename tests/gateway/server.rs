@@ -1,6 +1,7 @@
 //! PostgreSQL servers: one of a test's own, and the roles that an installation has.
 
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill, killpg};
@@ -13,22 +14,58 @@ use crate::support::{Database, eventually};
 pub struct Server {
     folder: TempDir,
     postgres: Option<Child>,
+    settings: Vec<String>,
 }
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/postgres.sh");
 
 impl Server {
     pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// One with these settings, `name=value` each.
+    pub async fn start_with(settings: &[&str]) -> Self {
+        let mut server = Self::prepare(settings);
+        server.run().await;
+        server
+    }
+
+    /// A standby of that server, which streams what it commits.
+    pub async fn standby_of(primary: &Self) -> Self {
+        let mut server = Self::prepare(&[]);
+        let copied = Command::new(SCRIPT)
+            .arg("standby")
+            .arg(primary.folder.path().join("s"))
+            .arg("5432")
+            .arg(server.folder.path().join("d"))
+            .stderr(Stdio::null())
+            .status();
+        assert!(copied.expect("the script runs").success());
+        server.run().await;
+        server
+    }
+
+    fn prepare(settings: &[&str]) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("pp")
             .tempdir_in("/tmp")
             .expect("a folder");
         open_to_all(folder.path());
         std::fs::create_dir(folder.path().join("s")).expect("a folder for the socket");
-        let mut server = Self {
+        Self {
             folder,
             postgres: None,
-        };
-        server.run().await;
-        server
+            settings: settings
+                .iter()
+                .map(|setting| (*setting).to_owned())
+                .collect(),
+        }
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("s/.s.PGSQL.5432")
     }
 
     pub fn url(&self) -> String {
@@ -45,12 +82,12 @@ impl Server {
     pub async fn run(&mut self) {
         let log = std::fs::File::create(self.folder.path().join("log")).expect("a log file");
         let (data, socket) = (self.folder.path().join("d"), self.folder.path().join("s"));
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/postgres.sh");
-        let command = Command::new(script)
+        let command = Command::new(SCRIPT)
             .env("STOP_WITH_PARENT", "yes")
             .arg("run")
             .args([&data, &socket])
             .arg("5432")
+            .args(&self.settings)
             .stdin(Stdio::null())
             .stderr(log)
             .process_group(0)

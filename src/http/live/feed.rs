@@ -19,7 +19,7 @@ use super::books::Books;
 use super::simulation::Simulator;
 use super::snapshot::{DeploymentView, Snapshot};
 use super::window::{Sample, Window};
-use crate::database::Outage;
+use crate::database::{Outage, within};
 use crate::http::OperatorApi;
 use crate::route::{SharedRouter, Terms};
 
@@ -188,7 +188,9 @@ impl Observer {
                 Arc::clone(&self.names),
                 self.terms.clone(),
             );
-            tokio::spawn(async move { Books::read(&pool, &names, &terms, newest_second).await })
+            tokio::spawn(
+                async move { within(Books::read(&pool, &names, &terms, newest_second)).await },
+            )
         });
         memory.unanswered_since.get_or_insert_with(Instant::now);
         // It is not cut off when it is late: a connection that is left within a statement is lost.
@@ -223,7 +225,7 @@ impl Observer {
                 memory.books = Some(books);
             }
             Ok(Ok(Err(error))) => {
-                memory.outage.goes_on(&error);
+                memory.outage.goes_on(&error, &self.pool).await;
                 memory.failed = true;
             }
             Ok(Err(error)) => tracing::error!(error = %error, "the look at the database broke off"),

@@ -1,0 +1,389 @@
+//! A database that fails in every way that databases do: told of once, refused with 503, survived without a
+//! restart, and nothing that was accepted is lost or doubled.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use payment_proxy::database::{ANSWER_DEADLINE, Condition};
+use payment_proxy::simulator::Running;
+use reqwest::StatusCode;
+use reqwest::header::RETRY_AFTER;
+use sqlx::{Connection, PgConnection};
+use uuid::Uuid;
+
+use crate::forwarder::Forwarder;
+use crate::server::Server;
+use crate::support::{CENTS, Database, Gateway, eventually, payment_json, processor, processors};
+
+/// No client waits longer for an answer, whatever the database does; with what a busy machine may add.
+const LONGEST_ANSWER: Duration = ANSWER_DEADLINE.saturating_add(Duration::from_secs(15));
+/// Tasks of an instance that use the database, each of which may tell once that it fails.
+const TASKS: usize = 6;
+/// Requests while the database fails: more than enough to see a line for each in the log.
+const REQUESTS: usize = 60;
+
+/// An instance with its processor, and the payments that clients mean to make.
+struct Site {
+    gateway: Gateway,
+    default: Running,
+    database: Database,
+    posted: BTreeSet<Uuid>,
+    /// Length of the log when the trouble began.
+    told: usize,
+}
+
+impl Site {
+    /// `database` is the way by which the test looks at the books.
+    async fn open(url: &str, database: Database, settings: &[(&str, &str)]) -> Self {
+        let default = processor().await;
+        let gateway = Gateway::start(&Database::at(url), &processors(&[&default]), settings).await;
+        let mut site = Self {
+            gateway,
+            default,
+            database,
+            posted: BTreeSet::new(),
+            told: 0,
+        };
+        site.recovers().await;
+        site
+    }
+
+    /// Posts that many new payments at once: how many were accepted, and what the others were told.
+    async fn post(&mut self, count: usize) -> (usize, Vec<String>) {
+        let ids: Vec<Uuid> = (0..count).map(|_| Uuid::new_v4()).collect();
+        self.posted.extend(&ids);
+        let gateway = &self.gateway;
+        let replies = ids.iter().map(|id| {
+            let begun_at = Instant::now();
+            async move {
+                let reply = gateway
+                    .post_body("/payments", payment_json(*id, CENTS))
+                    .await;
+                assert!(
+                    begun_at.elapsed() < LONGEST_ANSWER,
+                    "{:?}",
+                    begun_at.elapsed()
+                );
+                reply
+            }
+        });
+        let (mut accepted, mut refused) = (0, Vec::new());
+        for reply in futures_util::future::join_all(replies).await {
+            match reply.status() {
+                StatusCode::ACCEPTED => accepted += 1,
+                StatusCode::SERVICE_UNAVAILABLE => {
+                    assert!(reply.headers().contains_key(RETRY_AFTER));
+                    refused.push(reply.text().await.expect("a body"));
+                }
+                status => panic!("{status}: {:?}", reply.text().await),
+            }
+        }
+        (accepted, refused)
+    }
+
+    /// The database fails: clients and the log are told why, the latter not once for each request.
+    async fn suffers(&mut self, condition: Condition) {
+        eventually("payments are refused", async || {
+            self.post(REQUESTS).await.0 == 0
+        })
+        .await;
+        let summaries = (0..REQUESTS).map(|_| self.gateway.get("/payments-summary"));
+        futures_util::future::join_all(summaries).await;
+        let cause = condition.to_string();
+        eventually(&format!("not ready: {cause}"), async || {
+            let reply = self.gateway.get("/readyz").await;
+            let retry_after = reply.headers().contains_key(RETRY_AFTER);
+            let (status, text) = (reply.status(), reply.text().await.expect("a body"));
+            if status == StatusCode::SERVICE_UNAVAILABLE && retry_after && text.contains(&cause) {
+                return true;
+            }
+            // A payment that is refused reminds it, where nothing else would.
+            self.post(1).await;
+            false
+        })
+        .await;
+        let log = self.gateway.log()[self.told..].to_owned();
+        let told = format!("{cause}; trying again");
+        assert!(log.contains(&told), "{told} in {log}");
+        for line in log.lines().filter(|line| line.contains("ERROR")) {
+            assert!(line.contains("; trying again"), "{line}");
+        }
+        assert!(log.matches("; trying again").count() <= 2 * TASKS, "{log}");
+        assert!(log.lines().count() < 4 * TASKS, "{log}");
+    }
+
+    /// The database works again: so does the instance, by itself. Clients post again what was not accepted, and
+    /// everything is settled once.
+    async fn recovers(&mut self) {
+        eventually("it is ready", async || {
+            self.gateway.get("/readyz").await.status().is_success()
+        })
+        .await;
+        eventually("payments are accepted", async || self.post(5).await.0 == 5).await;
+        let posted: Vec<Uuid> = self.posted.iter().copied().collect();
+        for id in &posted {
+            eventually("it is accepted", async || {
+                self.gateway.post(*id, CENTS).await == StatusCode::ACCEPTED
+            })
+            .await;
+        }
+        eventually("all are settled", async || {
+            self.database.count("payment_queue").await == 0
+        })
+        .await;
+        let count = i64::try_from(posted.len()).expect("few");
+        assert_eq!(self.database.count("payment_processed").await, count);
+        let charged = self.default.processor.payments();
+        assert_eq!(charged.len(), posted.len(), "charged once each");
+        self.told = self.gateway.log().len();
+    }
+}
+
+#[tokio::test]
+async fn a_failing_database_is_told_of_once_and_survived() {
+    let mut server = Server::start_with(&["max_connections=20"]).await;
+    let mut site = Site::open(&server.url(), Database::at(&server.url()), &[]).await;
+
+    // Stopped, and started again.
+    server.stop().await;
+    site.suffers(Condition::Away).await;
+    server.run().await;
+    site.recovers().await;
+
+    // Read-only, as while it is moved.
+    set(
+        &server,
+        "ALTER SYSTEM SET default_transaction_read_only = on",
+    )
+    .await;
+    site.suffers(Condition::ReadOnly).await;
+    set(&server, "ALTER SYSTEM RESET default_transaction_read_only").await;
+    site.recovers().await;
+
+    // A lock that somebody forgot in an open transaction.
+    let mut forgetful = PgConnection::connect(&server.url())
+        .await
+        .expect("a connection");
+    let lock = "BEGIN; LOCK TABLE payment_queue IN ACCESS EXCLUSIVE MODE";
+    sqlx::raw_sql(lock)
+        .execute(&mut forgetful)
+        .await
+        .expect("a lock");
+    site.suffers(Condition::Locked).await;
+    forgetful.close().await.expect("it ends");
+    site.recovers().await;
+
+    // Every connection is somebody else's.
+    let others = take_all_connections(&server).await;
+    site.suffers(Condition::OutOfConnections).await;
+    drop(others);
+    site.recovers().await;
+}
+
+#[tokio::test]
+async fn connections_that_fall_silent_are_given_up() {
+    // As when a machine loses its power: nobody says that they are closed.
+    let database = Database::migrated().await;
+    let (server, name) = database.url.rsplit_once('/').expect("a path");
+    let socket = server
+        .trim_start_matches("postgres://postgres@")
+        .replace("%2F", "/");
+    let (folder, port) = socket.rsplit_once(':').expect("a port");
+    let forwarder = Forwarder::to(format!("{folder}/.s.PGSQL.{port}").into()).await;
+    let url = forwarder.url().replace("/postgres?", &format!("/{name}?"));
+    let mut site = Site::open(&url, Database::at(&database.url), &[]).await;
+    forwarder.silence();
+    let begun_at = Instant::now();
+    let (_, refused) = site.post(REQUESTS).await;
+    assert_eq!(refused.len(), REQUESTS);
+    site.recovers().await;
+    assert!(
+        begun_at.elapsed() >= ANSWER_DEADLINE,
+        "they were not silent"
+    );
+}
+
+#[tokio::test]
+async fn a_statement_that_takes_too_long_is_ended_and_told_of() {
+    let database = Database::migrated().await;
+    let mut site = Site::open(&database.url, Database::at(&database.url), &[]).await;
+    database
+        .execute(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN PERFORM pg_sleep(60); RETURN new; END $$;
+             CREATE TRIGGER slow BEFORE INSERT ON payment_queue FOR EACH ROW EXECUTE FUNCTION slow()",
+        )
+        .await;
+    site.suffers(Condition::Slow).await;
+    database.execute("DROP FUNCTION slow CASCADE").await;
+    site.recovers().await;
+}
+
+/// Changes the configuration of a server.
+async fn set(server: &Server, statement: &'static str) {
+    let mut connection = PgConnection::connect(&server.url())
+        .await
+        .expect("a connection");
+    for statement in [statement, "SELECT pg_reload_conf()"] {
+        sqlx::query(statement)
+            .execute(&mut connection)
+            .await
+            .expect(statement);
+    }
+}
+
+/// Takes every connection of a server, those of the instance included.
+async fn take_all_connections(server: &Server) -> Vec<PgConnection> {
+    let mut taken = vec![
+        PgConnection::connect(&server.url())
+            .await
+            .expect("a connection"),
+    ];
+    loop {
+        let ended: i64 = sqlx::query_scalar(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+            WHERE application_name LIKE 'payment-proxy%'",
+        )
+        .fetch_one(&mut taken[0])
+        .await
+        .expect("an answer");
+        while let Ok(connection) = PgConnection::connect(&server.url()).await {
+            taken.push(connection);
+        }
+        if ended == 0 {
+            return taken;
+        }
+    }
+}
+
+/// A folder on a small disk of its own, which is gone with this.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// None where file systems cannot be mounted.
+    fn mount(megabytes: u32) -> Option<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("pp")
+            .tempdir_in("/tmp")
+            .expect("a folder");
+        let options = format!("size={megabytes}m,mode=0777");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(folder.path())
+            .output();
+        match mounted {
+            Ok(done) if done.status.success() => Some(Self(folder)),
+            _ => None,
+        }
+    }
+
+    /// Leaves no byte of it.
+    fn fill(&self) {
+        let mut file = std::fs::File::create(self.0.path().join("filler")).expect("a file");
+        let block = vec![0; 64 * 1024];
+        for size in [block.len(), 4096, 1] {
+            while std::io::Write::write_all(&mut file, &block[..size]).is_ok() {}
+        }
+    }
+
+    fn empty(&self) {
+        std::fs::remove_file(self.0.path().join("filler")).expect("the file");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount")
+            .arg("--lazy")
+            .arg(self.0.path())
+            .status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_of_once_and_survived() {
+    let Some(disk) = SmallDisk::mount(48) else {
+        eprintln!("SKIPPED: only root can mount the small disk that this needs");
+        return;
+    };
+    let server = Server::start().await;
+    let admin = Database::at(&server.url());
+    let folder = disk.0.path().join("tables");
+    std::fs::create_dir(&folder).expect("a folder");
+    let owned = Command::new("chown").arg("postgres").arg(&folder).status();
+    assert!(owned.expect("chown runs").success());
+    admin
+        .execute(&format!(
+            "CREATE TABLESPACE small LOCATION '{}'",
+            folder.display()
+        ))
+        .await;
+    admin
+        .execute("CREATE DATABASE small TABLESPACE small")
+        .await;
+    let url = server.url().replace("5432/postgres", "5432/small");
+    // Every commit has a place in the log, which is on another disk; the tables have none to grow.
+    let mut site = Site::open(&url, Database::at(&url), &[]).await;
+    // They would be settled out of the room that is left.
+    site.default.processor.set_failing(true);
+    disk.fill();
+    site.suffers(Condition::OutOfDisk).await;
+    disk.empty();
+    site.default.processor.set_failing(false);
+    site.recovers().await;
+}
+
+#[tokio::test]
+async fn a_standby_takes_over() {
+    let primary = Server::start().await;
+    let standby = Server::standby_of(&primary).await;
+    set(&primary, "ALTER SYSTEM SET synchronous_standby_names = '*'").await;
+    let forwarder = Forwarder::to(primary.socket()).await;
+    let settings = [
+        ("QUEUE_DURABILITY", "logged"),
+        ("PROCESSOR_TIMEOUT_MS", "1000"),
+    ];
+    let mut site = Site::open(&forwarder.url(), Database::at(&standby.url()), &settings).await;
+
+    // The address leads to the other server from now on, which is a standby yet.
+    forwarder.turn_to(standby.socket());
+    set(
+        &primary,
+        "ALTER SYSTEM SET default_transaction_read_only = on",
+    )
+    .await;
+    site.suffers(Condition::ReadOnly).await;
+
+    // The standby becomes the primary; the connections that lead to the old one are still open.
+    let mut connection = PgConnection::connect(&standby.url())
+        .await
+        .expect("a connection");
+    sqlx::query("SELECT pg_promote()")
+        .execute(&mut connection)
+        .await
+        .expect("it is promoted");
+    set(&standby, "ALTER SYSTEM RESET synchronous_standby_names").await;
+    set(&standby, "ALTER SYSTEM RESET default_transaction_read_only").await;
+    site.recovers().await;
+    let old = Database::at(&primary.url());
+    assert!(old.count("payment_processed").await < site.database.count("payment_processed").await);
+}
+
+#[tokio::test]
+#[ignore = "takes more than a minute; `make outage` runs it"]
+async fn an_outage_of_a_minute_is_survived() {
+    let mut server = Server::start().await;
+    let mut site = Site::open(&server.url(), Database::at(&server.url()), &[]).await;
+    server.stop().await;
+    let begun_at = Instant::now();
+    site.suffers(Condition::Away).await;
+    while begun_at.elapsed() < Duration::from_secs(60) {
+        site.post(5).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let log = site.gateway.log()[site.told..].to_owned();
+    assert!(log.lines().count() < 4 * TASKS, "{log}");
+    server.run().await;
+    site.recovers().await;
+}
