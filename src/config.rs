@@ -14,6 +14,8 @@ use rust_decimal::Decimal;
 use sha2::Sha256;
 use sqlx::postgres::PgConnectOptions;
 
+use crate::tls::Authorities;
+
 /// Settings that every command that touches the database takes.
 #[derive(Debug, Clone, Args)]
 pub struct DatabaseSettings {
@@ -149,6 +151,19 @@ pub struct ProcessorsSettings {
     /// Milliseconds that a processor has to answer one call
     #[arg(long = "processor-timeout-ms", env = "PROCESSOR_TIMEOUT_MS", value_name = "PROCESSOR_TIMEOUT_MS", default_value = "15000", value_parser = milliseconds)]
     pub processor_timeout: Duration,
+
+    /// A file with the certificates of the authorities (PEM) that vouch for processors whose URL is `https`, and no
+    /// others; without it, those that the system trusts
+    #[arg(long, env = "PROCESSOR_CA_FILE", value_name = "PROCESSOR_CA_FILE")]
+    pub processor_ca_file: Option<InFile<Authorities>>,
+}
+
+impl ProcessorsSettings {
+    /// Who vouches for processors, where it is not the system that says so.
+    #[must_use]
+    pub fn authorities(&self) -> Option<&Authorities> {
+        self.processor_ca_file.as_ref().map(|file| &file.0)
+    }
 }
 
 /// The settings of `serve`.
@@ -532,7 +547,7 @@ fn parse_processor(text: &str) -> Result<ProcessorSettings, String> {
         .ok_or_else(|| format!("in {text:?} expected a fee from 0 to less than 1, such as 0.05"))?;
     let url = Url::parse(url)
         .ok()
-        .filter(|url| url.scheme() == "http" && url.has_host())
+        .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
         .ok_or_else(|| format!("in {text:?} expected a URL such as http://processor:8080"))?;
     Ok(ProcessorSettings {
         name: name.to_owned(),

@@ -15,7 +15,8 @@
 //! chooses the processor, [`charge`] calls it and judges what the reply proves, [`settle`] writes the
 //! end down, [`summary`] adds up. [`worker`] moves payments along, [`deployment`] is what the instances
 //! know of each other, [`serve`] is an instance from start to end. What is seen of it from outside: [`metrics`] and
-//! [`census`] in numbers, [`trace`] payment by payment, [`telemetry`] in words. [`simulator`] stands in for a processor.
+//! [`census`] in numbers, [`trace`] payment by payment, [`telemetry`] in words. [`simulator`] stands in for a processor, [`tls`] says
+//! whom calls trust.
 //!
 //! # What is guaranteed
 //!
@@ -46,5 +47,6 @@ pub mod settle;
 pub mod simulator;
 pub mod summary;
 pub mod telemetry;
+pub mod tls;
 pub mod trace;
 pub mod worker;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use mimalloc::MiMalloc;
 use payment_proxy::cli::{Cli, Command};
-use payment_proxy::{database, operate, probe, serve, simulator, telemetry};
+use payment_proxy::{database, operate, probe, serve, simulator, telemetry, tls};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -48,6 +48,7 @@ fn runtime(threads: usize) -> std::io::Result<Runtime> {
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    tls::provide();
     telemetry::start(cli.log_format, &cli.rust_log)?;
     let threads = match &cli.command {
         Command::Serve(settings) => settings.worker_threads.get(),

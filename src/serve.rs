@@ -227,7 +227,11 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
 /// A processor cannot be called at all.
 pub fn processors(settings: &ProcessorsSettings) -> anyhow::Result<Arc<Vec<Processor>>> {
     let processors = settings.processors.0.iter().map(|processor| {
-        let client = ProcessorClient::new(processor, settings.processor_timeout)?;
+        let client = ProcessorClient::new(
+            processor,
+            settings.processor_timeout,
+            settings.authorities(),
+        )?;
         Ok(Processor {
             name: processor.name.clone(),
             client,

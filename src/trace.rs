@@ -18,7 +18,7 @@ use opentelemetry::trace::{
     SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId, TraceState,
 };
 use opentelemetry::{Context, InstrumentationScope, KeyValue};
-use opentelemetry_otlp::{Protocol, WithExportConfig};
+use opentelemetry_otlp::{Protocol, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
@@ -36,6 +36,8 @@ use crate::payment::{Payment, format_time};
 
 /// The header.
 pub const TRACEPARENT: &str = "traceparent";
+/// How long the collector has to take a batch of spans.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the last spans have to be exported when the instance stops.
 pub const TRACES_DRAIN: Duration = Duration::from_millis(500);
 
@@ -117,8 +119,17 @@ struct Export {
 /// The exporter cannot be made.
 pub fn start(endpoint: &Url) -> anyhow::Result<()> {
     let endpoint = format!("{}/v1/traces", endpoint.as_str().trim_end_matches('/'));
+    // It has a runtime of its own, which cannot be made within another.
+    let client = std::thread::spawn(|| {
+        let builder = reqwest::blocking::Client::builder().tls_certs_only([]);
+        builder.timeout(EXPORT_TIMEOUT).build()
+    });
+    let client = client
+        .join()
+        .map_err(|_| anyhow::anyhow!("the client of the collector cannot be made"))??;
     let exporter = opentelemetry_otlp::SpanExporter::builder()
         .with_http()
+        .with_http_client(client)
         .with_protocol(Protocol::HttpBinary)
         .with_endpoint(endpoint)
         .build()?;

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Response, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
@@ -68,7 +68,11 @@ impl Stack {
     }
 
     async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> Response {
-        let request = Client::new().post(format!("{}{path}", self.url)).body(body);
+        let request = payment_proxy::tls::plain()
+            .build()
+            .expect("a client")
+            .post(format!("{}{path}", self.url))
+            .body(body);
         request
             .header("content-type", "application/json")
             .send()
@@ -77,7 +81,9 @@ impl Stack {
     }
 
     async fn get(&self, path: &str) -> Response {
-        Client::new()
+        payment_proxy::tls::plain()
+            .build()
+            .expect("a client")
             .get(format!("{}{path}", self.url))
             .send()
             .await
@@ -185,7 +191,14 @@ async fn start_nginx(folder: &Path) -> (Child, u16) {
         // Answered by nginx itself. Another test may have taken the port meanwhile: then the next one.
         let probe = format!("http://127.0.0.1:{port}/");
         while nginx.try_wait().unwrap().is_none() {
-            if Client::new().get(&probe).send().await.is_ok() {
+            if payment_proxy::tls::plain()
+                .build()
+                .expect("a client")
+                .get(&probe)
+                .send()
+                .await
+                .is_ok()
+            {
                 return (nginx, port);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -349,7 +362,9 @@ async fn body_over_4_kib_is_left_to_the_instance_and_one_over_8_kib_is_a_problem
 #[tokio::test]
 async fn requests_that_nginx_refuses_are_problems() {
     let stack = Stack::start([Instance::Answers(200); 2]).await;
-    let headers_too_large = Client::new()
+    let headers_too_large = payment_proxy::tls::plain()
+        .build()
+        .expect("a client")
         .get(format!("{}/livez", stack.url))
         .header("x", "x".repeat(20_000))
         .send()

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use chrono::{DateTime, Utc};
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Client, Response, StatusCode, Url};
@@ -14,6 +15,7 @@ use crate::claim::Claim;
 use crate::config::ProcessorSettings;
 use crate::metrics::{COUNTS, ProcessorCounts};
 use crate::payment::format_time;
+use crate::tls::{self, Authorities};
 use crate::trace::{TRACEPARENT, Traceparent};
 
 /// How long a connection to a processor may take.
@@ -26,6 +28,8 @@ pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
 pub const SUMMARY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much of a processor's reply is read.
 pub const MAX_BODY_BYTES: usize = 16 * 1024;
+/// Headers of a processor's reply, at most.
+const MAX_HEADERS: usize = 64;
 /// How long the rest of a reply may take once its status is known.
 const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Characters of a reply that a dead letter keeps.
@@ -86,12 +90,22 @@ struct StoredPayment {
 }
 
 impl ProcessorClient {
-    /// A client for one processor; `timeout` is what it has for one payment.
+    /// A client for one processor; `timeout` is what it has for one payment, `authorities` vouch for it where its URL
+    /// is `https`.
     ///
     /// # Errors
     /// The HTTP client cannot be made, or the URL cannot take a path.
-    pub fn new(settings: &ProcessorSettings, timeout: Duration) -> anyhow::Result<Self> {
-        let http = Client::builder()
+    pub fn new(
+        settings: &ProcessorSettings,
+        timeout: Duration,
+        authorities: Option<&Authorities>,
+    ) -> anyhow::Result<Self> {
+        let builder = match settings.url.scheme() {
+            "https" => tls::trusting(authorities),
+            _ => tls::plain(),
+        };
+        let http = builder
+            .http1_max_headers(MAX_HEADERS)
             .connect_timeout(CONNECT_TIMEOUT)
             // The system's resolver would take a thread for each connection that is made at once.
             .hickory_dns(true)
@@ -99,7 +113,8 @@ impl ProcessorClient {
             .pool_idle_timeout(IDLE_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
-            .build()?;
+            .build()
+            .with_context(|| format!("processor {}", settings.name))?;
         let at = |path: &[&str]| -> anyhow::Result<Url> {
             let mut url = settings.url.clone();
             url.path_segments_mut()

@@ -133,7 +133,10 @@ async fn every_query_of_the_auditing_page_answers_its_question() {
         let body = format!(
             r#"{{"correlationId":"{refused}","amount":5.00,"requestedAt":"2026-07-01T00:00:00.000Z"}}"#
         );
-        let post = reqwest::Client::new().post(format!("{}/payments", running.url()));
+        let post = payment_proxy::tls::plain()
+            .build()
+            .expect("a client")
+            .post(format!("{}/payments", running.url()));
         let reply = post
             .header("content-type", "application/json")
             .body(body)

@@ -268,7 +268,10 @@ async fn a_stuck_payment_is_found_with_its_reason_and_retried() {
     let body = format!(
         r#"{{"correlationId":"{id}","amount":5.00,"requestedAt":"2026-07-01T00:00:00.000Z"}}"#
     );
-    let post = reqwest::Client::new().post(format!("{}/payments", default.url()));
+    let post = payment_proxy::tls::plain()
+        .build()
+        .expect("a client")
+        .post(format!("{}/payments", default.url()));
     let post = post.header("content-type", "application/json").body(body);
     assert!(post.send().await.expect("a reply").status().is_success());
     gateway.post(id, CENTS).await;

@@ -78,7 +78,7 @@ async fn no_secret_is_in_any_log_whatever_the_level() {
     })
     .await;
     gateway.until_settled(&gateway.post_many(5).await).await;
-    let operator = reqwest::Client::builder()
+    let operator = payment_proxy::tls::plain()
         .unix_socket(folder.path().join("operator"))
         .build()
         .expect("a client");

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Response, StatusCode};
 use tokio::io::AsyncWriteExt;
 use uuid::Uuid;
 
@@ -30,7 +30,10 @@ impl Watched {
     }
 
     async fn get(&self, path: &str, token: &str) -> Response {
-        let get = Client::new().get(format!("http://{}{path}", self.address));
+        let get = payment_proxy::tls::plain()
+            .build()
+            .expect("a client")
+            .get(format!("http://{}{path}", self.address));
         let get = get.header(AUTHORIZATION, format!("Bearer {token}"));
         get.send().await.expect("a reply")
     }
@@ -120,7 +123,10 @@ async fn metrics_agree_with_the_books() {
     let taken = payment_json(dead, CENTS + 500)
         .replace('}', r#","requestedAt":"2026-07-01T00:00:00.000Z"}"#);
     for running in [&default, &fallback] {
-        let post = Client::new().post(format!("{}/payments", running.url()));
+        let post = payment_proxy::tls::plain()
+            .build()
+            .expect("a client")
+            .post(format!("{}/payments", running.url()));
         let post = post.header(CONTENT_TYPE, "application/json");
         let reply = post.body(taken.clone()).send().await.expect("a reply");
         assert!(reply.status().is_success());

@@ -69,7 +69,13 @@ impl Prometheus {
     async fn get(&self, path: &str, query: &[(&str, &str)]) -> Option<Value> {
         let mut url = reqwest::Url::parse(&format!("{}/{path}", self.url)).expect("a URL");
         url.query_pairs_mut().extend_pairs(query);
-        let reply = reqwest::get(url).await.ok()?;
+        let reply = payment_proxy::tls::plain()
+            .build()
+            .expect("a client")
+            .get(url)
+            .send()
+            .await
+            .ok()?;
         let body: Value = reply.json().await.ok()?;
         (body["status"] == "success").then(|| body["data"].clone())
     }

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use payment_proxy::http::{DOCUMENT_PATH, PAGE_PATH};
-use reqwest::Client;
 use tokio::net::{TcpListener, UnixStream};
 use tokio::process::Command;
 
@@ -99,7 +98,11 @@ async fn both_documents_have_a_page_that_asks_no_other_server() {
     let (_gateway, public, operator, _folder) = instance().await;
     for address in [public, operator] {
         let get = async |path: &str| {
-            let reply = Client::new().get(format!("http://{address}{path}")).send();
+            let reply = payment_proxy::tls::plain()
+                .build()
+                .expect("a client")
+                .get(format!("http://{address}{path}"))
+                .send();
             let reply = reply.await.expect("a reply");
             assert!(reply.status().is_success(), "{path}: {}", reply.status());
             reply.text().await.expect("text")

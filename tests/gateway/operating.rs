@@ -46,7 +46,10 @@ async fn charge(running: &Running, id: Uuid, amount: &str) {
     let body = format!(
         r#"{{"correlationId":"{id}","amount":{amount},"requestedAt":"2026-07-01T00:00:00.000Z"}}"#
     );
-    let post = reqwest::Client::new().post(format!("{}/payments", running.url()));
+    let post = payment_proxy::tls::plain()
+        .build()
+        .expect("a client")
+        .post(format!("{}/payments", running.url()));
     let reply = post
         .header("content-type", "application/json")
         .body(body)

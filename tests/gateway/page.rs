@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use payment_proxy::simulator::Running;
 use reqwest::header::{AUTHORIZATION, COOKIE, SET_COOKIE};
-use reqwest::{Client, Method, StatusCode};
+use reqwest::{Method, StatusCode};
 use rust_decimal::{Decimal, RoundingStrategy};
 use serde_json::json;
 use uuid::Uuid;
@@ -87,7 +87,10 @@ impl Site {
         let body = format!(
             r#"{{"correlationId":"{id}","amount":5.00,"requestedAt":"2026-07-01T00:00:00.000Z"}}"#
         );
-        let post = Client::new().post(format!("{}/payments", self.default.url()));
+        let post = payment_proxy::tls::plain()
+            .build()
+            .expect("a client")
+            .post(format!("{}/payments", self.default.url()));
         let post = post.header("content-type", "application/json").body(body);
         assert!(post.send().await.expect("a reply").status().is_success());
         self.gateway.post(id, CENTS).await;
@@ -303,7 +306,10 @@ async fn nothing_can_be_simulated_without_the_simulators_token() {
         ("/simulator/processors/default", json!({"failure": true})),
         ("/simulator/traffic", json!({"paymentsPerSecond": 10})),
     ] {
-        let call = Client::new().put(format!("{}{path}", site.url));
+        let call = payment_proxy::tls::plain()
+            .build()
+            .expect("a client")
+            .put(format!("{}{path}", site.url));
         let call = call.header(AUTHORIZATION, format!("Bearer {TOKEN}"));
         let reply = call.json(&body).send().await.expect("a reply");
         assert_eq!(reply.status(), StatusCode::NOT_FOUND, "{path}");
@@ -532,7 +538,7 @@ async fn a_browser_signs_in_with_the_token_and_out_again() {
 #[tokio::test]
 async fn a_cookie_is_good_for_our_own_page_only() {
     let site = Site::start(false).await;
-    let http = Client::new();
+    let http = payment_proxy::tls::plain().build().expect("a client");
     let sign_in = async |token: &str, site_header: &str| {
         let call = http.post(format!("{}/session", site.url));
         let call = call.header("sec-fetch-site", site_header);
@@ -640,7 +646,10 @@ async fn viewers_share_one_look_a_second_and_without_viewers_there_is_none() {
     const VIEWERS: usize = 8;
     const SECONDS: i64 = 4;
     let viewers = (0..VIEWERS).map(|_| async {
-        let call = Client::new().get(format!("{}/live", site.url));
+        let call = payment_proxy::tls::plain()
+            .build()
+            .expect("a client")
+            .get(format!("{}/live", site.url));
         let call = call.header(AUTHORIZATION, format!("Bearer {TOKEN}"));
         let mut events = call.send().await.expect("a reply");
         let mut seen = 0;

@@ -222,7 +222,10 @@ async fn charge(running: &payment_proxy::simulator::Running, id: Uuid) {
         r#"{{"correlationId":"{id}","amount":1,"requestedAt":"2026-07-01T00:00:00.000Z"}}"#
     );
     running.processor.set_failing(false);
-    let post = reqwest::Client::new().post(format!("{}/payments", running.url()));
+    let post = payment_proxy::tls::plain()
+        .build()
+        .expect("a client")
+        .post(format!("{}/payments", running.url()));
     let post = post.header("content-type", "application/json").body(body);
     assert!(post.send().await.expect("a reply").status().is_success());
 }

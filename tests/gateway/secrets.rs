@@ -101,7 +101,7 @@ async fn tokens_are_read_from_files() {
         ("METRICS_TOKEN_FILE", &path("metrics-token")),
     ];
     let _gateway = Gateway::start(&database, &processors(&[&default]), &settings).await;
-    let operator = reqwest::Client::builder()
+    let operator = payment_proxy::tls::plain()
         .unix_socket(folder.path().join("operator"))
         .build()
         .expect("a client");

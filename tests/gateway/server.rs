@@ -15,6 +15,7 @@ pub struct Server {
     folder: TempDir,
     postgres: Option<Child>,
     settings: Vec<String>,
+    port: u16,
 }
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/postgres.sh");
@@ -37,11 +38,19 @@ impl Server {
         let copied = Command::new(SCRIPT)
             .arg("standby")
             .arg(primary.folder.path().join("s"))
-            .arg("5432")
+            .arg(primary.port.to_string())
             .arg(server.folder.path().join("d"))
             .stderr(Stdio::null())
             .status();
         assert!(copied.expect("the script runs").success());
+        server.run().await;
+        server
+    }
+
+    /// One that also listens on that port of this machine.
+    pub async fn start_on(port: u16) -> Self {
+        let mut server = Self::prepare(&["listen_addresses=127.0.0.1"]);
+        server.port = port;
         server.run().await;
         server
     }
@@ -60,12 +69,13 @@ impl Server {
                 .iter()
                 .map(|setting| (*setting).to_owned())
                 .collect(),
+            port: 5432,
         }
     }
 
     /// Its socket.
     pub fn socket(&self) -> PathBuf {
-        self.folder.path().join("s/.s.PGSQL.5432")
+        self.folder.path().join(format!("s/.s.PGSQL.{}", self.port))
     }
 
     pub fn url(&self) -> String {
@@ -76,7 +86,7 @@ impl Server {
             .display()
             .to_string()
             .replace('/', "%2F");
-        format!("postgres://postgres@{socket}:5432/postgres")
+        format!("postgres://postgres@{socket}:{}/postgres", self.port)
     }
 
     pub async fn run(&mut self) {
@@ -86,7 +96,7 @@ impl Server {
             .env("STOP_WITH_PARENT", "yes")
             .arg("run")
             .args([&data, &socket])
-            .arg("5432")
+            .arg(self.port.to_string())
             .args(&self.settings)
             .stdin(Stdio::null())
             .stderr(log)

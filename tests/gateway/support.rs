@@ -187,7 +187,7 @@ impl Gateway {
             .stderr(log)
             .spawn()
             .expect("the program starts");
-        let http = Client::builder()
+        let http = payment_proxy::tls::plain()
             .unix_socket(socket(folder.path()))
             .build()
             .expect("a client");
@@ -254,6 +254,19 @@ impl Gateway {
 
     pub fn socket(&self) -> PathBuf {
         socket(self.folder.path())
+    }
+
+    /// The most memory that it has had, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("it runs");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes = peak.and_then(|peak| peak.trim().strip_suffix(" kB"));
+        kilobytes
+            .expect("a line in kB")
+            .parse::<u64>()
+            .expect("a number")
+            * 1024
     }
 
     pub fn log(&self) -> String {
@@ -327,8 +340,8 @@ impl Bench {
                     fee,
                     url,
                 };
-                let client =
-                    ProcessorClient::new(&settings, Duration::from_secs(15)).expect("a client");
+                let client = ProcessorClient::new(&settings, Duration::from_secs(15), None)
+                    .expect("a client");
                 Processor {
                     name: name.to_owned(),
                     client,

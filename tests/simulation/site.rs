@@ -76,7 +76,7 @@ impl Site {
                 fee: Decimal::ZERO,
                 url: format!("http://{address}").parse().expect("a URL"),
             };
-            ProcessorClient::new(&settings, CALL_TIMEOUT).expect("a client")
+            ProcessorClient::new(&settings, CALL_TIMEOUT, None).expect("a client")
         };
         Ways {
             direct: client(self.address),
@@ -181,7 +181,7 @@ struct FrontState {
 impl Front {
     fn new(upstream: &str) -> Self {
         Self {
-            http: reqwest::Client::new(),
+            http: payment_proxy::tls::plain().build().expect("a client"),
             upstream: upstream.to_owned(),
             state: Arc::default(),
         }

@@ -156,7 +156,7 @@ async fn a_purge_empties_the_books() {
 #[tokio::test]
 async fn the_listing_has_every_payment_once_in_the_order_of_storing() {
     let mut simulator = started(Settings::default()).await;
-    simulator.client = reqwest::Client::new();
+    simulator.client = payment_proxy::tls::plain().build().expect("a client");
     // More than two chunks of the listing.
     for n in 0..2_500 {
         assert_eq!(simulator.posted(id(n)).await.0, 200);

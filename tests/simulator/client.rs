@@ -29,7 +29,10 @@ pub(crate) async fn started(settings: Settings) -> Simulator {
 /// A client that opens a connection for each request, so that a lost one is never taken for an
 /// idle connection that the other side closed.
 pub(crate) fn client() -> Client {
-    Client::builder().pool_max_idle_per_host(0).build().unwrap()
+    payment_proxy::tls::plain()
+        .pool_max_idle_per_host(0)
+        .build()
+        .unwrap()
 }
 
 impl Simulator {

@@ -167,7 +167,7 @@ async fn a_new_connection_can_be_reset() {
 #[tokio::test]
 async fn in_an_outage_connections_are_refused_and_open_ones_are_cut() {
     let simulator = started(Settings::default()).await;
-    let pooled = reqwest::Client::new();
+    let pooled = payment_proxy::tls::plain().build().expect("a client");
     let lookup = format!("{}/payments/{}", simulator.running.url(), id(1));
     assert_eq!(pooled.get(&lookup).send().await.unwrap().status(), 404);
     let hanging = Faults {

@@ -61,7 +61,7 @@ impl Clients {
         ledger: &Arc<Ledger>,
         over: &CancellationToken,
     ) -> anyhow::Result<JoinSet<()>> {
-        let client = || Client::builder().timeout(PATIENCE);
+        let client = || payment_proxy::tls::plain().timeout(PATIENCE);
         let [one, other] = stack.sockets();
         let direct = |socket: &std::path::Path| -> anyhow::Result<Way> {
             Ok(Way {

@@ -66,7 +66,7 @@ impl Processor {
             name,
             url: format!("http://127.0.0.1:{port}"),
             // A connection for each call: none that an outage has cut is taken for a living one.
-            http: Client::builder()
+            http: payment_proxy::tls::plain()
                 .timeout(ADMIN_TIMEOUT)
                 .pool_max_idle_per_host(0)
                 .build()?,

@@ -172,7 +172,7 @@ impl Stack {
             others: Mutex::new(vec![nginx, one, other]),
             url: format!("http://127.0.0.1:{port}").parse()?,
             sockets,
-            http: Client::builder().timeout(READY_LIMIT).build()?,
+            http: payment_proxy::tls::plain().timeout(READY_LIMIT).build()?,
             settled: AtomicI64::new(0),
             broken: StdMutex::default(),
         };
@@ -277,7 +277,7 @@ impl Stack {
 
     async fn until_ready(&self) -> anyhow::Result<()> {
         for (name, socket) in INSTANCES.iter().zip(&self.sockets) {
-            let http = Client::builder()
+            let http = payment_proxy::tls::plain()
                 .unix_socket(socket.clone())
                 .timeout(Duration::from_secs(1))
                 .build()?;
@@ -429,7 +429,17 @@ async fn start_nginx(folder: &Path, logs: &Path) -> anyhow::Result<(Process, u16
         let mut process = Process::new("nginx", logs, Signal::SIGTERM, program, environment);
         process.start()?;
         let url = format!("http://127.0.0.1:{port}/");
-        if until_answers(&mut process, async || reqwest::get(&url).await.is_ok()).await? {
+        if until_answers(&mut process, async || {
+            payment_proxy::tls::plain()
+                .build()
+                .expect("a client")
+                .get(&url)
+                .send()
+                .await
+                .is_ok()
+        })
+        .await?
+        {
             return Ok((process, port));
         }
     }

@@ -23,6 +23,7 @@ use crate::config::{ProcessorSettings, SimulatorToken};
 use crate::http::problem::{BodyProblems, Fields, OperatorProblems, ProblemBody};
 use crate::http::{OperatorApi, Problem};
 use crate::payment::Payment;
+use crate::tls;
 
 /// How long a simulated processor has to answer.
 pub(super) const SIMULATOR_TIMEOUT: Duration = Duration::from_millis(500);
@@ -117,7 +118,7 @@ impl Simulator {
         acceptor: Acceptor,
     ) -> anyhow::Result<Arc<Self>> {
         Ok(Arc::new(Self {
-            http: Client::builder().timeout(SIMULATOR_TIMEOUT).build()?,
+            http: tls::plain().timeout(SIMULATOR_TIMEOUT).build()?,
             token,
             processors: processors.to_vec(),
             acceptor,

@@ -15,6 +15,7 @@ use crate::claim::interval;
 use crate::config::{Listen, OperatorSettings};
 use crate::deployment::INSTANCE_TTL;
 use crate::probe::reachable;
+use crate::tls;
 
 /// An accepted payment that is open for longer wants somebody to look.
 pub(super) const STUCK_AFTER: Duration = Duration::from_secs(60);
@@ -149,7 +150,7 @@ pub(super) struct Looker {
 
 impl Looker {
     pub(super) fn new(pool: PgPool, operator: &OperatorSettings) -> anyhow::Result<Self> {
-        let http = Client::builder().timeout(OPERATOR_TIMEOUT);
+        let http = tls::plain().timeout(OPERATOR_TIMEOUT);
         let (http, host) = match &operator.operator_listen {
             Listen::Tcp(address) => (http, reachable(*address).to_string()),
             Listen::Unix(path) => (http.unix_socket(path.as_path()), "operator".to_owned()),

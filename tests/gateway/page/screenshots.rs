@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use reqwest::Client;
 use reqwest::header::AUTHORIZATION;
 use serde_json::{Value, json};
 
@@ -75,7 +74,10 @@ async fn pictures_of_all_states() {
 }
 
 async fn put(site: &Site, path: &str, body: &Value) {
-    let call = Client::new().put(format!("{}{path}", site.url));
+    let call = payment_proxy::tls::plain()
+        .build()
+        .expect("a client")
+        .put(format!("{}{path}", site.url));
     let call = call.header(AUTHORIZATION, format!("Bearer {TOKEN}"));
     let reply = call.json(body).send().await.expect("a reply");
     assert!(reply.status().is_success(), "{path}: {}", reply.status());
