@@ -6,14 +6,12 @@ use reqwest::{Certificate, Client, ClientBuilder};
 
 /// A builder of clients that trust nobody by TLS, which is as good as none: for plain HTTP. It reads no store of
 /// certificates, which a container may not have.
-#[must_use]
 pub fn plain() -> ClientBuilder {
     provide();
     Client::builder().tls_certs_only([])
 }
 
 /// A builder of clients that trust these authorities and no others; without any, those that the system trusts.
-#[must_use]
 pub fn trusting(authorities: Option<&Authorities>) -> ClientBuilder {
     provide();
     match authorities {
