@@ -32,6 +32,8 @@ pub struct Payment {
 pub enum InvalidPayment {
     #[error("the body is not a JSON object: {0}")]
     Malformed(String),
+    #[error("{0}")]
+    Repeated(String),
     #[error("the field `{0}` is missing")]
     Missing(&'static str),
     #[error(
@@ -68,15 +70,21 @@ impl Payment {
     /// # Errors
     /// The first thing that is wrong with the body, in the order of [`InvalidPayment`].
     pub fn from_json(body: &[u8]) -> Result<Self, InvalidPayment> {
-        if body.trim_ascii_start().first() != Some(&b'{') {
-            let detail = match serde_json::from_slice::<&RawValue>(body) {
+        let malformed = |detail: &str| InvalidPayment::Malformed(detail.to_owned());
+        let body = str::from_utf8(body).map_err(|_| malformed("it is not UTF-8"))?;
+        if !body.trim_ascii_start().starts_with('{') {
+            let detail = match serde_json::from_str::<&RawValue>(body) {
                 Ok(_) => "it is another JSON value".to_owned(),
                 Err(error) => error.to_string(),
             };
-            return Err(InvalidPayment::Malformed(detail));
+            return Err(malformed(&detail));
         }
-        let body: Body<'_> = serde_json::from_slice(body)
-            .map_err(|error| InvalidPayment::Malformed(error.to_string()))?;
+        // Of an object whose fields are taken as they stand, only a field that stands twice is wrong
+        // otherwise than in its syntax. Which of the two is meant nobody can know.
+        let body: Body<'_> = serde_json::from_str(body).map_err(|error| match error.is_data() {
+            true => InvalidPayment::Repeated(error.to_string()),
+            false => malformed(&error.to_string()),
+        })?;
         let correlation_id = body
             .correlation_id
             .ok_or(InvalidPayment::Missing("correlationId"))?;

@@ -258,7 +258,7 @@ async fn listen(
                 }
             });
             parts.spawn(async move {
-                http::serve(listener, routes, stop).await;
+                http::serve(listener, routes, http::Limits::default(), stop).await;
                 Ok(())
             });
         }
@@ -272,7 +272,7 @@ async fn listen(
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
             let path = path.clone();
             parts.spawn(async move {
-                http::serve(listener, routes, stop).await;
+                http::serve(listener, routes, http::Limits::default(), stop).await;
                 let _ = std::fs::remove_file(path);
                 Ok(())
             });

@@ -3,6 +3,7 @@
 pub mod live;
 mod openapi;
 mod operator;
+mod patience;
 mod payments;
 mod probes;
 mod problem;
@@ -26,7 +27,7 @@ pub(crate) use openapi::Amount;
 pub use openapi::{DOCUMENT_PATH, PAGE_PATH};
 pub use operator::OperatorApi;
 pub use problem::Problem;
-pub use server::{HEAD_TIMEOUT, MAX_CONNECTIONS, serve};
+pub use server::{Limits, serve};
 
 use crate::accept::Acceptor;
 

@@ -3,13 +3,19 @@
 
 use axum::Router;
 use axum::body::Bytes;
+use axum::extract::Request;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{StatusCode, Uri};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::{InfoBuilder, LicenseBuilder, OpenApi};
 use utoipa::{PartialSchema, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use super::problem::not_found;
 
 /// Where the document is.
 pub const DOCUMENT_PATH: &str = "/openapi.json";
@@ -45,13 +51,22 @@ pub(super) fn pages<S: Clone + Send + Sync + 'static>(document: &OpenApi) -> Rou
     let json = Bytes::from(json);
     // The page would send the document to a validator on the internet.
     let config = Config::from(DOCUMENT_PATH).validator_url("none");
-    let page = SwaggerUi::new(PAGE_PATH).config(config);
+    let page = Router::from(SwaggerUi::new(PAGE_PATH).config(config));
     Router::new()
         .route(
             DOCUMENT_PATH,
             get(|| async { ([(CONTENT_TYPE, "application/json")], json) }),
         )
-        .merge(page)
+        .merge(page.route_layer(from_fn(explain_missing)))
+}
+
+/// The page's library says nothing about a file that it does not have.
+async fn explain_missing(uri: Uri, request: Request, next: Next) -> Response {
+    let reply = next.run(request).await;
+    match reply.status() {
+        StatusCode::NOT_FOUND => not_found(uri).await.into_response(),
+        _ => reply,
+    }
 }
 
 /// An amount of money: a JSON number with at most two decimals.

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::problem::{DatabaseProblems, ProblemBody};
-use super::{Amount, Api, MAX_BODY_BYTES, Problem};
+use super::{Amount, Api, Problem};
 use crate::accept::{Accepted, NotAccepted};
 use crate::database::Condition;
 use crate::metrics::COUNTS;
@@ -30,6 +30,7 @@ use crate::trace::{self, TRACEPARENT, Traceparent};
     responses(
         (status = 202, description = "It is committed, or was before"),
         (status = 400, description = "The body is not a JSON object", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 408, description = "The body did not arrive in time", body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "This id was accepted before with another amount", body = ProblemBody, content_type = "application/problem+json"),
         (status = 413, description = "The body is longer than 4 KiB", body = ProblemBody, content_type = "application/problem+json"),
         (status = 415, description = "The Content-Type is not application/json", body = ProblemBody, content_type = "application/problem+json"),
@@ -45,13 +46,7 @@ pub(super) async fn post(
     check_content_type(&headers).inspect_err(|_| COUNTS.refused.media_type.add(1))?;
     let body = body.map_err(|rejection| {
         COUNTS.refused.body.add(1);
-        let detail = match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => {
-                format!("the body must be at most {MAX_BODY_BYTES} bytes")
-            }
-            _ => "the body ended too early".to_owned(),
-        };
-        Problem::new(rejection.status(), detail)
+        Problem::unread_body(&rejection)
     })?;
     let mut payment = Payment::from_json(&body).map_err(|invalid| {
         let (status, refused) = match invalid {

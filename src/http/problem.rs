@@ -1,10 +1,12 @@
 //! Errors as RFC 9457 problem details.
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, Request};
 use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
@@ -18,6 +20,8 @@ use utoipa::openapi::{
 };
 use utoipa::{IntoResponses, PartialSchema, ToSchema};
 
+use super::MAX_BODY_BYTES;
+use super::patience::TooSlow;
 use super::payments::check_content_type;
 use crate::database::{Condition, within};
 
@@ -91,6 +95,32 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
+    /// The body could not be read: it is too long, came too slowly, or was broken off.
+    #[must_use]
+    pub fn unread_body(rejection: &BytesRejection) -> Self {
+        let status = rejection.status();
+        if status == StatusCode::PAYLOAD_TOO_LARGE {
+            return Self::too_long();
+        }
+        let causes = std::iter::successors(rejection.source(), |cause| (*cause).source());
+        match causes
+            .filter_map(|cause| cause.downcast_ref::<TooSlow>())
+            .next()
+        {
+            Some(slow) => Self::new(StatusCode::REQUEST_TIMEOUT, slow.to_string()),
+            None => Self::new(status, "the body ended too early"),
+        }
+    }
+
+    /// The body is longer than [`MAX_BODY_BYTES`].
+    #[must_use]
+    pub fn too_long() -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the body must be at most {MAX_BODY_BYTES} bytes"),
+        )
+    }
+
     /// The database is away; the same request may succeed soon.
     #[must_use]
     pub fn unavailable(detail: impl Into<String>) -> Self {
@@ -105,6 +135,7 @@ impl IntoResponses for BodyProblems {
     fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
         responses([
             ("400", "The body is not JSON"),
+            ("408", "The body did not arrive in time"),
             ("413", "The body is too long"),
             ("415", "The Content-Type is not application/json"),
             (
@@ -154,7 +185,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Fields<T> {
         // It is read whatever it is: a connection with half a request on it cannot be used again.
         let body = Bytes::from_request(request, state)
             .await
-            .map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
+            .map_err(|rejection| Problem::unread_body(&rejection))?;
         content_type?;
         // An array is not an object, though serde takes it for the fields in their order.
         let object: Map<String, Value> =

@@ -4,6 +4,7 @@
 
 mod api;
 mod auditing;
+mod bad_input;
 mod books;
 mod census;
 mod command_line;

@@ -1,0 +1,258 @@
+//! How long a client is waited for: a stream and a body that end when it takes too long.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::BoxError;
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::Limits;
+
+/// The requests of one connection, as its stream and its service count them.
+#[derive(Debug, Default)]
+pub(super) struct Requests {
+    begun: AtomicUsize,
+    answered: AtomicUsize,
+}
+
+impl Requests {
+    /// A head was read. Dropped when there is a reply.
+    pub(super) fn begin(self: &Arc<Self>) -> Unanswered {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        Unanswered(Arc::clone(self))
+    }
+
+    fn begun(&self) -> usize {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    fn all_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed) == self.begun()
+    }
+}
+
+/// A request that has no reply yet.
+pub(super) struct Unanswered(Arc<Requests>);
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        self.0.answered.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Wakes a task at a deadline that moves most of the time, mostly away: the timer is then left as it is,
+/// and looked at when it fires.
+#[derive(Default)]
+struct Alarm(Option<Pin<Box<Sleep>>>);
+
+impl Alarm {
+    fn is_past(&mut self, deadline: Instant, context: &mut Context<'_>) -> bool {
+        let sleep = self
+            .0
+            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if deadline < sleep.deadline() {
+            sleep.as_mut().reset(deadline);
+        }
+        while sleep.as_mut().poll(context).is_ready() {
+            if Instant::now() >= deadline {
+                return true;
+            }
+            sleep.as_mut().reset(deadline);
+        }
+        false
+    }
+}
+
+/// A client's connection, which breaks off when the client does not send or take for too long.
+pub(super) struct PatientStream<S> {
+    stream: S,
+    limits: Limits,
+    requests: Arc<Requests>,
+    /// When a byte went in either direction last.
+    active_at: Instant,
+    /// When the first byte of a head came, and how many heads had been read before.
+    head_begun: Option<(Instant, usize)>,
+    /// Since when the client takes nothing.
+    stalled_at: Option<Instant>,
+    read_alarm: Alarm,
+    write_alarm: Alarm,
+}
+
+impl<S> PatientStream<S> {
+    /// A stream on which those requests come.
+    pub(super) fn new(stream: S, limits: Limits, requests: Arc<Requests>) -> Self {
+        Self {
+            stream,
+            limits,
+            requests,
+            active_at: Instant::now(),
+            head_begun: None,
+            stalled_at: None,
+            read_alarm: Alarm::default(),
+            write_alarm: Alarm::default(),
+        }
+    }
+
+    /// Until when the client has to send something; none while it waits for us.
+    fn read_deadline(&self) -> Option<Instant> {
+        if !self.requests.all_answered() {
+            return None; // a body has a limit of its own
+        }
+        Some(match self.head_begun {
+            Some((begun_at, before)) if before == self.requests.begun() => {
+                begun_at + self.limits.head
+            }
+            _ => self.active_at + self.limits.idle,
+        })
+    }
+
+    /// What a write came to, unless the client has stalled for too long.
+    fn written<T>(
+        &mut self,
+        outcome: Poll<io::Result<T>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        if outcome.is_ready() {
+            self.active_at = Instant::now();
+            self.stalled_at = None;
+            return outcome;
+        }
+        let stalled_at = *self.stalled_at.get_or_insert_with(Instant::now);
+        if self
+            .write_alarm
+            .is_past(stalled_at + self.limits.stall, context)
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Poll::Pending
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for PatientStream<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let outcome = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if outcome.is_ready() {
+            self.active_at = Instant::now();
+            let before = self.requests.begun();
+            let is_first = self.head_begun.is_none_or(|(_, known)| known != before);
+            if is_first && self.requests.all_answered() {
+                self.head_begun = Some((self.active_at, before));
+            }
+            return outcome;
+        }
+        match self.read_deadline() {
+            Some(deadline) if self.read_alarm.is_past(deadline, context) => {
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+            _ => Poll::Pending,
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for PatientStream<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.written(outcome, context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.written(outcome, context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// The body of a request, which fails when the client does not send the whole of it in time.
+pub(super) struct PatientBody {
+    body: Incoming,
+    limit: Duration,
+    deadline: Option<Instant>,
+    alarm: Alarm,
+}
+
+impl PatientBody {
+    /// A body that has that long, from when it is first waited for.
+    pub(super) fn new(body: Incoming, limit: Duration) -> Self {
+        Self {
+            body,
+            limit,
+            deadline: None,
+            alarm: Alarm::default(),
+        }
+    }
+}
+
+/// The client did not send the whole body in time.
+#[derive(Debug)]
+pub(super) struct TooSlow {
+    /// How long it had.
+    pub(super) limit: Duration,
+}
+
+impl fmt::Display for TooSlow {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "the body did not arrive within {:?}", self.limit)
+    }
+}
+
+impl std::error::Error for TooSlow {}
+
+impl Body for PatientBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let outcome = Pin::new(&mut self.body).poll_frame(context);
+        if let Poll::Ready(frame) = outcome {
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        let limit = self.limit;
+        let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + limit);
+        if self.alarm.is_past(deadline, context) {
+            return Poll::Ready(Some(Err(Box::new(TooSlow { limit }))));
+        }
+        Poll::Pending
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
