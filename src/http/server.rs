@@ -122,3 +122,148 @@ fn refusal<B: Body>(request: &Request<B>) -> Option<Problem> {
         Problem::too_long()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::{get, post};
+    use serde_json::Value;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::http::problem::Fields;
+
+    /// What a test makes short.
+    const SHORT: Duration = Duration::from_millis(200);
+    /// How long anything that must happen may take on a busy machine.
+    const PATIENCE: Duration = Duration::from_secs(20);
+    /// More than the buffers of a connection hold.
+    const LARGE_BYTES: usize = 32 * 1024 * 1024;
+
+    const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    const POST: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n";
+
+    /// A service that takes `connections` clients at once. Limits that are not the test's are long.
+    fn limits(connections: usize) -> Limits {
+        Limits {
+            connections,
+            head: PATIENCE,
+            body: PATIENCE,
+            idle: PATIENCE,
+            stall: PATIENCE,
+            ..Limits::default()
+        }
+    }
+
+    /// Serves with those limits. Returns a way to connect.
+    async fn start(limits: Limits) -> impl AsyncFn() -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let routes = Router::new()
+            .route("/", get(|| async { "here" }))
+            .route("/", post(|_: Fields<Value>| async { "taken" }))
+            .route("/large", get(|| async { vec![b'x'; LARGE_BYTES] }));
+        tokio::spawn(serve(listener, routes, limits, CancellationToken::new()));
+        async move || TcpStream::connect(address).await.expect("it listens")
+    }
+
+    /// All that a server says until it closes.
+    async fn last_words(stream: &mut TcpStream) -> String {
+        let mut said = Vec::new();
+        let closed = tokio::time::timeout(PATIENCE / 2, stream.read_to_end(&mut said)).await;
+        // A server that closes on unread bytes resets the connection.
+        let _ = closed.expect("the connection is closed");
+        String::from_utf8_lossy(&said).into_owned()
+    }
+
+    /// Asks on a connection that the server has to have room for first.
+    async fn is_served(stream: &mut TcpStream) -> bool {
+        stream.write_all(GET.as_bytes()).await.expect("it is open");
+        let mut reply = [0; 15];
+        let read = tokio::time::timeout(PATIENCE / 2, stream.read_exact(&mut reply)).await;
+        matches!(read, Ok(Ok(_))) && reply == *b"HTTP/1.1 200 OK"
+    }
+
+    #[tokio::test]
+    async fn clients_that_send_a_head_byte_by_byte_make_room_for_others() {
+        let head = SHORT;
+        let connect = start(Limits { head, ..limits(3) }).await;
+        for _ in 0..3 {
+            let mut slow = connect().await;
+            tokio::spawn(async move {
+                for byte in GET.bytes().cycle().filter(|byte| *byte != b'\n') {
+                    if slow.write_all(&[byte]).await.is_err() {
+                        return;
+                    }
+                    tokio::time::sleep(SHORT / 20).await;
+                }
+            });
+        }
+        assert!(is_served(&mut connect().await).await);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_does_not_arrive_is_answered_with_408() {
+        let body = SHORT;
+        let connect = start(Limits { body, ..limits(1) }).await;
+        for half in [
+            "Content-Length: 10\r\n\r\n{",
+            "Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
+        ] {
+            let mut slow = connect().await;
+            let request = format!("{POST}{half}");
+            slow.write_all(request.as_bytes()).await.expect("sent");
+            let reply = last_words(&mut slow).await;
+            assert!(reply.starts_with("HTTP/1.1 408 "), "{reply}");
+            assert!(reply.contains("did not arrive within 200ms"), "{reply}");
+        }
+        assert!(is_served(&mut connect().await).await);
+    }
+
+    #[tokio::test]
+    async fn clients_that_never_read_make_room_for_others() {
+        let stall = SHORT;
+        let connect = start(Limits { stall, ..limits(2) }).await;
+        let (mut one, mut many) = (connect().await, connect().await);
+        let large = "GET /large HTTP/1.1\r\nHost: a\r\n\r\n";
+        one.write_all(large.as_bytes()).await.expect("sent");
+        // Small replies that are asked for faster than they are read.
+        let asking = tokio::spawn(async move {
+            let requests = GET.repeat(1_000);
+            while many.write_all(requests.as_bytes()).await.is_ok() {}
+        });
+        let mut others = (connect().await, connect().await);
+        assert!(is_served(&mut others.0).await && is_served(&mut others.1).await);
+        asking.await.expect("its connection was closed");
+    }
+
+    #[tokio::test]
+    async fn idle_clients_make_room_for_others() {
+        let idle = SHORT;
+        let connect = start(Limits { idle, ..limits(2) }).await;
+        let (mut silent, mut used) = (connect().await, connect().await);
+        assert!(is_served(&mut used).await);
+        let mut others = (connect().await, connect().await);
+        assert!(is_served(&mut others.0).await && is_served(&mut others.1).await);
+        assert_eq!(last_words(&mut silent).await, "");
+        last_words(&mut used).await;
+    }
+
+    #[tokio::test]
+    async fn a_body_and_the_next_request_may_take_longer_than_a_head() {
+        let head = SHORT;
+        let connect = start(Limits { head, ..limits(1) }).await;
+        let mut client = connect().await;
+        for _ in 0..2 {
+            let request = format!("{POST}Content-Length: 2\r\n\r\n{{");
+            client.write_all(request.as_bytes()).await.expect("sent");
+            tokio::time::sleep(SHORT * 2).await;
+            client.write_all(b"}").await.expect("sent");
+            let mut reply = [0; 1_024];
+            let length = client.read(&mut reply).await.expect("a reply");
+            let reply = String::from_utf8_lossy(&reply[..length]);
+            assert!(reply.starts_with("HTTP/1.1 200 "), "{reply}");
+            tokio::time::sleep(SHORT * 2).await;
+        }
+    }
+}
