@@ -3,7 +3,8 @@
 //!
 //! Prints a table with the ratio, and checks that every accepted payment was settled once.
 
-use std::sync::Weak;
+use std::num::NonZeroU64;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -13,6 +14,7 @@ use payment_proxy::claim::{CLAIM_BATCH, LeaseTerms, claim_free};
 use payment_proxy::config::{DatabaseSettings, QueueDurability};
 use payment_proxy::database::{self, Pools};
 use payment_proxy::payment::Payment;
+use payment_proxy::room::Room;
 use payment_proxy::route::{Policy, Router, SharedRouter, Terms};
 use payment_proxy::settle::{Ended, record};
 use rust_decimal::Decimal;
@@ -127,7 +129,9 @@ async fn post(pools: &Pools) -> anyhow::Result<(usize, Duration)> {
         fee: Decimal::new(5, 2),
     }];
     let router = SharedRouter::new(Router::new(Policy::default(), terms, Duration::ZERO));
-    let acceptor = Acceptor::start(&pools.requests, &TaskTracker::new(), &router, &Weak::new());
+    let room = Arc::new(Room::new(NonZeroU64::MAX));
+    let tasks = TaskTracker::new();
+    let acceptor = Acceptor::start(&pools.requests, &tasks, &router, &Weak::new(), &room);
     let begun_at = Instant::now();
     let clients = (0..CLIENTS).map(|_| {
         let acceptor = acceptor.clone();

@@ -18,6 +18,7 @@ use crate::claim::{Claim, ClaimedFor, SEND_WITHIN, interval};
 use crate::database::{Condition, REQUEST_CONNECTIONS, Writes, within};
 use crate::metrics::COUNTS;
 use crate::payment::Payment;
+use crate::room::Room;
 use crate::route::{Event, SharedRouter};
 use crate::worker::{OnArrival, Worker};
 
@@ -28,8 +29,11 @@ pub const ACCEPT_WRITERS: usize = 2;
 /// How long what arrives waits for the INSERT under way, to go into the next one together, before another
 /// writer takes it: that INSERT may be waiting for a lock.
 pub const ACCEPT_PATIENCE: Duration = Duration::from_millis(5);
-/// Payments that wait for a writer, at most; beyond that clients get 503.
-pub const ACCEPT_BACKLOG: usize = 8_192;
+/// Payments that wait for a writer, at most; beyond that clients get 503. Some four commits' worth.
+pub const ACCEPT_BACKLOG: usize = 2_048;
+/// How long a client waits for its commit before it gets 503. Less than the 5 s after which nginx gives up,
+/// and more than [`ACQUIRE_TIMEOUT`](crate::database::ACQUIRE_TIMEOUT), after which the reason is known.
+pub const ACCEPT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often a payment that is neither inserted nor found is looked for again: it was settled, or
 /// died, between the two looks.
 const LOOKS: usize = 5;
@@ -54,6 +58,12 @@ pub enum NotAccepted {
     /// [`ACCEPT_BACKLOG`] payments wait already.
     #[error("too many payments are waiting to be accepted")]
     Overloaded,
+    /// The queue is as long as it may get.
+    #[error("the queue is full")]
+    QueueFull,
+    /// There was no commit within [`ACCEPT_TIMEOUT`]. The database may or may not have the payment.
+    #[error("the payment was not confirmed within {ACCEPT_TIMEOUT:?}; post it again")]
+    TooLate,
     /// The database did not confirm the payment. It may or may not have it.
     #[error("the database did not confirm the payment: {0}")]
     Database(Arc<sqlx::Error>),
@@ -61,6 +71,7 @@ pub enum NotAccepted {
 
 struct Posted {
     payment: Payment,
+    give_up_at: Instant,
     reply: oneshot::Sender<Result<Accepted, NotAccepted>>,
 }
 
@@ -69,6 +80,7 @@ struct Posted {
 pub struct Acceptor {
     posted: mpsc::Sender<Posted>,
     writes: Arc<Writes>,
+    room: Arc<Room>,
 }
 
 impl Acceptor {
@@ -82,6 +94,7 @@ impl Acceptor {
         tasks: &TaskTracker,
         router: &SharedRouter,
         worker: &Weak<Worker>,
+        room: &Arc<Room>,
     ) -> Self {
         let (posted, waiting) = mpsc::channel(ACCEPT_BACKLOG);
         let waiting = Arc::new(Mutex::new(waiting));
@@ -93,10 +106,15 @@ impl Acceptor {
                 router: router.clone(),
                 worker: Weak::clone(worker),
                 writes: Arc::clone(&writes),
+                room: Arc::clone(room),
             };
             tasks.spawn(writer.run());
         }
-        Self { posted, writes }
+        Self {
+            posted,
+            writes,
+            room: Arc::clone(room),
+        }
     }
 
     /// What keeps payments from being accepted, as far as was seen lately.
@@ -110,11 +128,22 @@ impl Acceptor {
     /// # Errors
     /// Where [`NotAccepted`] says so; then nothing is promised to the client.
     pub async fn accept(&self, payment: Payment) -> Result<Accepted, NotAccepted> {
+        if self.room.is_full(ACCEPT_BACKLOG - self.posted.capacity()) {
+            return Err(NotAccepted::QueueFull);
+        }
         let (reply, answer) = oneshot::channel();
+        let posted = Posted {
+            payment,
+            give_up_at: Instant::now() + ACCEPT_TIMEOUT,
+            reply,
+        };
         self.posted
-            .try_send(Posted { payment, reply })
+            .try_send(posted)
             .map_err(|_| NotAccepted::Overloaded)?;
-        answer.await.unwrap_or(Err(NotAccepted::Overloaded))
+        match tokio::time::timeout(ACCEPT_TIMEOUT, answer).await {
+            Ok(answer) => answer.unwrap_or(Err(NotAccepted::Overloaded)),
+            Err(_) => Err(NotAccepted::TooLate),
+        }
     }
 }
 
@@ -125,6 +154,7 @@ struct Writer {
     /// Weak, because settling ends with the last worker, and must not wait for writers.
     worker: Weak<Worker>,
     writes: Arc<Writes>,
+    room: Arc<Room>,
 }
 
 impl Writer {
@@ -134,6 +164,12 @@ impl Writer {
             let mut turn = self.waiting.lock().await;
             if turn.recv_many(&mut batch, ACCEPT_BATCH).await == 0 {
                 return;
+            }
+            // Whoever was told that it was too late is not kept waiting for by others.
+            let now = Instant::now();
+            batch.retain(|posted| posted.give_up_at > now);
+            if batch.is_empty() {
+                continue;
             }
             let payments: Vec<Payment> = batch.iter().map(|posted| posted.payment).collect();
             let mut write = std::pin::pin!(self.write(&payments));
@@ -191,6 +227,7 @@ impl Writer {
             .filter(|outcome| **outcome == Accepted::Queued)
             .count();
         COUNTS.accepted.add_batch(queued);
+        self.room.accepted(queued);
         self.router.observe(Event::Arrived {
             count: u32::try_from(queued).unwrap_or(u32::MAX),
         });

@@ -108,6 +108,21 @@ impl Census {
     }
 }
 
+/// How many payments are in the queue, in a millisecond or two however many there are.
+///
+/// # Errors
+/// The database did not answer.
+pub async fn queued(pool: &PgPool) -> Result<Count, sqlx::Error> {
+    let row = sqlx::query!(
+        r#"SELECT count(*) AS "counted!", pg_stat_get_live_tuples('payment_queue'::regclass) AS "estimate!"
+        FROM (SELECT FROM payment_queue ORDER BY id LIMIT $1::bigint + 1) AS oldest"#,
+        COUNTED,
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(count(row.counted, row.estimate))
+}
+
 /// A count that stopped after [`COUNTED`] and one more, or what the statistics say instead.
 fn count(counted: i64, estimate: i64) -> Count {
     let exact = counted <= COUNTED;

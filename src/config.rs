@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -184,6 +184,15 @@ pub struct Settings {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub purge: PurgeSettings,
+    /// Payments that may wait to be settled. Beyond it clients are told to come again
+    #[arg(
+        long,
+        env = "QUEUE_LIMIT",
+        value_name = "QUEUE_LIMIT",
+        default_value = "5000000"
+    )]
+    pub queue_limit: NonZeroU64,
+
 
     #[command(flatten)]
     #[allow(missing_docs)]

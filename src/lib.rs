@@ -11,7 +11,7 @@
 //! ```
 //!
 //! The modules are these stages, in order: [`payment`] and [`http`] read what a client asks for,
-//! [`accept`] puts it into the queue, [`claim`] takes it out for the length of a lease, [`route`]
+//! [`accept`] puts it into the queue where there is [`room`], [`claim`] takes it out for the length of a lease, [`route`]
 //! chooses the processor, [`charge`] calls it and judges what the reply proves, [`settle`] writes the
 //! end down, [`summary`] adds up. [`worker`] moves payments along, [`deployment`] is what the instances
 //! know of each other, [`serve`] is an instance from start to end. What is seen of it from outside: [`metrics`] and
@@ -41,6 +41,7 @@ pub mod operate;
 pub mod payment;
 pub mod probe;
 pub mod reconcile;
+pub mod room;
 pub mod route;
 pub mod serve;
 pub mod settle;

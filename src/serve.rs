@@ -27,6 +27,7 @@ use crate::fee;
 use crate::http::live::{self, Observer, Simulator};
 use crate::http::{self, Api, OperatorApi};
 use crate::metrics::Scrape;
+use crate::room::Room;
 use crate::route::{Policy, Router, SharedRouter, Terms};
 use crate::settle::{self, Returned, SETTLE_BACKLOG};
 use crate::trace;
@@ -95,7 +96,14 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         stop: stop.clone(),
         depth: Arc::new(Depth::default()),
     });
-    let acceptor = Acceptor::start(&pools.requests, &writers, &router, &Arc::downgrade(&worker));
+    let room = Arc::new(Room::new(settings.queue_limit));
+    let acceptor = Acceptor::start(
+        &pools.requests,
+        &writers,
+        &router,
+        &Arc::downgrade(&worker),
+        &room,
+    );
     let api = Api {
         acceptor: acceptor.clone(),
         pool: pools.requests.clone(),
@@ -165,6 +173,11 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         endings,
         Arc::clone(&worker.returned),
     ));
+    let (room_pool, room_stop) = (pools.requests.clone(), stop.draining.clone());
+    parts.spawn(async move {
+        room.watch(&room_pool, room_stop).await;
+        Ok(())
+    });
     let doubtful = Arc::clone(&worker);
     parts.spawn(async move {
         worker.run().await;

@@ -81,7 +81,7 @@ pub(super) async fn post(
                 ),
             ))
         }
-        Err(error @ NotAccepted::Overloaded) => {
+        Err(error @ (NotAccepted::Overloaded | NotAccepted::QueueFull | NotAccepted::TooLate)) => {
             COUNTS.refused.overloaded.add(1);
             Err(Problem::unavailable(error.to_string()))
         }

@@ -25,7 +25,7 @@ use super::patience::TooSlow;
 use super::payments::check_content_type;
 use crate::database::{Condition, within};
 
-/// Seconds after which a client should try again what failed for want of the database.
+/// Seconds after which a client should try again what could not be done, for want of the database or of room.
 const RETRY_AFTER_SECONDS: &str = "1";
 
 /// An error (RFC 9457): `detail` says what to change, or when to try again
@@ -62,7 +62,7 @@ impl IntoResponses for DatabaseProblems {
             .description(Some("Seconds after which to try again"))
             .schema(Some(String::schema()))
             .build();
-        let unavailable = problem("The database is away: try again")
+        let unavailable = problem("The database is away, or too much waits for it: try again")
             .header("Retry-After", retry_after)
             .build();
         let failed = problem("The request failed; the log says why").build();
@@ -121,7 +121,7 @@ impl Problem {
         )
     }
 
-    /// The database is away; the same request may succeed soon.
+    /// It cannot be done now; the same request may succeed soon.
     #[must_use]
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)

@@ -22,6 +22,7 @@ mod observability;
 mod openapi;
 mod operating;
 mod outcomes;
+mod overload;
 mod page;
 mod plans;
 mod privileges;

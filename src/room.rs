@@ -1,0 +1,94 @@
+//! Room: whether the queue takes another payment, or its client is told to come again.
+//!
+//! Nothing is counted for a post. An instance looks at the queue now and then, and adds what it has accepted
+//! since. So the queue may get longer than its limit by what the *other* instances accept between two looks,
+//! and by what was being written when it became full: [`ACCEPT_WRITERS`](crate::accept::ACCEPT_WRITERS) times
+//! [`ACCEPT_BATCH`](crate::accept::ACCEPT_BATCH) payments of each. Beyond [`COUNTED`](crate::census::COUNTED)
+//! payments the server's statistics are believed, which may be a second old.
+
+use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use sqlx::PgPool;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::census;
+
+/// The time between two looks at the queue.
+pub const ROOM_LOOK: Duration = Duration::from_secs(1);
+/// The time between two looks while the queue seems to be full, which may be over any moment.
+pub const FULL_LOOK: Duration = Duration::from_millis(200);
+
+/// What an instance knows of the length of the queue.
+#[derive(Debug)]
+pub struct Room {
+    limit: u64,
+    /// Payments in the queue at the last look.
+    seen: AtomicU64,
+    /// Payments that this instance has put there since.
+    accepted: AtomicU64,
+    /// Woken when somebody was refused.
+    refused: Notify,
+}
+
+impl Room {
+    /// A queue of at most `limit` payments, as far as is known an empty one.
+    #[must_use]
+    pub fn new(limit: NonZeroU64) -> Self {
+        Self {
+            limit: limit.get(),
+            seen: AtomicU64::new(0),
+            accepted: AtomicU64::new(0),
+            refused: Notify::new(),
+        }
+    }
+
+    /// Whether the queue is full, once the `waiting` payments that were taken in are in it.
+    pub fn is_full(&self, waiting: usize) -> bool {
+        let queued = self.seen.load(Ordering::Relaxed) + self.accepted.load(Ordering::Relaxed);
+        let full = queued.saturating_add(waiting as u64) >= self.limit;
+        if full {
+            self.refused.notify_one();
+        }
+        full
+    }
+
+    /// So many payments were put into the queue.
+    pub fn accepted(&self, count: usize) {
+        self.accepted.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// Looks how many payments are in the queue.
+    ///
+    /// # Errors
+    /// The database did not answer; what was known before stands.
+    pub async fn look(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
+        // What is accepted during the look is counted twice rather than not at all.
+        let before = self.accepted.load(Ordering::Relaxed);
+        let queued = census::queued(pool).await?;
+        self.seen.store(queued.value, Ordering::Relaxed);
+        self.accepted.fetch_sub(before, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Looks again and again.
+    pub async fn watch(&self, pool: &PgPool, stop: CancellationToken) {
+        loop {
+            if let Err(error) = self.look(pool).await {
+                // Those who accept, claim and settle say so.
+                tracing::debug!(error = %error, "no look at the length of the queue");
+            }
+            let soon = async {
+                tokio::time::sleep(FULL_LOOK).await;
+                self.refused.notified().await;
+            };
+            tokio::select! {
+                () = tokio::time::sleep(ROOM_LOOK) => {}
+                () = soon => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+}

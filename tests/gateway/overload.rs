@@ -1,0 +1,173 @@
+//! More is offered than can be committed or settled.
+
+use std::num::NonZeroU64;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use payment_proxy::accept::{
+    ACCEPT_BACKLOG, ACCEPT_BATCH, ACCEPT_TIMEOUT, ACCEPT_WRITERS, Acceptor, NotAccepted,
+};
+use payment_proxy::config::QueueDurability;
+use payment_proxy::database::Pools;
+use payment_proxy::room::Room;
+use payment_proxy::route::{Policy, Router, SharedRouter};
+use reqwest::StatusCode;
+use reqwest::header::RETRY_AFTER;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::support::{
+    CENTS, Database, Gateway, eventually, new_payment, payment_json, processor, processors,
+};
+
+/// Within which the service is to be back once the cause is gone.
+const RECOVERY: Duration = Duration::from_secs(5);
+/// What a busy machine may add to any time.
+const SLOWNESS: Duration = Duration::from_secs(5);
+
+/// A post and what came of it.
+struct Post {
+    id: Uuid,
+    status: StatusCode,
+    took: Duration,
+}
+
+/// Posts so many payments at once. What is refused has to say when to come again.
+async fn offer(gateway: &Gateway, count: usize) -> Vec<Post> {
+    let posts = (0..count).map(|_| async {
+        let (id, begun_at) = (Uuid::new_v4(), Instant::now());
+        let body = payment_json(id, CENTS);
+        let reply = gateway.post_body("/payments", body).await;
+        let status = reply.status();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            assert_eq!(reply.headers()[RETRY_AFTER], "1");
+        } else {
+            assert_eq!(status, StatusCode::ACCEPTED);
+        }
+        let took = begun_at.elapsed();
+        Post { id, status, took }
+    });
+    join_all(posts).await
+}
+
+fn with_status(posts: &[Post], status: StatusCode) -> Vec<Uuid> {
+    let posts = posts.iter().filter(|post| post.status == status);
+    posts.map(|post| post.id).collect()
+}
+
+/// Posts until it is accepted, which has to be soon. Returns the payment.
+async fn accepted_again(gateway: &Gateway) -> Uuid {
+    let (id, begun_at) = (Uuid::new_v4(), Instant::now());
+    eventually("payments are accepted again", async || {
+        gateway.post(id, CENTS).await == StatusCode::ACCEPTED
+    })
+    .await;
+    assert!(begun_at.elapsed() < RECOVERY + SLOWNESS);
+    id
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_at_once_loses_nothing_and_is_back_within_5_s() {
+    /// Payments that may wait.
+    const LIMIT: usize = 200;
+    let (database, default) = (Database::create().await, processor().await);
+    default.processor.set_failing(true);
+    let limit = LIMIT.to_string();
+    let settings = [("QUEUE_LIMIT", limit.as_str())];
+    let gateway = Gateway::start(&database, &processors(&[&default]), &settings).await;
+    let mut accepted = Vec::new();
+    for _ in 0..8 {
+        let posts = offer(&gateway, LIMIT).await;
+        accepted.extend(with_status(&posts, StatusCode::ACCEPTED));
+    }
+    let queued = database.count("payment_queue").await;
+    assert_eq!(queued, i64::try_from(accepted.len()).expect("a few"));
+    let under_way = ACCEPT_WRITERS * ACCEPT_BATCH;
+    assert!(
+        (LIMIT..=LIMIT + under_way).contains(&accepted.len()),
+        "{queued} accepted"
+    );
+    let refused = offer(&gateway, LIMIT).await;
+    assert_eq!(
+        with_status(&refused, StatusCode::SERVICE_UNAVAILABLE).len(),
+        LIMIT
+    );
+    let slowest = refused.iter().map(|post| post.took).max();
+    assert!(slowest < Some(ACCEPT_TIMEOUT), "nobody waits: {slowest:?}");
+
+    default.processor.set_failing(false);
+    accepted.push(accepted_again(&gateway).await);
+    gateway.until_settled(&accepted).await;
+    let settled = i64::try_from(accepted.len()).expect("a few");
+    assert_eq!(database.count("payment_processed").await, settled);
+}
+
+#[tokio::test]
+async fn while_nothing_can_be_committed_nobody_waits_longer_than_the_limit() {
+    let (database, default) = (Database::create().await, processor().await);
+    let gateway = Gateway::start(&database, &processors(&[&default]), &[]).await;
+    let mut lock = database.pool.begin().await.expect("a transaction");
+    sqlx::query("LOCK TABLE payment_queue IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *lock)
+        .await
+        .expect("the lock");
+    let posts = offer(&gateway, 300).await;
+    assert_eq!(
+        with_status(&posts, StatusCode::SERVICE_UNAVAILABLE).len(),
+        300
+    );
+    let slowest = posts.iter().map(|post| post.took).max();
+    assert!(slowest < Some(ACCEPT_TIMEOUT + SLOWNESS), "{slowest:?}");
+
+    lock.rollback().await.expect("the lock is gone");
+    let id = accepted_again(&gateway).await;
+    // Of those that were refused some were being written, and clients post what was refused again.
+    let again = posts.iter().map(|post| gateway.post(post.id, CENTS));
+    for status in join_all(again).await {
+        assert_eq!(status, StatusCode::ACCEPTED);
+    }
+    let mut ids = with_status(&posts, StatusCode::SERVICE_UNAVAILABLE);
+    ids.push(id);
+    gateway.until_settled(&ids).await;
+    assert_eq!(database.count("payment_processed").await, 301);
+}
+
+#[tokio::test]
+async fn beyond_the_backlog_payments_are_refused_at_once() {
+    let database = Database::migrated().await;
+    let pools = Pools::new(&database.settings(QueueDurability::Unlogged));
+    let router = SharedRouter::new(Router::new(Policy::default(), Vec::new(), Duration::ZERO));
+    let room = Arc::new(Room::new(NonZeroU64::MAX));
+    let tasks = TaskTracker::new();
+    let acceptor = Acceptor::start(&pools.requests, &tasks, &router, &Weak::new(), &room);
+    let mut lock = database.pool.begin().await.expect("a transaction");
+    sqlx::query("LOCK TABLE payment_queue IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *lock)
+        .await
+        .expect("the lock");
+    let taken_in = ACCEPT_BACKLOG + ACCEPT_WRITERS * ACCEPT_BATCH;
+    let posts = (0..taken_in * 3).map(|_| async {
+        let begun_at = Instant::now();
+        (acceptor.accept(new_payment()).await, begun_at.elapsed())
+    });
+    let (mut at_once, mut late) = (0, 0);
+    for (outcome, took) in join_all(posts).await {
+        match outcome {
+            Err(NotAccepted::Overloaded) => at_once += 1,
+            Err(NotAccepted::TooLate) => late += 1,
+            other => panic!("{other:?} after {took:?}"),
+        }
+    }
+    assert!(at_once >= taken_in * 2, "{at_once} were refused at once");
+    assert!(late >= ACCEPT_BACKLOG, "{late} had to wait");
+    lock.rollback().await.expect("the lock is gone");
+    // What nobody waits for any more is not written; only what was being written may be.
+    acceptor
+        .accept(new_payment())
+        .await
+        .expect("it is accepted");
+    let written = database.count("payment_queue").await;
+    let under_way = i64::try_from(ACCEPT_WRITERS * ACCEPT_BATCH).expect("a few");
+    assert!(written <= under_way + 1, "{written}");
+}
