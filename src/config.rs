@@ -184,6 +184,7 @@ pub struct Settings {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub purge: PurgeSettings,
+
     /// Payments that may wait to be settled. Beyond it clients are told to come again
     #[arg(
         long,
@@ -192,7 +193,6 @@ pub struct Settings {
         default_value = "5000000"
     )]
     pub queue_limit: NonZeroU64,
-
 
     #[command(flatten)]
     #[allow(missing_docs)]

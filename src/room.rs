@@ -1,10 +1,9 @@
 //! Room: whether the queue takes another payment, or its client is told to come again.
 //!
 //! Nothing is counted for a post. An instance looks at the queue now and then, and adds what it has accepted
-//! since. So the queue may get longer than its limit by what the *other* instances accept between two looks,
-//! and by what was being written when it became full: [`ACCEPT_WRITERS`](crate::accept::ACCEPT_WRITERS) times
-//! [`ACCEPT_BATCH`](crate::accept::ACCEPT_BATCH) payments of each. Beyond [`COUNTED`](crate::census::COUNTED)
-//! payments the server's statistics are believed, which may be a second old.
+//! since, and what waits for its commit. So the queue gets longer than its limit only by what the *other*
+//! instances accept between two looks, [`ROOM_LOOK`] apart. Beyond [`COUNTED`](crate::census::COUNTED)
+//! payments the server's statistics are believed, which may be a second older.
 
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,7 +44,7 @@ impl Room {
         }
     }
 
-    /// Whether the queue is full, once the `waiting` payments that were taken in are in it.
+    /// Whether the queue is full, once the `waiting` payments are in it, too.
     pub fn is_full(&self, waiting: usize) -> bool {
         let queued = self.seen.load(Ordering::Relaxed) + self.accepted.load(Ordering::Relaxed);
         let full = queued.saturating_add(waiting as u64) >= self.limit;
