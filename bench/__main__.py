@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from bench import backlog, box, postgres, progress, proof, public, rates, report, start, summary
+from bench import backlog, box, overload, postgres, progress, proof, public, rates, report, start, summary
 from bench.box import Groups
 from bench.child import Broken
 from bench.line import Line, Outcome
@@ -29,6 +29,7 @@ MEASURES = {
     "slow": rates.slow,
     "backlog": backlog.backlog,
     "summary": summary.summary,
+    "overload": overload.overload,
     "memory": start.memory,
     "start": start.start,
     "logged": postgres.logged,
@@ -58,7 +59,7 @@ def arguments():
     parser = argparse.ArgumentParser(prog="bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", default=env("BENCH_LINES", ""), help=f"which lines, separated by white space; all when not given: {' '.join(names)}")
     parser.add_argument("--seconds", type=int, default=int(env("BENCH_SECONDS") or 0), help="how long each measured load lasts, instead of each line's own")
-    parser.add_argument("--rate", type=int, default=int(env("BENCH_RATE") or 0), help="the only rate that accept, settle and cpu try, in payments per second")
+    parser.add_argument("--rate", type=int, default=int(env("BENCH_RATE") or 0), help="the only rate that accept, settle and cpu try, and what overload takes for the most that can be committed, in payments per second")
     parser.add_argument("--rows", type=int, default=int(env("BENCH_ROWS") or 0), help="settled payments that summary asks about, instead of 10,000,000")
     parser.add_argument("--reports", type=Path, default=REPOSITORY / "target" / "bench", help="folder of the reports (target/bench)")
     parser.add_argument("--k6", default="k6", help="the k6 program")

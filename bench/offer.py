@@ -92,26 +92,12 @@ def offer(stack, rate, seconds, posted):
     look = threading.Timer(seconds, at_the_end)
     begin = time.monotonic()
     look.start()
-    with generate(stack, rate, seconds, "--posted", posted) as generator, progress.bar(f"{rate}/s", rate * seconds) as to:
-        said = []
-        try:
-            for line in generator.stderr:
-                if line.startswith("{"):
-                    now = json.loads(line)
-                    to(now["replies"], f"p99 {now['p99_ms']} ms")
-                else:
-                    said.append(line.strip())
-            printed = generator.stdout.read()
-        except BaseException:
-            look.cancel()
-            generator.terminate()
-            raise
+    try:
+        result = load(stack, rate, seconds, posted)
+    except BaseException:
+        look.cancel()
+        raise
     look.join()
-    if generator.returncode != 0:
-        raise Broken(f"open_loop ended with {generator.returncode}: {' '.join(said)}")
-    result = json.loads(printed)
-    if result["accepted"] == 0:
-        raise Broken(f"nothing was accepted: {result['statuses']}")
     throttled = stack.groups.throttled_s() - throttled
     loaded = time.monotonic() - begin
     drained = drain(stack, before, result["accepted"])
@@ -122,6 +108,29 @@ def offer(stack, rate, seconds, posted):
     done = Offer(rate, seconds, result, meanwhile[0], used, until, max(0.0, others), throttled / loaded / os.cpu_count())
     progress.say(f"  {done.words()}{'' if drained else '; NOT SETTLED'}")
     return done
+
+
+def load(stack, rate, seconds, posted, *more):
+    """Offers a load until the last reply. Returns what the generator says of it."""
+    with generate(stack, rate, seconds, "--posted", posted, *more) as generator, progress.bar(f"{rate}/s", rate * seconds) as to:
+        said = []
+        try:
+            for line in generator.stderr:
+                if line.startswith("{"):
+                    now = json.loads(line)
+                    to(now["replies"], f"p99 {now['p99_ms']} ms")
+                else:
+                    said.append(line.strip())
+            printed = generator.stdout.read()
+        except BaseException:
+            generator.terminate()
+            raise
+    if generator.returncode != 0:
+        raise Broken(f"open_loop ended with {generator.returncode}: {' '.join(said)}")
+    result = json.loads(printed)
+    if result["accepted"] == 0:
+        raise Broken(f"nothing was accepted: {result['statuses']}")
+    return result
 
 
 def trees(stack):

@@ -7,7 +7,7 @@ import xml.etree.ElementTree
 from pathlib import Path
 from random import Random
 
-from bench import box, child, postgres, report, search, stack, summary
+from bench import box, child, overload, postgres, report, search, stack, summary
 from bench.line import Line, Outcome, Value, at_least, at_most
 from bench.proof import Proof
 
@@ -152,6 +152,16 @@ class Summary(unittest.TestCase):
     def test_moments_are_written_to_the_microsecond(self):
         self.assertEqual(summary.moment(1_000_001), "2026-01-01T00:00:01.000001Z")
         self.assertEqual(summary.moment(-1), "2025-12-31T23:59:59.999999Z")
+
+
+class Overload(unittest.TestCase):
+    def test_recovery_lasts_until_the_last_payment_that_was_not_served_well(self):
+        lines = ["a,1000000,202,9000,1", "b,1001000,503,500000,1", "c,1002000,202,1500000,1", "d,1003000,202,249000,1"]
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "posted.csv"
+            for posted, seconds in ((lines, 3.5), (lines[:2], 1.5), (lines[:1], 0)):
+                file.write_text("\n".join(posted) + "\n")
+                self.assertAlmostEqual(overload.recovered(file, 1000), seconds)
 
 
 class Tools(unittest.TestCase):

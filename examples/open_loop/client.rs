@@ -42,9 +42,19 @@ impl Client {
         })
     }
 
-    /// Takes payments from the schedule until there are no more, and notes what became of each.
-    pub(crate) async fn post_all(mut self, schedule: Rc<Schedule>, tally: Rc<RefCell<Tally>>) {
+    /// Takes payments from the schedule until there are no more, and notes what became of each. One that
+    /// was due longer ago than `patience` is not posted.
+    pub(crate) async fn post_all(
+        mut self,
+        schedule: Rc<Schedule>,
+        tally: Rc<RefCell<Tally>>,
+        patience: Option<Duration>,
+    ) {
         while let Some(due) = schedule.next().await {
+            if patience.is_some_and(|patience| due.elapsed() > patience) {
+                tally.borrow_mut().skip();
+                continue;
+            }
             let id = Uuid::new_v4();
             let cents = 1 + id.as_fields().0 % MOST_CENTS;
             let at = SystemTime::now();

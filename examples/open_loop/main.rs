@@ -45,6 +45,9 @@ struct Args {
     /// Connections; a payment that finds none free waits, and the wait counts
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
     connections: u16,
+    /// Milliseconds after which a payment that found no connection free is not posted: its client went away
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
+    patience_ms: Option<u32>,
     /// Writes what was posted there: id, milliseconds since 1970, status (0: no reply), microseconds, cents
     #[arg(long, value_name = "FILE")]
     posted: Option<PathBuf>,
@@ -91,8 +94,10 @@ async fn run(args: &Args) -> anyhow::Result<Tally> {
         let schedule = Rc::clone(&schedule);
         async move { schedule.pace(waiting).await }
     });
+    let patience = args.patience_ms.map(|ms| Duration::from_millis(ms.into()));
     let clients = clients.into_iter().map(|client| {
-        tokio::task::spawn_local(client.post_all(Rc::clone(&schedule), Rc::clone(&tally)))
+        let (schedule, tally) = (Rc::clone(&schedule), Rc::clone(&tally));
+        tokio::task::spawn_local(client.post_all(schedule, tally, patience))
     });
     for client in clients.collect::<Vec<_>>() {
         client.await?;

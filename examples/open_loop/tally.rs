@@ -56,7 +56,11 @@ pub(crate) struct Tally {
     seconds: u32,
     start: Instant,
     posted: Vec<Posted>,
+    /// Payments that were not posted, because no connection was free in time.
+    skipped: u64,
     all: Histogram<u64>,
+    /// Of those that were accepted.
+    accepted: Histogram<u64>,
     /// Since the last progress.
     recent: Histogram<u64>,
 }
@@ -73,6 +77,8 @@ impl Tally {
             start: Instant::now(),
             // Room for all, so that no payment waits while the others are moved.
             posted: Vec::with_capacity(total),
+            skipped: 0,
+            accepted: all.clone(),
             recent: all.clone(),
             all,
         })
@@ -83,7 +89,15 @@ impl Tally {
         let micros = u64::try_from(posted.latency().as_micros()).unwrap_or(u64::MAX);
         self.all.saturating_record(micros);
         self.recent.saturating_record(micros);
+        if posted.accepted() {
+            self.accepted.saturating_record(micros);
+        }
         self.posted.push(posted);
+    }
+
+    /// A payment was not posted.
+    pub(crate) fn skip(&mut self) {
+        self.skipped += 1;
     }
 
     /// What came since the last time, and where the load stands.
@@ -110,11 +124,13 @@ impl Tally {
             "seconds": self.seconds,
             "posted": self.posted.len(),
             "accepted": accepted().count(),
+            "skipped": self.skipped,
             "statuses": statuses,
             "last_accepted_s": last.map(|last| last.as_secs_f64()),
         });
         for (name, percentile) in PERCENTILES {
             result[name] = json!(milliseconds(&self.all, percentile));
+            result[format!("accepted_{name}")] = json!(milliseconds(&self.accepted, percentile));
         }
         result
     }
@@ -170,6 +186,11 @@ mod tests {
         let p99 = result["p99_ms"].as_f64().expect("a number");
         assert!((98.9..99.2).contains(&p99), "{p99}");
         assert!(result["max_ms"].as_f64().expect("a number") >= 9_990.0);
+        let slowest_accepted = result["accepted_max_ms"].as_f64().expect("a number");
+        assert!(
+            (98.9..99.2).contains(&slowest_accepted),
+            "{slowest_accepted}"
+        );
     }
 
     #[test]
