@@ -29,9 +29,9 @@ pub const ACCEPT_WRITERS: usize = 2;
 /// How long what arrives waits for the INSERT under way, to go into the next one together, before another
 /// writer takes it: that INSERT may be waiting for a lock.
 pub const ACCEPT_PATIENCE: Duration = Duration::from_millis(5);
-/// Payments of one instance that wait for their commit, at most; beyond that clients get 503 at once. A fifth
-/// of a second's worth at 3,000 a second, and more than the contest has clients.
-pub const ACCEPT_BACKLOG: usize = 600;
+/// Payments of one instance that wait for their commit, at most; beyond that clients get 503 at once. A tenth
+/// of a second's worth at 3,000 a second, and more than half of the contest's clients.
+pub const ACCEPT_BACKLOG: usize = 300;
 /// How long a client waits for its commit before it gets 503. Less than the 5 s after which nginx gives up,
 /// and more than [`ACQUIRE_TIMEOUT`](crate::database::ACQUIRE_TIMEOUT), after which the reason is known.
 pub const ACCEPT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -57,10 +57,10 @@ pub enum Accepted {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum NotAccepted {
     /// [`ACCEPT_BACKLOG`] payments wait already.
-    #[error("too many payments are waiting to be accepted")]
+    #[error("too many payments are waiting to be accepted; try again")]
     Overloaded,
     /// The queue is as long as it may get.
-    #[error("the queue is full")]
+    #[error("too many payments are waiting to be settled; try again")]
     QueueFull,
     /// There was no commit within [`ACCEPT_TIMEOUT`]. The database may or may not have the payment.
     #[error("the payment was not confirmed within {ACCEPT_TIMEOUT:?}; post it again")]

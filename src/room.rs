@@ -72,10 +72,11 @@ impl Room {
         Ok(())
     }
 
-    /// Looks again and again.
+    /// Looks again and again. While this instance knows of no payment in the queue there is nothing to look for.
     pub async fn watch(&self, pool: &PgPool, stop: CancellationToken) {
+        let mut empty = false;
         loop {
-            if let Err(error) = self.look(pool).await {
+            if !empty && let Err(error) = self.look(pool).await {
                 // Those who accept, claim and settle say so.
                 tracing::debug!(error = %error, "no look at the length of the queue");
             }
@@ -88,6 +89,7 @@ impl Room {
                 () = soon => {}
                 () = stop.cancelled() => return,
             }
+            empty = self.seen.load(Ordering::Relaxed) + self.accepted.load(Ordering::Relaxed) == 0;
         }
     }
 }

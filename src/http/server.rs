@@ -125,7 +125,8 @@ fn refusal<B: Body>(request: &Request<B>) -> Option<Problem> {
 
 #[cfg(test)]
 mod tests {
-    use axum::routing::{get, post};
+    use axum::extract::FromRequest as _;
+    use axum::http::Method;
     use serde_json::Value;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};
@@ -155,14 +156,21 @@ mod tests {
         }
     }
 
+    /// Reads what is posted, and gives as much as is asked for.
+    async fn answer(request: axum::extract::Request) -> axum::response::Response {
+        let large = request.uri().path() == "/large";
+        if request.method() == Method::POST {
+            let read = Fields::<Value>::from_request(request, &()).await;
+            return read.map(|_| "taken").into_response();
+        }
+        vec![b'x'; if large { LARGE_BYTES } else { 1 }].into_response()
+    }
+
     /// Serves with those limits. Returns a way to connect.
     async fn start(limits: Limits) -> impl AsyncFn() -> TcpStream {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let routes = Router::new()
-            .route("/", get(|| async { "here" }))
-            .route("/", post(|_: Fields<Value>| async { "taken" }))
-            .route("/large", get(|| async { vec![b'x'; LARGE_BYTES] }));
+        let routes = Router::new().fallback(answer);
         tokio::spawn(serve(listener, routes, limits, CancellationToken::new()));
         async move || TcpStream::connect(address).await.expect("it listens")
     }
