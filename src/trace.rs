@@ -66,11 +66,15 @@ impl Traceparent {
                 vec![TRACEPARENT]
             }
         }
-        // The library takes ids that are too short.
+        // The library takes ids that are too short, and looks for hyphens wherever they are.
         let bytes = header.as_bytes();
-        let dashes = [2, 35, 52].iter().all(|at| bytes.get(*at) == Some(&b'-'));
+        let mut places = bytes.iter().take(HEADER_BYTES).enumerate();
+        let well_formed = places.all(|(at, byte)| match at {
+            2 | 35 | 52 => *byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        });
         let later_version = !header.starts_with("00") && bytes.get(HEADER_BYTES) == Some(&b'-');
-        if !dashes || !(bytes.len() == HEADER_BYTES || later_version) {
+        if !well_formed || !(bytes.len() == HEADER_BYTES || later_version) {
             return None;
         }
         let context =
@@ -417,6 +421,7 @@ mod tests {
             "00-4BF92F3577B34DA6A3CE929D0E0E4736-00F067AA0BA902B7-01",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7\u{0}01",
+            "01-0bf92f36-00f067aa0ba902b7-ff-mor-00f067aa0ba902b7-ff-more",
         ] {
             assert_eq!(Traceparent::read(invalid), None, "{invalid:?}");
         }
