@@ -1,7 +1,7 @@
 # Each target is a script in scripts/, which says at its top what it does and what it reads.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test queries load routing-bench bench pure-bench durability-bench outage torture screenshots
+.PHONY: help run test queries load routing-bench bench pure-bench durability-bench outage torture fuzz screenshots
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -36,6 +36,9 @@ outage: ## what an instance does in a minute without its database, which takes t
 
 torture: ## kills, stops and faults for MINUTES=3 in MODE=both from SEED=..., then a verdict on every payment
 	@scripts/torture.sh
+
+fuzz: ## what reads requests and replies, fuzzed for MINUTES=4; TARGETS="payment range" chooses
+	@scripts/fuzz.sh
 
 screenshots: ## pictures of the live page in all its states, for docs/screenshots
 	@scripts/screenshots.sh

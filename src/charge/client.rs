@@ -188,20 +188,8 @@ impl ProcessorClient {
                 let _ = read(response).await;
                 Lookup::Absent
             }
-            StatusCode::OK => match read(response)
-                .await
-                .map(|body| serde_json::from_slice(&body))
-            {
-                Some(Ok(StoredPayment {
-                    correlation_id: id,
-                    amount,
-                    requested_at,
-                })) if id == correlation_id => Lookup::Found {
-                    amount,
-                    requested_at,
-                },
-                Some(Ok(_)) => Lookup::NoAnswer("the reply is about another payment".to_owned()),
-                Some(Err(error)) => Lookup::NoAnswer(error.to_string()),
+            StatusCode::OK => match read(response).await {
+                Some(body) => read_lookup(correlation_id, &body),
                 None => Lookup::NoAnswer("the reply cannot be read".to_owned()),
             },
             status => Lookup::NoAnswer(status.to_string()),
@@ -254,6 +242,23 @@ impl ProcessorClient {
             }
             status => Err(status.to_string()),
         }
+    }
+}
+
+/// What the body of a 200 says of the payment that was asked for.
+#[must_use]
+pub fn read_lookup(correlation_id: Uuid, body: &[u8]) -> Lookup {
+    match serde_json::from_slice(body) {
+        Ok(StoredPayment {
+            correlation_id: id,
+            amount,
+            requested_at,
+        }) if id == correlation_id => Lookup::Found {
+            amount,
+            requested_at,
+        },
+        Ok(_) => Lookup::NoAnswer("the reply is about another payment".to_owned()),
+        Err(error) => Lookup::NoAnswer(error.to_string()),
     }
 }
 

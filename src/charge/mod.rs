@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use client::{
     CONNECT_TIMEOUT, HEALTH_TIMEOUT, Health, LOOKUP_TIMEOUT, MAX_BODY_BYTES, ProcessorClient,
-    ProcessorTotals, SUMMARY_TIMEOUT,
+    ProcessorTotals, SUMMARY_TIMEOUT, read_lookup,
 };
 pub use verdict::{Lookup, Reply, Verdict, judge};
 

@@ -28,6 +28,7 @@ pub use openapi::{DOCUMENT_PATH, PAGE_PATH};
 pub use operator::OperatorApi;
 pub use problem::Problem;
 pub use server::{Limits, serve};
+pub use summary::range;
 
 use crate::accept::Acceptor;
 

@@ -1,8 +1,8 @@
 //! `GET /payments-summary`.
 
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
+use axum::http::Uri;
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -35,19 +35,28 @@ pub(super) struct Range {
         DatabaseProblems,
     )
 )]
-pub(super) async fn get(
-    State(api): State<Api>,
-    range: Result<Query<Range>, QueryRejection>,
-) -> Result<Json<Summary>, Problem> {
-    let Query(range) = range.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
+pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Json<Summary>, Problem> {
+    let (from, to) = range(&uri)?;
+    Ok(Json(summarize(&api.pool, &api.processors, from, to).await?))
+}
+
+/// Both ends of a range, open where they are absent or empty, as a query gives them.
+///
+/// # Errors
+/// An end is not a time or stands twice, or they are in the wrong order.
+pub fn range(uri: &Uri) -> Result<(Option<DateTime<Utc>>, Option<DateTime<Utc>>), Problem> {
+    let Query(range) = Query::<Range>::try_from_uri(uri)
+        .map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
     let (from, to) = (
         time("from", range.from.as_deref())?,
         time("to", range.to.as_deref())?,
     );
-    if matches!((from, to), (Some(from), Some(to)) if from > to) {
-        return Err(Problem::bad_request("`from` must not be after `to`"));
+    match (from, to) {
+        (Some(from), Some(to)) if from > to => {
+            Err(Problem::bad_request("`from` must not be after `to`"))
+        }
+        ends => Ok(ends),
     }
-    Ok(Json(summarize(&api.pool, &api.processors, from, to).await?))
 }
 
 fn time_or_nothing() -> Schema {

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# `make fuzz MINUTES=4`: runs the fuzz targets (fuzz/), one after the other, for so many minutes together.
+#
+# Reads MINUTES (4) and TARGETS (all). Works with the stable compiler: the targets are safe Rust, so they
+# are watched for panics and broken properties, and not by a sanitizer. A failing input is in
+# fuzz/artifacts/; exit 1 then. What reached new code is added to fuzz/corpus/, as little of it as reaches
+# the same, and is for the next commit.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+minutes=${MINUTES:-4}
+read -ra targets <<<"${TARGETS:-payment range traceparent verdict}"
+seconds=$((minutes * 60 / ${#targets[@]}))
+# In bytes: longer than what is read of any of them, and short enough for many runs.
+longest=512
+
+scripts/install.sh cc c++
+cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
+
+# cargo-fuzz passes compiler options that are not stable yet. Without optimisation it builds in minutes, and
+# what is fuzzed is small enough to run some thousand times a second all the same.
+export RUSTC_BOOTSTRAP=1
+fuzz() {
+    cargo fuzz run --dev --sanitizer none "$@"
+}
+
+found=$(mktemp -d)
+trap 'rm -rf "$found"' EXIT
+for target in "${targets[@]}"; do
+    mkdir "$found/$target"
+    echo "fuzz: $target for $seconds s" >&2
+    # The corpus that is kept is read only; what is new goes into the first folder.
+    fuzz "$target" "$found/$target" "fuzz/corpus/$target" -- \
+        -max_total_time="$seconds" -max_len="$longest" -print_final_stats=1 -verbosity=0
+    fuzz "$target" "fuzz/corpus/$target" "$found/$target" -- -merge=1 -max_len="$longest" -verbosity=0
+    echo "fuzz: $target found nothing wrong; $(find "fuzz/corpus/$target" -type f | wc -l) inputs in its corpus" >&2
+done
