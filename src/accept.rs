@@ -31,7 +31,7 @@ pub const ACCEPT_WRITERS: usize = 2;
 pub const ACCEPT_PATIENCE: Duration = Duration::from_millis(5);
 /// Payments of one instance that wait for their commit, at most; beyond that clients get 503 at once. A tenth
 /// of a second's worth at 3,000 a second, and more than half of the contest's clients.
-pub const ACCEPT_BACKLOG: usize = 300;
+pub const ACCEPT_BACKLOG: usize = 600;
 /// How long a client waits for its commit before it gets 503. Less than the 5 s after which nginx gives up,
 /// and more than [`ACQUIRE_TIMEOUT`](crate::database::ACQUIRE_TIMEOUT), after which the reason is known.
 pub const ACCEPT_TIMEOUT: Duration = Duration::from_secs(3);
