@@ -30,6 +30,7 @@ MEASURES = {
     "backlog": backlog.backlog,
     "summary": summary.summary,
     "overload": overload.overload,
+    "watched": watched.watched,
     "memory": start.memory,
     "start": start.start,
     "logged": postgres.logged,
