@@ -152,11 +152,13 @@ async fn beyond_the_backlog_payments_are_refused_at_once() {
         for outcome in join_all(posts).await {
             match outcome {
                 Err(NotAccepted::Overloaded) => at_once += 1,
-                Err(NotAccepted::TooLate) => late += 1,
+                // Those that a writer has are told by the server's own limit, the others by ours.
+                Err(NotAccepted::TooLate | NotAccepted::Database(_)) => late += 1,
                 other => panic!("{other:?}"),
             }
         }
-        assert_eq!((at_once, late), (ACCEPT_BACKLOG * 2, ACCEPT_BACKLOG));
+        assert!((1..=ACCEPT_BACKLOG).contains(&late), "{late}");
+        assert_eq!(at_once + late, ACCEPT_BACKLOG * 3);
     }
     lock.rollback().await.expect("the lock is gone");
     eventually("payments are accepted again", async || {
