@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from bench import backlog, box, overload, postgres, progress, proof, public, rates, report, start, summary
+from bench import backlog, box, overload, postgres, progress, proof, public, rates, report, start, summary, watched
 from bench.box import Groups
 from bench.child import Broken
 from bench.line import Line, Outcome
