@@ -40,11 +40,14 @@ pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Json<Summary
     Ok(Json(summarize(&api.pool, &api.processors, from, to).await?))
 }
 
+/// The first and the last moment of a range, both included; an absent end is open.
+pub type Bounds = (Option<DateTime<Utc>>, Option<DateTime<Utc>>);
+
 /// Both ends of a range, open where they are absent or empty, as a query gives them.
 ///
 /// # Errors
 /// An end is not a time or stands twice, or they are in the wrong order.
-pub fn range(uri: &Uri) -> Result<(Option<DateTime<Utc>>, Option<DateTime<Utc>>), Problem> {
+pub fn range(uri: &Uri) -> Result<Bounds, Problem> {
     let Query(range) = Query::<Range>::try_from_uri(uri)
         .map_err(|rejection| Problem::bad_request(rejection.body_text()))?;
     let (from, to) = (
