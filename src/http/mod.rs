@@ -28,7 +28,7 @@ pub use openapi::{DOCUMENT_PATH, PAGE_PATH};
 pub use operator::OperatorApi;
 pub use problem::Problem;
 pub use server::{Limits, serve};
-pub use summary::range;
+pub use summary::{Bounds, range};
 
 use crate::accept::Acceptor;
 
