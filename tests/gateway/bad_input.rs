@@ -80,9 +80,7 @@ fn complaint(reply: &Reply, expected: &Answer) -> Option<String> {
     if reply.status != expected.status {
         return Some(format!("{}, {:?}", reply.status, told()));
     }
-    let Some(detail) = expected.detail else {
-        return None;
-    };
+    let detail = expected.detail?;
     if header(&reply.head, "content-type") != Some("application/problem+json") {
         return Some(format!("no problem document: {}", reply.head));
     }
