@@ -1,21 +1,26 @@
 # The service and the simulated processor: one program.
-FROM rust:1-slim-bookworm AS build
+# The same sources give the same program, byte for byte, as long as these two are the same (`make
+# reproducible`). Tags may move: give digests (`--build-arg RUST_IMAGE=rust@sha256:...`) where that matters. With
+# `--build-arg SOURCE_DATE_EPOCH=...` and the exporter's `rewrite-timestamp=true` BuildKit makes the same image, too.
+ARG RUST_IMAGE=rust:1.95.0-slim-bookworm
+ARG DEBIAN_IMAGE=debian:bookworm-slim
+
+FROM $RUST_IMAGE AS build
 WORKDIR /build
-# Symbols stay, so that a backtrace names functions; line tables are most of the size.
-ENV CARGO_PROFILE_RELEASE_STRIP=debuginfo SQLX_OFFLINE=true
 
 # The dependencies alone, behind an empty program: this layer stays until Cargo.lock changes.
 COPY Cargo.toml Cargo.lock ./
+COPY scripts/release.sh scripts/
 RUN mkdir src && echo 'fn main() {}' >src/main.rs && touch src/lib.rs \
-    && cargo build --release --locked && rm -r src
+    && scripts/release.sh && rm -r src
 
 # `touch`: cargo compares times, and the files may be older than the empty program.
 COPY .sqlx .sqlx
 COPY migrations migrations
 COPY src src
-RUN touch src/lib.rs src/main.rs && cargo build --release --locked
+RUN touch src/lib.rs src/main.rs && scripts/release.sh
 
-FROM debian:bookworm-slim
+FROM $DEBIAN_IMAGE
 COPY --from=build /build/target/release/payment-proxy /usr/local/bin/payment-proxy
 # A number, so that it can be checked without a user database. It owns nothing in the image.
 USER 10001:10001
