@@ -1,7 +1,7 @@
 # Each target is a script in scripts/, which says at its top what it does and what it reads.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test queries load routing-bench bench pure-bench durability-bench outage torture fuzz screenshots
+.PHONY: help run test queries load routing-bench bench pure-bench durability-bench outage torture fuzz screenshots supply-chain reproducible
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -42,3 +42,9 @@ fuzz: ## what reads requests and replies, fuzzed for MINUTES=4; TARGETS="payment
 
 screenshots: ## pictures of the live page in all its states, for docs/screenshots
 	@scripts/screenshots.sh
+
+supply-chain: ## licences, sources, duplicates, unused and vulnerable dependencies; the bill of materials
+	@scripts/supply-chain.sh
+
+reproducible: ## two release builds in two folders, which have to be the same byte for byte
+	@scripts/reproducible.sh
