@@ -131,7 +131,7 @@ async fn post(pools: &Pools) -> anyhow::Result<(usize, Duration)> {
     let router = SharedRouter::new(Router::new(Policy::default(), terms, Duration::ZERO));
     let room = Arc::new(Room::new(NonZeroU64::MAX));
     let tasks = TaskTracker::new();
-    let acceptor = Acceptor::start(&pools.requests, &tasks, &router, &Weak::new(), &room);
+    let acceptor = Acceptor::start(&pools.accepts, &tasks, &router, &Weak::new(), &room);
     let begun_at = Instant::now();
     let clients = (0..CLIENTS).map(|_| {
         let acceptor = acceptor.clone();

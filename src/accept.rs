@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::claim::{Claim, ClaimedFor, SEND_WITHIN, interval};
-use crate::database::{Condition, REQUEST_CONNECTIONS, Writes, within};
+use crate::database::{Condition, Writes, within};
 use crate::metrics::COUNTS;
 use crate::payment::Payment;
 use crate::room::Room;
@@ -24,17 +24,18 @@ use crate::worker::{OnArrival, Worker};
 
 /// Payments in one INSERT, at most.
 pub const ACCEPT_BATCH: usize = 500;
-/// INSERTs under way at once in one instance, at most.
-pub const ACCEPT_WRITERS: usize = 2;
 /// How long what arrives waits for the INSERT under way, to go into the next one together, before another
 /// writer takes it: that INSERT may be waiting for a lock.
 pub const ACCEPT_PATIENCE: Duration = Duration::from_millis(5);
-/// Payments of one instance that wait for their commit, at most; beyond that clients get 503 at once. A tenth
-/// of a second's worth at 3,000 a second, and more than half of the contest's clients.
+/// Payments of one instance that wait for their commit, at most; beyond that clients get 503 at once. A fifth
+/// of a second's worth at 3,000 a second, and more than the contest has clients.
 pub const ACCEPT_BACKLOG: usize = 600;
 /// How long a client waits for its commit before it gets 503. Less than the 5 s after which nginx gives up,
 /// and more than [`ACQUIRE_TIMEOUT`](crate::database::ACQUIRE_TIMEOUT), after which the reason is known.
 pub const ACCEPT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Attempts to write, where the connection breaks: that of a server that restarted since is broken, a new one
+/// is not.
+const WRITE_ATTEMPTS: usize = 2;
 /// How often a payment that is neither inserted nor found is looked for again: it was settled, or
 /// died, between the two looks.
 const LOOKS: usize = 5;
@@ -87,13 +88,13 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Starts the writers on `tasks`. They end when the last clone of this is dropped.
+    /// Starts a writer for each of those pools, on `tasks`. They end when the last clone of this is dropped.
     ///
     /// While nothing waits in the queue, payments are claimed for `worker` by the commit that accepts them.
     /// Without a worker all of them are left in the queue.
     #[must_use]
     pub fn start(
-        pool: &PgPool,
+        pools: &[PgPool],
         tasks: &TaskTracker,
         router: &SharedRouter,
         worker: &Weak<Worker>,
@@ -102,7 +103,7 @@ impl Acceptor {
         let (posted, waiting) = mpsc::channel(ACCEPT_BACKLOG);
         let waiting = Arc::new(Mutex::new(waiting));
         let writes = Arc::new(Writes::new("accept"));
-        for _ in 0..ACCEPT_WRITERS {
+        for pool in pools {
             let writer = Writer {
                 pool: pool.clone(),
                 waiting: Arc::clone(&waiting),
@@ -165,13 +166,12 @@ struct Writer {
 }
 
 impl Writer {
+    /// Writes what arrives, as long as the others need not: a statement that always runs on one connection finds
+    /// the caches of its server process warm.
     async fn run(self) {
         let mut batch = Vec::with_capacity(ACCEPT_BATCH);
-        loop {
-            let mut turn = self.waiting.lock().await;
-            if turn.recv_many(&mut batch, ACCEPT_BATCH).await == 0 {
-                return;
-            }
+        let mut turn = self.waiting.lock().await;
+        while turn.recv_many(&mut batch, ACCEPT_BATCH).await > 0 {
             // Whoever was told that it was too late is not kept waiting for by others.
             let now = Instant::now();
             batch.retain(|posted| posted.give_up_at > now);
@@ -180,33 +180,33 @@ impl Writer {
             }
             let payments: Vec<Payment> = batch.iter().map(|posted| posted.payment).collect();
             let mut write = std::pin::pin!(self.write(&payments));
-            let outcome = tokio::select! {
-                biased;
-                outcome = &mut write => {
+            match tokio::time::timeout(ACCEPT_PATIENCE, &mut write).await {
+                Ok(outcome) => self.answer(&mut batch, outcome).await,
+                Err(_) => {
                     drop(turn);
-                    outcome
+                    self.answer(&mut batch, write.await).await;
+                    turn = self.waiting.lock().await;
                 }
-                () = tokio::time::sleep(ACCEPT_PATIENCE) => {
-                    drop(turn);
-                    write.await
+            }
+        }
+    }
+
+    /// A client that went away is told nothing; its payment is accepted all the same.
+    async fn answer(&self, batch: &mut Vec<Posted>, outcome: Result<Vec<Accepted>, sqlx::Error>) {
+        match outcome {
+            Ok(outcomes) => {
+                self.writes.succeeded().await;
+                for (posted, outcome) in batch.drain(..).zip(outcomes) {
+                    let _ = posted.reply.send(Ok(outcome));
                 }
-            };
-            // A client that went away is told nothing; its payment is accepted all the same.
-            match outcome {
-                Ok(outcomes) => {
-                    self.writes.succeeded().await;
-                    for (posted, outcome) in batch.drain(..).zip(outcomes) {
-                        let _ = posted.reply.send(Ok(outcome));
-                    }
-                }
-                Err(error) => {
-                    self.writes.failed(&error, &self.pool).await;
-                    let error = Arc::new(error);
-                    for posted in batch.drain(..) {
-                        let _ = posted
-                            .reply
-                            .send(Err(NotAccepted::Database(Arc::clone(&error))));
-                    }
+            }
+            Err(error) => {
+                self.writes.failed(&error, &self.pool).await;
+                let error = Arc::new(error);
+                for posted in batch.drain(..) {
+                    let _ = posted
+                        .reply
+                        .send(Err(NotAccepted::Database(Arc::clone(&error))));
                 }
             }
         }
@@ -219,16 +219,14 @@ impl Writer {
             .as_ref()
             .and_then(|worker| worker.claim_on_arrival(payments.len()));
         let claimed_for = on_arrival.as_ref().map(OnArrival::claimed_for);
-        let mut outcome = within(enqueue(&self.pool, payments, claimed_for)).await;
-        for _ in 0..REQUEST_CONNECTIONS {
-            if !matches!(outcome, Err(sqlx::Error::Io(_))) {
-                break;
+        let mut attempt = 1;
+        let (outcomes, claims) = loop {
+            match within(enqueue(&self.pool, payments, claimed_for)).await {
+                // Doing it again is safe.
+                Err(sqlx::Error::Io(_)) if attempt < WRITE_ATTEMPTS => attempt += 1,
+                outcome => break outcome?,
             }
-            // That connection was of a server that restarted since, and so may be every other of the pool,
-            // which each failure takes out. Doing it again is safe.
-            outcome = within(enqueue(&self.pool, payments, claimed_for)).await;
-        }
-        let (outcomes, claims) = outcome?;
+        };
         let queued = outcomes
             .iter()
             .filter(|outcome| **outcome == Accepted::Queued)
@@ -337,6 +335,36 @@ async fn insert_new(
     payments: &BTreeMap<Uuid, &Payment>,
     claimed_for: Option<ClaimedFor<'_>>,
 ) -> Result<Inserted, sqlx::Error> {
+    let processor = claimed_for.map(|claim| claim.processor);
+    let lease = claimed_for.map(|claim| interval(claim.terms.lease));
+    let late_charge = claimed_for.map(|claim| interval(claim.terms.late_charge));
+    if let (1, Some(payment)) = (payments.len(), payments.values().next()) {
+        let row = sqlx::query!(
+            r#"SELECT queued_row, moment AS "moment!", stamp, booked_amount
+            FROM accept_payment($1, $2, $3, $4, $5, $6)"#,
+            payment.correlation_id,
+            payment.amount,
+            processor,
+            lease,
+            late_charge,
+            payment
+                .traceparent
+                .map(|traceparent| traceparent.to_string()),
+        )
+        .fetch_one(pool)
+        .await?;
+        let id = payment.correlation_id;
+        return Ok(Inserted {
+            queued: row.queued_row.map(|row| (id, row)).into_iter().collect(),
+            booked: row
+                .booked_amount
+                .map(|amount| (id, amount))
+                .into_iter()
+                .collect(),
+            moment: row.moment,
+            stamp: row.stamp,
+        });
+    }
     let ids: Vec<Uuid> = payments.keys().copied().collect();
     let amounts: Vec<Decimal> = payments.values().map(|payment| payment.amount).collect();
     // Null where nobody is traced, which is the rule: then nothing is sent, and nothing stored.
@@ -352,9 +380,9 @@ async fn insert_new(
         FROM accept_payments($1, $2, $3, $4, $5, $6)"#,
         &ids,
         &amounts,
-        claimed_for.map(|claim| claim.processor),
-        claimed_for.map(|claim| interval(claim.terms.lease)),
-        claimed_for.map(|claim| interval(claim.terms.late_charge)),
+        processor,
+        lease,
+        late_charge,
         traces.as_deref() as Option<&[Option<String>]>,
     )
     .fetch_one(pool)

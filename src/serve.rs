@@ -98,7 +98,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     });
     let room = Arc::new(Room::new(settings.queue_limit));
     let acceptor = Acceptor::start(
-        &pools.requests,
+        &pools.accepts,
         &writers,
         &router,
         &Arc::downgrade(&worker),

@@ -25,7 +25,7 @@ use crate::trace;
 pub const SETTLE_BATCH: usize = 500;
 /// How long the first of a batch waits for others. Nobody waits for a settle, and one statement for ten
 /// payments costs little more than one for one.
-pub const SETTLE_PAUSE: Duration = Duration::from_millis(10);
+pub const SETTLE_PAUSE: Duration = Duration::from_millis(25);
 /// Ended claims that wait to be written, at most; beyond that calls wait with their end.
 pub const SETTLE_BACKLOG: usize = 4_096;
 

@@ -17,13 +17,15 @@ pub use trust::{ANSWER_DEADLINE, within};
 
 use crate::config::{DatabaseSettings, QueueDurability};
 
-/// Connections of one instance that serve requests.
-pub const REQUEST_CONNECTIONS: u32 = 6;
+/// Connections of one instance that accept payments, each in a pool of its own.
+pub const ACCEPT_CONNECTIONS: usize = 2;
+/// Connections of one instance that serve all other requests.
+pub const REQUEST_CONNECTIONS: u32 = 5;
 /// Connections of one instance that claim payments and keep in touch with the other instances, one of
 /// them to listen.
 pub const CLAIM_CONNECTIONS: u32 = 4;
 /// Connections of one instance that record what became of payments.
-pub const SETTLE_CONNECTIONS: u32 = 2;
+pub const SETTLE_CONNECTIONS: u32 = 1;
 /// How long a request or a worker waits for a free connection before it counts the database as away.
 pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection that was idle for longer is tried before it is used: the server may have restarted.
@@ -39,7 +41,9 @@ pub const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// the others. All connect when first used.
 #[derive(Debug, Clone)]
 pub struct Pools {
-    /// For requests.
+    /// For the INSERT of payments that are posted.
+    pub accepts: [PgPool; ACCEPT_CONNECTIONS],
+    /// For all other requests.
     pub requests: PgPool,
     /// For claims: a claim is on disk before its first byte goes out, where the queue is logged.
     pub claims: PgPool,
@@ -57,6 +61,7 @@ impl Pools {
             QueueDurability::Logged => "off",
         };
         Self {
+            accepts: std::array::from_fn(|_| pool(settings, 1, "on")),
             requests: pool(settings, REQUEST_CONNECTIONS, "on"),
             claims: pool(settings, CLAIM_CONNECTIONS, "on"),
             settles: pool(settings, SETTLE_CONNECTIONS, settle_commit),
@@ -65,7 +70,10 @@ impl Pools {
 
     /// Closes all connections.
     pub async fn close(&self) {
+        let [first, second] = &self.accepts;
         tokio::join!(
+            first.close(),
+            second.close(),
             self.requests.close(),
             self.claims.close(),
             self.settles.close()

@@ -1,6 +1,7 @@
 //! One look at this instance, in the text format of Prometheus.
 
 use std::fmt;
+use std::slice::from_ref;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
@@ -41,9 +42,10 @@ impl Scrape {
             census: self.census.get().await,
             explanation: self.router.explain(),
             pools: [
-                PoolUse::of("requests", &self.pools.requests),
-                PoolUse::of("claims", &self.pools.claims),
-                PoolUse::of("settles", &self.pools.settles),
+                PoolUse::of("accepts", &self.pools.accepts),
+                PoolUse::of("requests", from_ref(&self.pools.requests)),
+                PoolUse::of("claims", from_ref(&self.pools.claims)),
+                PoolUse::of("settles", from_ref(&self.pools.settles)),
             ],
             started_at: self.started_at,
         };
@@ -57,7 +59,7 @@ impl Scrape {
     }
 }
 
-/// The connections of a pool.
+/// The connections of a pool, or of several for the same.
 #[derive(Debug)]
 struct PoolUse {
     name: &'static str,
@@ -67,14 +69,20 @@ struct PoolUse {
 }
 
 impl PoolUse {
-    fn of(name: &'static str, pool: &PgPool) -> Self {
-        let open = pool.size();
-        Self {
+    fn of(name: &'static str, pools: &[PgPool]) -> Self {
+        let mut sum = Self {
             name,
-            open,
-            idle: u32::try_from(pool.num_idle()).unwrap_or(open).min(open),
-            most: pool.options().get_max_connections(),
+            open: 0,
+            idle: 0,
+            most: 0,
+        };
+        for pool in pools {
+            let open = pool.size();
+            sum.open += open;
+            sum.idle += u32::try_from(pool.num_idle()).unwrap_or(open).min(open);
+            sum.most += pool.options().get_max_connections();
         }
+        sum
     }
 }
 
@@ -83,7 +91,7 @@ impl PoolUse {
 struct Picture {
     census: Option<Census>,
     explanation: Explanation,
-    pools: [PoolUse; 3],
+    pools: [PoolUse; 4],
     started_at: SystemTime,
 }
 

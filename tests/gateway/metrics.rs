@@ -167,7 +167,7 @@ async fn metrics_agree_with_the_books() {
     assert_eq!(calm.value("in_flight{processor=\"default\"}"), 0.0);
     assert!(calm.value("in_flight_cap{processor=\"default\"}") >= 32.0);
     assert!(calm.value("pool_connections{pool=\"claims\",state=\"idle\"}") >= 1.0);
-    assert_eq!(calm.value("pool_connections_max{pool=\"requests\"}"), 6.0);
+    assert_eq!(calm.value("pool_connections_max{pool=\"requests\"}"), 5.0);
 
     // The default fails, and the fallback takes over.
     default.processor.set_failing(true);

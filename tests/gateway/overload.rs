@@ -5,11 +5,9 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use payment_proxy::accept::{
-    ACCEPT_BACKLOG, ACCEPT_TIMEOUT, ACCEPT_WRITERS, Acceptor, NotAccepted,
-};
+use payment_proxy::accept::{ACCEPT_BACKLOG, ACCEPT_TIMEOUT, Acceptor, NotAccepted};
 use payment_proxy::config::QueueDurability;
-use payment_proxy::database::Pools;
+use payment_proxy::database::{ACCEPT_CONNECTIONS, Pools};
 use payment_proxy::room::Room;
 use payment_proxy::route::{Policy, Router, SharedRouter};
 use reqwest::StatusCode;
@@ -139,14 +137,14 @@ async fn beyond_the_backlog_payments_are_refused_at_once() {
     let router = SharedRouter::new(Router::new(Policy::default(), Vec::new(), Duration::ZERO));
     let room = Arc::new(Room::new(NonZeroU64::MAX));
     let tasks = TaskTracker::new();
-    let acceptor = Acceptor::start(&pools.requests, &tasks, &router, &Weak::new(), &room);
+    let acceptor = Acceptor::start(&pools.accepts, &tasks, &router, &Weak::new(), &room);
     let mut lock = database.pool.begin().await.expect("a transaction");
     sqlx::query("LOCK TABLE payment_queue IN ACCESS EXCLUSIVE MODE")
         .execute(&mut *lock)
         .await
         .expect("the lock");
     // Each writer has some when they are given up; the others wait behind them.
-    for _ in 0..=ACCEPT_WRITERS {
+    for _ in 0..=ACCEPT_CONNECTIONS {
         let posts = (0..ACCEPT_BACKLOG * 3).map(|_| acceptor.accept(new_payment()));
         let (mut at_once, mut late) = (0, 0);
         for outcome in join_all(posts).await {
@@ -167,5 +165,8 @@ async fn beyond_the_backlog_payments_are_refused_at_once() {
     .await;
     // What is given up before it is written is not written.
     let written = usize::try_from(database.count("payment_queue").await).expect("a few");
-    assert!(written <= ACCEPT_WRITERS * ACCEPT_BACKLOG + 1, "{written}");
+    assert!(
+        written <= ACCEPT_CONNECTIONS * ACCEPT_BACKLOG + 1,
+        "{written}"
+    );
 }
