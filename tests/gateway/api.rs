@@ -5,7 +5,7 @@ use reqwest::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{CENTS, Database, Gateway, eventually, payment_json, processor, processors};
+use crate::support::{CENTS, Database, Gateway, payment_json, processor, processors};
 
 async fn problem(response: reqwest::Response, status: StatusCode) -> String {
     assert_eq!(response.status(), status);
@@ -230,10 +230,7 @@ async fn without_a_database_clients_get_503_and_later_service_without_a_restart(
     cluster
         .execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true"))
         .await;
-    eventually("the instance is ready", async || {
-        gateway.get("/readyz").await.status().is_success()
-    })
-    .await;
+    gateway.until_ready().await;
     let ids = gateway.post_many(1).await;
     gateway.until_settled(&ids).await;
 }

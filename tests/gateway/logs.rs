@@ -73,10 +73,7 @@ async fn no_secret_is_in_any_log_whatever_the_level() {
         .replace("postgres@", &format!("postgres:{PASSWORD}@"));
     assert!(url.contains(PASSWORD));
     let gateway = Gateway::spawn(&url, &default, &settings);
-    eventually("it is ready", async || {
-        gateway.get("/readyz").await.status().is_success()
-    })
-    .await;
+    gateway.until_ready().await;
     gateway.until_settled(&gateway.post_many(5).await).await;
     let operator = payment_proxy::tls::plain()
         .unix_socket(folder.path().join("operator"))

@@ -1,8 +1,9 @@
 //! A database that fails in every way that databases do: told of once, refused with 503, survived without a
 //! restart, and nothing that was accepted is lost or doubled.
 
+mod full_disk;
+
 use std::collections::BTreeSet;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use payment_proxy::database::{ANSWER_DEADLINE, Condition};
@@ -116,10 +117,7 @@ impl Site {
     /// The database works again: so does the instance, by itself. Clients post again what was not accepted, and
     /// everything is settled once.
     async fn recovers(&mut self) {
-        eventually("it is ready", async || {
-            self.gateway.get("/readyz").await.status().is_success()
-        })
-        .await;
+        self.gateway.until_ready().await;
         eventually("payments are accepted", async || self.post(5).await.0 == 5).await;
         let posted: Vec<Uuid> = self.posted.iter().copied().collect();
         for id in &posted {
@@ -255,83 +253,6 @@ async fn take_all_connections(server: &Server) -> Vec<PgConnection> {
             return taken;
         }
     }
-}
-
-/// A folder on a small disk of its own, which is gone with this.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    /// None where file systems cannot be mounted.
-    fn mount(megabytes: u32) -> Option<Self> {
-        let folder = tempfile::Builder::new()
-            .prefix("pp")
-            .tempdir_in("/tmp")
-            .expect("a folder");
-        let options = format!("size={megabytes}m,mode=0777");
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
-            .arg(folder.path())
-            .output();
-        match mounted {
-            Ok(done) if done.status.success() => Some(Self(folder)),
-            _ => None,
-        }
-    }
-
-    /// Leaves no byte of it.
-    fn fill(&self) {
-        let mut file = std::fs::File::create(self.0.path().join("filler")).expect("a file");
-        let block = vec![0; 64 * 1024];
-        for size in [block.len(), 4096, 1] {
-            while std::io::Write::write_all(&mut file, &block[..size]).is_ok() {}
-        }
-    }
-
-    fn empty(&self) {
-        std::fs::remove_file(self.0.path().join("filler")).expect("the file");
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount")
-            .arg("--lazy")
-            .arg(self.0.path())
-            .status();
-    }
-}
-
-#[tokio::test]
-async fn a_full_disk_is_told_of_once_and_survived() {
-    let Some(disk) = SmallDisk::mount(48) else {
-        eprintln!("SKIPPED: only root can mount the small disk that this needs");
-        return;
-    };
-    let server = Server::start().await;
-    let admin = Database::at(&server.url());
-    let folder = disk.0.path().join("tables");
-    std::fs::create_dir(&folder).expect("a folder");
-    let owned = Command::new("chown").arg("postgres").arg(&folder).status();
-    assert!(owned.expect("chown runs").success());
-    admin
-        .execute(&format!(
-            "CREATE TABLESPACE small LOCATION '{}'",
-            folder.display()
-        ))
-        .await;
-    admin
-        .execute("CREATE DATABASE small TABLESPACE small")
-        .await;
-    let url = server.url().replace("5432/postgres", "5432/small");
-    // Every commit has a place in the log, which is on another disk; the tables have none to grow.
-    let mut site = Site::open(&url, Database::at(&url), &[]).await;
-    // They would be settled out of the room that is left.
-    site.default.processor.set_failing(true);
-    disk.fill();
-    site.suffers(Condition::OutOfDisk).await;
-    disk.empty();
-    site.default.processor.set_failing(false);
-    site.recovers().await;
 }
 
 #[tokio::test]

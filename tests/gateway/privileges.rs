@@ -145,14 +145,7 @@ async fn the_services_role_can_do_all_of_a_payments_life_and_nothing_else() {
     // It waits until the owner has migrated, and given the queue the durability that it was told of.
     let waits = |lines: usize| gateway.log().matches(WAITING).count() == lines;
     eventually("it waits for the tables", async || waits(1)).await;
-    assert_eq!(
-        gateway.get("/readyz").await.status(),
-        StatusCode::SERVICE_UNAVAILABLE
-    );
-    assert_eq!(
-        gateway.post(Uuid::new_v4(), CENTS).await,
-        StatusCode::SERVICE_UNAVAILABLE
-    );
+    gateway.refuses().await;
     program(&admin, &["migrate"], &[("QUEUE_DURABILITY", "unlogged")]).await;
     eventually("it waits for the durability", async || waits(2)).await;
     assert!(
@@ -161,10 +154,7 @@ async fn the_services_role_can_do_all_of_a_payments_life_and_nothing_else() {
         gateway.log()
     );
     program(&admin, &["migrate"], &[("QUEUE_DURABILITY", "logged")]).await;
-    eventually("it is ready", async || {
-        gateway.get("/readyz").await.status().is_success()
-    })
-    .await;
+    gateway.until_ready().await;
     assert!(waits(2), "{}", gateway.log());
 
     // Settled at once, after failures, in doubt for a while, dead, retried, discarded.

@@ -40,6 +40,14 @@ impl Operator {
         }
     }
 
+    /// Two instances of one deployment.
+    async fn start_two(database: &Database, processors: &str) -> [Self; 2] {
+        [
+            Self::start(database, processors).await,
+            Self::start(database, processors).await,
+        ]
+    }
+
     async fn call(&self, method: Method, path: &str, authorization: &str) -> Response {
         let call = self
             .http
@@ -102,8 +110,7 @@ async fn a_disabled_processor_gets_nothing_from_any_instance_until_it_is_enabled
         processor().await,
     );
     let processors = processors(&[&default, &fallback]);
-    let one = Operator::start(&database, &processors).await;
-    let two = Operator::start(&database, &processors).await;
+    let [one, two] = Operator::start_two(&database, &processors).await;
     eventually("the processors are known", async || {
         database.count("processor_health").await == 2
     })
@@ -156,10 +163,7 @@ const POLLS_AT_MOST: usize = 20;
 async fn health_reaches_every_instance_within_100_ms() {
     let (database, default) = (Database::create().await, processor().await);
     let processors = processors(&[&default]);
-    let instances = [
-        Operator::start(&database, &processors).await,
-        Operator::start(&database, &processors).await,
-    ];
+    let instances = Operator::start_two(&database, &processors).await;
     let mut delays = [Vec::new(), Vec::new()];
     // What came before the first hint could arrive does not count.
     let mut timed =
@@ -196,10 +200,7 @@ fn mostly_within(delays: &[f64], bound_ms: f64) -> bool {
 async fn what_one_instance_finds_to_be_back_all_use_again() {
     let (database, default) = (Database::create().await, processor().await);
     let processors = processors(&[&default]);
-    let instances = [
-        Operator::start(&database, &processors).await,
-        Operator::start(&database, &processors).await,
-    ];
+    let instances = Operator::start_two(&database, &processors).await;
     default.processor.set_failing(true);
     for instance in &instances {
         eventually("its health is known to all", async || {

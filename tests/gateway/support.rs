@@ -152,10 +152,7 @@ impl Gateway {
     /// Starts one and waits until it is ready.
     pub async fn start(database: &Database, processors: &str, settings: &[(&str, &str)]) -> Self {
         let gateway = Self::spawn(&database.url, processors, settings);
-        eventually("the instance is ready", async || {
-            gateway.get("/readyz").await.status().is_success()
-        })
-        .await;
+        gateway.until_ready().await;
         gateway
     }
 
@@ -196,6 +193,23 @@ impl Gateway {
             folder,
             http,
         }
+    }
+
+    /// Whether it says that it can take payments.
+    pub async fn is_ready(&self) -> bool {
+        self.get("/readyz").await.status().is_success()
+    }
+
+    pub async fn until_ready(&self) {
+        eventually("the instance is ready", async || self.is_ready().await).await;
+    }
+
+    /// It says that it is not ready, and takes no payment.
+    pub async fn refuses(&self) {
+        let ready = self.get("/readyz").await.status();
+        assert_eq!(ready, StatusCode::SERVICE_UNAVAILABLE);
+        let posted = self.post(Uuid::new_v4(), CENTS).await;
+        assert_eq!(posted, StatusCode::SERVICE_UNAVAILABLE);
     }
 
     pub async fn try_get(&self, path: &str) -> reqwest::Result<Response> {

@@ -5,7 +5,6 @@ use std::process::Command;
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use reqwest::StatusCode;
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
@@ -15,7 +14,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use uuid::Uuid;
 
 use crate::server::Server;
-use crate::support::{CENTS, Database, Gateway, eventually, processor};
+use crate::support::{Database, Gateway, eventually, processor};
 
 /// An authority, and its certificate in a file.
 struct Authority {
@@ -192,21 +191,11 @@ async fn postgresql_is_trusted_only_if_our_authority_vouches_for_its_name() {
         eventually(expected, async || gateway.log().contains(expected)).await;
         let told = gateway.log().matches("; trying again").count();
         assert_eq!(told, 1, "{}", gateway.log());
-        assert_eq!(
-            gateway.get("/readyz").await.status(),
-            StatusCode::SERVICE_UNAVAILABLE
-        );
-        assert_eq!(
-            gateway.post(Uuid::new_v4(), CENTS).await,
-            StatusCode::SERVICE_UNAVAILABLE
-        );
+        gateway.refuses().await;
     }
 
     let gateway = Gateway::spawn(&url(&ours), &processors, &settings);
-    eventually("it is ready", async || {
-        gateway.get("/readyz").await.status().is_success()
-    })
-    .await;
+    gateway.until_ready().await;
     gateway.until_settled(&gateway.post_many(5).await).await;
     let encrypted =
         "pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = 'by_tls' AND NOT ssl";

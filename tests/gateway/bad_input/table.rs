@@ -2,6 +2,9 @@
 //!
 //! `$id` stands for a new UUID. A status of 0 is a connection closed without a word.
 
+mod bodies;
+mod wire;
+
 use uuid::Uuid;
 
 /// What is to come back.
@@ -69,164 +72,14 @@ const NO_HOST: Answer = problem(400, "a request must have exactly one Host heade
 /// Everything, in the order of a request: what a body may be, then a query, a path, a head, the wire.
 pub fn sections() -> Vec<(&'static str, Vec<Row>)> {
     vec![
-        ("amounts", amounts()),
-        ("ids", ids()),
-        ("bodies", bodies()),
-        ("media types", media_types()),
+        ("amounts", bodies::amounts()),
+        ("ids", bodies::ids()),
+        ("bodies", bodies::bodies()),
+        ("media types", bodies::media_types()),
         ("ranges", ranges()),
         ("paths", paths()),
-        ("the wire", wire()),
+        ("the wire", wire::requests()),
     ]
-}
-
-/// `amount` in a body that is good otherwise.
-#[rustfmt::skip]
-fn amounts() -> Vec<Row> {
-    [
-        // The same number in many spellings.
-        ("19.90", ACCEPTED), ("1990e-2", ACCEPTED), ("0.199E+2", ACCEPTED), ("19.9000000000", ACCEPTED),
-        ("0.01", ACCEPTED), ("999999999999.99", ACCEPTED), ("1e11", ACCEPTED), ("0.0000000001e10", ACCEPTED),
-        // Nothing, or less.
-        ("0", NOT_POSITIVE), ("-0", NOT_POSITIVE), ("0.00", NOT_POSITIVE), ("-0.0", NOT_POSITIVE),
-        ("0e400", NOT_POSITIVE), ("-1", NOT_POSITIVE), ("-19.90", NOT_POSITIVE), ("-1e400", NOT_POSITIVE),
-        ("-1e-400", NOT_POSITIVE), ("-0.001", NOT_POSITIVE),
-        // Less than a cent of something.
-        ("0.001", TOO_PRECISE), ("19.901", TOO_PRECISE), ("0.0000000000000000000000000001", TOO_PRECISE),
-        ("1e-3", TOO_PRECISE), ("1e-400", TOO_PRECISE), ("1E-99999999999999999999", TOO_PRECISE),
-        ("19.9000000000000000000000000000000000001", TOO_PRECISE), ("999999999999.999", TOO_PRECISE),
-        // More than the books hold.
-        ("1000000000000", TOO_LARGE), ("1e12", TOO_LARGE), ("1e400", TOO_LARGE), ("1E+400", TOO_LARGE),
-        ("1e99999999999999999999", TOO_LARGE), ("123456789012345678901234567890", TOO_LARGE),
-        ("79228162514264337593543950336", TOO_LARGE), ("9223372036854775808", TOO_LARGE),
-        // Other JSON.
-        (r#""19.90""#, NOT_A_NUMBER), (r#""""#, NOT_A_NUMBER), ("true", NOT_A_NUMBER), ("false", NOT_A_NUMBER),
-        ("[19.90]", NOT_A_NUMBER), ("[]", NOT_A_NUMBER), (r#"{"value":19.90}"#, NOT_A_NUMBER), ("{}", NOT_A_NUMBER),
-        (r#"{"$serde_json::private::Number":"19.90"}"#, NOT_A_NUMBER), ("null", NO_AMOUNT),
-    ]
-    .into_iter()
-    .map(|(amount, answer)| post(format!(r#"{{"correlationId":"$id","amount":{amount}}}"#), answer))
-    // What is no JSON number at all; the position is where the reader stopped.
-    .chain([
-        ("+1", "expected value at line 1 column 66"), ("01", "invalid number at line 1 column 67"),
-        (".5", "expected value at line 1 column 66"), ("1.", "invalid number at line 1 column 68"),
-        ("1.e2", "invalid number at line 1 column 68"), ("1e", "invalid number at line 1 column 68"),
-        ("1e+", "invalid number at line 1 column 69"), ("--1", "invalid number at line 1 column 67"),
-        ("-", "invalid number at line 1 column 67"), ("0x10", "expected `,` or `}` at line 1 column 67"),
-        ("1_000", "expected `,` or `}` at line 1 column 67"), ("1,5", "key must be a string at line 1 column 68"),
-        ("NaN", "expected value at line 1 column 66"), ("Infinity", "expected value at line 1 column 66"),
-        ("-Infinity", "invalid number at line 1 column 67"), ("nul", "expected ident at line 1 column 69"),
-        ("'19.90'", "expected value at line 1 column 66"), ("1 9", "expected `,` or `}` at line 1 column 68"),
-        ("１９", "expected value at line 1 column 66"), ("", "expected value at line 1 column 66"),
-    ]
-    .into_iter()
-    .map(|(amount, detail)| malformed(format!(r#"{{"correlationId":"$id","amount":{amount}}}"#), detail)))
-    .collect()
-}
-
-/// `correlationId` in a body that is good otherwise.
-#[rustfmt::skip]
-fn ids() -> Vec<Row> {
-    [
-        // One spelling, in either case, however JSON writes its letters. Any version, and none.
-        (r#""$id""#, ACCEPTED), (r#""6F9619FF-8B86-D011-B42D-00CF4FC964FF""#, ACCEPTED),
-        (r#""\u0034a7901b8-7d26-4d9d-aa19-4dc1c7cf60b1""#, ACCEPTED),
-        (r#""00000000-0000-0000-0000-000000000000""#, ACCEPTED), (r#""ffffffff-ffff-ffff-ffff-ffffffffffff""#, ACCEPTED),
-        // Spellings that auditors would not search for.
-        (r#""4a7901b87d264d9daa194dc1c7cf60b3""#, NOT_A_UUID), (r#""{4a7901b8-7d26-4d9d-aa19-4dc1c7cf60b3}""#, NOT_A_UUID),
-        (r#""urn:uuid:4a7901b8-7d26-4d9d-aa19-4dc1c7cf60b3""#, NOT_A_UUID),
-        (r#""4a7901b8_7d26_4d9d_aa19_4dc1c7cf60b3""#, NOT_A_UUID), (r#""4a79-01b87d26-4d9d-aa19-4dc1c7cf60b3""#, NOT_A_UUID),
-        (r#"" 4a7901b8-7d26-4d9d-aa19-4dc1c7cf60b3""#, NOT_A_UUID), (r#""4a7901b8-7d26-4d9d-aa19-4dc1c7cf60b3\n""#, NOT_A_UUID),
-        // Too short, too long, not hexadecimal, not even ASCII where the length is right.
-        (r#""4a7901b8-7d26-4d9d-aa19-4dc1c7cf60b""#, NOT_A_UUID), (r#""4a7901b8-7d26-4d9d-aa19-4dc1c7cf60b33""#, NOT_A_UUID),
-        (r#""4a7901b8-7d26-4d9d-aa19-4dc1c7cf60bg""#, NOT_A_UUID), (r#""4a7901b8-7d26-4d9d-aa19-4dc1c7cf60é""#, NOT_A_UUID),
-        (r#""４a7901b8-7d26-4d9d-aa19-4dc1c7cf60""#, NOT_A_UUID), (r#""4a7901b8–7d26-4d9d-aa19-4dc1c7cf60""#, NOT_A_UUID),
-        (r#""4a7901b8-7d26-4d9d-aa19-4dc1c7cf60\u0000\u0000""#, NOT_A_UUID), (r#""\ud800""#, NOT_A_UUID),
-        (r#""""#, NOT_A_UUID), (r#""null""#, NOT_A_UUID), (r#""'; DROP TABLE payment_queue; --""#, NOT_A_UUID),
-        // Other JSON.
-        ("7", NOT_A_UUID), ("true", NOT_A_UUID), ("[]", NOT_A_UUID), (r#"["$id"]"#, NOT_A_UUID),
-        (r#"{"id":"$id"}"#, NOT_A_UUID), ("1e400", NOT_A_UUID), ("null", NO_ID),
-    ]
-    .into_iter()
-    .map(|(id, answer)| post(format!(r#"{{"correlationId":{id},"amount":19.90}}"#), answer))
-    .collect()
-}
-
-/// Whole bodies.
-#[rustfmt::skip]
-fn bodies() -> Vec<Row> {
-    let good = r#"{"correlationId":"$id","amount":19.90}"#;
-    let with = |more: &str| format!(r#"{{"correlationId":"$id","amount":19.90{more}}}"#);
-    let nested = |depth: usize| with(&format!(r#","note":{}{}"#, "[".repeat(depth), "]".repeat(depth)));
-    vec![
-        // What is not asked for is ignored, however odd it is, as long as it is JSON.
-        post(with(r#","note":"\ud83d\ude00 é""#), ACCEPTED), post(with(r#","":null"#), ACCEPTED),
-        post(with(r#","note":1e400"#), ACCEPTED), post(with(r#","note":1,"note":2"#), ACCEPTED),
-        post(with(r#","Amount":1,"AMOUNT":2,"amount ":3"#), ACCEPTED), post(with(r#","__proto__":{"amount":1}"#), ACCEPTED),
-        post(nested(127), ACCEPTED), post(nested(2_000), ACCEPTED), post(with(&format!(r#","{}":1"#, "k".repeat(3_000))), ACCEPTED),
-        post(format!("\r\n\t {good} \n"), ACCEPTED), post(r#"{"correl\u0061tionId":"$id","\u0061mount":19.90}"#, ACCEPTED),
-        // Fields that are missing, or stand twice, also where JSON writes them differently.
-        post("{}", NO_ID), post(r#"{"amount":19.90}"#, NO_ID), post(r#"{"correlationId":"$id"}"#, NO_AMOUNT),
-        post(r#"{"correlationid":"$id","amount":19.90}"#, NO_ID), post(r#"{"correlation_id":"$id","amount":19.90}"#, NO_ID),
-        post(r#"{"payment":{"correlationId":"$id","amount":19.90}}"#, NO_ID),
-        post(with(r#","amount":19.90"#), twice("amount", 79)), post(with(r#","amount":1"#), twice("amount", 79)),
-        post(with(r#","\u0061mount":1"#), twice("amount", 84)), post(with(r#","amount":null"#), twice("amount", 79)),
-        post(with(r#","correlationId":"$id""#), twice("correlationId", 86)),
-        post(r#"{"amount":null,"correlationId":"$id","amount":1}"#, twice("amount", 78)),
-        // Other JSON.
-        post("[]", OTHER_JSON), post(r#"["$id",19.90]"#, OTHER_JSON), post(format!("[{good}]"), OTHER_JSON), post("null", OTHER_JSON),
-        post("19.90", OTHER_JSON), post(r#""$id""#, OTHER_JSON), post("true", OTHER_JSON), post(" 0 ", OTHER_JSON),
-        post("[".repeat(2_000) + &"]".repeat(2_000), OTHER_JSON),
-        // No JSON.
-        malformed("", "EOF while parsing a value at line 1 column 0"), malformed(" \n", "EOF while parsing a value at line 2 column 0"),
-        malformed("{", "EOF while parsing an object at line 1 column 1"), malformed("}", "expected value at line 1 column 1"),
-        malformed("{]", "key must be a string at line 1 column 2"), malformed("{{}}", "key must be a string at line 1 column 2"),
-        malformed(r#"{"correlationId""#, "EOF while parsing an object at line 1 column 16"),
-        malformed(r#"{"correlationId":"#, "EOF while parsing a value at line 1 column 17"),
-        malformed(r#"{"correlationId":"$id","amount":19.90"#, "EOF while parsing an object at line 1 column 70"),
-        malformed(r#"{"correlationId":"$id","amount":19.9"#, "EOF while parsing an object at line 1 column 69"),
-        malformed(r#"{"correlationId":"$id""amount":19.90}"#, "expected `,` or `}` at line 1 column 56"),
-        malformed(r#"{"correlationId" "$id"}"#, "expected `:` at line 1 column 18"), malformed(with(","), "trailing comma at line 1 column 72"),
-        malformed(format!("{good}{good}"), "trailing characters at line 1 column 72"), malformed(format!("{good}\0"), "trailing characters at line 1 column 72"),
-        malformed(format!("{good};"), "trailing characters at line 1 column 72"), malformed(format!("{good}// note"), "trailing characters at line 1 column 72"),
-        malformed("{'correlationId':'x','amount':1}", "key must be a string at line 1 column 2"),
-        malformed("{correlationId:1}", "key must be a string at line 1 column 2"), malformed("{1:2}", "key must be a string at line 1 column 2"),
-        malformed("/* note */{}", "expected value at line 1 column 1"), malformed("correlationId=$id&amount=19.90", "expected value at line 1 column 1"),
-        malformed("<payment amount=\"19.90\"/>", "expected value at line 1 column 1"), malformed("\u{feff}{}", "expected value at line 1 column 1"),
-        malformed("\0", "expected value at line 1 column 1"), malformed("{\"amount\0\":1}", "control character (\\u0000-\\u001F) found while parsing a string at line 1 column 9"),
-        malformed("{\"note\":\"\n\"}", "control character (\\u0000-\\u001F) found while parsing a string at line 1 column 9"),
-        malformed(r#"{"note":"\x"}"#, "invalid escape at line 1 column 11"), malformed(r#"{"note":"\u12"}"#, "invalid escape at line 1 column 15"),
-        malformed(r#"{"\ud800":1}"#, "unexpected end of hex escape at line 1 column 9"),
-        malformed("[".repeat(4_000), "EOF while parsing a list at line 1 column 4000"), malformed(r#"{"a":"#.repeat(600), "EOF while parsing a value at line 1 column 3000"),
-        // No UTF-8, in what counts and in what is ignored; an overlong zero, a surrogate, UTF-16.
-        post(b"{\"correlationId\":\"\xff\",\"amount\":1}", NOT_UTF8), post(b"{\"amount\":1,\"note\":\"\xff\"}", NOT_UTF8), post(b"{\"\xc3\x28\":1}", NOT_UTF8),
-        post(b"{\"note\":\"\xc0\x80\"}", NOT_UTF8), post(b"{\"note\":\"\xed\xa0\x80\"}", NOT_UTF8), post(b"\xff\xfe{\0}\0", NOT_UTF8), post(b"\x1f\x8b\x08\0", NOT_UTF8),
-        // Too long: one byte, and said to be much more than is sent.
-        post(format!("{good}{}", " ".repeat(4_096 - 71)), ACCEPTED), post(format!("{good}{}", " ".repeat(4_097 - 71)), TOO_LONG),
-        post("x".repeat(100_000), TOO_LONG), raw("POST /payments", "Content-Type: application/json\r\nContent-Length: 9223372036854775807", "", TOO_LONG),
-    ]
-}
-
-/// `Content-Type` of a body that is good.
-#[rustfmt::skip]
-fn media_types() -> Vec<Row> {
-    [
-        ("Content-Type: application/json; charset=utf-8", ACCEPTED), ("content-type:APPLICATION/JSON", ACCEPTED),
-        ("Content-Type: application/json ;", ACCEPTED),
-        ("X-Nothing: here", problem(415, "the Content-Type must be application/json, not \"\"")),
-        ("Content-Type:", problem(415, "the Content-Type must be application/json, not \"\"")),
-        ("Content-Type: text/plain", problem(415, "the Content-Type must be application/json, not \"text/plain\"")),
-        ("Content-Type: application/jsonp", problem(415, "the Content-Type must be application/json, not \"application/jsonp\"")),
-        ("Content-Type: json", problem(415, "the Content-Type must be application/json, not \"json\"")),
-        ("Content-Type: application/json, text/plain", problem(415, "the Content-Type must be application/json, not \"application/json, text/plain\"")),
-        ("Content-Type: application/x-www-form-urlencoded", problem(415, "the Content-Type must be application/json, not \"application/x-www-form-urlencoded\"")),
-        ("Content-Type: \u{e9}", problem(415, "the Content-Type must be application/json, not \"\"")),
-    ]
-    .into_iter()
-    .map(|(header, answer)| {
-        let body = r#"{"correlationId":"$id","amount":19.90}"#;
-        raw("POST /payments", &format!("{header}\r\nContent-Length: {}", with_id(body.as_bytes()).len()), body, answer)
-    })
-    .collect()
 }
 
 /// The query of `GET /payments-summary`.
@@ -309,63 +162,6 @@ fn paths() -> Vec<Row> {
     .into_iter()
     .map(|(line, answer)| raw(line, "", "", answer))
     .collect()
-}
-
-/// Whole requests, byte by byte.
-#[rustfmt::skip]
-fn wire() -> Vec<Row> {
-    let host = "Host: gateway\r\nConnection: close";
-    let summary = "GET /payments-summary HTTP/1.1";
-    let json = format!("POST /payments HTTP/1.1\r\n{host}\r\nContent-Type: application/json");
-    let good = r#"{"correlationId":"$id","amount":19.90}"#; // 71 bytes with its id: 47 in hexadecimal
-    let row = |sent: String, answer| Row { sent: with_id(sent.as_bytes()), answer };
-    vec![
-        // The request line.
-        row("\r\n\r\nGET /livez HTTP/1.0\r\n\r\n".into(), plain(204)), row("GET\r\n\r\n".into(), NO_HTTP), row("GET /\r\n\r\n".into(), NO_HTTP),
-        row(format!("GET  /payments-summary HTTP/1.1\r\n{host}\r\n\r\n"), NO_HTTP), row(format!("GET /payments summary HTTP/1.1\r\n{host}\r\n\r\n"), NO_HTTP),
-        row(format!("GET /payments-summary HTTP/1.2\r\n{host}\r\n\r\n"), NO_HTTP), row(format!("GET /payments-summary HTTP/3\r\n{host}\r\n\r\n"), NO_HTTP),
-        row(format!("GET /payments-summary http/1.1\r\n{host}\r\n\r\n"), NO_HTTP), row(format!("GET payments-summary HTTP/1.1\r\n{host}\r\n\r\n"), problem(404, "there is nothing at ")),
-        row(format!("G\0T /livez HTTP/1.1\r\n{host}\r\n\r\n"), NO_HTTP), row(format!("GET /li\0vez HTTP/1.1\r\n{host}\r\n\r\n"), NO_HTTP),
-        row(format!("(GET) /livez HTTP/1.1\r\n{host}\r\n\r\n"), NO_HTTP), row(format!("GET /livez#top HTTP/1.1\r\n{host}\r\n\r\n"), plain(204)),
-        row("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), plain(0)), row("\x16\x03\x01\x02\0\x01\0\x01\u{fc}\x03\x03".into(), NO_HTTP),
-        row("SSH-2.0-OpenSSH_9.2\r\n".into(), NO_HTTP), row("{\"correlationId\":1}\r\n\r\n".into(), NO_HTTP),
-        row(format!("GET /livez?{} HTTP/1.1\r\n{host}\r\n\r\n", "x".repeat(8_000)), plain(204)),
-        row(format!("GET /{} HTTP/1.1\r\n{host}\r\n\r\n", "x".repeat(70_000)), HEAD_TOO_LONG),
-        // Host.
-        row(format!("{summary}\r\nConnection: close\r\n\r\n"), NO_HOST), row(format!("{summary}\r\n{host}\r\nHost: gateway\r\n\r\n"), NO_HOST),
-        row(format!("{summary}\r\n{host}\r\nhost: other\r\n\r\n"), NO_HOST), row("GET /payments-summary HTTP/1.0\r\n\r\n".into(), OK),
-        // Headers.
-        row(format!("{summary}\r\n{host}\r\nNo colon\r\n\r\n"), NO_HTTP), row(format!("{summary}\r\n{host}\r\n: no name\r\n\r\n"), NO_HTTP),
-        row(format!("{summary}\r\n{host}\r\nName : space\r\n\r\n"), NO_HTTP), row(format!("{summary}\r\n{host}\r\nA: b\r\n folded\r\n\r\n"), NO_HTTP),
-        row(format!("{summary}\r\n{host}\r\nA: b\0c\r\n\r\n"), NO_HTTP), row(format!("{summary}\r\n{host}\r\nA: b\rc\r\n\r\n"), NO_HTTP),
-        row(format!("{summary}\r\n{host}\r\n{}\r\n\r\n", "A: b\r\n".repeat(200).trim_end()), HEAD_TOO_LONG),
-        row(format!("{summary}\r\n{host}\r\nA: {}\r\n\r\n", "b".repeat(70_000)), HEAD_TOO_LONG),
-        row(format!("{summary}\r\n{host}\r\nExpect: a miracle\r\nUpgrade: h2c\r\nTransfer: all\r\n\r\n"), OK),
-        // Lengths.
-        row(format!("{json}\r\nContent-Length: 71\r\nContent-Length: 71\r\n\r\n{good}"), ACCEPTED),
-        row(format!("{json}\r\nContent-Length: 71\r\nContent-Length: 5\r\n\r\n{good}"), NO_HTTP), row(format!("{json}\r\nContent-Length: 71, 5\r\n\r\n{good}"), NO_HTTP),
-        row(format!("{json}\r\nContent-Length: -1\r\n\r\n{good}"), NO_HTTP), row(format!("{json}\r\nContent-Length: +71\r\n\r\n{good}"), NO_HTTP),
-        row(format!("{json}\r\nContent-Length: 0x47\r\n\r\n{good}"), NO_HTTP), row(format!("{json}\r\nContent-Length:\r\n\r\n{good}"), NO_HTTP),
-        row(format!("{json}\r\nContent-Length: 99999999999999999999\r\n\r\n{good}"), NO_HTTP), row(format!("{json}\r\nContent-Length: 18446744073709551614\r\n\r\n{good}"), HEAD_TOO_LONG),
-        row(format!("{json}\r\nContent-Length: 5\r\n\r\n{good}"), problem(400, "the body is not a JSON object: EOF while parsing a string at line 1 column 5")),
-        row(format!("{json}\r\n\r\n{good}"), problem(400, "the body is not a JSON object: EOF while parsing a value at line 1 column 0")),
-        // Chunks.
-        row(format!("{json}\r\nTransfer-Encoding: chunked\r\n\r\n47\r\n{good}\r\n0\r\n\r\n"), ACCEPTED),
-        row(format!("{json}\r\nTransfer-Encoding: chunked\r\n\r\n47;a=b\r\n{good}\r\n000\r\nTrailer: x\r\n\r\n"), ACCEPTED),
-        row(format!("{json}\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{good}\r\n0\r\n\r\n"), problem(400, "the body ended too early")),
-        row(format!("{json}\r\nTransfer-Encoding: chunked\r\n\r\n-47\r\n{good}\r\n0\r\n\r\n"), problem(400, "the body ended too early")),
-        row(format!("{json}\r\nTransfer-Encoding: chunked\r\n\r\n47{good}\r\n0\r\n\r\n"), problem(400, "the body ended too early")),
-        row(format!("{json}\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n{good}\r\n0\r\n\r\n"), problem(400, "the body ended too early")),
-        row(format!("{json}\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n{good}\r\n0\r\n\r\n"), problem(400, "the body ended too early")),
-        row(format!("{json}\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffff\r\n{}", "x".repeat(5_000)), TOO_LONG),
-        row(format!("{json}\r\nTransfer-Encoding: chunked\r\n\r\n1;{}\r\n{{\r\n0\r\n\r\n", "x".repeat(20_000)), problem(400, "the body ended too early")),
-        row(format!("{json}\r\nTransfer-Encoding: gzip\r\n\r\n{good}"), NO_HTTP), row(format!("{json}\r\nTransfer-Encoding: chunked, gzip\r\n\r\n{good}"), NO_HTTP),
-        row(format!("{json}\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n"), NO_HTTP),
-        row(format!("POST /payments HTTP/1.0\r\n{host}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), NO_HTTP),
-        // With both, the chunks count (RFC 9112, 6.1).
-        row(format!("{json}\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n47\r\n{good}\r\n0\r\n\r\n"), ACCEPTED),
-        row(format!("{json}\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n47\r\n{good}\r\n0\r\n\r\n"), ACCEPTED),
-    ]
 }
 
 fn post(body: impl AsRef<[u8]>, answer: Answer) -> Row {
