@@ -98,10 +98,8 @@ impl Member {
             };
         }
         listening.abort();
-        if let Err(error) = sqlx::query!("DELETE FROM service_instance WHERE id = $1", self.id)
-            .execute(&self.pool)
-            .await
-        {
+        let sign_off = sqlx::query!("DELETE FROM service_instance WHERE id = $1", self.id);
+        if let Err(error) = within(sign_off.execute(&self.pool)).await {
             tracing::debug!(error = %error, "did not sign off");
         }
     }
@@ -187,10 +185,8 @@ impl Member {
         let told = sqlx::query!(
             "UPDATE processor_health SET recovered_at = now() WHERE processor = ANY ($1)",
             &names as &[&str],
-        )
-        .execute(&self.pool)
-        .await;
-        match told {
+        );
+        match within(told.execute(&self.pool)).await {
             Ok(_) => hint_others(&self.pool).await,
             Err(error) => tracing::debug!(error = %error, "recovery not told"),
         }
@@ -251,10 +247,8 @@ impl Member {
             health.map(|health| health.failing),
             health.map(|health| i32::try_from(health.min_response_time).unwrap_or(i32::MAX)),
             interval(HEALTH_INTERVAL)
-        )
-        .execute(&self.pool)
-        .await;
-        match recorded {
+        );
+        match within(recorded.execute(&self.pool)).await {
             Ok(_) => hint_others(&self.pool).await,
             Err(error) => {
                 tracing::warn!(processor.name = processor.name, error = %error, "health not recorded");
@@ -308,11 +302,8 @@ pub async fn switch(pool: &PgPool, processor: &str, enabled: bool) -> Result<boo
 
 /// Tells all instances that there is something to read, if hints arrive at all.
 async fn hint_others(pool: &PgPool) {
-    let hint = sqlx::query("SELECT pg_notify($1, '')")
-        .bind(CHANNEL)
-        .execute(pool)
-        .await;
-    if let Err(error) = hint {
+    let hint = sqlx::query("SELECT pg_notify($1, '')").bind(CHANNEL);
+    if let Err(error) = within(hint.execute(pool)).await {
         tracing::debug!(error = %error, "no hint given");
     }
 }
@@ -321,9 +312,9 @@ async fn hint_others(pool: &PgPool) {
 async fn listen(pool: PgPool, hint: Arc<Notify>) {
     loop {
         let hints = async {
-            let mut listener = PgListener::connect_with(&pool).await?;
+            let mut listener = within(PgListener::connect_with(&pool)).await?;
             listener.ignore_pool_close_event(true);
-            listener.listen(CHANNEL).await?;
+            within(listener.listen(CHANNEL)).await?;
             loop {
                 match tokio::time::timeout(LISTEN_CHECK, listener.recv()).await {
                     Ok(received) => {

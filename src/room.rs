@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::census;
+use crate::database::within;
 
 /// The time between two looks at the queue.
 pub const ROOM_LOOK: Duration = Duration::from_secs(1);
@@ -66,7 +67,7 @@ impl Room {
     pub async fn look(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
         // What is accepted during the look is counted twice rather than not at all.
         let before = self.accepted.load(Ordering::Relaxed);
-        let queued = census::queued(pool).await?;
+        let queued = within(census::queued(pool)).await?;
         self.seen.store(queued.value, Ordering::Relaxed);
         self.accepted.fetch_sub(before, Ordering::Relaxed);
         Ok(())

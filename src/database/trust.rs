@@ -2,6 +2,7 @@
 //! without a word, as a machine does that lost its power.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -42,7 +43,9 @@ fn lock() -> std::sync::MutexGuard<'static, Option<Instant>> {
 pub async fn within<T>(
     statements: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {
-    match tokio::time::timeout(ANSWER_DEADLINE, statements).await {
+    // It is dropped after the withdrawal: a connection that went back before would be tried for ever.
+    let mut statements = pin!(statements);
+    match tokio::time::timeout(ANSWER_DEADLINE, statements.as_mut()).await {
         Ok(outcome) => outcome,
         Err(_) => {
             withdraw();

@@ -83,14 +83,19 @@ impl Site {
         (accepted, refused)
     }
 
+    /// Asks for that many summaries at once, whatever comes back.
+    async fn summaries(&self) {
+        let summaries = (0..REQUESTS).map(|_| self.gateway.get("/payments-summary"));
+        futures_util::future::join_all(summaries).await;
+    }
+
     /// The database fails: clients and the log are told why, the latter not once for each request.
     async fn suffers(&mut self, condition: Condition) {
         eventually("payments are refused", async || {
             self.post(REQUESTS).await.0 == 0
         })
         .await;
-        let summaries = (0..REQUESTS).map(|_| self.gateway.get("/payments-summary"));
-        futures_util::future::join_all(summaries).await;
+        self.summaries().await;
         let cause = condition.to_string();
         eventually(&format!("not ready: {cause}"), async || {
             let reply = self.gateway.get("/readyz").await;
@@ -190,7 +195,13 @@ async fn connections_that_fall_silent_are_given_up() {
     let (folder, port) = socket.rsplit_once(':').expect("a port");
     let forwarder = Forwarder::to(format!("{folder}/.s.PGSQL.{port}").into()).await;
     let url = forwarder.url().replace("/postgres?", &format!("/{name}?"));
-    let mut site = Site::open(&url, Database::at(&database.url), &[]).await;
+    let limit = (REQUESTS - 10).to_string();
+    let settings = [("QUEUE_LIMIT", limit.as_str())];
+    let mut site = Site::open(&url, Database::at(&database.url), &settings).await;
+    // All connections have just been used, so the next one to use them does not try them first. With payments in
+    // the queue that is the look at its length: without another one after it there will be no room for all.
+    site.summaries().await;
+    site.post(5).await;
     forwarder.silence();
     let begun_at = Instant::now();
     let (_, refused) = site.post(REQUESTS).await;
