@@ -279,8 +279,7 @@ impl OperatorSettings {
     /// The token, wherever it was given.
     #[must_use]
     pub fn token(&self) -> Option<&OperatorToken> {
-        let in_file = self.operator_token_file.as_ref();
-        self.operator_token.as_ref().or(in_file.map(|file| &file.0))
+        given(&self.operator_token, &self.operator_token_file)
     }
 }
 
@@ -288,9 +287,13 @@ impl Settings {
     /// The token for `/metrics`, wherever it was given.
     #[must_use]
     pub fn metrics_token(&self) -> Option<&OperatorToken> {
-        let in_file = self.metrics_token_file.as_ref();
-        self.metrics_token.as_ref().or(in_file.map(|file| &file.0))
+        given(&self.metrics_token, &self.metrics_token_file)
     }
+}
+
+/// A secret that stands in a setting, or else in the file that another one names.
+fn given<'a, T>(direct: &'a Option<T>, in_file: &'a Option<InFile<T>>) -> Option<&'a T> {
+    direct.as_ref().or(in_file.as_ref().map(|file| &file.0))
 }
 
 /// How the log is written.
