@@ -8,7 +8,6 @@ use utoipa::ToSchema;
 use super::breaker::State;
 use super::lane::{self, Lane};
 use super::router::{Record, Router};
-use super::utility::{Outlook, utility};
 use super::{Decision, Queue, Time};
 
 /// A picture of the router at one moment.
@@ -171,17 +170,9 @@ impl Router {
             in_flight: lane.in_flight,
             cap: lane::cap(latency, load.demand, policy, self.alive),
             throttled_for_ms: ms(lane.throttled_until.saturating_sub(now)),
-            utility: slot.wait().map(|wait| {
-                utility(
-                    Outlook {
-                        fee: lane.fee,
-                        success,
-                        latency,
-                        wait,
-                    },
-                    policy,
-                )
-            }),
+            utility: slot
+                .wait()
+                .map(|wait| lane.worth(success, latency, wait, policy)),
             health: lane.health.map(|health| HealthReport {
                 failing: health.failing,
                 min_response_time_ms: ms(health.min_response_time),

@@ -7,6 +7,7 @@ use rust_decimal::prelude::ToPrimitive;
 use super::breaker::{Breaker, Change, State};
 use super::latency::Latency;
 use super::posterior::Posterior;
+use super::utility::{Outlook, utility};
 use super::{Policy, Terms, Time, Verdict};
 
 /// What the health endpoint said last.
@@ -150,6 +151,17 @@ impl Lane {
                 && now.saturating_sub(health.at) < policy.health_expires
                 && (health.at >= recovery || self.breaker.probing() > 0)
         })
+    }
+
+    /// What it is worth to send it a payment, with that chance of success, in those seconds and after that wait.
+    pub(super) fn worth(&self, success: f64, latency: f64, wait: f64, policy: &Policy) -> f64 {
+        let outlook = Outlook {
+            fee: self.fee,
+            success,
+            latency,
+            wait,
+        };
+        utility(outlook, policy)
     }
 
     /// Whether a payment can go now, or when it is expected to.

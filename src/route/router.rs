@@ -8,7 +8,6 @@ use rand::Rng;
 use super::arrivals::Arrivals;
 use super::breaker::{Change, Reason, State};
 use super::lane::{self, Health, Lane, Load, Slot};
-use super::utility::{Outlook, utility};
 use super::{Decision, Event, Policy, Queue, Terms, Time};
 
 /// How many past decisions are kept for an explanation.
@@ -204,15 +203,7 @@ impl Router {
             let slot = lane.slot(latency, load, now, policy, alive);
             let Some(wait) = slot.wait() else { continue };
             let success = lane.posterior.sample(now, rng);
-            let worth = utility(
-                Outlook {
-                    fee: lane.fee,
-                    success,
-                    latency,
-                    wait,
-                },
-                policy,
-            );
+            let worth = lane.worth(success, latency, wait, policy);
             self.utilities[i] = Some(worth);
             if best.as_ref().is_none_or(|(highest, ..)| worth > *highest) {
                 best = Some((worth, i, slot));
@@ -261,13 +252,8 @@ impl Router {
                 let until =
                     (lane.breaker.out_since()? + policy.hold).max(self.recovery + policy.regroup);
                 let latency = lane.latency.estimate(now, policy);
-                let up = Outlook {
-                    fee: lane.fee,
-                    success: prior,
-                    latency,
-                    wait: 0.0,
-                };
-                (now < until && utility(up, policy) > worth).then_some(until)
+                let up = lane.worth(prior, latency, 0.0, policy);
+                (now < until && up > worth).then_some(until)
             })
             .max()
     }
