@@ -130,6 +130,23 @@ struct Row {
     booked: Option<(String, DateTime<Utc>)>,
 }
 
+impl Row {
+    /// The payment with that id, amount and time of acceptance.
+    fn new(
+        (correlation_id, amount, accepted_at): (Uuid, Decimal, DateTime<Utc>),
+        ours: Ours,
+        booked: Option<(String, DateTime<Utc>)>,
+    ) -> Self {
+        Self {
+            correlation_id,
+            amount,
+            accepted_at,
+            ours,
+            booked,
+        }
+    }
+}
+
 /// A payment as a processor has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Charge {
@@ -359,14 +376,12 @@ async fn settled(
     )
     .fetch_all(pool)
     .await?;
-    let row = rows.into_iter().map(|row| Row {
-        correlation_id: row.correlation_id,
-        amount: row.amount,
-        accepted_at: row.accepted_at,
-        ours: Ours::Settled,
-        booked: Some((row.processor, row.requested_at)),
+    let rows = rows.into_iter().map(|row| {
+        let booked = Some((row.processor, row.requested_at));
+        let of = (row.correlation_id, row.amount, row.accepted_at);
+        Row::new(of, Ours::Settled, booked)
     });
-    Ok(row.collect())
+    Ok(rows.collect())
 }
 
 /// Payments that nobody works on now. Those in flight have not been decided yet.
@@ -392,12 +407,10 @@ async fn open(
     )
     .fetch_all(pool)
     .await?;
-    let row = rows.into_iter().map(|row| Row {
-        correlation_id: row.correlation_id,
-        amount: row.amount,
-        accepted_at: row.accepted_at,
-        ours: if row.dead { Ours::Dead } else { Ours::Queued },
-        booked: None,
+    let rows = rows.into_iter().map(|row| {
+        let ours = if row.dead { Ours::Dead } else { Ours::Queued };
+        let of = (row.correlation_id, row.amount, row.accepted_at);
+        Row::new(of, ours, None)
     });
-    Ok(row.collect())
+    Ok(rows.collect())
 }
