@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 
 use crate::charge::LONGEST_DOUBT_PAUSE;
 use crate::claim::interval;
+use crate::database::Look;
 
 /// Rows of a table that are counted one by one, at most.
 pub const COUNTED: i64 = 5_000;
@@ -141,7 +142,14 @@ fn count(counted: i64, estimate: i64) -> Count {
 #[derive(Debug)]
 pub struct RecentCensus {
     pool: PgPool,
-    last: Mutex<Option<(Instant, Option<Census>)>>,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    /// When it was asked for last, and what came of it.
+    last: Option<(Instant, Option<Census>)>,
+    look: Look<Census>,
 }
 
 impl RecentCensus {
@@ -150,7 +158,7 @@ impl RecentCensus {
     pub fn new(pool: PgPool) -> Self {
         Self {
             pool,
-            last: Mutex::new(None),
+            taken: Mutex::default(),
         }
     }
 
@@ -158,20 +166,23 @@ impl RecentCensus {
     /// [`CENSUS_TIMEOUT`], or did not when it was asked last.
     pub async fn get(&self) -> Option<Census> {
         // Whoever comes while one is taken waits for it, and takes none.
-        let mut last = self.last.lock().await;
-        if let Some((taken_at, census)) = &*last
+        let Taken { last, look } = &mut *self.taken.lock().await;
+        if let Some((taken_at, census)) = last
             && taken_at.elapsed() < CENSUS_INTERVAL
         {
             return census.clone();
         }
-        let taken = tokio::time::timeout(CENSUS_TIMEOUT, Census::take(&self.pool)).await;
-        let census = match taken {
-            Ok(Ok(census)) => Some(census),
-            Ok(Err(error)) => {
+        let take = || {
+            let pool = self.pool.clone();
+            async move { Census::take(&pool).await }
+        };
+        let census = match look.answer(CENSUS_TIMEOUT, take).await {
+            Some(Ok(census)) => Some(census),
+            Some(Err(error)) => {
                 tracing::debug!(error = %error, "no census");
                 None
             }
-            Err(_) => None,
+            None => None,
         };
         *last = Some((Instant::now(), census.clone()));
         census

@@ -1,5 +1,6 @@
 //! Connections to PostgreSQL, the migrations and rights, and what is done while it is away.
 
+mod look;
 mod migrate;
 mod outage;
 mod trust;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgPool};
 
+pub use look::Look;
 pub use migrate::{MIGRATIONS, NotReady, Schema, check_ready, migrate, prepare};
 pub use outage::{
     Condition, FAILURE_REMEMBERED, Outage, Writes, condition, is_not_allowed, is_transient,

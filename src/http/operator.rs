@@ -66,6 +66,7 @@ impl OperatorApi {
             .fallback(problem::not_found)
             .method_not_allowed_fallback(problem::method_not_allowed)
             .layer(authorize)
+            .layer(middleware::from_fn(problem::in_time))
             .merge(open)
             .merge(openapi::pages(&document))
             .with_state(self)

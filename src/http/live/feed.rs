@@ -12,14 +12,13 @@ use chrono::Utc;
 use futures_util::{Stream, StreamExt, stream};
 use sqlx::PgPool;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::books::Books;
 use super::simulation::Simulator;
 use super::snapshot::{DeploymentView, Snapshot};
 use super::window::{Sample, Window};
-use crate::database::{Outage, within};
+use crate::database::{Look, Outage};
 use crate::http::OperatorApi;
 use crate::route::{SharedRouter, Terms};
 
@@ -147,8 +146,7 @@ pub struct Observer {
 struct Memory {
     window: Window,
     books: Option<Books>,
-    /// The look at the database that has not ended yet.
-    reading: Option<JoinHandle<Result<Books, sqlx::Error>>>,
+    reading: Look<Books>,
     counted: Option<Counted>,
     /// When the first of the looks was made that have not been answered.
     unanswered_since: Option<Instant>,
@@ -161,7 +159,7 @@ impl Default for Memory {
         Self {
             window: Window::default(),
             books: None,
-            reading: None,
+            reading: Look::default(),
             counted: None,
             unanswered_since: None,
             failed: false,
@@ -182,20 +180,17 @@ impl Observer {
                 None => None,
             }
         };
-        let reading = memory.reading.get_or_insert_with(|| {
+        let read = || {
             let (pool, names, terms) = (
                 self.pool.clone(),
                 Arc::clone(&self.names),
                 self.terms.clone(),
             );
-            tokio::spawn(
-                async move { within(Books::read(&pool, &names, &terms, newest_second)).await },
-            )
-        });
+            async move { Books::read(&pool, &names, &terms, newest_second).await }
+        };
         memory.unanswered_since.get_or_insert_with(Instant::now);
-        // It is not cut off when it is late: a connection that is left within a statement is lost.
         let (books, simulation) =
-            tokio::join!(tokio::time::timeout(BOOKS_PATIENCE, reading), simulation);
+            tokio::join!(memory.reading.answer(BOOKS_PATIENCE, read), simulation);
         let mut sample = Sample {
             second: newest_second,
             breakers: router
@@ -205,11 +200,8 @@ impl Observer {
                 .collect(),
             ..Sample::default()
         };
-        if books.is_ok() {
-            memory.reading = None;
-        }
         match books {
-            Ok(Ok(Ok(books))) => {
+            Some(Ok(books)) => {
                 memory.outage.over();
                 memory.unanswered_since = None;
                 memory.failed = false;
@@ -224,12 +216,11 @@ impl Observer {
                 sample.p99_ms = books.latency.map(|(_, p99)| p99);
                 memory.books = Some(books);
             }
-            Ok(Ok(Err(error))) => {
+            Some(Err(error)) => {
                 memory.outage.goes_on(&error, &self.pool).await;
                 memory.failed = true;
             }
-            Ok(Err(error)) => tracing::error!(error = %error, "the look at the database broke off"),
-            Err(_) => {}
+            None => {}
         }
         let unanswered = memory.unanswered_since.map(|since| since.elapsed());
         let away = unanswered.filter(|time| memory.failed || *time > AWAY_AFTER);
