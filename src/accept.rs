@@ -414,7 +414,8 @@ async fn find(
         r#"SELECT correlation_id AS "correlation_id!", amount AS "amount!"
         FROM payment_queue WHERE correlation_id = ANY ($1)
         UNION ALL SELECT correlation_id, amount FROM payment_processed WHERE correlation_id = ANY ($1)
-        UNION ALL SELECT correlation_id, amount FROM payment_dead_letter WHERE correlation_id = ANY ($1)"#,
+        UNION ALL SELECT correlation_id, amount FROM payment_dead_letter WHERE correlation_id = ANY ($1)
+        UNION ALL SELECT correlation_id, amount FROM payment_archived WHERE correlation_id = ANY ($1)"#,
         &ids,
     )
     .fetch_all(pool)

@@ -153,6 +153,9 @@ pub async fn claim_free(
             UNION ALL
             SELECT correlation_id FROM payment_dead_letter
             WHERE correlation_id = ANY (ARRAY(SELECT correlation_id FROM free))
+            UNION ALL
+            SELECT correlation_id FROM payment_archived
+            WHERE correlation_id = ANY (ARRAY(SELECT correlation_id FROM free))
         ), removed AS (
             DELETE FROM payment_queue WHERE correlation_id = ANY (ARRAY(SELECT correlation_id FROM booked))
         )

@@ -8,7 +8,9 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::config::{ListenSettings, LogFormat, MigrateSettings, Settings};
-use crate::operate::{DeadLetterArgs, PaymentArgs, ReconcileArgs, StatusArgs, SummaryArgs};
+use crate::operate::{
+    ArchiveArgs, DeadLetterArgs, PaymentArgs, ReconcileArgs, StatusArgs, SummaryArgs,
+};
 use crate::simulator;
 use crate::telemetry::DEFAULT_FILTER;
 
@@ -51,6 +53,9 @@ pub enum Command {
     /// Compare our books with the processors' records
     #[command(after_help = exit_codes("they agree, at the end", "they differ", "it could not be done"))]
     Reconcile(Box<ReconcileArgs>),
+    /// Move the settled payments of past months out of the books, to files, while the service runs
+    #[command(after_help = exit_codes("done", "a month could not be archived, or not all of it", "it could not be done; run it again"))]
+    Archive(Box<ArchiveArgs>),
     /// Ask the instance that listens on LISTEN whether it is ready
     #[command(after_help = exit_codes("it is", NOT_USED, "it is not, or does not answer"))]
     Probe(ListenSettings),

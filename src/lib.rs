@@ -26,6 +26,7 @@
 //! - A payment that a processor charged is booked with the stamp that the processor recorded.
 
 pub mod accept;
+pub mod archive;
 pub mod census;
 pub mod charge;
 pub mod claim;

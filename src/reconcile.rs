@@ -11,7 +11,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::charge::Lookup;
-use crate::summary::{Summary, Totals, summarize};
+use crate::summary::{NoSummary, Summary, Totals, summarize};
 use crate::worker::Processor;
 
 /// Payments that are read from the database at a time.
@@ -171,13 +171,15 @@ pub struct Scope {
 /// Compares the payments settled with `from <= requestedAt <= to`, and those accepted in that time that
 /// are queued or dead; with `repair` it puts right what is proved.
 ///
+/// Of archived payments only the totals are compared.
+///
 /// # Errors
-/// The database did not answer.
+/// The database did not answer, or totals were wanted of a part of an hour that is archived.
 pub async fn reconcile(
     pool: &PgPool,
     processors: &[Processor],
     scope: &Scope,
-) -> Result<Report, sqlx::Error> {
+) -> Result<Report, NoSummary> {
     let Scope {
         from, to, repair, ..
     } = *scope;
@@ -208,7 +210,7 @@ async fn compare_totals(
     token: &str,
     from: DateTime<Utc>,
     to: DateTime<Utc>,
-) -> Result<Vec<TotalsFinding>, sqlx::Error> {
+) -> Result<Vec<TotalsFinding>, NoSummary> {
     let names: Vec<String> = processors
         .iter()
         .map(|processor| processor.name.clone())
@@ -340,7 +342,8 @@ async fn put_right(pool: &PgPool, row: &Row, charge: &Charge) -> Result<bool, sq
         ), revived AS (
             DELETE FROM payment_dead_letter WHERE correlation_id = $1 RETURNING attempt
         ), booked AS (
-            SELECT attempt FROM payment_processed WHERE correlation_id = $1
+            -- Not one that `archive` is taking out at this moment.
+            SELECT attempt FROM payment_processed WHERE correlation_id = $1 FOR UPDATE
         ), ours AS (
             SELECT attempt FROM unqueued UNION ALL SELECT attempt FROM revived UNION ALL SELECT attempt FROM booked
         )

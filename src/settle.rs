@@ -316,6 +316,7 @@ async fn settle(
             SELECT correlation_id, amount, $2, requested_at, accepted_at, attempt
             FROM UNNEST($1::uuid[], $3::numeric[], $4::timestamptz[], $5::timestamptz[], $6::int[])
                 AS c (correlation_id, amount, requested_at, accepted_at, attempt)
+            WHERE NOT EXISTS (SELECT FROM payment_archived a WHERE a.correlation_id = c.correlation_id)
             ORDER BY correlation_id
             ON CONFLICT ON CONSTRAINT payment_processed_pkey DO NOTHING
             RETURNING correlation_id
@@ -345,15 +346,24 @@ async fn settle(
         .iter()
         .filter(|id| missing(&removed, id) && !missing(&booked, id));
     let mut anomalies: Vec<Anomaly> = gone.map(|id| Anomaly::QueueRowGone(*id)).collect();
-    let not_booked: Vec<Uuid> = ids
+    let (not_booked, stamps): (Vec<Uuid>, Vec<DateTime<Utc>>) = ids
         .iter()
-        .copied()
-        .filter(|id| missing(&booked, id))
-        .collect();
+        .zip(&requested)
+        .filter(|(id, _)| missing(&booked, id))
+        .unzip();
     if !not_booked.is_empty() {
+        // Of an archived payment the month is known: a stamp of the same one is the same charge.
         let rows = sqlx::query!(
-            "SELECT correlation_id, processor FROM payment_processed WHERE correlation_id = ANY ($1)",
-            &not_booked
+            r#"SELECT correlation_id AS "correlation_id!", processor AS "processor!"
+            FROM payment_processed WHERE correlation_id = ANY ($1)
+            UNION ALL
+            SELECT a.correlation_id,
+                CASE WHEN a.month = date_trunc('month', c.requested_at AT TIME ZONE 'UTC') THEN $3 ELSE 'archived' END
+            FROM UNNEST($1::uuid[], $2::timestamptz[]) AS c (correlation_id, requested_at)
+            JOIN payment_archived a ON a.correlation_id = c.correlation_id"#,
+            &not_booked,
+            &stamps,
+            processor
         )
         .fetch_all(pool)
         .await?;

@@ -3,8 +3,11 @@
 //! The totals by second, minute and hour that the database keeps (`payment_rollup`) cover the inside of
 //! a range; only its two edges are added up payment by payment. So the time that a summary takes does
 //! not depend on how much was ever settled, and it is exact to the microsecond and the cent.
+//!
+//! Of payments that were archived (see [`archive`](crate::archive)) only the totals by hour are left, so there
+//! a range must consist of whole hours. For any other there is no summary, rather than a wrong one.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use rust_decimal::Decimal;
 use serde::{Serialize, Serializer};
 use sqlx::PgPool;
@@ -36,17 +39,42 @@ impl Serialize for Summary {
     }
 }
 
+/// Why a range cannot be added up.
+#[derive(Debug, thiserror::Error)]
+pub enum NoSummary {
+    /// It begins or ends inside of these hours, whose payments are archived.
+    #[error("{}", cut_words(.0))]
+    CutsArchivedHours(Vec<DateTime<Utc>>),
+    /// The database did not answer.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// What to ask for instead.
+fn cut_words(hours: &[DateTime<Utc>]) -> String {
+    let time = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::AutoSi, true);
+    let hours: Vec<String> = hours
+        .iter()
+        .map(|hour| format!("{} to {}", time(*hour), time(*hour + HOUR - MICROSECOND)))
+        .collect();
+    format!(
+        "the range begins or ends inside of an hour whose payments are archived, of which only the totals are left: \
+         take all or nothing of {}",
+        hours.join(" and of ")
+    )
+}
+
 /// Adds up the payments with `from <= requestedAt <= to`; an absent end is open. One statement, so one
 /// moment.
 ///
 /// # Errors
-/// The database did not answer.
+/// As [`NoSummary`] says.
 pub async fn summarize(
     pool: &PgPool,
     processors: &[String],
     from: Option<DateTime<Utc>>,
     to: Option<DateTime<Utc>>,
-) -> Result<Summary, sqlx::Error> {
+) -> Result<Summary, NoSummary> {
     let pieces = pieces(from, to);
     let units: Vec<String> = pieces
         .iter()
@@ -72,27 +100,45 @@ pub async fn summarize(
                 GROUP BY processor
             ) AS s
             WHERE p.unit = 'payment'
+            UNION ALL
+            SELECT h.processor, h.requests, h.amount
+            FROM piece p JOIN payment_archived_hour h ON h.starts_at >= p.starts_at AND h.starts_at < p.ends_at
+            WHERE p.unit = 'hour'
         )
-        SELECT processor AS "processor!", sum(requests)::bigint AS "total_requests!", sum(amount) AS "total_amount!"
-        FROM part GROUP BY processor HAVING sum(requests) <> 0 ORDER BY processor"#,
+        SELECT processor, sum(requests)::bigint AS "total_requests!", sum(amount) AS "total_amount!",
+            NULL::timestamptz AS cut_hour
+        FROM part GROUP BY processor HAVING sum(requests) <> 0
+        UNION ALL
+        SELECT DISTINCT NULL, 0, 0, h.starts_at
+        FROM piece p JOIN payment_archived_hour h
+            ON h.starts_at > p.starts_at - interval '1 hour' AND h.starts_at < p.ends_at
+        WHERE p.unit <> 'hour'
+        ORDER BY 1, 4"#,
         &units,
         &starts as &[Option<DateTime<Utc>>],
         &ends as &[Option<DateTime<Utc>>],
     )
     .fetch_all(pool)
     .await?;
+    let cut: Vec<DateTime<Utc>> = rows.iter().filter_map(|row| row.cut_hour).collect();
+    if !cut.is_empty() {
+        return Err(NoSummary::CutsArchivedHours(cut));
+    }
     let mut summary: Vec<(String, Totals)> = processors
         .iter()
         .map(|name| (name.clone(), Totals::default()))
         .collect();
     for row in rows {
+        let Some(processor) = row.processor else {
+            continue;
+        };
         let totals = Totals {
             total_requests: row.total_requests,
             total_amount: row.total_amount,
         };
-        match summary.iter_mut().find(|(name, _)| *name == row.processor) {
+        match summary.iter_mut().find(|(name, _)| *name == processor) {
             Some((_, empty)) => *empty = totals,
-            None => summary.push((row.processor, totals)),
+            None => summary.push((processor, totals)),
         }
     }
     Ok(Summary(summary))
@@ -126,7 +172,7 @@ impl Unit {
         match self {
             Self::Payment => Some((Self::Second, TimeDelta::seconds(1))),
             Self::Second => Some((Self::Minute, TimeDelta::minutes(1))),
-            Self::Minute => Some((Self::Hour, TimeDelta::hours(1))),
+            Self::Minute => Some((Self::Hour, HOUR)),
             Self::Hour => None,
         }
     }
@@ -145,6 +191,8 @@ pub struct Piece {
 
 /// The resolution of `timestamptz`.
 const MICROSECOND: TimeDelta = TimeDelta::microseconds(1);
+/// The coarsest unit.
+const HOUR: TimeDelta = TimeDelta::hours(1);
 
 /// Cuts a range, both ends included, into pieces of the coarsest units that fit.
 #[must_use]

@@ -32,7 +32,9 @@ const RIGHTS: &str = "
     GRANT INSERT, UPDATE ON processor_health TO {role}";
 
 /// The right to purge, where that is allowed.
-const PURGE_RIGHT: &str = "GRANT TRUNCATE ON payment_queue, payment_processed, payment_dead_letter, payment_attempt TO {role}";
+const PURGE_RIGHT: &str =
+    "GRANT TRUNCATE ON payment_queue, payment_processed, payment_dead_letter, payment_attempt,
+    payment_archived, payment_archived_hour, payment_archived_month TO {role}";
 
 /// Applies the migrations that are missing as the owner of the tables, gives the queue the durability asked
 /// for, and the service's role its rights where it is not the owner.

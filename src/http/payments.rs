@@ -135,10 +135,12 @@ pub(super) struct PaymentView {
     /// Where it stands: `in flight` if a processor may have charged it
     #[schema(value_type = PaymentState)]
     state: String,
-    /// Claims made so far.
-    attempts: i32,
+    /// Claims made so far
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempts: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = DateTime)]
-    accepted_at: String,
+    accepted_at: Option<String>,
     /// The processor that charged it, may have, or refused it
     #[serde(skip_serializing_if = "Option::is_none")]
     processor: Option<String>,
@@ -149,6 +151,9 @@ pub(super) struct PaymentView {
     /// Why no processor takes it
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    /// The file that has the rest of an archived payment
+    #[serde(skip_serializing_if = "Option::is_none")]
+    archived_in: Option<String>,
 }
 
 /// The states of a payment.
@@ -160,6 +165,7 @@ enum PaymentState {
     #[schema(rename = "in flight")]
     InFlight,
     Settled,
+    Archived,
     Dead,
 }
 
@@ -183,16 +189,20 @@ pub(super) async fn get(
         .and_then(|Path(id)| parse_uuid(&id))
         .ok_or_else(|| Problem::bad_request("the id in the path must be a UUID with hyphens"))?;
     let row = sqlx::query!(
-        r#"SELECT 'settled' AS "state!", amount AS "amount!", accepted_at AS "accepted_at!",
-            processor, requested_at, attempt AS "attempt!", NULL AS reason
+        r#"SELECT 'settled' AS "state!", amount AS "amount!", accepted_at,
+            processor, requested_at, attempt, NULL AS reason, NULL AS archived_in
         FROM payment_processed WHERE correlation_id = $1
         UNION ALL
-        SELECT 'dead', amount, accepted_at, processor, NULL, attempt, reason
+        SELECT 'dead', amount, accepted_at, processor, NULL, attempt, reason, NULL
         FROM payment_dead_letter WHERE correlation_id = $1
         UNION ALL
         SELECT CASE WHEN processor IS NULL THEN 'queued' ELSE 'in flight' END, amount, accepted_at,
-            processor, requested_at, attempt, NULL
+            processor, requested_at, attempt, NULL, NULL
         FROM payment_queue WHERE correlation_id = $1
+        UNION ALL
+        SELECT 'archived', amount, NULL, NULL, NULL, NULL, NULL,
+            (SELECT m.file FROM payment_archived_month m WHERE m.month = a.month)
+        FROM payment_archived a WHERE correlation_id = $1
         LIMIT 1"#,
         correlation_id
     )
@@ -209,9 +219,10 @@ pub(super) async fn get(
         amount: row.amount,
         state: row.state,
         attempts: row.attempt,
-        accepted_at: format_time(row.accepted_at),
+        accepted_at: row.accepted_at.map(format_time),
         processor: row.processor,
         requested_at: row.requested_at.map(format_time),
         reason: row.reason,
+        archived_in: row.archived_in,
     }))
 }

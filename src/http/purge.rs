@@ -23,16 +23,19 @@ pub(super) async fn post(State(api): State<Api>) -> Result<StatusCode, Problem> 
             "purging is off; ALLOW_PURGE=true turns it on",
         ));
     }
-    sqlx::query!("TRUNCATE payment_queue, payment_processed, payment_dead_letter, payment_attempt")
-        .execute(&api.pool)
-        .await
-        .map_err(|error| match is_not_allowed(&error) {
-            true => Problem::new(
-                StatusCode::FORBIDDEN,
-                "the service's role may not purge; ALLOW_PURGE=true payment-proxy migrate lets it",
-            ),
-            false => error.into(),
-        })?;
+    sqlx::query!(
+        "TRUNCATE payment_queue, payment_processed, payment_dead_letter, payment_attempt,
+            payment_archived, payment_archived_hour, payment_archived_month"
+    )
+    .execute(&api.pool)
+    .await
+    .map_err(|error| match is_not_allowed(&error) {
+        true => Problem::new(
+            StatusCode::FORBIDDEN,
+            "the service's role may not purge; ALLOW_PURGE=true payment-proxy migrate lets it",
+        ),
+        false => error.into(),
+    })?;
     tracing::warn!("all payments purged by request");
     Ok(StatusCode::NO_CONTENT)
 }

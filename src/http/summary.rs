@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Query, State};
-use axum::http::Uri;
+use axum::http::{StatusCode, Uri};
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -12,7 +12,7 @@ use utoipa::openapi::schema::{
 
 use super::problem::{DatabaseProblems, ProblemBody};
 use super::{Api, Problem};
-use crate::summary::{Summary, summarize};
+use crate::summary::{NoSummary, Summary, summarize};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -32,12 +32,21 @@ pub(super) struct Range {
         (status = 200, description = "Totals by processor; those that are configured are always there", body = Summary),
         (status = 400, description = "An end of the range is not a time, or they are in the wrong order",
             body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "The range begins or ends inside of an hour whose payments are archived; `detail` says which",
+            body = ProblemBody, content_type = "application/problem+json"),
         DatabaseProblems,
     )
 )]
 pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Json<Summary>, Problem> {
     let (from, to) = range(&uri)?;
-    Ok(Json(summarize(&api.pool, &api.processors, from, to).await?))
+    match summarize(&api.pool, &api.processors, from, to).await {
+        Ok(summary) => Ok(Json(summary)),
+        Err(NoSummary::Database(error)) => Err(error.into()),
+        Err(cut @ NoSummary::CutsArchivedHours(_)) => Err(Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            cut.to_string(),
+        )),
+    }
 }
 
 /// The first and the last moment of a range, both included; an absent end is open.

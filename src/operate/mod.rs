@@ -1,5 +1,6 @@
 //! The commands of operators and auditors: what they print, and the exit code that says how it went.
 
+mod archive;
 mod dead_letter;
 mod payment;
 mod reconcile;
@@ -11,6 +12,7 @@ use std::io::Write;
 use comfy_table::{CellAlignment, Table, TableStyle};
 use serde::Serialize;
 
+pub use archive::{ArchiveArgs, archive};
 pub use dead_letter::{DeadLetterAction, DeadLetterArgs, dead_letter};
 pub use payment::{PaymentArgs, payment};
 pub use reconcile::{ReconcileArgs, reconcile};

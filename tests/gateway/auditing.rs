@@ -1,6 +1,7 @@
 //! What an auditor finds in psql: every query of docs/auditing.md, as role `auditor`, on books with content.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use payment_proxy::archive::archive;
 use payment_proxy::config::QueueDurability;
 use payment_proxy::database;
 use payment_proxy::simulator::Faults;
@@ -173,6 +174,20 @@ async fn every_query_of_the_auditing_page_answers_its_question() {
     owner
         .execute("UPDATE payment_queue SET accepted_at = accepted_at - interval '1 hour'")
         .await;
+
+    // A month that is long over.
+    owner
+        .execute(
+            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+             VALUES (gen_random_uuid(), 19.90, 'default', '2020-01-05T12:00:00Z', now(), 1)",
+        )
+        .await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let settings = owner.settings(QueueDurability::Unlogged);
+    let before = "2020-02".parse().expect("a month");
+    archive(&settings, before, folder.path(), false)
+        .await
+        .expect("it is archived");
 
     for (question, query) in queries() {
         let found = rows(&auditor.pool, query).await.len();

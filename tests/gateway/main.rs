@@ -3,6 +3,7 @@
 #![allow(missing_docs, unreachable_pub)]
 
 mod api;
+mod archive;
 mod auditing;
 mod bad_input;
 mod books;

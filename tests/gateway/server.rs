@@ -1,7 +1,7 @@
 //! PostgreSQL servers: one of a test's own, and the roles that an installation has.
 
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill, killpg};
@@ -164,20 +164,24 @@ pub fn connect_as(database: &Database, role: &str) -> Database {
     Database::at(&name)
 }
 
+/// The program `psql` of this machine.
+pub fn psql() -> PathBuf {
+    let bin = Command::new(SCRIPT)
+        .arg("bin")
+        .output()
+        .expect("scripts/postgres.sh runs");
+    Path::new(String::from_utf8_lossy(&bin.stdout).trim()).join("psql")
+}
+
 /// Runs init.sql, as an installation does, on a database of that name.
 pub fn run_init_sql(database: &Database) {
     let root = env!("CARGO_MANIFEST_DIR");
     let name = database.url.rsplit('/').next().expect("a name");
     let init = std::fs::read_to_string(format!("{root}/init.sql")).expect("init.sql");
-    let bin = Command::new(format!("{root}/scripts/postgres.sh"))
-        .arg("bin")
-        .output()
-        .expect("scripts/postgres.sh runs");
-    let psql = format!("{}/psql", String::from_utf8_lossy(&bin.stdout).trim());
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("init.sql");
     std::fs::write(&file, init.replace("payments", name)).expect("a file");
-    let done = Command::new(psql)
+    let done = Command::new(psql())
         .args(["--no-psqlrc", "--quiet", "--file"])
         .arg(&file)
         .arg(std::env::var("TEST_DATABASE_URL").expect("a cluster"))

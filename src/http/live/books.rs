@@ -8,7 +8,7 @@ use super::window::{Settled, WINDOW_SECONDS};
 use crate::census::Census;
 use crate::claim::interval;
 use crate::route::Terms;
-use crate::summary::summarize;
+use crate::summary::{NoSummary, summarize};
 
 /// Latencies are those of payments that were sent so recently.
 pub(super) const LATENCY_WINDOW: std::time::Duration = std::time::Duration::from_secs(5);
@@ -38,7 +38,11 @@ impl Books {
         newest_second: i64,
     ) -> Result<Self, sqlx::Error> {
         let census = Census::take(pool).await?;
-        let summary = summarize(pool, names, None, None).await?;
+        let summary = match summarize(pool, names, None, None).await {
+            Ok(summary) => summary,
+            Err(NoSummary::Database(error)) => return Err(error),
+            Err(cut) => return Err(sqlx::Error::Decode(cut.into())),
+        };
         let window = i64::try_from(WINDOW_SECONDS).expect("two minutes fit");
         let end = DateTime::from_timestamp(newest_second + 1, 0).unwrap_or(DateTime::UNIX_EPOCH);
         let start = end - TimeDelta::seconds(window);

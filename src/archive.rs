@@ -1,0 +1,235 @@
+//! Archive: the settled payments of a past month go from the books to a file, while the service runs.
+//!
+//! First they are exported: hour by hour into a CSV file, which is read back and must add up, for each hour and
+//! processor, to the totals that the database keeps. Then exactly what is in that file, line by line, moves from
+//! `payment_processed` to `payment_archived` (that the payment was charged, and with what amount) and
+//! `payment_archived_hour` (the totals), in small transactions. What was changed meanwhile stays in the books.
+//!
+//! It can be interrupted at any moment and run again: until the month is in `payment_archived_month`, nothing has
+//! moved, and from then on the file is complete.
+
+mod export;
+mod month;
+mod relocate;
+
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use rust_decimal::Decimal;
+use serde::Serialize;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+
+use crate::config::DatabaseSettings;
+use crate::database::LOCK_TIMEOUT;
+
+pub use export::EXPORT_SLICE;
+pub use month::Month;
+pub use relocate::{MOVE_BATCH, MOVE_PAUSE};
+
+/// How long after its end a month may be archived at the earliest. Whatever was sent in it is decided then, and
+/// nobody asks for parts of its last hour any more.
+pub const REST: TimeDelta = TimeDelta::days(1);
+
+/// The columns of the file, which are those of `payment_processed`.
+const COLUMNS: &str = "correlation_id,amount,processor,requested_at,accepted_at,settled_at,attempt";
+
+/// What became of a month, or would become of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Archived {
+    /// The month.
+    pub month: Month,
+    /// Its file.
+    pub file: PathBuf,
+    /// Payments in it.
+    pub payments: i64,
+    /// Their sum.
+    #[serde(with = "rust_decimal::serde::arbitrary_precision")]
+    pub amount: Decimal,
+    /// How far it is.
+    pub state: State,
+}
+
+/// How far a month is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase", tag = "is")]
+pub enum State {
+    /// It would be archived, were it not a dry run.
+    Due,
+    /// It is not archived now.
+    Refused {
+        /// Why not.
+        reason: String,
+    },
+    /// It is archived.
+    Moved {
+        /// Payments of the month that are in the books all the same: they were booked or changed after the export.
+        left: i64,
+    },
+}
+
+impl State {
+    /// Whether nothing is left to do or to look into.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        matches!(self, Self::Due | Self::Moved { left: 0 })
+    }
+}
+
+/// Archives the months before `before` into `folder`, the oldest first; with `dry_run` it only says what it would do.
+///
+/// # Errors
+/// A month is not over, the database refuses, the folder cannot be written to, or a file is not what it should be.
+/// Doing it again goes on where it was.
+pub async fn archive(
+    settings: &DatabaseSettings,
+    before: Month,
+    folder: &Path,
+    dry_run: bool,
+) -> anyhow::Result<Vec<Archived>> {
+    let mut connection = connect(settings).await?;
+    let now: DateTime<Utc> = sqlx::query_scalar!(r#"SELECT now() AS "now!""#)
+        .fetch_one(&mut connection)
+        .await?;
+    anyhow::ensure!(
+        before.start() <= now,
+        "{before} has not begun: only months that are over can be archived"
+    );
+    let mut archived = Vec::new();
+    for month in due(&mut connection, before).await? {
+        archived.push(one(&mut connection, month, now, folder, dry_run).await?);
+    }
+    connection.close().await?;
+    Ok(archived)
+}
+
+/// A connection on which no statement waits for long, or keeps anybody waiting.
+async fn connect(settings: &DatabaseSettings) -> Result<PgConnection, sqlx::Error> {
+    let options = settings
+        .connect_options()
+        .application_name("payment-proxy archive");
+    let mut connection = PgConnection::connect_with(&options).await?;
+    let limits = format!(
+        "SET lock_timeout = {}; SET timezone = 'UTC'; SET datestyle = 'ISO'; SET extra_float_digits = 1;
+         SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off; SET jit = off",
+        LOCK_TIMEOUT.as_millis()
+    );
+    connection.execute(AssertSqlSafe(limits)).await?;
+    // As it stands in the file, line by line; whatever PostgreSQL wrote there it reads back.
+    connection
+        .execute(
+            "CREATE TEMPORARY TABLE archive_line (LIKE payment_processed) ON COMMIT DELETE ROWS",
+        )
+        .await?;
+    Ok(connection)
+}
+
+/// The months before `before` of which something is in the books and not archived yet.
+async fn due(connection: &mut PgConnection, before: Month) -> Result<Vec<Month>, sqlx::Error> {
+    let months = sqlx::query_scalar!(
+        r#"SELECT m.month AS "month!" FROM (
+            SELECT date_trunc('month', starts_at AT TIME ZONE 'UTC')::date FROM payment_rollup
+            WHERE unit = 'hour' AND starts_at < $1 AND requests <> 0
+            UNION
+            SELECT month FROM payment_archived_month
+        ) AS m (month)
+        WHERE m.month < ($1 AT TIME ZONE 'UTC')::date
+            AND NOT EXISTS (SELECT FROM payment_archived_month a WHERE a.month = m.month AND a.moved_at IS NOT NULL)
+        ORDER BY 1"#,
+        before.start()
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(months.into_iter().map(Month::of).collect())
+}
+
+async fn one(
+    connection: &mut PgConnection,
+    month: Month,
+    now: DateTime<Utc>,
+    folder: &Path,
+    dry_run: bool,
+) -> anyhow::Result<Archived> {
+    let exported = sqlx::query!(
+        "SELECT file, sha256, requests, amount FROM payment_archived_month WHERE month = $1",
+        month.first_day()
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
+    let result = |payments, amount, state| Archived {
+        month,
+        file: folder.join(month.file_name()),
+        payments,
+        amount,
+        state,
+    };
+    let (sha256, payments, amount) = match exported {
+        Some(exported) if dry_run => {
+            return Ok(result(exported.requests, exported.amount, State::Due));
+        }
+        Some(exported) => (exported.sha256, exported.requests, exported.amount),
+        None => {
+            let (payments, amount) = totals(connection, month).await?;
+            let reason = refusal(connection, month, now).await?;
+            if let Some(reason) = reason {
+                return Ok(result(payments, amount, State::Refused { reason }));
+            }
+            if dry_run {
+                return Ok(result(payments, amount, State::Due));
+            }
+            let exported = export::export(connection, month, folder).await?;
+            (exported.sha256, exported.payments, exported.amount)
+        }
+    };
+    let left =
+        relocate::relocate(connection, month, &folder.join(month.file_name()), &sha256).await?;
+    Ok(result(payments, amount, State::Moved { left }))
+}
+
+/// What the books have of a month.
+async fn totals(
+    connection: &mut PgConnection,
+    month: Month,
+) -> Result<(i64, Decimal), sqlx::Error> {
+    let row = sqlx::query!(
+        r#"SELECT coalesce(sum(requests), 0)::bigint AS "payments!", coalesce(sum(amount), 0) AS "amount!"
+        FROM payment_rollup WHERE unit = 'hour' AND starts_at >= $1 AND starts_at < $2"#,
+        month.start(),
+        month.end()
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok((row.payments, row.amount))
+}
+
+/// Why a month cannot be archived yet.
+async fn refusal(
+    connection: &mut PgConnection,
+    month: Month,
+    now: DateTime<Utc>,
+) -> Result<Option<String>, sqlx::Error> {
+    if now < month.end() + REST {
+        return Ok(Some(format!(
+            "it ended less than {} hours ago",
+            REST.num_hours()
+        )));
+    }
+    let row = sqlx::query!(
+        r#"SELECT
+            (SELECT count(*) FROM payment_queue WHERE requested_at >= $1 AND requested_at < $2) AS "open!",
+            (SELECT count(*) FROM payment_dead_letter WHERE requested_at >= $1 AND requested_at < $2) AS "dead!""#,
+        month.start(),
+        month.end()
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(match (row.open, row.dead) {
+        (0, 0) => None,
+        (0, dead) => Some(format!(
+            "{dead} dead letters may have been charged in it: retry or discard them"
+        )),
+        (open, _) => Some(format!(
+            "{open} payments in the queue may have been charged in it, and their processor is still asked"
+        )),
+    })
+}

@@ -1,0 +1,78 @@
+//! `payment-proxy archive`: old months out of the books, to files.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{DIFFERS, print_json};
+use crate::archive::{self as months, Archived, Month, State};
+use crate::config::{DatabaseSettings, OwnerSettings};
+
+/// `payment-proxy archive`.
+#[derive(Debug, Args)]
+pub struct ArchiveArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub database: DatabaseSettings,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub owner: OwnerSettings,
+    /// All months before this one, such as 2026-08, by requestedAt in UTC
+    #[arg(long, value_name = "MONTH")]
+    pub before: Month,
+    /// The folder of the files, which is there already. What is in them is nowhere else: keep copies
+    #[arg(long, value_name = "FOLDER")]
+    pub to: PathBuf,
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs `archive`. Exits with [`DIFFERS`] when a month was refused, or payments of one stayed in the books.
+///
+/// # Errors
+/// As [`months::archive`].
+pub async fn archive(args: ArchiveArgs) -> anyhow::Result<ExitCode> {
+    let settings = args.owner.of(&args.database);
+    let archived = months::archive(&settings, args.before, &args.to, args.dry_run).await?;
+    if args.json {
+        print_json(&archived)?;
+    } else {
+        archived.iter().for_each(print_month);
+        if archived.is_empty() {
+            println!("nothing is left to archive before {}", args.before);
+        }
+    }
+    Ok(if archived.iter().all(|month| month.state.is_well()) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(DIFFERS)
+    })
+}
+
+fn print_month(archived: &Archived) {
+    let Archived {
+        month,
+        payments,
+        amount,
+        ..
+    } = archived;
+    let file = archived.file.display();
+    match &archived.state {
+        State::Due => println!("{month}: {payments} payments of {amount} would go to {file}"),
+        State::Refused { reason } => {
+            println!("{month}: {payments} payments of {amount} stay: {reason}");
+        }
+        State::Moved { left: 0 } => {
+            println!("{month}: {payments} payments of {amount} are in {file}")
+        }
+        State::Moved { left } => println!(
+            "{month}: {payments} payments of {amount} are in {file}; {left} of that month were booked or changed \
+             after the export and stay in the books"
+        ),
+    }
+}
