@@ -1,7 +1,7 @@
 # Each target is a script in scripts/, which says at its top what it does and what it reads.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test queries load routing-bench bench pure-bench durability-bench outage torture fuzz screenshots supply-chain reproducible
+.PHONY: help run test queries load routing-bench bench pure-bench durability-bench outage soak torture fuzz screenshots supply-chain reproducible
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -23,6 +23,9 @@ routing-bench: ## what the router earns in simulated scenarios, against an oracl
 
 bench: ## the service in the contest's box, measured; LINES="public cpu ..." SECONDS=... RATE=... choose
 	@BENCH_LINES='$(LINES)' BENCH_SECONDS='$(SECONDS)' BENCH_RATE='$(RATE)' BENCH_ROWS='$(ROWS)' scripts/bench.sh
+
+soak: ## the load of a day in MINUTES=30, and what has grown at its end that must not; RATE=... SEED=...
+	@scripts/soak.sh $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RATE),--rate $(RATE)) $(if $(SEED),--seed $(SEED))
 
 pure-bench: ## what a decision, the reading of a body and the cutting of a range cost (criterion)
 	@cargo bench --quiet --locked --bench pure

@@ -8,7 +8,7 @@ COLOURS = ["#2b6cb0", "#dd6b20", "#718096", "#38a169"]
 def draw(file, chart):
     """Draws a chart into that file, and returns the file's name.
 
-    ("scatter", title, x, y, points) or ("bars", title, y, {bar: {part: height}}).
+    ("scatter", title, x, y, points), ("curves", title, x, y, {name: points}) or ("bars", title, y, {bar: {part: height}}).
     """
     kind, title, *rest = chart
     figure = Figure(figsize=(7, 3.2), layout="constrained")
@@ -19,6 +19,12 @@ def draw(file, chart):
         points = sorted(points)
         axes.plot([p[0] for p in points], [p[1] for p in points], "o-", color=COLOURS[0], markersize=4)
         axes.set_xlabel(x)
+    elif kind == "curves":
+        x, y, curves = rest
+        for name, points in curves.items():
+            axes.plot([p[0] for p in points], [p[1] for p in points], linewidth=1, label=name)
+        axes.set_xlabel(x)
+        axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1, 1))
     else:
         y, bars = rest
         below = dict.fromkeys(bars, 0.0)
