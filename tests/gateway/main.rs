@@ -4,6 +4,7 @@
 
 mod api;
 mod archive;
+mod archived;
 mod auditing;
 mod bad_input;
 mod books;

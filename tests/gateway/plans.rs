@@ -16,6 +16,8 @@ use crate::support::{Database, enqueue, new_payment, production_terms};
 
 /// Payments in a deep queue, or in old books.
 const MANY: i64 = 1_000_000;
+/// Payments that are archived.
+const ARCHIVED: i64 = 100_000;
 /// Payments of one batch.
 const BATCH: usize = 200;
 /// Executions after which PostgreSQL has settled for a plan: it tries five with the actual values.
@@ -127,10 +129,13 @@ async fn posting_does_not_search_old_books() {
              INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
              SELECT gen_random_uuid(), 19.90, 'default', now() - n * interval '1 ms', now(), 1
              FROM generate_series(1, {MANY}) AS n;
-             ALTER TABLE payment_processed ENABLE TRIGGER USER"
+             ALTER TABLE payment_processed ENABLE TRIGGER USER;
+             INSERT INTO payment_archived (correlation_id, amount, month)
+             SELECT gen_random_uuid(), 19.90, '2020-01-01' FROM generate_series(1, {ARCHIVED})"
         ))
         .await;
     let pools = Pools::new(&database.settings(QueueDurability::Unlogged));
+    let archived = reads(&pools, "payment_archived").await.0;
     for analyzed in [false, true] {
         if analyzed {
             database.execute("ANALYZE payment_processed").await;
@@ -160,6 +165,15 @@ async fn posting_does_not_search_old_books() {
             "{per_summary} rows read for a summary, analyzed: {analyzed}"
         );
     }
+    // Nor does anything else that becomes of a payment, and of what is archived neither is searched.
+    let processed = reads(&pools, "payment_processed").await.0;
+    churn(&pools, EXECUTIONS).await;
+    assert_eq!(reads(&pools, "payment_processed").await.0, processed);
+    assert_eq!(
+        reads(&pools, "payment_archived").await.0,
+        archived,
+        "whole-table scans of what is archived"
+    );
 }
 
 /// Accepts, claims and settles a batch again and again. Returns the most rows that one claim read.
