@@ -2,7 +2,7 @@
 -- together cost a third of the whole statement.
 
 -- As `accept_payments`, for one payment. `queued_row` is null where it was in the queue already; `booked_amount` is
--- not null where it is settled or dead, and then it is not in the queue.
+-- not null where it is settled, archived or dead, and then it is not in the queue.
 --
 -- VOLATILE for the same reason as there.
 CREATE FUNCTION accept_payment(
@@ -28,6 +28,8 @@ BEGIN
         SELECT p.amount FROM payment_processed p WHERE p.correlation_id = payment
         UNION ALL
         SELECT d.amount FROM payment_dead_letter d WHERE d.correlation_id = payment
+        UNION ALL
+        SELECT a.amount FROM payment_archived a WHERE a.correlation_id = payment
     ) b;
     IF booked_amount IS NOT NULL THEN
         DELETE FROM payment_queue q WHERE q.id = queued_row;
