@@ -10,7 +10,7 @@
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use rust_decimal::Decimal;
 use serde::{Serialize, Serializer};
-use sqlx::PgPool;
+use sqlx::PgExecutor;
 use utoipa::ToSchema;
 
 use crate::http::Amount;
@@ -70,7 +70,7 @@ fn cut_words(hours: &[DateTime<Utc>]) -> String {
 /// # Errors
 /// As [`NoSummary`] says.
 pub async fn summarize(
-    pool: &PgPool,
+    database: impl PgExecutor<'_>,
     processors: &[String],
     from: Option<DateTime<Utc>>,
     to: Option<DateTime<Utc>>,
@@ -118,7 +118,7 @@ pub async fn summarize(
         &starts as &[Option<DateTime<Utc>>],
         &ends as &[Option<DateTime<Utc>>],
     )
-    .fetch_all(pool)
+    .fetch_all(database)
     .await?;
     let cut: Vec<DateTime<Utc>> = rows.iter().filter_map(|row| row.cut_hour).collect();
     if !cut.is_empty() {

@@ -1,19 +1,23 @@
 //! What the page shows of the whole deployment: read from the database, once a second for all viewers.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgPool;
 
 use super::money::Money;
 use super::window::{Settled, WINDOW_SECONDS};
-use crate::census::Census;
+use crate::census::{self, Census};
 use crate::claim::interval;
 use crate::route::Terms;
 use crate::summary::{NoSummary, summarize};
 
 /// Latencies are those of payments that were sent so recently.
-pub(super) const LATENCY_WINDOW: std::time::Duration = std::time::Duration::from_secs(5);
-/// And of at most so many of them, the newest.
-pub(super) const LATENCY_PAYMENTS: i64 = 1_000;
+pub(super) const LATENCY_WINDOW: Duration = Duration::from_secs(5);
+/// And of some of them, from each of the slots of this length that it has.
+pub(super) const LATENCY_SLOT: Duration = Duration::from_millis(100);
+/// So many of each slot, at most.
+pub(super) const LATENCY_PAYMENTS: i64 = 4;
 
 /// The deployment at one moment.
 #[derive(Debug, Clone)]
@@ -30,15 +34,16 @@ pub(super) struct Books {
 }
 
 impl Books {
-    /// Reads them.
+    /// Reads them, on one connection.
     pub(super) async fn read(
         pool: &PgPool,
         names: &[String],
         terms: &[Terms],
         newest_second: i64,
     ) -> Result<Self, sqlx::Error> {
-        let census = Census::take(pool).await?;
-        let summary = match summarize(pool, names, None, None).await {
+        let mut transaction = census::begin(pool).await?;
+        let census = Census::read(&mut transaction).await?;
+        let summary = match summarize(&mut *transaction, names, None, None).await {
             Ok(summary) => summary,
             Err(NoSummary::Database(error)) => return Err(error),
             Err(cut) => return Err(sqlx::Error::Decode(cut.into())),
@@ -52,7 +57,7 @@ impl Books {
             start,
             end
         )
-        .fetch_all(pool)
+        .fetch_all(&mut *transaction)
         .await?;
         let settled = rows.iter().filter_map(|row| {
             Some(Settled {
@@ -64,18 +69,23 @@ impl Books {
         });
         let latest = sqlx::query!(
             r#"SELECT
-                (SELECT percentile_disc(ARRAY[0.5, 0.99]) WITHIN GROUP (ORDER BY took) FROM (
+                (SELECT percentile_disc(ARRAY[0.5, 0.99]) WITHIN GROUP (ORDER BY took)
+                FROM generate_series(now() - $1::interval, now(), $2::interval) AS slot (starts_at)
+                CROSS JOIN LATERAL (
                     SELECT extract(epoch FROM settled_at - accepted_at)::float8 * 1000 AS took
-                    FROM payment_processed WHERE requested_at > now() - $1::interval
-                    ORDER BY requested_at DESC LIMIT $2
-                ) newest) AS latency,
+                    FROM payment_processed
+                    WHERE requested_at >= slot.starts_at AND requested_at < slot.starts_at + $2::interval
+                    ORDER BY requested_at LIMIT $3
+                ) AS sample) AS latency,
                 (SELECT last_value FROM payment_queue_id_seq) AS "last_number!",
                 (SELECT max(died_at) FROM payment_dead_letter) AS newest_dead_letter_at"#,
             interval(LATENCY_WINDOW),
+            interval(LATENCY_SLOT),
             LATENCY_PAYMENTS
         )
-        .fetch_one(pool)
+        .fetch_one(&mut *transaction)
         .await?;
+        transaction.commit().await?;
         Ok(Self {
             census,
             money: Money::of(&summary, terms),
