@@ -1,16 +1,16 @@
 //! One instance, from its start to its orderly end.
 
+mod listen;
+mod operators;
+
 use std::future::Future;
-use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use axum::serve::ListenerExt;
 use sqlx::PgPool;
 use sqlx::migrate::MigrateError;
-use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -20,18 +20,20 @@ use uuid::Uuid;
 use crate::accept::Acceptor;
 use crate::charge::{ProcessorClient, Stop};
 use crate::claim::LeaseTerms;
-use crate::config::{Listen, ProcessorsSettings, Settings};
+use crate::config::{ProcessorsSettings, Settings};
 use crate::database::{self, Pools, RETRY_PAUSE, Schema};
 use crate::deployment::Member;
 use crate::fee;
-use crate::http::live::{self, Observer, Simulator};
-use crate::http::{self, Api, OperatorApi};
+use crate::http::Api;
+use crate::http::live::{Observer, Simulator};
 use crate::metrics::Scrape;
 use crate::room::Room;
 use crate::route::{Policy, Router, SharedRouter, Terms};
 use crate::settle::{self, Returned, SETTLE_BACKLOG};
 use crate::trace;
 use crate::worker::{Depth, Processor, Worker};
+use listen::listen;
+use operators::Operators;
 
 /// How long open requests have to end after the stop signal.
 pub const REQUESTS_DRAIN: Duration = Duration::from_secs(2);
@@ -40,6 +42,8 @@ pub const REQUESTS_DRAIN: Duration = Duration::from_secs(2);
 pub const CALLS_DRAIN: Duration = Duration::from_secs(6);
 /// How long the ends of calls have to be recorded after that.
 pub const SETTLE_DRAIN: Duration = Duration::from_secs(2);
+/// How long the connections to the database have to be closed in order.
+pub const CLOSE: Duration = Duration::from_millis(500);
 
 /// Runs an instance until `shutdown` is ready, then ends it in order within 10 s.
 ///
@@ -114,50 +118,33 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     let mut parts = JoinSet::new();
     let http_stop = CancellationToken::new();
     let address = &settings.listen.listen;
-    listen(
-        "LISTEN",
-        address,
-        api.routes(),
-        http_stop.clone(),
-        &mut parts,
-    )
-    .await?;
+    let served = listen("LISTEN", address, api.routes(), http_stop.clone()).await?;
+    parts.spawn(served);
     tracing::info!(listen = %address, database = %settings.database.database_url, "listening");
     if let Some(token) = settings.operator.token().cloned() {
-        let configured = &settings.processors.processors.0;
         let simulator = match settings.simulator_token.clone() {
-            Some(token) => Some(Simulator::new(token, configured, acceptor)?),
+            Some(token) => {
+                let configured = &settings.processors.processors.0;
+                Some(Simulator::new(token, configured, acceptor)?)
+            }
             None => None,
         };
         let observer = Observer {
             instance: instance.to_string(),
-            pool: pools.requests.clone(),
+            pool: pools.operators.clone(),
             router: router.clone(),
             terms,
-            names: Arc::clone(&names),
-            simulator: simulator.clone(),
-        };
-        let feed = live::start(observer, &http_stop, &mut parts);
-        let operator = OperatorApi {
-            pool: pools.requests.clone(),
-            router: router.clone(),
-            processors: names,
-            token,
-            metrics_token: settings.metrics_token().cloned(),
-            scrape: Arc::new(Scrape::new(router.clone(), pools.clone())),
-            feed,
+            names,
             simulator,
         };
-        let address = &settings.operator.operator_listen;
-        listen(
-            "OPERATOR_LISTEN",
-            address,
-            operator.routes(),
-            http_stop.clone(),
-            &mut parts,
-        )
-        .await?;
-        tracing::info!(listen = %address, "listening for operators");
+        let operators = Operators {
+            listen: settings.operator.operator_listen.clone(),
+            token,
+            metrics_token: settings.metrics_token().cloned(),
+            scrape: Scrape::new(router.clone(), pools.clone()),
+            observer,
+        };
+        parts.spawn(operators.start(http_stop.clone()).await?);
     }
 
     tokio::pin!(shutdown);
@@ -228,7 +215,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
             "not everything was recorded; what is missing is asked of its processor after the lease"
         );
     }
-    let closed = tokio::time::timeout(Duration::from_millis(500), pools.close());
+    let closed = tokio::time::timeout(CLOSE, pools.close());
     let _ = tokio::join!(closed, trace::stop());
     tracing::info!("stopped");
     outcome
@@ -251,47 +238,6 @@ pub fn processors(settings: &ProcessorsSettings) -> anyhow::Result<Arc<Vec<Proce
         })
     });
     Ok(Arc::new(processors.collect::<anyhow::Result<Vec<_>>>()?))
-}
-
-async fn listen(
-    setting: &str,
-    address: &Listen,
-    routes: axum::Router,
-    stop: CancellationToken,
-    parts: &mut JoinSet<anyhow::Result<()>>,
-) -> anyhow::Result<()> {
-    match address {
-        Listen::Tcp(socket) => {
-            let listener = TcpListener::bind(socket)
-                .await
-                .with_context(|| format!("{setting}: cannot listen on {address}"))?;
-            let listener = listener.tap_io(|connection| {
-                if let Err(error) = connection.set_nodelay(true) {
-                    tracing::debug!(error = %error, "no TCP_NODELAY");
-                }
-            });
-            parts.spawn(async move {
-                http::serve(listener, routes, http::Limits::default(), stop).await;
-                Ok(())
-            });
-        }
-        Listen::Unix(path) => {
-            // A socket that a killed instance left behind would be in the way; one in use would not answer here.
-            if std::os::unix::net::UnixStream::connect(path).is_err() {
-                let _ = std::fs::remove_file(path);
-            }
-            let listener = UnixListener::bind(path)
-                .with_context(|| format!("{setting}: cannot listen on {address}"))?;
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
-            let path = path.clone();
-            parts.spawn(async move {
-                http::serve(listener, routes, http::Limits::default(), stop).await;
-                let _ = std::fs::remove_file(path);
-                Ok(())
-            });
-        }
-    }
-    Ok(())
 }
 
 /// Migrates where that is for this role to do, waits until it is done where it is not, and writes down the

@@ -28,6 +28,8 @@ pub const REQUEST_CONNECTIONS: u32 = 5;
 pub const CLAIM_CONNECTIONS: u32 = 4;
 /// Connections of one instance that record what became of payments.
 pub const SETTLE_CONNECTIONS: u32 = 1;
+/// Connections of one instance that serve operators: one for the live page, one for metrics, one for a person.
+pub const OPERATOR_CONNECTIONS: u32 = 3;
 /// How long a request or a worker waits for a free connection before it counts the database as away.
 pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection that was idle for longer is tried before it is used: the server may have restarted.
@@ -52,6 +54,8 @@ pub struct Pools {
     /// For settles. With a logged queue they need not be on disk at once: one that is lost leaves the
     /// claim, and the processor is asked. With an unlogged queue they are the only evidence.
     pub settles: PgPool,
+    /// For operators. They have a runtime of their own, in which these are opened, used and closed.
+    pub operators: PgPool,
 }
 
 impl Pools {
@@ -67,10 +71,11 @@ impl Pools {
             requests: pool(settings, REQUEST_CONNECTIONS, "on"),
             claims: pool(settings, CLAIM_CONNECTIONS, "on"),
             settles: pool(settings, SETTLE_CONNECTIONS, settle_commit),
+            operators: pool(settings, OPERATOR_CONNECTIONS, "on"),
         }
     }
 
-    /// Closes all connections.
+    /// Closes all connections but those for operators, which is for their runtime to do.
     pub async fn close(&self) {
         let [first, second] = &self.accepts;
         tokio::join!(

@@ -34,7 +34,7 @@ const TOKEN: &str = "token";
 /// What the operator's handlers share.
 #[derive(Clone)]
 pub struct OperatorApi {
-    /// Connections for requests.
+    /// Connections.
     pub pool: PgPool,
     /// What is explained.
     pub router: SharedRouter,

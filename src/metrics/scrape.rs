@@ -29,7 +29,7 @@ impl Scrape {
     #[must_use]
     pub fn new(router: SharedRouter, pools: Pools) -> Self {
         Self {
-            census: RecentCensus::new(pools.requests.clone()),
+            census: RecentCensus::new(pools.operators.clone()),
             router,
             pools,
             started_at: SystemTime::now(),
@@ -46,6 +46,7 @@ impl Scrape {
                 PoolUse::of("requests", from_ref(&self.pools.requests)),
                 PoolUse::of("claims", from_ref(&self.pools.claims)),
                 PoolUse::of("settles", from_ref(&self.pools.settles)),
+                PoolUse::of("operators", from_ref(&self.pools.operators)),
             ],
             started_at: self.started_at,
         };
@@ -91,7 +92,7 @@ impl PoolUse {
 struct Picture {
     census: Option<Census>,
     explanation: Explanation,
-    pools: [PoolUse; 4],
+    pools: [PoolUse; 5],
     started_at: SystemTime,
 }
 

@@ -228,6 +228,37 @@ async fn metrics_agree_with_the_books() {
     lint(&watched.text().await).await;
 }
 
+/// Summaries that are asked for at once: many more than there are connections for requests.
+const SUMMARIES: usize = 60;
+
+#[tokio::test]
+async fn operators_are_answered_while_requests_hold_every_connection_of_theirs() {
+    let (database, default) = (Database::create().await, processor().await);
+    let watched = Watched::start(&database, &processors(&[&default])).await;
+    let mut lock = database.pool.begin().await.expect("a transaction");
+    sqlx::raw_sql("LOCK TABLE payment_processed IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *lock)
+        .await
+        .expect("a lock");
+    let asking = async {
+        loop {
+            let summaries = (0..SUMMARIES).map(|_| watched.gateway.get("/payments-summary"));
+            futures_util::future::join_all(summaries).await;
+        }
+    };
+    let answered = eventually("operators are answered meanwhile", async || {
+        let scraped = watched.scrape().await;
+        let most = scraped.value("pool_connections_max{pool=\"requests\"}");
+        scraped.value("pool_connections{pool=\"requests\",state=\"used\"}") == most
+            && scraped.value("pool_connections{pool=\"operators\",state=\"idle\"}") >= 1.0
+            && scraped.value("census_up") == 1.0
+    });
+    tokio::select! {
+        () = asking => {}
+        () = answered => {}
+    }
+}
+
 /// `promtool check metrics`, which says nothing of what is well made.
 async fn lint(text: &str) {
     let mut promtool = tokio::process::Command::new("promtool")
