@@ -216,7 +216,7 @@ pub struct Settings {
     )]
     pub metrics_token_file: Option<InFile<OperatorToken>>,
 
-    /// Threads of this instance. More instances serve better than more threads
+    /// Threads that serve payments. More instances serve better than more threads
     #[arg(
         long,
         env = "WORKER_THREADS",

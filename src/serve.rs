@@ -77,13 +77,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     let writers = TaskTracker::new();
     let calls = TaskTracker::new();
 
-    let names: Arc<[String]> = settings
-        .processors
-        .processors
-        .0
-        .iter()
-        .map(|processor| processor.name.clone())
-        .collect();
+    let names: Arc<[String]> = terms.iter().map(|terms| terms.name.clone()).collect();
     let lease = LeaseTerms::new(settings.processors.processor_timeout, settings.late_charge);
     let (ended, endings) = mpsc::channel(SETTLE_BACKLOG);
     let wake = Arc::new(Notify::new());

@@ -30,7 +30,7 @@ pub(super) const AFTER_THE_SECOND: Duration = Duration::from_millis(100);
 pub(super) const BOOKS_PATIENCE: Duration = Duration::from_millis(700);
 /// When it has not answered for so long, it is away.
 pub(super) const AWAY_AFTER: Duration = Duration::from_secs(3);
-/// How long a browser waits before it connects again, in milliseconds.
+/// How long a browser waits before it connects again.
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 /// A rate is only told of two looks that are closer to each other than this.
 const RATE_WITHIN: Duration = Duration::from_secs(5);
