@@ -102,33 +102,22 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         &Arc::downgrade(&worker),
         &room,
     );
-    let api = Api {
-        acceptor: acceptor.clone(),
-        pool: pools.requests.clone(),
-        processors: Arc::clone(&names),
-        allow_purge: settings.purge.allow_purge,
-        stopping: Arc::clone(&stopping),
-    };
     let mut parts = JoinSet::new();
     let http_stop = CancellationToken::new();
-    let address = &settings.listen.listen;
-    let served = listen("LISTEN", address, api.routes(), http_stop.clone()).await?;
-    parts.spawn(served);
-    tracing::info!(listen = %address, database = %settings.database.database_url, "listening");
     if let Some(token) = settings.operator.token().cloned() {
         let simulator = match settings.simulator_token.clone() {
             Some(token) => {
                 let configured = &settings.processors.processors.0;
-                Some(Simulator::new(token, configured, acceptor)?)
+                Some(Simulator::new(token, configured, acceptor.clone())?)
             }
             None => None,
         };
         let observer = Observer {
-            instance: instance.to_string(),
+            instance,
             pool: pools.operators.clone(),
             router: router.clone(),
             terms,
-            names,
+            names: Arc::clone(&names),
             simulator,
         };
         let operators = Operators {
@@ -140,6 +129,18 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         };
         parts.spawn(operators.start(http_stop.clone()).await?);
     }
+    // Last, so that whoever is answered here finds the operators' address open, too.
+    let api = Api {
+        acceptor,
+        pool: pools.requests.clone(),
+        processors: names,
+        allow_purge: settings.purge.allow_purge,
+        stopping: Arc::clone(&stopping),
+    };
+    let address = &settings.listen.listen;
+    let served = listen("LISTEN", address, api.routes(), http_stop.clone()).await?;
+    parts.spawn(served);
+    tracing::info!(listen = %address, database = %settings.database.database_url, "listening");
 
     tokio::pin!(shutdown);
     tokio::select! {

@@ -13,6 +13,7 @@ use futures_util::{Stream, StreamExt, stream};
 use sqlx::PgPool;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::books::Books;
 use super::simulation::Simulator;
@@ -26,6 +27,8 @@ use crate::route::{SharedRouter, Terms};
 pub(super) const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
 /// A snapshot is taken so long after a whole second, when what was sent in it is mostly settled.
 pub(super) const AFTER_THE_SECOND: Duration = Duration::from_millis(100);
+/// And so much later, or less, by the id of the instance: the database is not asked by all of them at one moment.
+pub(super) const SPREAD: Duration = Duration::from_millis(400);
 /// How long the database has to answer before a snapshot goes out without it; the answer counts for a later one.
 pub(super) const BOOKS_PATIENCE: Duration = Duration::from_millis(700);
 /// When it has not answered for so long, it is away.
@@ -71,6 +74,7 @@ impl Feed {
     /// Takes snapshots while anybody looks, until the stop.
     pub(super) async fn run(&self, observer: Observer) {
         let mut memory = Memory::default();
+        let after = AFTER_THE_SECOND + later(observer.instance);
         let looking = async {
             loop {
                 if !self.is_watched() {
@@ -85,7 +89,7 @@ impl Feed {
                     }
                     Err(error) => tracing::error!(error = %error, "no snapshot"),
                 }
-                tokio::time::sleep(until_the_next(Utc::now().timestamp_millis())).await;
+                tokio::time::sleep(until_the_next(Utc::now().timestamp_millis(), after)).await;
             }
         };
         tokio::select! {
@@ -117,10 +121,16 @@ async fn live(
     Sse::new(snapshots.map(Ok))
 }
 
-/// How long it is from there to the moment of the next snapshot.
-fn until_the_next(now_ms: i64) -> Duration {
+/// The place of an instance within [`SPREAD`].
+fn later(instance: Uuid) -> Duration {
+    let (high, _) = instance.as_u64_pair();
+    SPREAD.mul_f64(high as f64 / u64::MAX as f64)
+}
+
+/// How long it is from there to the moment of the next snapshot, which comes that long after a whole second.
+fn until_the_next(now_ms: i64, after: Duration) -> Duration {
     let interval = i64::try_from(SNAPSHOT_INTERVAL.as_millis()).expect("a second fits");
-    let after = i64::try_from(AFTER_THE_SECOND.as_millis()).expect("less than a second fits");
+    let after = i64::try_from(after.as_millis()).expect("less than a second fits");
     let left = interval - (now_ms - after).rem_euclid(interval);
     Duration::from_millis(u64::try_from(left).unwrap_or_default())
 }
@@ -128,7 +138,7 @@ fn until_the_next(now_ms: i64) -> Duration {
 /// Takes the snapshots. All that is awaited is bounded, so they go out whatever is away.
 pub struct Observer {
     /// Of this instance.
-    pub instance: String,
+    pub instance: Uuid,
     /// Connections.
     pub pool: PgPool,
     /// What decides here.
@@ -229,7 +239,7 @@ impl Observer {
         let settled = books.map_or(&[][..], |books| &books.settled);
         Snapshot {
             at_ms: now.timestamp_millis(),
-            instance: self.instance.clone(),
+            instance: self.instance,
             database_away_ms: away.map(|away| u64::try_from(away.as_millis()).unwrap_or(u64::MAX)),
             columns: memory
                 .window
@@ -302,7 +312,8 @@ mod tests {
     #[test]
     fn snapshots_are_taken_once_a_second_shortly_after_it_began() {
         for (now_ms, wait_ms) in [(5_000, 100), (5_099, 1), (5_100, 1_000), (5_600, 500)] {
-            assert_eq!(until_the_next(now_ms), Duration::from_millis(wait_ms));
+            let wait = until_the_next(now_ms, AFTER_THE_SECOND);
+            assert_eq!(wait, Duration::from_millis(wait_ms));
         }
     }
 }

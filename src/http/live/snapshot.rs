@@ -3,6 +3,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::money::Money;
 use super::simulation::Simulation;
@@ -17,7 +18,7 @@ pub(super) struct Snapshot {
     /// When it was taken, in milliseconds from 1970.
     pub at_ms: i64,
     /// The instance that took it.
-    pub instance: String,
+    pub instance: Uuid,
     /// Milliseconds for which the database has not answered. None: it answers.
     pub database_away_ms: Option<u64>,
     /// What the database last said. None: nothing yet.
