@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::claim::{Claim, ClaimedFor, SEND_WITHIN, interval};
-use crate::database::{Condition, Writes, within};
+use crate::database::{Condition, Kept, Writes, within};
 use crate::metrics::COUNTS;
 use crate::payment::Payment;
 use crate::room::Room;
@@ -170,6 +170,7 @@ impl Writer {
     /// the caches of its server process warm.
     async fn run(self) {
         let mut batch = Vec::with_capacity(ACCEPT_BATCH);
+        let mut connection = Kept::new(self.pool.clone());
         let mut turn = self.waiting.lock().await;
         while turn.recv_many(&mut batch, ACCEPT_BATCH).await > 0 {
             // Whoever was told that it was too late is not kept waiting for by others.
@@ -179,7 +180,7 @@ impl Writer {
                 continue;
             }
             let payments: Vec<Payment> = batch.iter().map(|posted| posted.payment).collect();
-            let mut write = std::pin::pin!(self.write(&payments));
+            let mut write = std::pin::pin!(self.write(&mut connection, &payments));
             match tokio::time::timeout(ACCEPT_PATIENCE, &mut write).await {
                 Ok(outcome) => self.answer(&mut batch, outcome).await,
                 Err(_) => {
@@ -213,7 +214,11 @@ impl Writer {
     }
 
     /// One commit. What it claimed is on its way.
-    async fn write(&self, payments: &[Payment]) -> Result<Vec<Accepted>, sqlx::Error> {
+    async fn write(
+        &self,
+        connection: &mut Kept,
+        payments: &[Payment],
+    ) -> Result<Vec<Accepted>, sqlx::Error> {
         let worker = self.worker.upgrade();
         let on_arrival = worker
             .as_ref()
@@ -221,10 +226,18 @@ impl Writer {
         let claimed_for = on_arrival.as_ref().map(OnArrival::claimed_for);
         let mut attempt = 1;
         let (outcomes, claims) = loop {
-            match within(enqueue(&self.pool, payments, claimed_for)).await {
-                // Doing it again is safe.
-                Err(sqlx::Error::Io(_)) if attempt < WRITE_ATTEMPTS => attempt += 1,
-                outcome => break outcome?,
+            let written =
+                within(async { enqueue(connection.get().await?, payments, claimed_for).await });
+            match written.await {
+                Ok(written) => break written,
+                Err(error) => {
+                    connection.give_up();
+                    // Doing it again is safe.
+                    if !matches!(error, sqlx::Error::Io(_)) || attempt == WRITE_ATTEMPTS {
+                        return Err(error);
+                    }
+                    attempt += 1;
+                }
             }
         };
         let queued = outcomes
@@ -257,7 +270,7 @@ impl Writer {
 /// The database did not confirm; each payment may or may not be in the queue. What it may have claimed is
 /// claimable again after the lease.
 pub async fn enqueue(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     payments: &[Payment],
     claimed_for: Option<ClaimedFor<'_>>,
 ) -> Result<(Vec<Accepted>, Vec<Claim>), sqlx::Error> {
@@ -272,7 +285,7 @@ pub async fn enqueue(
     let mut claims = Vec::new();
     for _ in 0..LOOKS {
         let send_by = Instant::now() + SEND_WITHIN;
-        let inserted = insert_new(pool, &open, claimed_for).await?;
+        let inserted = insert_new(&mut *connection, &open, claimed_for).await?;
         for (id, booked) in inserted.booked {
             open.remove(&id);
             amounts.insert(id, (booked, false));
@@ -294,7 +307,7 @@ pub async fn enqueue(
             }));
         }
         if !open.is_empty() {
-            for (id, known) in find(pool, &open).await? {
+            for (id, known) in find(&mut *connection, &open).await? {
                 open.remove(&id);
                 amounts.insert(id, (known, false));
             }
@@ -331,7 +344,7 @@ struct Inserted {
 }
 
 async fn insert_new(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     payments: &BTreeMap<Uuid, &Payment>,
     claimed_for: Option<ClaimedFor<'_>>,
 ) -> Result<Inserted, sqlx::Error> {
@@ -351,7 +364,7 @@ async fn insert_new(
                 .traceparent
                 .map(|traceparent| traceparent.to_string()),
         )
-        .fetch_one(pool)
+        .fetch_one(connection)
         .await?;
         let id = payment.correlation_id;
         return Ok(Inserted {
@@ -385,7 +398,7 @@ async fn insert_new(
         late_charge,
         traces.as_deref() as Option<&[Option<String>]>,
     )
-    .fetch_one(pool)
+    .fetch_one(connection)
     .await?;
     Ok(Inserted {
         queued: pairs(row.queued_ids, row.queued_rows),
@@ -406,7 +419,7 @@ fn pairs<A, B>(first: Option<Vec<A>>, second: Option<Vec<B>>) -> Vec<(A, B)> {
 
 /// The amounts of those payments that are in any of the tables now.
 async fn find(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     payments: &BTreeMap<Uuid, &Payment>,
 ) -> Result<BTreeMap<Uuid, Decimal>, sqlx::Error> {
     let ids: Vec<Uuid> = payments.keys().copied().collect();
@@ -418,7 +431,7 @@ async fn find(
         UNION ALL SELECT correlation_id, amount FROM payment_archived WHERE correlation_id = ANY ($1)"#,
         &ids,
     )
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await?;
     Ok(rows
         .into_iter()

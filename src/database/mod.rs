@@ -1,5 +1,6 @@
 //! Connections to PostgreSQL, the migrations and rights, and what is done while it is away.
 
+mod kept;
 mod look;
 mod migrate;
 mod outage;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgPool};
 
+pub use kept::Kept;
 pub use look::Look;
 pub use migrate::{MIGRATIONS, NotReady, Schema, check_ready, migrate, prepare};
 pub use outage::{
@@ -45,7 +47,7 @@ pub const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// the others. All connect when first used.
 #[derive(Debug, Clone)]
 pub struct Pools {
-    /// For the INSERT of payments that are posted.
+    /// For the INSERT of payments that are posted: each [kept](Kept) by one task.
     pub accepts: [PgPool; ACCEPT_CONNECTIONS],
     /// For all other requests.
     pub requests: PgPool,

@@ -402,7 +402,8 @@ pub fn new_payment() -> Payment {
 
 /// Puts payments into the queue as a POST does that finds others waiting.
 pub async fn enqueue(pool: &PgPool, payments: &[Payment]) -> Result<Vec<Accepted>, sqlx::Error> {
-    let (outcomes, _) = payment_proxy::accept::enqueue(pool, payments, None).await?;
+    let mut connection = pool.acquire().await?;
+    let (outcomes, _) = payment_proxy::accept::enqueue(&mut connection, payments, None).await?;
     Ok(outcomes)
 }
 

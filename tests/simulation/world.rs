@@ -159,7 +159,9 @@ impl<'a> World<'a> {
             processor: self.sites[site].name,
             terms: self.terms,
         });
-        let (told, claims) = enqueue(&self.pools.requests, &payments, claimed_for)
+        let connection = self.pools.requests.acquire().await;
+        let mut connection = connection.expect("a connection");
+        let (told, claims) = enqueue(&mut connection, &payments, claimed_for)
             .await
             .expect("the database answers");
         let queued = told
