@@ -1,8 +1,8 @@
 """The load of a day in minutes, and what is different at its end. `make soak`, or `scripts/soak.sh --help`.
 
 The day begins with the peak of the evening, so that everything has been as large as it gets once; then come a quiet
-night, two peaks, and a night like the first. On the way processors become slow and fail, payments are posted
-again, and an instance is restarted and killed.
+night, two peaks, and a night like the first. On the way the queue is locked, processors become slow and fail,
+payments are posted again, and an instance is restarted and killed.
 
 Exit: 0 what was seen at the end is within 10 % of what was seen after the first tenth, but for what grows with
 settled payments, and the audit is clean; 1 something is not; 2 it could not run.
@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
-from bench import box, charts, progress, proof, report, watch
+from bench import box, compare, progress, proof, report, watch
 from bench.box import Groups
 from bench.child import Broken
 from bench.offer import drain, load
@@ -40,25 +40,14 @@ CURVE = {0: 1, 1: 1, 2: 0.5, 3: 0, 7: 0, 14: 1, 16: 1, 21: 0.4, 26: 1, 28: 1, 35
 FIRST, LAST = range(4, 8), range(36, 40)
 # Payments per second at night.
 NIGHT_RATE = 50
+# How long nobody gets at the queue, in seconds; less than what a statement of the service waits for a lock.
+LOCK_S = 1
 # How long both processors fail at once, at most, in seconds.
 OUTAGE_S = 10
 # Between two looks, in seconds, and how many there are of a step at least.
 LOOK_PAUSE_S, LOOKS_PER_STEP = 5, 4
 # Payments posted again per second; one in so many of them with another amount, which must be refused.
 REPEAT_RATE, OTHER_AMOUNT = 5, 10
-# What may be different.
-TOLERANCE = 0.10
-# And what is noise however large its share: by the beginning of the name.
-NOISE = {"MB": 2, "file descriptors": 4, "connections": 2, "bytes": 512 << 10, "dead rows": 2_500, "p50": 1, "p99": 5, "queued": 50}
-# What grows with settled payments, and why.
-GROWS = {
-    "settled": "the payments themselves",
-    "bytes of payment_processed": "the books: a row a payment, and two indexes",
-    "bytes of payment_rollup": "the totals: a row a second, minute and hour that has payments, and processor",
-    "bytes of payment_attempt": "a row for each attempt that failed",
-    "bytes of WAL written": "all that was ever written; old segments are recycled",
-    "MB of postgres in all": "books in shared_buffers, until those are full",
-}
 
 
 def rate_of(step, highest):
@@ -76,6 +65,7 @@ class Day:
     def __init__(self, stack, step_s, lock, actor):
         self.stack, self.step_s, self.lock, self.actor = stack, step_s, lock, actor
         self.events = {
+            0: ("the queue is locked", self.lock_queue),
             1: ("both processors fail", self.both_fail),
             10: ("default takes 300 ms", self.slow("default", 300)),
             15: ("default fails", self.fails("default")),
@@ -109,6 +99,10 @@ class Day:
 
     def fails(self, name):
         return lambda: self.configure(name, "failure", True)
+
+    def lock_queue(self):
+        """All connections that an instance may have are in use then, once before the first night."""
+        self.stack.sql(f"BEGIN; LOCK TABLE payment_queue; SELECT pg_sleep({LOCK_S}); COMMIT")
 
     def both_fail(self):
         for name in self.stack.processors:
@@ -178,37 +172,6 @@ class Repeats:
         return [f"{count} repeated posts were answered with {came} instead of {due}" for (due, came), count in wrong.items()]
 
 
-def median(values):
-    values = sorted(values)
-    return values[len(values) // 2] if values else None
-
-
-def allowed(name, before):
-    """The most that a value may be at the end."""
-    noise = next((most for start, most in NOISE.items() if name.startswith(start)), 0)
-    return before + max(before * TOLERANCE, noise)
-
-
-def reason_to_grow(name):
-    return next((why for start, why in GROWS.items() if name.startswith(start)), None)
-
-
-def compare(looks, steps):
-    """name -> (after the first tenth, at the end), each the median of a night."""
-
-    def window(numbers):
-        begin, end = steps[numbers[0]]["began_s"], steps[numbers[-1]]["ended_s"]
-        within = [found for at, found in looks if begin <= at <= end]
-        names = dict.fromkeys(name for found in within for name in found)
-        seen = {name: median([found[name] for found in within if name in found]) for name in names}
-        for percentile in ("p50", "p99"):
-            seen[f"{percentile} of POST, ms"] = median([steps[n][f"{percentile}_ms"] for n in numbers])
-        return seen
-
-    first, last = window(FIRST), window(LAST)
-    return {name: (first[name], last[name]) for name in first if name in last}
-
-
 def run_day(folder, stack, step_s, highest, seed, actor):
     """Returns looks, steps, and what was posted and how."""
     lock, steps, files = threading.Lock(), [], []
@@ -231,54 +194,10 @@ def run_day(folder, stack, step_s, highest, seed, actor):
     return watching, steps, files, repeats, drained
 
 
-def number(value):
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def text(about, minutes, pairs, found, troubles, pictures, steps, repeats):
-    """The report as Markdown, and what is not as it should be."""
-    lines = ["# Soak", "", f"A day in {minutes} minutes: {sum(step['posted'] for step in steps):,} payments posted, {sum(step['accepted'] for step in steps):,} accepted.", ""]
-    lines += [f"- {name.replace('_', ' ')}: {value}" for name, value in vars(about).items()]
-    lines += [f"- audit: {found.words()}", f"- posted again: {sum(repeats.replies.values()):,}", ""]
-    lines += ["## Must be within 10 %", "", "Medians of the night after the first tenth and of the last tenth, at the same rate.", ""]
-    lines += ["| what | after the first tenth | at the end | |", "|---|---|---|---|"]
-    for name, (first, last) in sorted(pairs.items()):
-        if not reason_to_grow(name):
-            fine = last <= allowed(name, first)
-            lines.append(f"| {name} | {number(first)} | {number(last)} | {'' if fine else '**grew**'} |")
-            if not fine:
-                troubles.append(f"{name} grew from {number(first)} to {number(last)}")
-    lines += ["", "## Grows with settled payments", "", "| what | after the first tenth | at the end | per payment settled between | why |", "|---|---|---|---|---|"]
-    settled = pairs["settled"][1] - pairs["settled"][0]
-    for name, (first, last) in sorted(pairs.items()):
-        if why := reason_to_grow(name):
-            lines.append(f"| {name} | {number(first)} | {number(last)} | {(last - first) / settled:.3g} | {why} |")
-    lines += ["", "## Not as it should be", "", *(f"- {trouble}" for trouble in troubles)] if troubles else []
-    lines += [line for file in pictures for line in ("", f"![]({file})")]
-    return "\n".join(lines) + "\n"
-
-
-def draw(folder, looks, steps):
-    """One chart for each kind of value, over the minutes of the day."""
-
-    def curves(title, unit, chosen, scale=1.0):
-        names = dict.fromkeys(name for _, found in looks for name in found if chosen(name))
-        series = {name: [(at / 60, found[name] / scale) for at, found in looks if name in found] for name in names}
-        return ("curves", title, "minutes", unit, series)
-
-    middle = [(step["began_s"] + step["ended_s"]) / 120 for step in steps]
-    queue = ("bytes of payment_queue", "bytes of payment_dead_letter", "bytes of processor", "bytes of service", "bytes of poller")
-    drawn = {
-        "rate": ("curves", "payments offered, and waiting", "minutes", "per second, or payments", {"offered": list(zip(middle, (step["rate"] for step in steps))), "queued": [(at / 60, found["queued"]) for at, found in looks]}),
-        "latency": ("curves", "latency of POST", "minutes", "ms", {p: list(zip(middle, (step[f"{p}_ms"] for step in steps))) for p in ("p50", "p99")}),
-        "memory": curves("memory", "MB", lambda name: name.startswith("MB")),
-        "descriptors": curves("file descriptors and connections", "", lambda name: name.startswith(("file", "connections"))),
-        "dead": curves("dead rows", "rows", lambda name: name.startswith("dead rows")),
-        "queue": curves("tables and indexes that must not grow", "MB", lambda name: name.startswith(queue), 1 << 20),
-        "books": curves("books", "MB", lambda name: name.startswith("bytes of payment_") and not name.startswith(queue), 1 << 20),
-        "wal": curves("WAL written", "MB", lambda name: name == "bytes of WAL written", 1 << 20),
-    }
-    return [charts.draw(folder / f"{name}.svg", chart) for name, chart in drawn.items()]
+def night(looks, steps, files, numbers):
+    """What was seen in some steps."""
+    chosen = [files[number] for number in numbers]
+    return compare.night(looks, steps[numbers[0]]["began_s"], steps[numbers[-1]]["ended_s"], chosen)
 
 
 def arguments():
@@ -315,12 +234,19 @@ def main():
         return 128 + signal.SIGINT
     finally:
         groups.remove()
+    first, last = (night(watching.looks, steps, files, numbers) for numbers in (FIRST, LAST))
     for file in files:
         file.unlink()
-    troubles = found.troubles + repeats.troubles() + ([] if drained else ["the queue did not empty"])
-    pairs = compare(watching.looks, steps)
+    troubles = found.troubles + repeats.troubles() + compare.grown(first, last)
+    troubles += [] if drained else ["the queue did not empty"]
+    troubles += [f"{len(watching.missed)} looks failed: {watching.missed[0]}"] if watching.missed else []
     about = report.About.of(groups, began, f"make soak MINUTES={given.minutes:g} RATE={given.rate} SEED={given.seed}")
-    (folder / "report.md").write_text(text(about, f"{given.minutes:g}", pairs, found, troubles, draw(folder, watching.looks, steps), steps, repeats))
+    notes = [f"{name.replace('_', ' ')}: {value}" for name, value in vars(about).items()]
+    notes += [
+        f"posted: {sum(step['posted'] for step in steps):,}, accepted: {sum(step['accepted'] for step in steps):,}, posted again: {sum(repeats.replies.values()):,}",
+        f"audit: {found.words()}",
+    ]
+    (folder / "report.md").write_text(compare.text(notes, first, last, troubles, compare.draw(folder, watching.looks, steps)))
     (folder / "looks.json").write_text(json.dumps({"steps": steps, "looks": watching.looks, "missed": watching.missed}) + "\n")
     latest = given.reports / "latest"
     latest.unlink(missing_ok=True)

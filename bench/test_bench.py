@@ -7,7 +7,7 @@ import xml.etree.ElementTree
 from pathlib import Path
 from random import Random
 
-from bench import box, child, overload, postgres, report, search, stack, summary
+from bench import box, child, compare, overload, postgres, report, search, soak, stack, summary, watch
 from bench.line import Line, Outcome, Value, at_least, at_most
 from bench.proof import Proof
 
@@ -162,6 +162,34 @@ class Overload(unittest.TestCase):
             for posted, seconds in ((lines, 3.5), (lines[:2], 1.5), (lines[:1], 0)):
                 file.write_text("\n".join(posted) + "\n")
                 self.assertAlmostEqual(overload.recovered(file, 1000), seconds)
+
+
+class Soak(unittest.TestCase):
+    BEFORE = {watch.OTHERS: 1.0, "MB resident of api1": 40.0, "bytes of payment_queue": 8 << 20, "settled": 1_000.0, "bytes of payment_processed": 100.0}
+
+    def test_the_nights_that_are_compared_have_one_rate_and_the_peaks_another(self):
+        rates = [soak.rate_of(step, 1_500) for step in range(soak.STEPS)]
+        self.assertEqual({rates[step] for step in (*soak.FIRST, *soak.LAST)}, {soak.NIGHT_RATE})
+        self.assertEqual((min(rates), max(rates), rates[0]), (soak.NIGHT_RATE, 1_500, 1_500))
+        self.assertGreaterEqual(soak.FIRST[0], soak.STEPS / 10)
+        self.assertEqual(soak.LAST[-1], soak.STEPS - 1)
+
+    def test_what_grows_with_payments_may_and_all_else_may_not(self):
+        after = {watch.OTHERS: 50.0, "MB resident of api1": 44.0, "bytes of payment_queue": 8.8 * (1 << 20), "settled": 9_000.0, "bytes of payment_processed": 900.0}
+        self.assertEqual(compare.grown(self.BEFORE, after), [])
+        after |= {"MB resident of api1": 45.0, "bytes of payment_queue": 9 << 20}
+        self.assertEqual(len(compare.grown(self.BEFORE, after)), 2)
+        text = compare.text([], self.BEFORE, after, [], [])
+        self.assertIn("| MB resident of api1 | 40 | 45 | 44 | **grew** |", text)
+        self.assertIn("| bytes of payment_processed | 100 | 900 | 0.1 |", text)
+
+    def test_a_night_is_its_median_whatever_came_before_or_between(self):
+        looks = [(0, {"MB": 99}), (10, {"MB": 1}), (11, {"MB": 70}), (12, {"MB": 2}), (13, {"MB": 2}), (20, {"MB": 99})]
+        lines = [f"a,1,202,{1_000 if number < 4 * compare.SLICE else 90_000},1" for number in range(5 * compare.SLICE)]
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "posted.csv"
+            file.write_text("\n".join(lines) + "\n")
+            self.assertEqual(compare.night(looks, 10, 13, [file]), {"MB": 2, "p50 of POST, ms": 1, "p99 of POST, ms": 1})
 
 
 class Tools(unittest.TestCase):

@@ -1,5 +1,6 @@
 """Looks at a running stack every few seconds: memory, file descriptors, connections, sizes, dead rows, WAL."""
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -20,6 +21,23 @@ UNION ALL SELECT 'queued', count(*) FROM payment_queue
 """
 
 
+# How much of the machine's CPUs is used by programs that are not part of this: nothing else moves latencies as much.
+OTHERS = "CPU of others, %"
+
+
+class Used:
+    """The time at which it was made, and the seconds of CPU that were used until then: by all, and by us."""
+
+    def __init__(self):
+        self.at, self.all_s = time.monotonic(), box.machine_busy_s()
+        self.own_s = box.cpu_s({"own": os.getpid()})["own"]
+
+    def others_since(self, before):
+        """Per cent of all CPUs."""
+        others_s = (self.all_s - before.all_s) - (self.own_s - before.own_s)
+        return max(0.0, others_s / (self.at - before.at) / os.cpu_count() * 100)
+
+
 class Watch:
     """A context manager that looks until it ends. `looks` is a list of (seconds since its start, name -> number)."""
 
@@ -31,6 +49,7 @@ class Watch:
 
     def __enter__(self):
         self.began = time.monotonic()
+        self.used = Used()
         self.thread.start()
         return self
 
@@ -44,6 +63,8 @@ class Watch:
                 # An instance is not restarted meanwhile.
                 with self.lock:
                     found = look(self.stack)
+                before, self.used = self.used, Used()
+                found[OTHERS] = self.used.others_since(before)
                 self.looks.append((time.monotonic() - self.began, found))
             except (Broken, OSError) as error:
                 self.missed.append(str(error))
