@@ -20,6 +20,8 @@ STEPS = {
     "p50": 0.2,  # ms
     "p99": 1,  # ms
 }
+# Per cent of the machine's CPUs that other programs may use in either night. Beyond that latencies tell of them.
+QUIET = 10
 # What grows with settled payments, and why.
 GROWS = {
     "settled": "the payments themselves",
@@ -32,6 +34,10 @@ GROWS = {
 # Payments of a slice of a night, each of which has its own percentiles: their median is not moved by the few
 # slices in which something else on the machine had the CPU.
 SLICE = 250
+
+
+# How the names of latencies end.
+LATENCY = " of POST, ms"
 
 
 def median(values):
@@ -49,7 +55,7 @@ def latencies(files):
         for begin in range(0, max(1, len(taken) - SLICE + 1), SLICE):
             for name, share in (("p50", 0.5), ("p99", 0.99)):
                 found[name].append(percentile(taken[begin : begin + SLICE], share))
-    return {f"{name} of POST, ms": median(values) for name, values in found.items()}
+    return {f"{name}{LATENCY}": median(values) for name, values in found.items()}
 
 
 def night(looks, begin_s, end_s, files):
@@ -69,9 +75,21 @@ def allowed(name, before):
     return before + max(before * TOLERANCE, starting(STEPS, name) or 0)
 
 
+def quiet(first, last):
+    """Whether latencies can be compared."""
+    return max(first[OTHERS], last[OTHERS]) <= QUIET
+
+
 def judged(name):
     """Whether a value may not grow."""
     return name != OTHERS and not starting(GROWS, name)
+
+
+def verdict(name, first, last):
+    """On a value that may not grow: nothing if it did not."""
+    if name.endswith(LATENCY) and not quiet(first, last):
+        return "NOT COMPARED"
+    return "" if last[name] <= allowed(name, first[name]) else "**grew**"
 
 
 def grown(first, last):
@@ -79,7 +97,7 @@ def grown(first, last):
     return [
         f"{name} grew from {number(first[name])} to {number(last[name])}"
         for name in sorted(first.keys() & last.keys())
-        if judged(name) and last[name] > allowed(name, first[name])
+        if judged(name) and verdict(name, first, last) == "**grew**"
     ]
 
 
@@ -99,15 +117,14 @@ def text(notes, first, last, troubles, pictures):
         "",
         "Medians of two nights at the same rate: the one after the first tenth, and the last tenth. A step is what a "
         f"value moves by without meaning anything. Latency is the median of slices of {SLICE} payments; other programs "
-        f"used {number(first[OTHERS])} % of the machine's CPUs in the first of these nights and {number(last[OTHERS])} % in the last.",
+        f"used {number(first[OTHERS])} % of the machine's CPUs in the first of these nights and {number(last[OTHERS])} % in the last; with more than {QUIET} % it is not compared.",
         "",
         "| what | after the first tenth | at the end | at most | |",
         "|---|---|---|---|---|",
     ]
     for name in names:
         if judged(name):
-            most = allowed(name, first[name])
-            lines.append(f"| {name} | {number(first[name])} | {number(last[name])} | {number(most)} | {'' if last[name] <= most else '**grew**'} |")
+            lines.append(f"| {name} | {number(first[name])} | {number(last[name])} | {number(allowed(name, first[name]))} | {verdict(name, first, last)} |")
     settled = max(1, last["settled"] - first["settled"])
     lines += ["", "## Grows with settled payments", "", "| what | after the first tenth | at the end | per payment settled between | why |", "|---|---|---|---|---|"]
     for name in names:

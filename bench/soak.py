@@ -5,7 +5,8 @@ night, two peaks, and a night like the first. On the way the queue is locked, pr
 payments are posted again, and an instance is restarted and killed.
 
 Exit: 0 what was seen at the end is within 10 % of what was seen after the first tenth, but for what grows with
-settled payments, and the audit is clean; 1 something is not; 2 it could not run.
+settled payments, and the audit is clean; 1 something is not; 2 it could not run; 3 all is well, but latencies could not
+be compared, because other programs used the CPUs.
 """
 
 import argparse
@@ -253,7 +254,7 @@ def main():
     latest.symlink_to(folder.name)
     print((folder / "report.md").read_text())
     print(f"written to {folder / 'report.md'}")
-    return 1 if troubles else 0
+    return 1 if troubles else 0 if compare.quiet(first, last) else 3
 
 
 if __name__ == "__main__":

@@ -175,13 +175,20 @@ class Soak(unittest.TestCase):
         self.assertEqual(soak.LAST[-1], soak.STEPS - 1)
 
     def test_what_grows_with_payments_may_and_all_else_may_not(self):
-        after = {watch.OTHERS: 50.0, "MB resident of api1": 44.0, "bytes of payment_queue": 8.8 * (1 << 20), "settled": 9_000.0, "bytes of payment_processed": 900.0}
+        after = {watch.OTHERS: 5.0, "MB resident of api1": 44.0, "bytes of payment_queue": 8.8 * (1 << 20), "settled": 9_000.0, "bytes of payment_processed": 900.0}
         self.assertEqual(compare.grown(self.BEFORE, after), [])
         after |= {"MB resident of api1": 45.0, "bytes of payment_queue": 9 << 20}
         self.assertEqual(len(compare.grown(self.BEFORE, after)), 2)
         text = compare.text([], self.BEFORE, after, [], [])
         self.assertIn("| MB resident of api1 | 40 | 45 | 44 | **grew** |", text)
         self.assertIn("| bytes of payment_processed | 100 | 900 | 0.1 |", text)
+
+    def test_latencies_are_compared_only_where_nobody_else_had_the_cpu(self):
+        before, after = ({watch.OTHERS: 1.0, "p99 of POST, ms": ms} for ms in (4.0, 8.0))
+        self.assertEqual(compare.grown(before, after), ["p99 of POST, ms grew from 4 to 8"])
+        after[watch.OTHERS] = compare.QUIET + 1
+        self.assertEqual(compare.grown(before, after), [])
+        self.assertEqual(compare.verdict("p99 of POST, ms", before, after), "NOT COMPARED")
 
     def test_a_night_is_its_median_whatever_came_before_or_between(self):
         looks = [(0, {"MB": 99}), (10, {"MB": 1}), (11, {"MB": 70}), (12, {"MB": 2}), (13, {"MB": 2}), (20, {"MB": 99})]
