@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::accept::Acceptor;
-use crate::charge::{ProcessorClient, Stop};
+use crate::charge::{Names, ProcessorClient, Stop};
 use crate::claim::LeaseTerms;
 use crate::config::{ProcessorsSettings, Settings};
 use crate::database::{self, Pools, RETRY_PAUSE, Schema};
@@ -221,10 +221,12 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
 /// # Errors
 /// A processor cannot be called at all.
 pub fn processors(settings: &ProcessorsSettings) -> anyhow::Result<Arc<Vec<Processor>>> {
+    let names = Names::of_system()?;
     let processors = settings.processors.0.iter().map(|processor| {
         let client = ProcessorClient::new(
             processor,
             settings.processor_timeout,
+            &names,
             settings.authorities(),
         )?;
         Ok(Processor {

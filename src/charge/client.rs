@@ -10,7 +10,7 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Lookup, Reply};
+use super::{Lookup, Names, Reply};
 use crate::claim::Claim;
 use crate::config::ProcessorSettings;
 use crate::metrics::{COUNTS, ProcessorCounts};
@@ -90,14 +90,15 @@ struct StoredPayment {
 }
 
 impl ProcessorClient {
-    /// A client for one processor; `timeout` is what it has for one payment, `authorities` vouch for it where its URL
-    /// is `https`.
+    /// A client for one processor; `timeout` is what it has for one payment, `names` tells its address, `authorities`
+    /// vouch for it where its URL is `https`.
     ///
     /// # Errors
     /// The HTTP client cannot be made, or the URL cannot take a path.
     pub fn new(
         settings: &ProcessorSettings,
         timeout: Duration,
+        names: &Names,
         authorities: Option<&Authorities>,
     ) -> anyhow::Result<Self> {
         let builder = match settings.url.scheme() {
@@ -107,8 +108,7 @@ impl ProcessorClient {
         let http = builder
             .http1_max_headers(MAX_HEADERS)
             .connect_timeout(CONNECT_TIMEOUT)
-            // The system's resolver would take a thread for each connection that is made at once.
-            .hickory_dns(true)
+            .dns_resolver(names.clone())
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .pool_idle_timeout(IDLE_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())

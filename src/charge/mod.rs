@@ -4,6 +4,7 @@
 //! that no processor charged it. Whatever is not proved stays with the processor that may have it.
 
 mod client;
+mod names;
 mod verdict;
 
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ pub use client::{
     CONNECT_TIMEOUT, HEALTH_TIMEOUT, Health, LOOKUP_TIMEOUT, MAX_BODY_BYTES, ProcessorClient,
     ProcessorTotals, SUMMARY_TIMEOUT, read_lookup,
 };
+pub use names::{NAME_KEPT, Names};
 pub use verdict::{Lookup, Reply, Verdict, judge};
 
 use crate::claim::{Claim, EarlierAttempt};

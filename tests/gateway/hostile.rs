@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use payment_proxy::charge::{Lookup, ProcessorClient, Reply, Verdict, judge};
-use payment_proxy::claim::Claim;
 use payment_proxy::config::ProcessorSettings;
 use rust_decimal::Decimal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::support::{Database, Gateway, eventually, new_payment, processor};
+use crate::support::{Database, Gateway, eventually, new_claim, processor, resolver};
 
 /// What a processor answers to every call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,24 +149,9 @@ async fn answer(mut client: TcpStream, mode: Mode, honest: &str) -> std::io::Res
     Ok(())
 }
 
-/// A claim that is about to be sent.
-fn claim() -> Claim {
-    let now = chrono::Utc::now();
-    Claim {
-        id: 1,
-        payment: new_payment(),
-        accepted_at: now,
-        attempt: 1,
-        processor: "default".to_owned(),
-        requested_at: now,
-        send_by: Instant::now(),
-        earlier: None,
-    }
-}
-
 /// What one call, and the question after it, prove.
 async fn verdict(client: &ProcessorClient) -> (Verdict, Reply, Option<Lookup>) {
-    let claim = claim();
+    let claim = new_claim();
     let reply = client.post(&claim, None).await;
     if let Some(verdict) = judge(&claim, &reply, None) {
         return (verdict, reply, None);
@@ -187,7 +171,7 @@ async fn whatever_a_processor_answers_proves_no_more_than_it_should() {
         url: hostile.url().parse().expect("a URL"),
     };
     let timeout = Duration::from_millis(1_500);
-    let client = ProcessorClient::new(&settings, timeout, None).expect("a client");
+    let client = ProcessorClient::new(&settings, timeout, &resolver(), None).expect("a client");
     // The status is the answer, whatever follows it; everything else leaves the payment in doubt.
     let charged = ["Charged"];
     let unknown = ["Unknown"];

@@ -19,6 +19,7 @@ mod hostile;
 mod lifecycle;
 mod logs;
 mod metrics;
+mod moved;
 mod neighbours;
 mod observability;
 mod openapi;

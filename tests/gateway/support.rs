@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use payment_proxy::accept::Accepted;
-use payment_proxy::charge::{ProcessorClient, Stop};
+use payment_proxy::charge::{Names, ProcessorClient, Stop};
 use payment_proxy::claim::{Claim, LeaseTerms};
 use payment_proxy::config::{
     DatabaseSettings, MigrateSettings, OwnerSettings, ProcessorSettings, PurgeSettings,
@@ -332,6 +332,26 @@ pub fn payment_json(id: Uuid, cents: i64) -> String {
     )
 }
 
+/// A claim that is about to be sent.
+pub fn new_claim() -> Claim {
+    let now = chrono::Utc::now();
+    Claim {
+        id: 1,
+        payment: new_payment(),
+        accepted_at: now,
+        attempt: 1,
+        processor: "default".to_owned(),
+        requested_at: now,
+        send_by: Instant::now(),
+        earlier: None,
+    }
+}
+
+/// What the system knows of names; processors of tests are called by address.
+pub fn resolver() -> Names {
+    Names::of_system().expect("names")
+}
+
 /// A worker in this process, whose steps a test takes one by one.
 pub struct Bench {
     pub worker: Worker,
@@ -354,8 +374,9 @@ impl Bench {
                     fee,
                     url,
                 };
-                let client = ProcessorClient::new(&settings, Duration::from_secs(15), None)
-                    .expect("a client");
+                let timeout = Duration::from_secs(15);
+                let client =
+                    ProcessorClient::new(&settings, timeout, &resolver(), None).expect("a client");
                 Processor {
                     name: name.to_owned(),
                     client,

@@ -76,7 +76,8 @@ impl Site {
                 fee: Decimal::ZERO,
                 url: format!("http://{address}").parse().expect("a URL"),
             };
-            ProcessorClient::new(&settings, CALL_TIMEOUT, None).expect("a client")
+            ProcessorClient::new(&settings, CALL_TIMEOUT, &support::resolver(), None)
+                .expect("a client")
         };
         Ways {
             direct: client(self.address),
