@@ -9,13 +9,13 @@ import os
 import signal
 import sys
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
 from bench import backlog, box, overload, postgres, progress, proof, public, rates, report, start, summary, watched
 from bench.box import Groups
 from bench.child import Broken
 from bench.line import Line, Outcome
+from bench.run import Run
 from bench.stack import REPOSITORY
 
 import books  # found on the path that bench.proof extends
@@ -80,36 +80,30 @@ def command(given):
 
 def main():
     given = arguments()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    began = datetime.now(timezone.utc)
-    folder = given.reports / f"{began:%Y%m%dT%H%M%SZ}"
-    folder.mkdir(parents=True)
-    groups = Groups(f"{box.PREFIX}-{os.getpid()}")
-    progress.say(f"bench: the box is {groups.words()}")
-    setting = Setting(groups, folder, given.seconds or None, given.rate or None, given.rows or None, given.k6)
     outcomes = {}
     try:
-        for line in given.chosen:
-            progress.say(f"{line.name}: {line.what}")
-            try:
-                outcomes[line.name] = line.measure(setting)
-            except (Broken, books.Unreadable, OSError) as error:
-                # The others may still go, and are worth hours.
-                progress.say(f"  BROKEN: {error}")
-                outcomes[line.name] = Outcome([], [proof.Proof(0, [f"{line.name} BROKEN: {error}"])])
-            # After each line: whoever interrupts has what was measured until then.
-            report.write(folder, report.About.of(groups, began, command(given)), given.chosen, outcomes)
+        with Run("bench", given.reports, command(given)) as run:
+            measure(run, given, outcomes)
     except KeyboardInterrupt:
         print("bench: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
-    finally:
-        groups.remove()
-    latest = given.reports / "latest"
-    latest.unlink(missing_ok=True)
-    latest.symlink_to(folder.name)
-    print((folder / "report.md").read_text())
-    print(f"written to {folder / 'report.md'}")
+    run.publish()
     return 1 if any(found.troubles for outcome in outcomes.values() for found in outcome.proofs) else 0
+
+
+def measure(run, given, outcomes):
+    """Measures the lines, one after the other."""
+    setting = Setting(run.groups, run.folder, given.seconds or None, given.rate or None, given.rows or None, given.k6)
+    for line in given.chosen:
+        progress.say(f"{line.name}: {line.what}")
+        try:
+            outcomes[line.name] = line.measure(setting)
+        except (Broken, books.Unreadable, OSError) as error:
+            # The others may still go, and are worth hours.
+            progress.say(f"  BROKEN: {error}")
+            outcomes[line.name] = Outcome([], [proof.Proof(0, [f"{line.name} BROKEN: {error}"])])
+        # After each line: whoever interrupts has what was measured until then.
+        report.write(run.folder, run.about(), given.chosen, outcomes)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import argparse
 import csv
 import http.client
 import json
-import os
 import random
 import signal
 import sys
@@ -21,14 +20,13 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
 
-from bench import box, compare, progress, proof, report, watch
-from bench.box import Groups
+from bench import box, compare, progress, proof, watch
 from bench.child import Broken
 from bench.offer import drain, load
 from bench.rates import QUICK_MS
+from bench.run import Run
 from bench.stack import REPOSITORY, Stack
 
 import books  # found on the path that bench.proof extends
@@ -215,17 +213,12 @@ def arguments():
 
 def main():
     given = arguments()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    began = datetime.now(timezone.utc)
-    folder = given.reports / f"{began:%Y%m%dT%H%M%SZ}"
-    folder.mkdir(parents=True)
-    groups = Groups(f"{box.PREFIX}-{os.getpid()}")
-    progress.say(f"soak: the box is {groups.words()}")
+    command = f"make soak MINUTES={given.minutes:g} RATE={given.rate} SEED={given.seed}"
     try:
         # One thread for all events, which outlives the stack: the kernel ends a child with the thread that started it.
-        with ThreadPoolExecutor(1) as actor, Stack(groups, folder / "logs", delay_ms=QUICK_MS) as stack:
+        with Run("soak", given.reports, command) as run, ThreadPoolExecutor(1) as actor, Stack(run.groups, run.folder / "logs", delay_ms=QUICK_MS) as stack:
             started = round(time.time() * 1000)
-            watching, steps, files, repeats, drained = run_day(folder, stack, round(given.minutes * 60 / STEPS), given.rate, given.seed, actor)
+            watching, steps, files, repeats, drained = run_day(run.folder, stack, round(given.minutes * 60 / STEPS), given.rate, given.seed, actor)
             found = proof.audit(stack, proof.read_posted(files), started)
     except (Broken, books.Unreadable, OSError) as error:
         print(f"soak: {error}", file=sys.stderr)
@@ -233,27 +226,21 @@ def main():
     except KeyboardInterrupt:
         print("soak: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
-    finally:
-        groups.remove()
     first, last = (night(watching.looks, steps, files, numbers) for numbers in (FIRST, LAST))
     for file in files:
         file.unlink()
     troubles = found.troubles + repeats.troubles() + compare.grown(first, last)
     troubles += [] if drained else ["the queue did not empty"]
     troubles += [f"{len(watching.missed)} looks failed: {watching.missed[0]}"] if watching.missed else []
-    about = report.About.of(groups, began, f"make soak MINUTES={given.minutes:g} RATE={given.rate} SEED={given.seed}")
-    notes = [f"{name.replace('_', ' ')}: {value}" for name, value in vars(about).items()]
+    notes = [f"{name.replace('_', ' ')}: {value}" for name, value in vars(run.about()).items()]
     notes += [
         f"posted: {sum(step['posted'] for step in steps):,}, accepted: {sum(step['accepted'] for step in steps):,}, posted again: {sum(repeats.replies.values()):,}",
         f"audit: {found.words()}",
     ]
-    (folder / "report.md").write_text(compare.text(notes, first, last, troubles, compare.draw(folder, watching.looks, steps)))
-    (folder / "looks.json").write_text(json.dumps({"steps": steps, "looks": watching.looks, "missed": watching.missed}) + "\n")
-    latest = given.reports / "latest"
-    latest.unlink(missing_ok=True)
-    latest.symlink_to(folder.name)
-    print((folder / "report.md").read_text())
-    print(f"written to {folder / 'report.md'}")
+    pictures = compare.draw(run.folder, watching.looks, steps)
+    (run.folder / "report.md").write_text(compare.text(notes, first, last, troubles, pictures))
+    (run.folder / "looks.json").write_text(json.dumps({"steps": steps, "looks": watching.looks, "missed": watching.missed}) + "\n")
+    run.publish()
     return 1 if troubles else 0 if compare.quiet(first, last) else 3
 
 
