@@ -43,16 +43,17 @@ impl Kept {
         }
         let now = Instant::now();
         let open = match self.open.take() {
-            Some(open) => open,
+            Some(open) => Open {
+                used_at: now,
+                ..open
+            },
             None => Open {
                 connection: self.pool.acquire().await?,
                 since: now,
                 used_at: now,
             },
         };
-        let open = self.open.insert(open);
-        open.used_at = now;
-        Ok(&mut open.connection)
+        Ok(&mut self.open.insert(open).connection)
     }
 
     /// Closes it.

@@ -22,7 +22,7 @@ const HOURS: i64 = 5;
 pub const PAYMENTS: i64 = 10_000;
 
 /// Payments of two months that are long over, two fifths of them in May.
-pub async fn fill(database: &Database) {
+async fn fill(database: &Database) {
     database
         .execute(&format!(
             "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
@@ -31,6 +31,13 @@ pub async fn fill(database: &Database) {
              FROM generate_series(1, {PAYMENTS}) AS n"
         ))
         .await;
+}
+
+/// A database with them.
+pub async fn filled() -> Database {
+    let database = Database::migrated().await;
+    fill(&database).await;
+    database
 }
 
 fn begin() -> DateTime<Utc> {
@@ -176,8 +183,7 @@ async fn old_months_are_archived_while_payments_are_posted() {
 
 #[tokio::test]
 async fn an_archive_that_is_killed_goes_on_and_takes_only_what_is_in_its_file() {
-    let database = Database::migrated().await;
-    fill(&database).await;
+    let database = filled().await;
     let before = whole_hours(&database).await;
     let folder = tempfile::tempdir().expect("a folder");
     // A run was killed while it wrote the file.
@@ -250,8 +256,7 @@ async fn an_archive_that_is_killed_goes_on_and_takes_only_what_is_in_its_file() 
 
 #[tokio::test]
 async fn a_month_that_is_not_over_or_not_decided_is_not_archived() {
-    let database = Database::migrated().await;
-    fill(&database).await;
+    let database = filled().await;
     database
         .execute(
             "INSERT INTO payment_queue (correlation_id, amount, attempt, processor, requested_at, doubt_until)

@@ -9,9 +9,10 @@ use payment_proxy::settle::{Anomaly, Ended, record};
 use payment_proxy::summary::{NoSummary, Summary, Totals, summarize};
 use reqwest::StatusCode;
 use rust_decimal::Decimal;
+use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::archive::{PAYMENTS, fill, month, whole_hours};
+use crate::archive::{PAYMENTS, filled, month, whole_hours};
 use crate::server::psql;
 use crate::support::{
     CENTS, Database, Gateway, enqueue, new_payment, processor, processors, production_terms,
@@ -20,15 +21,21 @@ use crate::support::{
 /// A row of `audit.totals`.
 type TotalsRow = (DateTime<Utc>, String, i64, Decimal);
 
-#[tokio::test]
-async fn a_part_of_an_archived_hour_is_refused_and_whole_hours_are_not() {
-    let database = Database::migrated().await;
-    fill(&database).await;
+/// Archives all payments. Where their files are.
+async fn move_all(database: &Database) -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let settings = database.settings(QueueDurability::Unlogged);
-    archive(&settings, month("2025-07"), folder.path(), false)
-        .await
-        .expect("an answer");
+    let states = archive(&settings, month("2025-07"), folder.path(), false).await;
+    for state in states.expect("an answer") {
+        assert_eq!(state.state, State::Moved { left: 0 });
+    }
+    folder
+}
+
+#[tokio::test]
+async fn a_part_of_an_archived_hour_is_refused_and_whole_hours_are_not() {
+    let database = filled().await;
+    let _files = move_all(&database).await;
     let processor = processor().await;
     let gateway = Gateway::start(&database, &processors(&[&processor]), &[]).await;
     let cut = "/payments-summary?from=2025-06-01T00:00:00.001Z&to=2025-06-01T01:30:00Z";
@@ -108,11 +115,11 @@ async fn a_part_of_an_archived_hour_is_refused_and_whole_hours_are_not() {
         );
     }
 }
+
 #[tokio::test]
 async fn an_archived_month_is_restored_as_the_readme_says() {
     const README: &str = include_str!("../../README.md");
-    let database = Database::migrated().await;
-    fill(&database).await;
+    let database = filled().await;
     let content = async || -> (String, String) {
         sqlx::query_as(
             "SELECT (SELECT md5(string_agg(p::text, '|' ORDER BY correlation_id)) FROM payment_processed p),
@@ -123,14 +130,7 @@ async fn an_archived_month_is_restored_as_the_readme_says() {
         .expect("the books")
     };
     let before = content().await;
-    let folder = tempfile::tempdir().expect("a folder");
-    let settings = database.settings(QueueDurability::Unlogged);
-    for state in archive(&settings, month("2025-07"), folder.path(), false)
-        .await
-        .expect("an answer")
-    {
-        assert_eq!(state.state, State::Moved { left: 0 });
-    }
+    let folder = move_all(&database).await;
     let section = README.split("\n## Old months").nth(1).expect("a section");
     let script = section
         .split("```sql\n")
@@ -162,13 +162,8 @@ async fn an_archived_month_is_restored_as_the_readme_says() {
 
 #[tokio::test]
 async fn a_charge_of_an_archived_payment_is_not_booked_again() {
-    let database = Database::migrated().await;
-    fill(&database).await;
-    let folder = tempfile::tempdir().expect("a folder");
-    let settings = database.settings(QueueDurability::Unlogged);
-    archive(&settings, month("2025-07"), folder.path(), false)
-        .await
-        .expect("an answer");
+    let database = filled().await;
+    let _files = move_all(&database).await;
     let before = whole_hours(&database).await;
     let known: Uuid = sqlx::query_scalar(
         "SELECT correlation_id FROM payment_archived WHERE month = '2025-06-01' LIMIT 1",
