@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{PgConnection, PgPool};
 use tokio::sync::Mutex;
 
 use crate::charge::LONGEST_DOUBT_PAUSE;
@@ -22,10 +22,6 @@ pub const CALL_OVERDUE: Duration = Duration::from_secs(20);
 pub const CENSUS_INTERVAL: Duration = Duration::from_secs(2);
 /// How long whoever asks for a recent census waits for the database.
 pub const CENSUS_TIMEOUT: Duration = Duration::from_millis(1_500);
-
-/// How the queries are planned and when they are given up, whoever's pool they run in. In milliseconds.
-const BEGIN: &str = "BEGIN; SET LOCAL statement_timeout = 1000; SET LOCAL lock_timeout = 500;
-    SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL jit = off";
 
 /// A number of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -60,16 +56,13 @@ impl Census {
     /// Takes it, in a few milliseconds however deep the queue is.
     ///
     /// # Errors
-    /// The database did not answer within a second.
+    /// The database did not answer.
     pub async fn take(pool: &PgPool) -> Result<Self, sqlx::Error> {
-        let mut transaction = begin(pool).await?;
-        let census = Self::read(&mut transaction).await?;
-        transaction.commit().await?;
-        Ok(census)
+        Self::read(&mut *pool.acquire().await?).await
     }
 
-    /// Takes it within a transaction that was [begun](begin) for looks.
-    pub(crate) async fn read(transaction: &mut PgConnection) -> Result<Self, sqlx::Error> {
+    /// Takes it, on that connection.
+    pub(crate) async fn read(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
         // A payment in doubt waits to be asked for, or has been for too long.
         let row = sqlx::query!(
             r#"SELECT queued AS "queued!", in_doubt AS "in_doubt!", dead_letters AS "dead_letters!",
@@ -97,7 +90,7 @@ impl Census {
             interval(LONGEST_DOUBT_PAUSE),
             interval(CALL_OVERDUE),
         )
-        .fetch_one(transaction)
+        .fetch_one(connection)
         .await?;
         let queued = count(row.queued, row.queue_estimate);
         Ok(Self {
@@ -112,14 +105,6 @@ impl Census {
             dead_rows: u64::try_from(row.dead_rows).unwrap_or_default(),
         })
     }
-}
-
-/// Begins a transaction that looks, and gives up soon.
-///
-/// # Errors
-/// The database did not answer.
-pub(crate) async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-    pool.begin_with(BEGIN).await
 }
 
 /// How many payments are in the queue, in a millisecond or two however many there are.

@@ -1,13 +1,14 @@
 //! What the page shows of the whole deployment: read from the database, once a second for all viewers.
 
+use std::ops::Range;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 
 use super::money::Money;
-use super::window::{Settled, WINDOW_SECONDS};
-use crate::census::{self, Census};
+use super::window::Settled;
+use crate::census::Census;
 use crate::claim::interval;
 use crate::route::Terms;
 use crate::summary::{NoSummary, summarize};
@@ -24,7 +25,8 @@ pub(super) const LATENCY_PAYMENTS: i64 = 4;
 pub(super) struct Books {
     pub(super) census: Census,
     pub(super) money: Money,
-    /// The last [`WINDOW_SECONDS`].
+    /// Seconds, counted from 1970, and what was sent in them and is settled.
+    pub(super) seconds: Range<i64>,
     pub(super) settled: Vec<Settled>,
     /// Milliseconds from acceptance to settlement, of half and of 99 % of the payments.
     pub(super) latency: Option<(f64, f64)>,
@@ -34,30 +36,29 @@ pub(super) struct Books {
 }
 
 impl Books {
-    /// Reads them, on one connection.
+    /// Reads them, and those seconds, on one connection. There is no transaction: its beginning and its end cost as
+    /// much as what is read, and what is read is of several moments either way.
     pub(super) async fn read(
         pool: &PgPool,
         names: &[String],
         terms: &[Terms],
-        newest_second: i64,
+        seconds: Range<i64>,
     ) -> Result<Self, sqlx::Error> {
-        let mut transaction = census::begin(pool).await?;
-        let census = Census::read(&mut transaction).await?;
-        let summary = match summarize(&mut *transaction, names, None, None).await {
+        let mut connection = pool.acquire().await?;
+        let census = Census::read(&mut connection).await?;
+        let summary = match summarize(&mut *connection, names, None, None).await {
             Ok(summary) => summary,
             Err(NoSummary::Database(error)) => return Err(error),
             Err(cut) => return Err(sqlx::Error::Decode(cut.into())),
         };
-        let window = i64::try_from(WINDOW_SECONDS).expect("two minutes fit");
-        let end = DateTime::from_timestamp(newest_second + 1, 0).unwrap_or(DateTime::UNIX_EPOCH);
-        let start = end - TimeDelta::seconds(window);
+        let moment = |second| DateTime::from_timestamp(second, 0).unwrap_or(DateTime::UNIX_EPOCH);
         let rows = sqlx::query!(
             "SELECT starts_at, processor, requests FROM payment_rollup
             WHERE unit = 'second' AND starts_at >= $1 AND starts_at < $2",
-            start,
-            end
+            moment(seconds.start),
+            moment(seconds.end)
         )
-        .fetch_all(&mut *transaction)
+        .fetch_all(&mut *connection)
         .await?;
         let settled = rows.iter().filter_map(|row| {
             Some(Settled {
@@ -83,12 +84,12 @@ impl Books {
             interval(LATENCY_SLOT),
             LATENCY_PAYMENTS
         )
-        .fetch_one(&mut *transaction)
+        .fetch_one(&mut *connection)
         .await?;
-        transaction.commit().await?;
         Ok(Self {
             census,
             money: Money::of(&summary, terms),
+            seconds,
             settled: settled.collect(),
             latency: match latest.latency.as_deref() {
                 Some([p50, p99]) => Some((micros(*p50), micros(*p99))),

@@ -190,13 +190,15 @@ impl Observer {
                 None => None,
             }
         };
+        let seconds = memory.window.untold(newest_second);
         let read = || {
-            let (pool, names, terms) = (
+            let (pool, names, terms, seconds) = (
                 self.pool.clone(),
                 Arc::clone(&self.names),
                 self.terms.clone(),
+                seconds.clone(),
             );
-            async move { Books::read(&pool, &names, &terms, newest_second).await }
+            async move { Books::read(&pool, &names, &terms, seconds).await }
         };
         memory.unanswered_since.get_or_insert_with(Instant::now);
         let (books, simulation) =
@@ -211,7 +213,7 @@ impl Observer {
             ..Sample::default()
         };
         match books {
-            Some(Ok(books)) => {
+            Some(Ok(mut books)) => {
                 memory.outage.over();
                 memory.unanswered_since = None;
                 memory.failed = false;
@@ -224,6 +226,8 @@ impl Observer {
                 sample.queued = Some(books.census.queued.value);
                 sample.p50_ms = books.latency.map(|(p50, _)| p50);
                 sample.p99_ms = books.latency.map(|(_, p99)| p99);
+                let settled = std::mem::take(&mut books.settled);
+                memory.window.tell(&books.seconds, settled);
                 memory.books = Some(books);
             }
             Some(Err(error)) => {
@@ -236,14 +240,11 @@ impl Observer {
         let away = unanswered.filter(|time| memory.failed || *time > AWAY_AFTER);
         memory.window.push(sample);
         let books = memory.books.as_ref();
-        let settled = books.map_or(&[][..], |books| &books.settled);
         Snapshot {
             at_ms: now.timestamp_millis(),
             instance: self.instance,
             database_away_ms: away.map(|away| u64::try_from(away.as_millis()).unwrap_or(u64::MAX)),
-            columns: memory
-                .window
-                .columns(newest_second, self.names.len(), settled),
+            columns: memory.window.columns(newest_second, self.names.len()),
             deployment: books.map(|books| DeploymentView {
                 census: books.census.clone(),
                 newest_dead_letter_at: books.newest_dead_letter_at,

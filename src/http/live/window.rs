@@ -1,6 +1,7 @@
 //! The last two minutes, second by second.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use serde::Serialize;
 
@@ -42,9 +43,14 @@ pub(super) struct Settled {
     pub payments: f64,
 }
 
-/// Samples of the last [`WINDOW_SECONDS`], as far as anybody looked.
+/// The last [`WINDOW_SECONDS`].
 #[derive(Debug, Default)]
-pub(super) struct Window(VecDeque<Sample>);
+pub(super) struct Window {
+    /// As far as anybody looked.
+    samples: VecDeque<Sample>,
+    /// As far as nobody did.
+    settled: Vec<Settled>,
+}
 
 /// The same as columns of [`WINDOW_SECONDS`] values; `null` where nobody looked.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -71,9 +77,9 @@ impl Window {
     /// for the seconds between.
     pub(super) fn push(&mut self, sample: Sample) {
         let first = first(sample.second);
-        self.0
+        self.samples
             .retain(|old| old.second >= first && old.second < sample.second);
-        let known = self.0.iter().rfind(|old| old.queued.is_some());
+        let known = self.samples.iter().rfind(|old| old.queued.is_some());
         if let (Some(known), true) = (known, sample.queued.is_some())
             && sample.second - known.second <= BRIDGED_SECONDS
         {
@@ -81,25 +87,40 @@ impl Window {
             let breakers: Vec<Option<Vec<State>>> = between
                 .clone()
                 .map(|second| {
-                    let seen = self.0.iter().find(|old| old.second == second);
+                    let seen = self.samples.iter().find(|old| old.second == second);
                     seen.map(|seen| seen.breakers.clone())
                 })
                 .collect();
-            self.0.retain(|old| !between.contains(&old.second));
+            self.samples.retain(|old| !between.contains(&old.second));
             for (second, breakers) in between.zip(breakers) {
-                self.0.push_back(Sample {
+                self.samples.push_back(Sample {
                     second,
                     breakers: breakers.unwrap_or_else(|| sample.breakers.clone()),
                     ..sample.clone()
                 });
             }
         }
-        self.0.push_back(sample);
+        self.samples.push_back(sample);
+    }
+
+    /// The seconds up to `newest` that came after all of which a sample tells what was settled.
+    pub(super) fn untold(&self, newest: i64) -> Range<i64> {
+        let told = self.samples.iter().rfind(|old| old.settled.is_some());
+        let start = told.map_or(i64::MIN, |told| told.second + 1);
+        start.max(first(newest))..newest + 1
+    }
+
+    /// Takes what is known of those seconds otherwise.
+    pub(super) fn tell(&mut self, seconds: &Range<i64>, settled: Vec<Settled>) {
+        let first = first(seconds.end - 1);
+        self.settled
+            .retain(|old| old.second >= first && !seconds.contains(&old.second));
+        self.settled.extend(settled);
     }
 
     /// The columns that end with `newest`.
     #[must_use]
-    pub(super) fn columns(&self, newest: i64, processors: usize, settled: &[Settled]) -> Columns {
+    pub(super) fn columns(&self, newest: i64, processors: usize) -> Columns {
         let from = first(newest);
         let place = |second: i64| {
             let place = usize::try_from(second - from).ok();
@@ -114,12 +135,12 @@ impl Window {
             p99_ms: vec![None; WINDOW_SECONDS],
             breakers: vec![vec![None; WINDOW_SECONDS]; processors],
         };
-        for settled in settled {
+        for settled in &self.settled {
             if let Some(place) = place(settled.second) {
                 columns.settled[settled.processor][place] = settled.payments;
             }
         }
-        for sample in &self.0 {
+        for sample in &self.samples {
             let Some(place) = place(sample.second) else {
                 continue;
             };
@@ -185,7 +206,8 @@ mod tests {
                 payments: 6.0,
             },
         ];
-        let columns = window.columns(1_120, 1, &settled);
+        window.tell(&(1_000..1_122), settled.to_vec());
+        let columns = window.columns(1_120, 1);
         assert_eq!(
             (columns.from, columns.queued.len()),
             (1_001, WINDOW_SECONDS)
@@ -210,7 +232,7 @@ mod tests {
         });
         window.push(sample(1_003));
         window.push(sample(1_003 + BRIDGED_SECONDS + 1));
-        let columns = window.columns(1_010, 1, &[]);
+        let columns = window.columns(1_010, 1);
         let place = |second: i64| usize::try_from(second - columns.from).expect("within");
         let known: Vec<i64> = (columns.from..=1_010)
             .filter(|second| columns.queued[place(*second)].is_some())
