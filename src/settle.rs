@@ -26,7 +26,8 @@ pub const SETTLE_BATCH: usize = 500;
 /// How long the first of a batch waits for others. Nobody waits for a settle, and one statement for ten
 /// payments costs little more than one for one.
 pub const SETTLE_PAUSE: Duration = Duration::from_millis(25);
-/// Ended claims that wait to be written, at most; beyond that calls wait with their end.
+/// Claims of an instance that are not written yet, at most, those on their way to a processor included. Beyond that
+/// nothing more is claimed.
 pub const SETTLE_BACKLOG: usize = 4_096;
 
 /// A claim and what is to be recorded of it.

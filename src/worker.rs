@@ -20,7 +20,7 @@ use crate::claim::{
 use crate::database::{Outage, RETRY_PAUSE, within};
 use crate::metrics::COUNTS;
 use crate::route::{Permit, Queue, SharedRouter};
-use crate::settle::{Ended, Returned};
+use crate::settle::{Ended, Returned, SETTLE_PAUSE};
 
 /// The longest time between two looks at the queue when nothing wakes the worker: another instance
 /// may have accepted payments and died.
@@ -38,6 +38,10 @@ pub const DOUBTFUL_PACE: Duration = Duration::from_millis(100);
 pub const LOW_WATER_SLACK: i64 = 1_000;
 /// The least number of payments that a claim asks for.
 const LEAST_CLAIM: usize = 32;
+
+/// A place for the end of a claim. It is taken before the claim is made: where settling is behind, nothing more is
+/// charged than can be written down soon.
+type Place = mpsc::OwnedPermit<Ended>;
 
 /// A processor as the worker uses it.
 #[derive(Debug, Clone)]
@@ -123,6 +127,8 @@ pub enum Step {
     Drained(usize),
     /// The router gives no permit before this time has passed.
     NoPermit(Option<Duration>),
+    /// Settling is behind: there is no place for another end.
+    NoPlace,
 }
 
 impl Worker {
@@ -149,6 +155,7 @@ impl Worker {
                             Step::NoPermit(retry_in) => {
                                 (retry_in.unwrap_or(IDLE_POLL).min(IDLE_POLL), true)
                             }
+                            Step::NoPlace => (SETTLE_PAUSE, false),
                         }
                     }
                     Err(error) => {
@@ -176,7 +183,12 @@ impl Worker {
         want: usize,
         from_id: i64,
     ) -> Result<(Step, Option<i64>), sqlx::Error> {
-        let plan = self.router.plan(want, self.depth.queue());
+        let mut places = self.places(want, DOUBTFUL_BATCH).into_iter();
+        if places.len() == 0 {
+            self.depth.drained.store(false, Ordering::Relaxed);
+            return Ok((Step::NoPlace, None));
+        }
+        let plan = self.router.plan(places.len(), self.depth.queue());
         if plan.permits.is_empty() {
             self.depth.drained.store(false, Ordering::Relaxed);
             return Ok((Step::NoPermit(plan.retry_in), None));
@@ -195,8 +207,8 @@ impl Worker {
             COUNTS.claimed_free.add_batch(claims.len());
             claimed += claims.len();
             newest = newest.max(claims.iter().map(|claim| claim.id).max());
-            for (claim, permit) in claims.into_iter().zip(permits) {
-                self.start(index, claim, permit);
+            for ((claim, permit), place) in claims.into_iter().zip(permits).zip(&mut places) {
+                self.start(index, claim, permit, place);
             }
             if drained {
                 return Ok((Step::Drained(claimed), newest));
@@ -207,7 +219,7 @@ impl Worker {
     }
 
     /// Permits to claim so many payments for one processor by the commit that accepts them. None where
-    /// others wait in the queue, as far as this instance knows, or the router does not give as many.
+    /// others wait in the queue, as far as this instance knows, settling is behind, or the router does not give as many.
     pub fn claim_on_arrival(self: &Arc<Self>, count: usize) -> Option<OnArrival> {
         if count > CLAIM_BATCH
             || !self.depth.drained.load(Ordering::Relaxed)
@@ -215,7 +227,8 @@ impl Worker {
         {
             return None;
         }
-        let permits = self.router.plan(count, self.depth.queue()).permits;
+        let places = self.places(count, DOUBTFUL_BATCH);
+        let permits = self.router.plan(places.len(), self.depth.queue()).permits;
         let processor = permits.first()?.processor();
         let enough =
             permits.len() == count && permits.iter().all(|permit| permit.processor() == processor);
@@ -223,6 +236,7 @@ impl Worker {
             worker: Arc::clone(self),
             processor,
             permits,
+            places,
         })
     }
 
@@ -238,17 +252,20 @@ impl Worker {
             .position(|processor| processor.name == name)
     }
 
-    fn start(&self, index: usize, claim: Claim, permit: Permit) {
-        let (ended, stop, permit_back) = (
-            self.ended.clone(),
-            self.stop.clone(),
-            Arc::clone(&self.permit_back),
-        );
+    /// Places for the ends of so many claims, or of as many as there are beyond those that are `spared`.
+    fn places(&self, most: usize, spared: usize) -> Vec<Place> {
+        let most = most.min(self.ended.capacity().saturating_sub(spared));
+        let places = (0..most).map_while(|_| self.ended.clone().try_reserve_owned().ok());
+        places.collect()
+    }
+
+    fn start(&self, index: usize, claim: Claim, permit: Permit, place: Place) {
+        let (stop, permit_back) = (self.stop.clone(), Arc::clone(&self.permit_back));
         let processors = Arc::clone(&self.processors);
         self.calls.spawn(async move {
             let outcome = charge(&processors[index].client, &claim, permit, &stop).await;
             permit_back.notify_one();
-            hand_over(&ended, claim, outcome).await;
+            hand_over(place, claim, outcome);
         });
     }
 
@@ -283,17 +300,13 @@ impl Worker {
     pub async fn doubtful_step(&self) -> Result<usize, sqlx::Error> {
         let newest = newest_id(&self.pool).await?;
         self.depth.newest.store(newest, Ordering::Relaxed);
-        let claims = claim_doubtful(
-            &self.pool,
-            self.terms,
-            DOUBTFUL_BATCH,
-            self.doubtful_bound(),
-        )
-        .await?;
+        let places = self.places(DOUBTFUL_BATCH, 0);
+        let bound = self.doubtful_bound();
+        let claims = claim_doubtful(&self.pool, self.terms, places.len(), bound).await?;
         let count = claims.len();
         COUNTS.claimed_doubtful.add_batch(count);
-        for claim in claims {
-            self.start_resolving(claim);
+        for (claim, place) in claims.into_iter().zip(places) {
+            self.start_resolving(claim, place);
         }
         Ok(count)
     }
@@ -309,8 +322,8 @@ impl Worker {
         }
     }
 
-    fn start_resolving(&self, claim: Claim) {
-        let (ended, stop, router) = (self.ended.clone(), self.stop.clone(), self.router.clone());
+    fn start_resolving(&self, claim: Claim, place: Place) {
+        let (stop, router) = (self.stop.clone(), self.router.clone());
         let processors = Arc::clone(&self.processors);
         let (index, earlier) = (self.index_of(&claim.processor), claim.earlier);
         self.calls.spawn(async move {
@@ -330,7 +343,7 @@ impl Worker {
                     }
                 }
             };
-            hand_over(&ended, claim, outcome).await;
+            hand_over(place, claim, outcome);
         });
     }
 }
@@ -341,6 +354,7 @@ pub struct OnArrival {
     worker: Arc<Worker>,
     processor: usize,
     permits: Vec<Permit>,
+    places: Vec<Place>,
 }
 
 impl OnArrival {
@@ -359,15 +373,17 @@ impl OnArrival {
         }
         COUNTS.claimed_free.add_batch(claims.len());
         self.worker.depth.claimed(&claims, true);
-        for (claim, permit) in claims.into_iter().zip(self.permits) {
-            self.worker.start(self.processor, claim, permit);
+        let rights = self.permits.into_iter().zip(self.places);
+        for (claim, (permit, place)) in claims.into_iter().zip(rights) {
+            self.worker.start(self.processor, claim, permit, place);
         }
     }
 }
 
-async fn hand_over(ended: &mpsc::Sender<Ended>, claim: Claim, outcome: Outcome) {
-    if let Err(unsent) = ended.send(Ended { claim, outcome }).await {
-        tracing::error!(payment.id = %unsent.0.claim.payment.correlation_id, "ended after settling had stopped; left to its lease");
+fn hand_over(place: Place, claim: Claim, outcome: Outcome) {
+    let id = claim.payment.correlation_id;
+    if place.send(Ended { claim, outcome }).is_closed() {
+        tracing::error!(payment.id = %id, "ended after settling had stopped; left to its lease");
     }
 }
 

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
+use payment_proxy::claim::DOUBTFUL_BATCH;
+use payment_proxy::payment::Payment;
 use payment_proxy::simulator::{Faults, Running};
+use payment_proxy::worker::{Step, Worker};
+use tokio::sync::mpsc;
 
 use crate::support::{
     Bench, Database, Gateway, enqueue, eventually, new_payment, processor, processors,
@@ -228,6 +232,39 @@ async fn a_payment_that_is_not_sent_in_time_is_given_back() {
         payment_proxy::charge::Outcome::Free { .. }
     ));
     assert_eq!(default.processor.payments().len(), 0);
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_down_soon_is_not_claimed() {
+    const PLACES: usize = 8;
+    let (database, default) = (Database::migrated().await, processor().await);
+    let mut bench = Bench::new(&database, &[&default], production_terms());
+    (bench.worker.ended, bench.ended) = mpsc::channel(PLACES + DOUBTFUL_BATCH);
+    let payments: Vec<Payment> = (0..50).map(|_| new_payment()).collect();
+    enqueue(&database.pool, &payments)
+        .await
+        .expect("the database answers");
+    let step = async |worker: &Worker| worker.claim_step(32, 0).await.expect("an answer").0;
+    assert_eq!(step(&bench.worker).await, Step::More(PLACES));
+    // They are charged, and nobody writes that down.
+    eventually("all are charged", async || {
+        default.processor.payments().len() == PLACES
+    })
+    .await;
+    assert_eq!(step(&bench.worker).await, Step::NoPlace);
+    for _ in 0..3 {
+        bench.ended.recv().await.expect("an end");
+    }
+    assert_eq!(step(&bench.worker).await, Step::More(3));
+    assert_eq!(step(&bench.worker).await, Step::NoPlace);
+    let claimed = database.count("payment_queue WHERE processor IS NOT NULL");
+    assert_eq!(claimed.await, 3 + PLACES as i64);
+    // Payments in doubt have places of their own.
+    database
+        .execute("UPDATE payment_queue SET lease_until = now() - interval '1 ms' WHERE processor IS NOT NULL")
+        .await;
+    let doubtful = bench.worker.doubtful_step().await.expect("an answer");
+    assert_eq!(doubtful, 3 + PLACES);
 }
 
 #[tokio::test]

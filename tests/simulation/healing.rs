@@ -38,7 +38,7 @@ impl World<'_> {
                 .expect("the database answers");
             let free = match step {
                 Step::More(count) | Step::Drained(count) => count,
-                Step::NoPermit(_) => 0,
+                Step::NoPermit(_) | Step::NoPlace => 0,
             };
             let doubtful = bench
                 .worker
