@@ -14,6 +14,7 @@ STEPS = {
     "MB": 2,  # pages that an allocator keeps
     "file descriptors": 4,
     "connections": 2,
+    "tables and indexes": 100,  # all that there are, those of the catalog included
     "bytes": 512 << 10,  # what a table that was small grows by at once
     "dead rows": 2_500,  # 2,000 are there before autovacuum looks
     "queued": 50,  # what comes in a second
@@ -151,7 +152,7 @@ def draw(folder, looks, steps):
         "others": curves("the machine", "%", lambda name: name == OTHERS),
         "latency": ("curves", "latency of POST", "minutes", "ms", {p: list(zip(middle, (step[f"{p}_ms"] for step in steps), strict=True)) for p in ("p50", "p99")}),
         "memory": curves("memory", "MB", lambda name: name.startswith("MB")),
-        "descriptors": curves("file descriptors and connections", "", lambda name: name.startswith(("file", "connections"))),
+        "descriptors": curves("file descriptors and connections", "", lambda name: name.startswith(("file", "connections", "tables"))),
         "dead": curves("dead rows", "rows", lambda name: name.startswith("dead rows")),
         "queue": curves("tables and indexes that must not grow", "MB", lambda name: name.startswith(churning), 1 << 20),
         "books": curves("books", "MB", lambda name: name.startswith("bytes of payment_") and not name.startswith(churning), 1 << 20),

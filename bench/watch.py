@@ -81,17 +81,33 @@ def look(stack):
     for name in ("postgres", "nginx"):
         family = box.family(box.processes(), stack.children[name].pid)
         found[f"MB private of {name}"] = sum(anonymous_mb(pid) for pid in family)
-        found[f"file descriptors of {name}"] = sum(map(descriptors, family))
+        tables = [sum(map(is_of_a_table, files(pid))) for pid in family]
+        found[f"file descriptors of {name}"] = sum(map(descriptors, family)) - sum(tables)
+        if any(tables):
+            found[f"tables and indexes that a process of {name} has open, at most"] = max(tables)
     found["MB of postgres in all"] = box.shared_out_mb(stack.children["postgres"].pid)
     return found
 
 
 def descriptors(pid):
     """Open files and sockets of a process; none of one that has just ended."""
+    return len(files(pid))
+
+
+def files(pid):
     try:
-        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+        return list(Path(f"/proc/{pid}/fd").iterdir())
     except OSError:
-        return 0
+        return []
+
+
+def is_of_a_table(file):
+    """Whether it is a table or an index of PostgreSQL, which a process keeps open once it has used it."""
+    try:
+        name = os.readlink(file)
+    except OSError:  # closed by now
+        return False
+    return "/base/" in name or "/global/" in name
 
 
 def anonymous_mb(pid):
