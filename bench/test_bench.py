@@ -7,7 +7,7 @@ import xml.etree.ElementTree
 from pathlib import Path
 from random import Random
 
-from bench import box, child, compare, overload, postgres, report, search, soak, stack, summary, watch
+from bench import box, child, compare, overload, postgres, report, search, soak, stack, summary, watch, watched
 from bench.line import Line, Outcome, Value, at_least, at_most
 from bench.proof import Proof
 
@@ -162,6 +162,24 @@ class Overload(unittest.TestCase):
             for posted, seconds in ((lines, 3.5), (lines[:2], 1.5), (lines[:1], 0)):
                 file.write_text("\n".join(posted) + "\n")
                 self.assertAlmostEqual(overload.recovered(file, 1000), seconds)
+
+
+class Watched(unittest.TestCase):
+    def test_only_whole_seconds_of_a_turn_count(self):
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "posted.csv"
+            file.write_text("".join(f"id,{at_ms},202,{at_ms},1990\n" for at_ms in range(10_000, 20_000, 250)))
+            turns = [watched.Turn(False, 10_500, 12_600, 1), watched.Turn(True, 14_000, 16_999, 1)]
+            found = watched.latencies(file, turns)
+        self.assertEqual([seconds[0] for seconds in found[False]], [11.0])
+        self.assertEqual([seconds[0] for seconds in found[True]], [15.0])
+        self.assertEqual([len(seconds) for seconds in found[False] + found[True]], [4, 4])
+
+    def test_a_cost_is_told_with_how_far_it_may_be_off(self):
+        alone, under_watch = [float(n % 10 + 10) for n in range(200)], [float(n % 10 + 11) for n in range(200)]
+        low, high = watched.interval(alone, under_watch)
+        self.assertLess(low, watched.cost(alone, under_watch))
+        self.assertLess(watched.cost(alone, under_watch), high)
 
 
 class Soak(unittest.TestCase):

@@ -1,16 +1,24 @@
 """The line that measures what it costs to be watched: watched."""
 
+import csv
+import random
 import statistics
 import threading
-from contextlib import contextmanager
+import time
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 
 from bench.child import Broken
 from bench.line import Value, at_most
+from bench.proof import percentile
 from bench.rates import QUICK_MS, Bench
 from bench.stack import INSTANCES, UnixConnection
 
-# Loads of each kind, in turns, so that what else goes on on the machine meets both.
-ROUNDS = 5
+# Watched and not in turns within one load, in seconds, so that what else goes on on the machine meets both. The first
+# part of a turn does not count: pages are opened and closed in it, and the first snapshot is a larger one.
+TURN_S, SETTLING_S = 6, 1
 # As observability/prometheus.yml says.
 SCRAPE_S = 5
 # Viewers of the live page of each instance.
@@ -19,37 +27,91 @@ VIEWERS = 2
 PATIENCE_S = 10
 # What being watched may cost, in per cent.
 LIMIT = 3
+# How often the measured seconds are drawn anew to see how far a median may be off (the bootstrap of Efron, 1979).
+DRAWS, SEED = 1_000, 7
+
+
+@dataclass
+class Turn:
+    """What was seen in one turn."""
+
+    watched: bool
+    # Milliseconds since 1970.
+    begin_ms: float
+    end_ms: float
+    # CPU of the box per payment that was due, in microseconds.
+    cpu_us: float
 
 
 def watched(setting):
     """What metrics and the live page in use cost, as a share of what it is without them."""
-    rate, seconds = setting.rate or 2_000, setting.seconds or 15
-    with Bench(setting, "watched", delay_ms=QUICK_MS) as bench:
-        alone, under_watch, looks = [], [], 0
-        for _ in range(ROUNDS):
-            alone.append(bench.offer(rate, seconds))
-            with watching(bench.stack) as count:
-                under_watch.append(bench.offer(rate, seconds))
-            looks += count()
+    rate, seconds = setting.rate or 1_000, setting.seconds or 300
+    with Bench(setting, "watched", delay_ms=QUICK_MS) as bench, ThreadPoolExecutor(1) as beside:
+        over = threading.Event()
+        turning = beside.submit(take_turns, bench.stack, rate, over)
+        try:
+            load = bench.offer(rate, seconds)
+        finally:
+            over.set()
+        turns, looks = turning.result()
         if not looks:
             raise Broken("nobody could look")
-        values = [
-            at_most(f"{what}, watched against not", cost(of, alone, under_watch), LIMIT, "% more")
-            for what, of in (
-                ("CPU per payment", lambda load: sum(load.us_per_payment.values())),
-                ("POST p99", lambda load: load.p99_ms),
-                ("POST p50", lambda load: load.result["p50_ms"]),
-            )
-        ]
+        by_second = latencies(bench.files[-1], turns)
+        values, notes = [], [load.words()]
+        for what, of in (
+            ("CPU per payment", [[turn.cpu_us for turn in turns if turn.watched == kind] for kind in (False, True)]),
+            ("POST p99 of a second", [[percentile(taken, 0.99) for taken in by_second[kind]] for kind in (False, True)]),
+            ("POST p50 of a second", [[percentile(taken, 0.5) for taken in by_second[kind]] for kind in (False, True)]),
+        ):
+            low, high = interval(*of)
+            values.append(at_most(f"{what}, watched against not, the medians", cost(*of), LIMIT, "% more"))
+            alone, under_watch = map(statistics.median, of)
+            notes.append(f"{what}: {alone:.3g} alone, {under_watch:.3g} watched; {len(of[0])} and {len(of[1])} values; 95 in 100 times between {low:+.1f} and {high:+.1f} %")
         values.append(Value("snapshots and scrapes served", looks, ""))
-        notes = [f"{kind}: {load.words()}" for pair in zip(alone, under_watch) for kind, load in zip(("alone", "watched"), pair)]
         return bench.outcome(values, notes=notes)
 
 
-def cost(of, alone, under_watch):
+def take_turns(stack, rate, over):
+    """Watches and does not, until the load is over. Returns the whole turns, and how often was looked."""
+    turns, looks, kind = [], 0, False
+    while not over.is_set():
+        with watching(stack) if kind else nullcontext(lambda: 0) as count:
+            over.wait(SETTLING_S)
+            begin_s, cpu_s = time.time(), sum(stack.cpu_s().values())
+            over.wait(TURN_S - SETTLING_S)
+            end_s, used_s = time.time(), sum(stack.cpu_s().values()) - cpu_s
+        looks += count()
+        if not over.is_set():
+            turns.append(Turn(kind, begin_s * 1e3, end_s * 1e3, used_s / (end_s - begin_s) / rate * 1e6))
+        kind = not kind
+    return turns, looks
+
+
+def latencies(file, turns):
+    """What the payments of each whole second took, in ms: watched or not -> list of lists."""
+    taken = defaultdict(list)
+    with open(file, newline="") as lines:
+        for _, at_ms, _, micros, _ in csv.reader(lines):
+            taken[int(at_ms) // 1000].append(int(micros) / 1000)
+    found = {False: [], True: []}
+    for turn in turns:
+        # Nothing of a second before the turn or after it.
+        for second in range(int(turn.begin_ms // 1000) + 1, int(turn.end_ms // 1000)):
+            if second in taken:
+                found[turn.watched].append(taken[second])
+    return found
+
+
+def cost(alone, under_watch):
     """By how many per cent the median is higher."""
-    medians = [statistics.median(map(of, loads)) for loads in (alone, under_watch)]
-    return (medians[1] / medians[0] - 1) * 100
+    return (statistics.median(under_watch) / statistics.median(alone) - 1) * 100
+
+
+def interval(alone, under_watch):
+    """Between what the cost is in 95 of 100 draws."""
+    rng = random.Random(SEED)
+    costs = sorted(cost(rng.choices(alone, k=len(alone)), rng.choices(under_watch, k=len(under_watch))) for _ in range(DRAWS))
+    return costs[round(DRAWS * 0.025)], costs[round(DRAWS * 0.975) - 1]
 
 
 @contextmanager
