@@ -11,7 +11,7 @@ use axum::http::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN, SET_COOKIE, WWW_AU
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -29,7 +29,7 @@ const FETCH_SITE: &str = "sec-fetch-site";
 /// Lets operators pass.
 pub(super) async fn authorize(
     State(api): State<OperatorApi>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let headers = request.headers();
@@ -42,15 +42,28 @@ pub(super) async fn authorize(
     if api.admits(given, request.uri().path()) {
         return next.run(request).await;
     }
-    if !is_signed_in(headers, &api.token) {
+    let Some(ends_at) = session_end(headers, &api.token) else {
         return unauthorized();
-    }
+    };
     // A browser sends the cookie whoever wrote the page that makes it ask.
     let safe = [Method::GET, Method::HEAD].contains(request.method());
     if !safe && !is_our_page(headers) {
         return foreign_page().into_response();
     }
+    request.extensions_mut().insert(SessionEnd(ends_at));
     next.run(request).await
+}
+
+/// When the session of the browser that asks ends. A program, which says the token itself, has none.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SessionEnd(DateTime<Utc>);
+
+impl SessionEnd {
+    /// Ends then.
+    pub(super) async fn reached(self) {
+        let left = (self.0 - Utc::now()).to_std().unwrap_or_default();
+        tokio::time::sleep(left).await;
+    }
 }
 
 /// What a sign-in says.
@@ -107,11 +120,12 @@ pub(super) struct Session {
 )]
 pub(super) async fn show(State(token): State<OperatorToken>, headers: HeaderMap) -> Json<Session> {
     Json(Session {
-        signed_in: is_signed_in(&headers, &token),
+        signed_in: session_end(&headers, &token).is_some(),
     })
 }
 
-fn is_signed_in(headers: &HeaderMap, token: &OperatorToken) -> bool {
+/// When the session of a browser ends, if it is signed in.
+fn session_end(headers: &HeaderMap, token: &OperatorToken) -> Option<DateTime<Utc>> {
     let cookies = headers.get_all(COOKIE).iter();
     cookies
         .filter_map(|value| value.to_str().ok())
@@ -122,19 +136,17 @@ fn is_signed_in(headers: &HeaderMap, token: &OperatorToken) -> bool {
                 .strip_prefix(SESSION_COOKIE)?
                 .strip_prefix('=')
         })
-        .any(|session| is_valid(session, token))
+        .find_map(|session| valid_until(session, token))
 }
 
-fn is_valid(session: &str, token: &OperatorToken) -> bool {
-    let Some((ends_at, seal)) = session.split_once('.') else {
-        return false;
-    };
-    let Ok(ends_at) = ends_at.parse::<i64>() else {
-        return false;
-    };
+fn valid_until(session: &str, token: &OperatorToken) -> Option<DateTime<Utc>> {
+    let (ends_at, seal) = session.split_once('.')?;
+    let ends_at = ends_at.parse::<i64>().ok()?;
     let expected = token.seal(&sealed(ends_at));
-    constant_time_eq::constant_time_eq(expected.as_bytes(), seal.as_bytes())
-        && ends_at > Utc::now().timestamp()
+    if !constant_time_eq::constant_time_eq(expected.as_bytes(), seal.as_bytes()) {
+        return None;
+    }
+    DateTime::from_timestamp(ends_at, 0).filter(|ends_at| *ends_at > Utc::now())
 }
 
 fn sealed(ends_at: i64) -> String {

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use payment_proxy::config::OperatorToken;
 use payment_proxy::simulator::Running;
 use reqwest::header::{AUTHORIZATION, COOKIE, SET_COOKIE};
 use reqwest::{Method, StatusCode};
@@ -629,6 +630,30 @@ async fn a_cookie_is_good_for_our_own_page_only() {
             && !policy.contains("unsafe"),
         "{policy}"
     );
+}
+
+#[tokio::test]
+async fn the_feed_ends_with_the_session() {
+    let site = Site::start(false).await;
+    // As the service makes it, but for a session that is nearly over.
+    let ends_at = chrono::Utc::now().timestamp() + 3;
+    let token: OperatorToken = TOKEN.parse().expect("a token");
+    let seal = token.seal(&format!("operator until {ends_at}"));
+    let look = async || {
+        let request = reqwest::Client::new().get(format!("{}/live", site.url));
+        let cookie = format!("payment_proxy_operator={ends_at}.{seal}");
+        request
+            .header(COOKIE, cookie)
+            .send()
+            .await
+            .expect("a reply")
+    };
+    let reply = look().await;
+    assert_eq!(reply.status(), StatusCode::OK);
+    let whole = tokio::time::timeout(Duration::from_secs(10), reply.text()).await;
+    let seen = whole.expect("the feed ends").expect("text");
+    assert!(seen.contains("data:"), "{seen}");
+    assert_eq!(look().await.status(), StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]

@@ -4,10 +4,10 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::extract::State;
 use axum::response::sse::{Event, Sse};
 use axum::routing::get;
+use axum::{Extension, Router};
 use chrono::Utc;
 use futures_util::{Stream, StreamExt, stream};
 use sqlx::PgPool;
@@ -21,6 +21,7 @@ use super::snapshot::{DeploymentView, Snapshot};
 use super::window::{Sample, Window};
 use crate::database::{Look, Outage};
 use crate::http::OperatorApi;
+use crate::http::session::SessionEnd;
 use crate::route::{SharedRouter, Terms};
 
 /// The time between two snapshots.
@@ -104,9 +105,10 @@ pub(in crate::http) fn stream() -> Router<OperatorApi> {
     Router::new().route("/live", get(live))
 }
 
-/// `GET /live`: the snapshots as server-sent events.
+/// `GET /live`: the snapshots as server-sent events, until the session of who asks ends.
 async fn live(
     State(api): State<OperatorApi>,
+    session: Option<Extension<SessionEnd>>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let snapshots = stream::unfold(api.feed.watch(), async |mut latest| {
         loop {
@@ -117,7 +119,14 @@ async fn live(
             }
         }
     });
+    let over = async move {
+        match session {
+            Some(Extension(session)) => session.reached().await,
+            None => std::future::pending().await,
+        }
+    };
     let snapshots = snapshots.take_until(api.feed.stop.clone().cancelled_owned());
+    let snapshots = snapshots.take_until(Box::pin(over));
     Sse::new(snapshots.map(Ok))
 }
 
