@@ -8,7 +8,7 @@ use anyhow::Context;
 use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 
-use super::{Condition, condition};
+use super::{Condition, condition, within};
 use crate::config::{DatabaseSettings, MigrateSettings, QueueDurability};
 
 /// The tables, in the order in which they came to be.
@@ -70,11 +70,11 @@ pub enum Schema {
 /// As [`migrate`].
 pub async fn prepare(settings: &DatabaseSettings) -> anyhow::Result<Schema> {
     let mut connection = connect(settings, "payment-proxy start").await?;
-    let found = if may_migrate(&mut connection).await? {
+    let found = if within(may_migrate(&mut connection)).await? {
         apply(&mut connection, settings.queue_durability).await?;
         Schema::Ready
     } else {
-        match missing(&mut connection, settings.queue_durability).await? {
+        match within(missing(&mut connection, settings.queue_durability)).await? {
             None => Schema::Ready,
             Some(missing) => Schema::Waits(missing),
         }
@@ -137,7 +137,7 @@ async fn connect(
     application: &str,
 ) -> Result<PgConnection, sqlx::Error> {
     let options = settings.connect_options().application_name(application);
-    PgConnection::connect_with(&options).await
+    within(PgConnection::connect_with(&options)).await
 }
 
 fn newest() -> i64 {
