@@ -19,7 +19,6 @@ use payment_proxy::route::{Policy, Router, SharedRouter, Terms};
 use payment_proxy::settle::{Ended, record};
 use rust_decimal::Decimal;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 /// Clients that post one payment after the other.
@@ -130,8 +129,7 @@ async fn post(pools: &Pools) -> anyhow::Result<(usize, Duration)> {
     }];
     let router = SharedRouter::new(Router::new(Policy::default(), terms, Duration::ZERO));
     let room = Arc::new(Room::new(NonZeroU64::MAX));
-    let tasks = TaskTracker::new();
-    let acceptor = Acceptor::start(&pools.accepts, &tasks, &router, &Weak::new(), &room);
+    let acceptor = Acceptor::start(&pools.accepts, &router, &Weak::new(), &room);
     let begun_at = Instant::now();
     let clients = (0..CLIENTS).map(|_| {
         let acceptor = acceptor.clone();

@@ -11,7 +11,6 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
-use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::claim::{Claim, ClaimedFor, SEND_WITHIN, interval};
@@ -88,14 +87,13 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Starts a writer for each of those pools, on `tasks`. They end when the last clone of this is dropped.
+    /// Starts a writer for each of those pools. They end when the last clone of this is dropped.
     ///
     /// While nothing waits in the queue, payments are claimed for `worker` by the commit that accepts them.
     /// Without a worker all of them are left in the queue.
     #[must_use]
     pub fn start(
         pools: &[PgPool],
-        tasks: &TaskTracker,
         router: &SharedRouter,
         worker: &Weak<Worker>,
         room: &Arc<Room>,
@@ -112,7 +110,7 @@ impl Acceptor {
                 writes: Arc::clone(&writes),
                 room: Arc::clone(room),
             };
-            tasks.spawn(writer.run());
+            tokio::spawn(writer.run());
         }
         Self {
             posted,

@@ -39,13 +39,23 @@ use operators::Operators;
 pub const REQUESTS_DRAIN: Duration = Duration::from_secs(2);
 /// How long calls to processors have to end after the stop signal. Those left open then are resolved
 /// by the next claim.
-pub const CALLS_DRAIN: Duration = Duration::from_secs(6);
+pub const CALLS_DRAIN: Duration = Duration::from_millis(5_500);
 /// How long the ends of calls have to be recorded after that.
 pub const SETTLE_DRAIN: Duration = Duration::from_secs(2);
 /// How long the connections to the database have to be closed in order.
 pub const CLOSE: Duration = Duration::from_millis(500);
+/// All of them together.
+pub const SHUTDOWN: Duration = Duration::from_secs(10);
 
-/// Runs an instance until `shutdown` is ready, then ends it in order within 10 s.
+const _: () = assert!(
+    CALLS_DRAIN.as_millis()
+        + REQUESTS_DRAIN.as_millis()
+        + SETTLE_DRAIN.as_millis()
+        + CLOSE.as_millis()
+        <= SHUTDOWN.as_millis()
+);
+
+/// Runs an instance until `shutdown` is ready, then ends it in order within [`SHUTDOWN`].
 ///
 /// The API answers from the start; it accepts payments as soon as the database is there and migrated.
 ///
@@ -74,7 +84,6 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     let pools = Pools::new(&settings.database);
     let stop = Stop::default();
     let stopping = Arc::new(AtomicBool::new(false));
-    let writers = TaskTracker::new();
     let calls = TaskTracker::new();
 
     let names: Arc<[String]> = terms.iter().map(|terms| terms.name.clone()).collect();
@@ -95,13 +104,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         depth: Arc::new(Depth::default()),
     });
     let room = Arc::new(Room::new(settings.queue_limit));
-    let acceptor = Acceptor::start(
-        &pools.accepts,
-        &writers,
-        &router,
-        &Arc::downgrade(&worker),
-        &room,
-    );
+    let acceptor = Acceptor::start(&pools.accepts, &router, &Arc::downgrade(&worker), &room);
     let mut parts = JoinSet::new();
     let http_stop = CancellationToken::new();
     if let Some(token) = settings.operator.token().cloned() {

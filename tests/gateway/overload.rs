@@ -12,7 +12,6 @@ use payment_proxy::room::Room;
 use payment_proxy::route::{Policy, Router, SharedRouter};
 use reqwest::StatusCode;
 use reqwest::header::RETRY_AFTER;
-use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::support::{
@@ -136,8 +135,7 @@ async fn beyond_the_backlog_payments_are_refused_at_once() {
     let pools = Pools::new(&database.settings(QueueDurability::Unlogged));
     let router = SharedRouter::new(Router::new(Policy::default(), Vec::new(), Duration::ZERO));
     let room = Arc::new(Room::new(NonZeroU64::MAX));
-    let tasks = TaskTracker::new();
-    let acceptor = Acceptor::start(&pools.accepts, &tasks, &router, &Weak::new(), &room);
+    let acceptor = Acceptor::start(&pools.accepts, &router, &Weak::new(), &room);
     let mut lock = database.pool.begin().await.expect("a transaction");
     sqlx::query("LOCK TABLE payment_queue IN ACCESS EXCLUSIVE MODE")
         .execute(&mut *lock)
