@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 use payment_proxy::archive::{State, archive};
 use payment_proxy::charge::Outcome;
-use payment_proxy::claim::Claim;
 use payment_proxy::config::QueueDurability;
+use payment_proxy::database::is_transient;
 use payment_proxy::settle::{Anomaly, Ended, record};
 use payment_proxy::summary::{NoSummary, Summary, Totals, summarize};
 use reqwest::StatusCode;
@@ -15,7 +15,8 @@ use uuid::Uuid;
 use crate::archive::{PAYMENTS, filled, month, whole_hours};
 use crate::server::psql;
 use crate::support::{
-    CENTS, Database, Gateway, enqueue, new_payment, processor, processors, production_terms,
+    CENTS, Database, Gateway, enqueue, eventually, new_claim, new_payment, processor, processors,
+    production_terms,
 };
 
 /// A row of `audit.totals`.
@@ -160,6 +161,65 @@ async fn an_archived_month_is_restored_as_the_readme_says() {
     }
 }
 
+/// A payment that `default` has charged under that stamp.
+fn charged(correlation_id: Uuid, stamp: &str) -> Ended {
+    let mut claim = new_claim();
+    claim.payment.correlation_id = correlation_id;
+    claim.requested_at = stamp.parse().expect("a time");
+    let requested_at = claim.requested_at;
+    Ended {
+        claim,
+        outcome: Outcome::Charged { requested_at },
+    }
+}
+
+#[tokio::test]
+async fn a_charge_that_is_booked_while_its_payment_is_archived_is_not_booked_twice() {
+    let database = filled().await;
+    let stamp = "2025-06-01T01:00:00Z";
+    let known: Uuid = sqlx::query_scalar("SELECT correlation_id FROM payment_processed LIMIT 1")
+        .fetch_one(&database.pool)
+        .await
+        .expect("one");
+    // The archive as it stands just before its commit.
+    let mut moving = database.pool.begin().await.expect("a transaction");
+    let moved = format!(
+        "INSERT INTO payment_archived (correlation_id, amount, month)
+         SELECT correlation_id, amount, '2025-06-01' FROM payment_processed WHERE correlation_id = '{known}';
+         DELETE FROM payment_processed WHERE correlation_id = '{known}'"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(moved))
+        .execute(&mut *moving)
+        .await
+        .expect("it is moved");
+    let pool = database.pool.clone();
+    let settling =
+        tokio::spawn(
+            async move { record(&pool, production_terms(), &[charged(known, stamp)]).await },
+        );
+    eventually("the settle waits for the archive", async || {
+        let waiting =
+            "pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        database.count(waiting).await > 0
+    })
+    .await;
+    moving.commit().await.expect("a commit");
+    let error = settling
+        .await
+        .expect("no panic")
+        .expect_err("it is to be done again");
+    assert!(is_transient(&error), "{error}");
+    let again = record(&database.pool, production_terms(), &[charged(known, stamp)]).await;
+    let expected = Anomaly::BookedBefore {
+        correlation_id: known,
+        charged: "default".to_owned(),
+        booked: "default".to_owned(),
+    };
+    assert_eq!(again.expect("an answer"), [expected]);
+    let booked = format!("payment_processed WHERE correlation_id = '{known}'");
+    assert_eq!(database.count(&booked).await, 0);
+}
+
 #[tokio::test]
 async fn a_charge_of_an_archived_payment_is_not_booked_again() {
     let database = filled().await;
@@ -175,27 +235,8 @@ async fn a_charge_of_an_archived_payment_is_not_booked_again() {
         ("2025-06-01T01:00:00Z", "default"),
         ("2025-07-01T00:00:00Z", "archived"),
     ] {
-        let mut payment = new_payment();
-        payment.correlation_id = known;
-        let claim = Claim {
-            id: 1,
-            payment,
-            accepted_at: Utc::now(),
-            attempt: 1,
-            processor: "default".to_owned(),
-            requested_at: stamp.parse().expect("a time"),
-            send_by: std::time::Instant::now(),
-            earlier: None,
-        };
-        let outcome = Outcome::Charged {
-            requested_at: claim.requested_at,
-        };
-        let anomalies = record(
-            &database.pool,
-            production_terms(),
-            &[Ended { claim, outcome }],
-        )
-        .await;
+        let ended = charged(known, stamp);
+        let anomalies = record(&database.pool, production_terms(), &[ended]).await;
         let expected = Anomaly::BookedBefore {
             correlation_id: known,
             charged: "default".to_owned(),
