@@ -9,7 +9,7 @@ FROM $RUST_IMAGE AS build
 WORKDIR /build
 
 # The dependencies alone, behind an empty program: this layer stays until Cargo.lock changes.
-COPY Cargo.toml Cargo.lock ./
+COPY Cargo.toml Cargo.lock build.rs ./
 COPY scripts/release.sh scripts/
 RUN mkdir src && echo 'fn main() {}' >src/main.rs && touch src/lib.rs \
     && scripts/release.sh && rm -r src

@@ -18,7 +18,7 @@ for copy in "${copies[@]}"; do
     mkdir -p "$copy/scripts"
     # What the image is built from; times are kept, so that a build that was interrupted goes on.
     rm -rf "$copy/src" "$copy/migrations" "$copy/.sqlx"
-    cp -a Cargo.toml Cargo.lock src migrations .sqlx "$copy"
+    cp -a Cargo.toml Cargo.lock build.rs src migrations .sqlx "$copy"
     cp -a scripts/release.sh "$copy/scripts"
     ln -sfn "$cargo_home" "$copy/cargo"
     CARGO_HOME=$copy/cargo CARGO_TARGET_DIR=$copy/target "$copy/scripts/release.sh"
