@@ -47,23 +47,27 @@ def median(values):
     return values[len(values) // 2] if values else None
 
 
-def latencies(files):
-    """The medians over all slices of p50 and p99, in ms, of what was posted."""
+def latencies(files, spans):
+    """The medians over all slices of p50 and p99, in ms, of what was posted and did not meet a look.
+
+    A look keeps a CPU busy for longer the more memory there is to be looked at, and that is ours and not the service's.
+    """
     found = {"p50": [], "p99": []}
     for file in files:
         with open(file, newline="") as lines:
-            taken = [int(micros) / 1000 for _, _, _, micros, _ in csv.reader(lines)]
+            posted = [(int(at_ms), int(micros) / 1000) for _, at_ms, _, micros, _ in csv.reader(lines)]
+        taken = [took for at_ms, took in posted if not any(at_ms <= end and at_ms + took >= begin for begin, end in spans)]
         for begin in range(0, max(1, len(taken) - SLICE + 1), SLICE):
             for name, share in (("p50", 0.5), ("p99", 0.99)):
                 found[name].append(percentile(taken[begin : begin + SLICE], share))
     return {f"{name}{LATENCY}": median(values) for name, values in found.items()}
 
 
-def night(looks, begin_s, end_s, files):
+def night(looks, spans, begin_s, end_s, files):
     """The median of each value in a time, and the latency of what was posted in it."""
     within = [found for at, found in looks if begin_s <= at <= end_s]
     names = dict.fromkeys(name for found in within for name in found)
-    return {name: median([found[name] for found in within if name in found]) for name in names} | latencies(files)
+    return {name: median([found[name] for found in within if name in found]) for name in names} | latencies(files, spans)
 
 
 def starting(table, name):
@@ -117,7 +121,7 @@ def text(notes, first, last, troubles, pictures):
         f"## Must be within {TOLERANCE:.0%}, or within a step",
         "",
         "Medians of two nights at the same rate: the one after the first tenth, and the last tenth. A step is what a "
-        f"value moves by without meaning anything. Latency is the median of slices of {SLICE} payments; other programs "
+        f"value moves by without meaning anything. Latency is the median of slices of {SLICE} payments, without those that met one of these looks; other programs "
         f"used {number(first[OTHERS])} % of the machine's CPUs in the first of these nights and {number(last[OTHERS])} % in the last; with more than {QUIET} % it is not compared.",
         "",
         "| what | after the first tenth | at the end | at most | |",

@@ -193,10 +193,10 @@ def run_day(folder, stack, step_s, highest, seed, actor):
     return watching, steps, files, repeats, drained
 
 
-def night(looks, steps, files, numbers):
+def night(watching, steps, files, numbers):
     """What was seen in some steps."""
     chosen = [files[number] for number in numbers]
-    return compare.night(looks, steps[numbers[0]]["began_s"], steps[numbers[-1]]["ended_s"], chosen)
+    return compare.night(watching.looks, watching.spans, steps[numbers[0]]["began_s"], steps[numbers[-1]]["ended_s"], chosen)
 
 
 def arguments():
@@ -226,7 +226,7 @@ def main():
     except KeyboardInterrupt:
         print("soak: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
-    first, last = (night(watching.looks, steps, files, numbers) for numbers in (FIRST, LAST))
+    first, last = (night(watching, steps, files, numbers) for numbers in (FIRST, LAST))
     for file in files:
         file.unlink()
     troubles = found.troubles + repeats.troubles() + compare.grown(first, last)

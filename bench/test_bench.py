@@ -214,7 +214,15 @@ class Soak(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "posted.csv"
             file.write_text("\n".join(lines) + "\n")
-            self.assertEqual(compare.night(looks, 10, 13, [file]), {"MB": 2, "p50 of POST, ms": 1, "p99 of POST, ms": 1})
+            self.assertEqual(compare.night(looks, [], 10, 13, [file]), {"MB": 2, "p50 of POST, ms": 1, "p99 of POST, ms": 1})
+
+    def test_payments_that_met_a_look_do_not_count(self):
+        # Due at 1,000 ms and so on, one of them before the look and answered in it.
+        lines = [f"a,{at_ms},202,{micros},1" for at_ms, micros in ((990, 20_000), (1_000, 9_000), (1_015, 1_000), (1_021, 2_000))]
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "posted.csv"
+            file.write_text("\n".join(lines) + "\n")
+            self.assertEqual(compare.latencies([file], [(1_005, 1_020)]), {"p50 of POST, ms": 2, "p99 of POST, ms": 2})
 
 
 class Tools(unittest.TestCase):

@@ -39,11 +39,14 @@ class Used:
 
 
 class Watch:
-    """A context manager that looks until it ends. `looks` is a list of (seconds since its start, name -> number)."""
+    """A context manager that looks until it ends. `looks` is a list of (seconds since its start, name -> number).
+
+    `spans` tells when each of them was made, from and to, in milliseconds since 1970.
+    """
 
     def __init__(self, stack, lock, pause_s):
         self.stack, self.lock, self.pause_s = stack, lock, pause_s
-        self.looks, self.missed = [], []
+        self.looks, self.spans, self.missed = [], [], []
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._watch)
 
@@ -59,6 +62,7 @@ class Watch:
 
     def _watch(self):
         while not self.over.wait(self.pause_s):
+            begin_ms = time.time() * 1e3
             try:
                 # An instance is not restarted meanwhile.
                 with self.lock:
@@ -68,6 +72,8 @@ class Watch:
                 self.looks.append((time.monotonic() - self.began, found))
             except (Broken, OSError) as error:
                 self.missed.append(str(error))
+            finally:
+                self.spans.append((begin_ms, time.time() * 1e3))
 
 
 def look(stack):
