@@ -21,6 +21,9 @@ for copy in "${copies[@]}"; do
     cp -a Cargo.toml Cargo.lock build.rs src migrations .sqlx "$copy"
     cp -a scripts/release.sh "$copy/scripts"
     ln -sfn "$cargo_home" "$copy/cargo"
+done
+# All are copied before the first is built: who works on here meanwhile does not compare two versions.
+for copy in "${copies[@]}"; do
     CARGO_HOME=$copy/cargo CARGO_TARGET_DIR=$copy/target "$copy/scripts/release.sh"
 done
 
