@@ -1,0 +1,91 @@
+"""The line that measures what lies beneath the others: floor."""
+
+import time
+from dataclasses import dataclass
+
+from bench import box, progress
+from bench.child import Broken
+from bench.line import Value
+from bench.offer import drain, load
+from bench.public import bare_nginx
+from bench.rates import QUICK_MS, TRY_S, Bench
+from bench.search import highest
+
+# The targets about posts: the rate at which latency counts, the p99 up to which a rate holds, and the rates at which
+# CPU is counted.
+LATENCY_RATE, LATENCY_S = 2_000, 30
+LIMIT_MS = 20
+CPU_RATES, CPU_S = (1_500, 6_000), 20
+# How long instances have to hear of a switch, in seconds: twice as long as they go without a look.
+SWITCH_S = 2
+
+
+@dataclass
+class Floor:
+    """Something less than the service, under the loads of the service."""
+
+    name: str
+    # Offers a load: rate, seconds -> what the generator says, with "cpu_us" of the box per post.
+    offer: callable
+
+    def values(self, seconds):
+        """What posts take, how many there may be, and what each costs."""
+        steady = self.offer(LATENCY_RATE, seconds or LATENCY_S)
+
+        def holds(rate):
+            tried = self.offer(rate, seconds or TRY_S)
+            return tried["accepted"] == tried["posted"] and tried["p99_ms"] <= LIMIT_MS
+
+        most = highest(6_000, holds)
+        costs = [(rate, self.offer(rate, seconds or CPU_S)["cpu_us"]) for rate in CPU_RATES]
+        return [
+            Value(f"{self.name}: POST p99 at {LATENCY_RATE:,}/s", steady["p99_ms"], "ms"),
+            Value(f"{self.name}: the highest rate with p99 <= {LIMIT_MS} ms", most, "/s"),
+            *(Value(f"{self.name}: CPU of the box per POST at {rate:,}/s", cost, "us") for rate, cost in costs),
+        ]
+
+
+def floor(setting):
+    """The loads of open-2000, accept and cpu on less than the service: nothing behind nginx, and nothing settled."""
+    with Bench(setting, "floor", delay_ms=QUICK_MS) as bench:
+        stack = bench.stack
+        values = Floor("accepted, not settled", lambda rate, seconds: unsettled(bench, rate, seconds)).values(setting.seconds)
+        port, stack.port = stack.port, int(bare_nginx(stack).rpartition(":")[2])
+        file = bench.folder / "bare.csv"
+        values += Floor("a bare nginx", lambda rate, seconds: measured(stack, rate, seconds, file)).values(setting.seconds)
+        file.unlink()
+        stack.children.pop("bare").stop()
+        stack.port = port
+        return bench.outcome(values, notes=["what is accepted is settled after each load, when it is not measured any more"])
+
+
+def measured(stack, rate, seconds, file):
+    """Offers a load. Returns what the generator says, and what the box used meanwhile."""
+    before, busy = box.cpu_s(stack.trees()), box.machine_busy_s()
+    result = load(stack, rate, seconds, file)
+    used = sum(now - before.get(name, 0) for name, now in box.cpu_s(stack.trees()).items())
+    result["cpu_us"] = used / result["accepted"] * 1e6
+    machine = (box.machine_busy_s() - busy) / seconds
+    progress.say(f"  {rate}/s for {seconds} s: p50 {result['p50_ms']:.2f} p99 {result['p99_ms']:.2f} ms, {result['cpu_us']:.0f} us each; {machine:.1f} CPUs of the machine busy; {result['statuses']}")
+    return result
+
+
+def unsettled(bench, rate, seconds):
+    """Offers a load of which nothing is settled before its end."""
+    stack, file = bench.stack, bench.folder / f"posted-{len(bench.files)}.csv"
+    bench.files.append(file)
+    switch(stack, False)
+    before = stack.settled()
+    result = measured(stack, rate, seconds, file)
+    if stack.settled() != before:
+        raise Broken("payments were settled with all processors switched off")
+    switch(stack, True)
+    if not drain(stack, before, result["accepted"]):
+        raise Broken("the queue did not empty")
+    return result
+
+
+def switch(stack, enabled):
+    """Takes both processors out of use, or puts them back, as an operator does."""
+    stack.sql(f"UPDATE processor_health SET enabled = {enabled}")
+    time.sleep(SWITCH_S)
