@@ -1,9 +1,6 @@
 """What is different at the end of a soak from what it was after its first tenth, as a report with curves."""
 
-import csv
-
-from bench import charts
-from bench.proof import percentile
+from bench import aged, charts
 from bench.watch import OTHERS
 
 # What may be different.
@@ -18,11 +15,7 @@ STEPS = {
     "bytes": 512 << 10,  # what a table that was small grows by at once
     "dead rows": 2_500,  # 2,000 are there before autovacuum looks
     "queued": 50,  # what comes in a second
-    "p50": 0.2,  # ms
-    "p99": 1,  # ms
 }
-# Per cent of the machine's CPUs that other programs may use in either night. Beyond that latencies tell of them.
-QUIET = 10
 # What grows with settled payments, and why.
 GROWS = {
     "settled": "the payments themselves",
@@ -32,13 +25,6 @@ GROWS = {
     "bytes of WAL written": "all that was ever written; old segments are recycled",
     "MB of postgres in all": "books in shared_buffers, until those are full",
 }
-# Payments of a slice of a night, each of which has its own percentiles: their median is not moved by the few
-# slices in which something else on the machine had the CPU.
-SLICE = 250
-
-
-# How the names of latencies end.
-LATENCY = " of POST, ms"
 
 
 def median(values):
@@ -47,27 +33,11 @@ def median(values):
     return values[len(values) // 2] if values else None
 
 
-def latencies(files, spans):
-    """The medians over all slices of p50 and p99, in ms, of what was posted and did not meet a look.
-
-    A look keeps a CPU busy for longer the more memory there is to be looked at, and that is ours and not the service's.
-    """
-    found = {"p50": [], "p99": []}
-    for file in files:
-        with open(file, newline="") as lines:
-            posted = [(int(at_ms), int(micros) / 1000) for _, at_ms, _, micros, _ in csv.reader(lines)]
-        taken = [took for at_ms, took in posted if not any(at_ms <= end and at_ms + took >= begin for begin, end in spans)]
-        for begin in range(0, max(1, len(taken) - SLICE + 1), SLICE):
-            for name, share in (("p50", 0.5), ("p99", 0.99)):
-                found[name].append(percentile(taken[begin : begin + SLICE], share))
-    return {f"{name}{LATENCY}": median(values) for name, values in found.items()}
-
-
-def night(looks, spans, begin_s, end_s, files):
-    """The median of each value in a time, and the latency of what was posted in it."""
+def night(looks, begin_s, end_s):
+    """The median of each value in a time."""
     within = [found for at, found in looks if begin_s <= at <= end_s]
     names = dict.fromkeys(name for found in within for name in found)
-    return {name: median([found[name] for found in within if name in found]) for name in names} | latencies(files, spans)
+    return {name: median([found[name] for found in within if name in found]) for name in names}
 
 
 def starting(table, name):
@@ -80,11 +50,6 @@ def allowed(name, before):
     return before + max(before * TOLERANCE, starting(STEPS, name) or 0)
 
 
-def quiet(first, last):
-    """Whether latencies can be compared."""
-    return max(first[OTHERS], last[OTHERS]) <= QUIET
-
-
 def judged(name):
     """Whether a value may not grow."""
     return name != OTHERS and not starting(GROWS, name)
@@ -92,8 +57,6 @@ def judged(name):
 
 def verdict(name, first, last):
     """On a value that may not grow: nothing if it did not."""
-    if name.endswith(LATENCY) and not quiet(first, last):
-        return "NOT COMPARED"
     return "" if last[name] <= allowed(name, first[name]) else "**grew**"
 
 
@@ -111,7 +74,7 @@ def number(value):
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def text(notes, first, last, troubles, pictures):
+def text(notes, first, last, latencies, troubles, pictures):
     """The report as Markdown."""
     names = sorted(first.keys() & last.keys())
     lines = ["# Soak", "", *(f"- {note}" for note in notes), ""]
@@ -120,9 +83,7 @@ def text(notes, first, last, troubles, pictures):
     lines += [
         f"## Must be within {TOLERANCE:.0%}, or within a step",
         "",
-        "Medians of two nights at the same rate: the one after the first tenth, and the last tenth. A step is what a "
-        f"value moves by without meaning anything. Latency is the median of slices of {SLICE} payments, without those that met one of these looks; other programs "
-        f"used {number(first[OTHERS])} % of the machine's CPUs in the first of these nights and {number(last[OTHERS])} % in the last; with more than {QUIET} % it is not compared.",
+        "Medians of two nights at the same rate: the one after the first tenth, and the last tenth. A step is what a value moves by without meaning anything.",
         "",
         "| what | after the first tenth | at the end | at most | |",
         "|---|---|---|---|---|",
@@ -130,6 +91,7 @@ def text(notes, first, last, troubles, pictures):
     for name in names:
         if judged(name):
             lines.append(f"| {name} | {number(first[name])} | {number(last[name])} | {number(allowed(name, first[name]))} | {verdict(name, first, last)} |")
+    lines += ["", *aged.text(latencies)]
     settled = max(1, last["settled"] - first["settled"])
     lines += ["", "## Grows with settled payments", "", "| what | after the first tenth | at the end | per payment settled between | why |", "|---|---|---|---|---|"]
     for name in names:

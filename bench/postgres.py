@@ -5,6 +5,7 @@ import re
 from bench import progress, proof
 from bench.child import Broken, run
 from bench.line import Outcome, Value, at_least
+from bench.proof import percentile
 from bench.stack import INSTANCES, RELEASE, REPOSITORY, Stack
 
 
@@ -39,6 +40,10 @@ BATCH = 100
 SCRIPTS = (("insert-one", 1), ("insert-batch", BATCH), ("life-batch", BATCH))
 
 
+# Transactions per second that come by themselves, as clients' posts do, instead of one after the other.
+RATES, PACED = (1_500, 2_000, 6_000), "insert-one"
+
+
 def bound(setting):
     """What this PostgreSQL does in this box when nothing but pgbench asks it."""
     seconds, values = setting.seconds or 10, []
@@ -46,17 +51,35 @@ def bound(setting):
         for name in INSTANCES:
             stack.stop_instance(name)
         for name, rows in SCRIPTS:
-            file = REPOSITORY / "bench" / "pgbench" / f"{name}.sql"
-            cpu = stack.cpu_s()["postgres"]
-            command = ["pgbench", "--no-vacuum", "--protocol=prepared", f"--client={CLIENTS}", f"--jobs={THREADS}", f"--time={seconds}", f"--file={file}"]
-            printed = run([*command, stack.url("postgres", "payments")])
-            done = transactions(printed) * rows
-            used = (stack.cpu_s()["postgres"] - cpu) / done * 1e6
-            about = next(line.removeprefix("-- ") for line in file.read_text().splitlines())
-            values += [Value(about, done / seconds, "/s"), Value("of that CPU of PostgreSQL", used, "us each")]
-            progress.say(f"  {about}: {done / seconds:,.0f}/s, {used:.0f} us each")
-            stack.sql("TRUNCATE payment_queue, payment_processed")
+            about, per_second, used, _ = pgbench(stack, name, rows, seconds)
+            values += [Value(about, per_second, "/s"), Value("of that CPU of PostgreSQL", used, "us each")]
+        for rate in RATES:
+            about, _, used, took = pgbench(stack, PACED, 1, seconds, rate)
+            values += [Value(f"{about}, {rate:,}/s offered: CPU of PostgreSQL", used, "us each"), Value("of that p99, from when it was due", percentile(took, 0.99), "ms")]
     return Outcome(values, notes=[f"pgbench, {CLIENTS} clients, prepared statements, our own tables with their indexes and triggers"])
+
+
+def pgbench(stack, name, rows, seconds, rate=None):
+    """Runs a script. Returns what it is about, rows per second, CPU of PostgreSQL for each in us, and what each transaction took in ms."""
+    file, logs = REPOSITORY / "bench" / "pgbench" / f"{name}.sql", stack.folder / "pgbench"
+    command = ["pgbench", "--no-vacuum", "--protocol=prepared", f"--client={CLIENTS}", f"--jobs={THREADS}", f"--time={seconds}", f"--file={file}"]
+    paced = [f"--rate={rate}", "--log", f"--log-prefix={logs}"] if rate else []
+    cpu = stack.cpu_s()["postgres"]
+    done = transactions(run([*command, *paced, stack.url("postgres", "payments")])) * rows
+    used = (stack.cpu_s()["postgres"] - cpu) / done * 1e6
+    about = next(line.removeprefix("-- ") for line in file.read_text().splitlines())
+    progress.say(f"  {about}{f' at {rate}/s' if rate else ''}: {done / seconds:,.0f}/s, {used:.0f} us each")
+    stack.sql("TRUNCATE payment_queue, payment_processed")
+    took = []
+    for log in stack.folder.glob("pgbench.*"):
+        took += latencies(log.read_text())
+        log.unlink()
+    return about, done / seconds, used, took
+
+
+def latencies(log):
+    """From when each transaction of pgbench's log was due until its end, in ms."""
+    return [int(line.split()[2]) / 1000 for line in log.splitlines()]
 
 
 def transactions(printed):

@@ -7,7 +7,7 @@ import xml.etree.ElementTree
 from pathlib import Path
 from random import Random
 
-from bench import box, child, compare, overload, postgres, report, search, soak, stack, summary, watch, watched
+from bench import aged, box, child, compare, medians, overload, postgres, report, search, soak, stack, summary, watch, watched
 from bench.line import Line, Outcome, Value, at_least, at_most
 from bench.proof import Proof
 
@@ -177,9 +177,9 @@ class Watched(unittest.TestCase):
 
     def test_a_cost_is_told_with_how_far_it_may_be_off(self):
         alone, under_watch = [float(n % 10 + 10) for n in range(200)], [float(n % 10 + 11) for n in range(200)]
-        low, high = watched.interval(alone, under_watch)
-        self.assertLess(low, watched.cost(alone, under_watch))
-        self.assertLess(watched.cost(alone, under_watch), high)
+        low, high = medians.interval(alone, under_watch)
+        self.assertLess(low, medians.cost(alone, under_watch))
+        self.assertLess(medians.cost(alone, under_watch), high)
 
 
 class Soak(unittest.TestCase):
@@ -197,32 +197,19 @@ class Soak(unittest.TestCase):
         self.assertEqual(compare.grown(self.BEFORE, after), [])
         after |= {"MB resident of api1": 45.0, "bytes of payment_queue": 9 << 20}
         self.assertEqual(len(compare.grown(self.BEFORE, after)), 2)
-        text = compare.text([], self.BEFORE, after, [], [])
+        text = compare.text([], self.BEFORE, after, [], [], [])
         self.assertIn("| MB resident of api1 | 40 | 45 | 44 | **grew** |", text)
         self.assertIn("| bytes of payment_processed | 100 | 900 | 0.1 |", text)
 
-    def test_latencies_are_compared_only_where_nobody_else_had_the_cpu(self):
-        before, after = ({watch.OTHERS: 1.0, "p99 of POST, ms": ms} for ms in (4.0, 8.0))
-        self.assertEqual(compare.grown(before, after), ["p99 of POST, ms grew from 4 to 8"])
-        after[watch.OTHERS] = compare.QUIET + 1
-        self.assertEqual(compare.grown(before, after), [])
-        self.assertEqual(compare.verdict("p99 of POST, ms", before, after), "NOT COMPARED")
-
     def test_a_night_is_its_median_whatever_came_before_or_between(self):
         looks = [(0, {"MB": 99}), (10, {"MB": 1}), (11, {"MB": 70}), (12, {"MB": 2}), (13, {"MB": 2}), (20, {"MB": 99})]
-        lines = [f"a,1,202,{1_000 if number < 4 * compare.SLICE else 90_000},1" for number in range(5 * compare.SLICE)]
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "posted.csv"
-            file.write_text("\n".join(lines) + "\n")
-            self.assertEqual(compare.night(looks, [], 10, 13, [file]), {"MB": 2, "p50 of POST, ms": 1, "p99 of POST, ms": 1})
+        self.assertEqual(compare.night(looks, 10, 13), {"MB": 2})
 
-    def test_payments_that_met_a_look_do_not_count(self):
-        # Due at 1,000 ms and so on, one of them before the look and answered in it.
-        lines = [f"a,{at_ms},202,{micros},1" for at_ms, micros in ((990, 20_000), (1_000, 9_000), (1_015, 1_000), (1_021, 2_000))]
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "posted.csv"
-            file.write_text("\n".join(lines) + "\n")
-            self.assertEqual(compare.latencies([file], [(1_005, 1_020)]), {"p50 of POST, ms": 2, "p99 of POST, ms": 2})
+    def test_a_stack_that_has_become_slower_is_told_of(self):
+        fresh = [1.0, 9.0, 2.0, 2.0, 2.0]
+        latencies = [aged.Latency("p50", fresh, [2.2, 2.2, 9.0, 2.2, 1.0]), aged.Latency("p99", fresh, [3.1, 3.1, 9.0, 3.1, 1.0])]
+        self.assertEqual(aged.troubles(latencies), ["p99 of POST: 3.10 ms after the day, 2.00 ms of a fresh stack"])
+        self.assertIn("| p99 | 2.00 ms | 3.10 ms | 3.00 ms |", "\n".join(aged.text(latencies)))
 
 
 class Tools(unittest.TestCase):
@@ -236,6 +223,10 @@ class Tools(unittest.TestCase):
         self.assertEqual(postgres.transactions("number of transactions actually processed: 123\n"), 123)
         with self.assertRaises(child.Broken):
             postgres.transactions("number of transactions actually processed: 0\n")
+
+    def test_the_log_of_pgbench_is_read(self):
+        # client, transaction, microseconds, script, seconds, microseconds, lag
+        self.assertEqual(postgres.latencies("0 1 1500 0 1763836800 12 80\n3 2 900 0 1763836800 99 0\n"), [1.5, 0.9])
 
 
 class Report(unittest.TestCase):

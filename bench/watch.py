@@ -21,7 +21,7 @@ UNION ALL SELECT 'queued', count(*) FROM payment_queue
 """
 
 
-# How much of the machine's CPUs is used by programs that are not part of this: nothing else moves latencies as much.
+# How much of the machine's CPUs is used by programs that are not part of this.
 OTHERS = "CPU of others, %"
 
 
@@ -39,14 +39,11 @@ class Used:
 
 
 class Watch:
-    """A context manager that looks until it ends. `looks` is a list of (seconds since its start, name -> number).
-
-    `spans` tells when each of them was made, from and to, in milliseconds since 1970.
-    """
+    """A context manager that looks until it ends. `looks` is a list of (seconds since its start, name -> number)."""
 
     def __init__(self, stack, lock, pause_s):
         self.stack, self.lock, self.pause_s = stack, lock, pause_s
-        self.looks, self.spans, self.missed = [], [], []
+        self.looks, self.missed = [], []
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._watch)
 
@@ -62,7 +59,6 @@ class Watch:
 
     def _watch(self):
         while not self.over.wait(self.pause_s):
-            begin_ms = time.time() * 1e3
             try:
                 # An instance is not restarted meanwhile.
                 with self.lock:
@@ -72,8 +68,6 @@ class Watch:
                 self.looks.append((time.monotonic() - self.began, found))
             except (Broken, OSError) as error:
                 self.missed.append(str(error))
-            finally:
-                self.spans.append((begin_ms, time.time() * 1e3))
 
 
 def look(stack):

@@ -1,7 +1,6 @@
 """The line that measures what it costs to be watched: watched."""
 
 import csv
-import random
 import statistics
 import threading
 import time
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 
 from bench.child import Broken
 from bench.line import Value, at_most
+from bench.medians import cost, interval
 from bench.proof import percentile
 from bench.rates import QUICK_MS, Bench
 from bench.stack import INSTANCES, UnixConnection
@@ -27,8 +27,6 @@ VIEWERS = 2
 PATIENCE_S = 10
 # What being watched may cost, in per cent.
 LIMIT = 3
-# How often the measured seconds are drawn anew to see how far a median may be off (the bootstrap of Efron, 1979).
-DRAWS, SEED = 1_000, 7
 
 
 @dataclass
@@ -100,18 +98,6 @@ def latencies(file, turns):
             if second in taken:
                 found[turn.watched].append(taken[second])
     return found
-
-
-def cost(alone, under_watch):
-    """By how many per cent the median is higher."""
-    return (statistics.median(under_watch) / statistics.median(alone) - 1) * 100
-
-
-def interval(alone, under_watch):
-    """Between what the cost is in 95 of 100 draws."""
-    rng = random.Random(SEED)
-    costs = sorted(cost(rng.choices(alone, k=len(alone)), rng.choices(under_watch, k=len(under_watch))) for _ in range(DRAWS))
-    return costs[round(DRAWS * 0.025)], costs[round(DRAWS * 0.975) - 1]
 
 
 @contextmanager
