@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import backlog, box, floor, overload, postgres, progress, proof, public, rates, report, start, summary, watched
+from bench import backlog, box, floor, overload, postgres, profile, progress, proof, public, rates, report, start, summary, watched
 from bench.box import Groups
 from bench.child import Broken
 from bench.line import Line, Outcome
@@ -34,6 +34,7 @@ MEASURES = {
     "memory": start.memory,
     "start": start.start,
     "logged": postgres.logged,
+    "profile": profile.profile,
     "floor": floor.floor,
     "bound": postgres.bound,
 }

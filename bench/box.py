@@ -165,14 +165,16 @@ class Process:
     """A line of /proc/PID/stat."""
 
     parent: int
-    # Its own time and that of its children that have ended and been waited for, in seconds.
-    cpu_s: float
+    # Its own time and that of its children that have ended and been waited for, in seconds: in programs, in the kernel.
+    user_s: float
+    system_s: float
 
 
 def parse_stat(text):
     """The name in the second field may contain anything but a last parenthesis."""
     fields = text.rpartition(")")[2].split()
-    return Process(int(fields[1]), sum(map(int, fields[11:15])) * TICK_S)
+    user, system, children_user, children_system = map(int, fields[11:15])
+    return Process(int(fields[1]), (user + children_user) * TICK_S, (system + children_system) * TICK_S)
 
 
 def processes():
@@ -200,10 +202,16 @@ def family(all_processes, root):
     return found
 
 
+def cpu_split_s(roots):
+    """Seconds of CPU that each of the named process trees has used: name -> seconds in programs, in the kernel."""
+    now = processes()
+    trees = {name: [now[pid] for pid in family(now, root)] for name, root in roots.items()}
+    return {name: (sum(one.user_s for one in tree), sum(one.system_s for one in tree)) for name, tree in trees.items()}
+
+
 def cpu_s(roots):
     """Seconds of CPU that each of the named process trees has used: name -> seconds."""
-    now = processes()
-    return {name: sum(now[pid].cpu_s for pid in family(now, root)) for name, root in roots.items()}
+    return {name: sum(split) for name, split in cpu_split_s(roots).items()}
 
 
 def machine_busy_s():

@@ -13,6 +13,8 @@ from bench.stack import Stack
 QUICK_MS = 1
 # Payments per second, and for how long, before anything is measured: pools, plans and caches are warm then.
 WARM_RATE, WARM_S = 500, 3
+# Payments per second at which CPU is counted, and what one may cost at each, in microseconds.
+CPU_RATES = {1_500: 220, 6_000: 130}
 # How long a rate is tried while the highest one is searched.
 TRY_S = 8
 # A queue is kept up with if what is open at the end of the load came in the last part of a second.
@@ -122,7 +124,6 @@ def search(setting, first, holds):
 
 def cpu(setting):
     """CPU of the box per settled payment, and at rest."""
-    limits = {1_500: 220, 6_000: 130}
     with Bench(setting, "cpu", delay_ms=QUICK_MS) as bench:
         idle_s = 10
         before = bench.stack.cpu_s()
@@ -130,11 +131,11 @@ def cpu(setting):
         idle = {part: (now - before[part]) / idle_s * 100 for part, now in bench.stack.cpu_s().items()}
         progress.say("  at rest, % of one CPU: " + ", ".join(f"{part} {share:.1f}" for part, share in idle.items()))
         values, bars, notes = [], {}, []
-        for rate in [setting.rate] if setting.rate else limits:
+        for rate in [setting.rate] if setting.rate else CPU_RATES:
             load = bench.offer(rate, setting.seconds or 20)
             split = load.us_per_payment
             what, total = f"CPU per settled payment at {rate:,}/s", sum(split.values())
-            values.append(at_most(what, total, limits[rate], "us") if rate in limits else Value(what, total, "us"))
+            values.append(at_most(what, total, CPU_RATES[rate], "us") if rate in CPU_RATES else Value(what, total, "us"))
             values += [Value(f"of that {part}", us, "us") for part, us in split.items()]
             bars[f"{rate:,}/s"] = split
             notes.append(load.words())

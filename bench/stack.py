@@ -86,9 +86,11 @@ def answers(connection, path):
 class Stack:
     """One deployment with a database of its own; a context manager that ends all it started."""
 
-    def __init__(self, groups, logs, delay_ms=0, durability="unlogged"):
+    def __init__(self, groups, logs, delay_ms=0, durability="unlogged", postgres=()):
         self.groups, self.logs, self.durability = groups, logs, durability
         self.delay_ms = delay_ms
+        # Settings of PostgreSQL besides those of docker-compose.yml.
+        self.postgres = postgres
         logs.mkdir(parents=True, exist_ok=True)
         self.children = {}
         self.memory_mb = {}
@@ -126,7 +128,7 @@ class Stack:
         settings, environment = compose()
         sockets = self.folder / "postgres"
         sockets.mkdir()
-        postgres = [SCRIPTS / "postgres.sh", "run", self.folder / "data", sockets, POSTGRES_PORT, *settings]
+        postgres = [SCRIPTS / "postgres.sh", "run", self.folder / "data", sockets, POSTGRES_PORT, *settings, *self.postgres]
         self.child("postgres", postgres, {"STOP_WITH_PARENT": "yes"})
         self.await_ready("PostgreSQL answers", lambda: self._accepts(sockets))
         run([SCRIPTS / "postgres.sh", "init", sockets, POSTGRES_PORT], env={**os.environ, "PAYMENT_PROXY_PASSWORD": "bench", "PAYMENT_PROXY_OWNER_PASSWORD": "bench", "AUDITOR_PASSWORD": "bench"})

@@ -7,7 +7,7 @@ import xml.etree.ElementTree
 from pathlib import Path
 from random import Random
 
-from bench import aged, box, child, compare, medians, overload, postgres, report, search, soak, stack, summary, watch, watched
+from bench import aged, box, child, compare, medians, overload, postgres, profile, report, search, soak, stack, summary, watch, watched
 from bench.line import Line, Outcome, Value, at_least, at_most
 from bench.proof import Proof
 
@@ -110,10 +110,10 @@ class Box(unittest.TestCase):
 
     def test_a_process_with_an_odd_name_is_read(self):
         line = "7 (a) b (c) S 3 7 7 0 -1 4194304 1 2 3 4 100 50 20 30 20 0 1 0 5 6 7"
-        self.assertEqual(box.parse_stat(line), box.Process(3, 200 * box.TICK_S))
+        self.assertEqual(box.parse_stat(line), box.Process(3, 120 * box.TICK_S, 80 * box.TICK_S))
 
     def test_a_family_is_the_process_and_all_below_it(self):
-        tree = {1: box.Process(0, 0), 2: box.Process(1, 0), 3: box.Process(2, 0), 4: box.Process(1, 0)}
+        tree = {pid: box.Process(parent, 0, 0) for pid, parent in ((1, 0), (2, 1), (3, 2), (4, 1))}
         self.assertEqual(sorted(box.family(tree, 2)), [2, 3])
         self.assertEqual(box.family(tree, 9), [])
 
@@ -223,6 +223,11 @@ class Tools(unittest.TestCase):
         self.assertEqual(postgres.transactions("number of transactions actually processed: 123\n"), 123)
         with self.assertRaises(child.Broken):
             postgres.transactions("number of transactions actually processed: 0\n")
+
+    def test_statements_are_told_apart(self):
+        rows = [["SELECT queued_row FROM accept_payment($1)", "10", "5.5"], ["WITH removed AS (DELETE ...) INSERT INTO payment_processed", "2", "7"], ["BEGIN", "1", "1"], ["COMMIT", "1", "2"]]
+        found = profile.by_statement(rows)
+        self.assertEqual((found["accept one"], found["settle"], found[profile.OTHERS], found["claim"]), ((10, 5.5), (2, 7.0), (2, 3.0), (0, 0.0)))
 
     def test_the_log_of_pgbench_is_read(self):
         # client, transaction, microseconds, script, seconds, microseconds, lag
