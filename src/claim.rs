@@ -139,12 +139,38 @@ pub async fn claim_free(
     limit: usize,
     from_id: i64,
 ) -> Result<Vec<Claim>, sqlx::Error> {
+    claim_up_to(i32::MAX, pool, terms, processor, limit, from_id).await
+}
+
+/// The same, of payments that were never claimed before.
+///
+/// # Errors
+/// As for [`claim_free`].
+pub async fn claim_untried(
+    pool: &PgPool,
+    terms: LeaseTerms,
+    processor: &str,
+    limit: usize,
+    from_id: i64,
+) -> Result<Vec<Claim>, sqlx::Error> {
+    claim_up_to(0, pool, terms, processor, limit, from_id).await
+}
+
+/// Claims free payments that were claimed up to `attempts` times before.
+async fn claim_up_to(
+    attempts: i32,
+    pool: &PgPool,
+    terms: LeaseTerms,
+    processor: &str,
+    limit: usize,
+    from_id: i64,
+) -> Result<Vec<Claim>, sqlx::Error> {
     let send_by = Instant::now() + SEND_WITHIN;
     let rows = sqlx::query_as!(
         ClaimRow,
         r#"WITH free AS MATERIALIZED (
             SELECT id, correlation_id FROM payment_queue
-            WHERE id >= $3 AND processor IS NULL AND lease_until <= now()
+            WHERE id >= $3 AND processor IS NULL AND lease_until <= now() AND attempt <= $6
             ORDER BY id LIMIT $2
             FOR NO KEY UPDATE SKIP LOCKED
         ), booked AS MATERIALIZED (
@@ -177,6 +203,7 @@ pub async fn claim_free(
         from_id,
         interval(terms.lease),
         interval(terms.late_charge),
+        attempts,
     )
     .fetch_all(pool)
     .await?;

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::charge::{Outcome, ProcessorClient, Stop, charge, resolve};
 use crate::claim::{
     CLAIM_BATCH, Claim, ClaimedFor, DOUBTFUL_BATCH, LeaseTerms, claim_doubtful, claim_free,
-    newest_id,
+    claim_untried, newest_id,
 };
 use crate::database::{Outage, RETRY_PAUSE, within};
 use crate::metrics::COUNTS;
@@ -193,7 +193,9 @@ impl Worker {
             self.depth.drained.store(false, Ordering::Relaxed);
             return Ok((Step::NoPermit(plan.retry_in), None));
         }
-        let asked = plan.permits.len();
+        // Where one processor would take all, only payments that never failed find out whether another is back:
+        // each probe may fail, and the same payments, the oldest, would be spent on one after the other.
+        let all_probe = plan.permits.iter().all(Permit::is_probe);
         let mut permits: BTreeMap<usize, Vec<Permit>> = BTreeMap::new();
         for permit in plan.permits {
             permits.entry(permit.processor()).or_default().push(permit);
@@ -201,9 +203,16 @@ impl Worker {
         let (mut claimed, mut newest) = (0, None);
         for (index, permits) in permits {
             let name = &self.processors[index].name;
-            let claims = claim_free(&self.pool, self.terms, name, permits.len(), from_id).await?;
-            let drained = claims.len() < permits.len();
-            self.depth.claimed(&claims, drained);
+            let spare = !all_probe && permits.iter().all(Permit::is_probe);
+            let (wanted, terms) = (permits.len(), self.terms);
+            let claims = match spare {
+                true => claim_untried(&self.pool, terms, name, wanted, from_id).await?,
+                false => claim_free(&self.pool, terms, name, wanted, from_id).await?,
+            };
+            let drained = !spare && claims.len() < wanted;
+            if !spare {
+                self.depth.claimed(&claims, drained);
+            }
             COUNTS.claimed_free.add_batch(claims.len());
             claimed += claims.len();
             newest = newest.max(claims.iter().map(|claim| claim.id).max());
@@ -214,7 +223,6 @@ impl Worker {
                 return Ok((Step::Drained(claimed), newest));
             }
         }
-        debug_assert_eq!(claimed, asked);
         Ok((Step::More(claimed), newest))
     }
 

@@ -166,6 +166,23 @@ async fn a_failing_default_is_replaced_by_the_fallback() {
     agree(&database, &default, &fallback, 50).await;
 }
 
+#[tokio::test]
+async fn a_payment_is_not_spent_on_probes_while_another_processor_takes_it() {
+    let (database, default, fallback) = (
+        Database::create().await,
+        processor().await,
+        processor().await,
+    );
+    // A probe takes longer than the time from one to the next.
+    default.processor.set_failing(true);
+    default.processor.set_delay(Duration::from_millis(150));
+    let gateway = Gateway::start(&database, &processors(&[&default, &fallback]), &[]).await;
+    let ids = gateway.post_many(1).await;
+    gateway.until_settled(&ids).await;
+    assert_eq!(fallback.processor.payments().len(), 1);
+    agree(&database, &default, &fallback, 1).await;
+}
+
 /// A proxy in front of a processor that cuts every connection a second after it was made.
 async fn cutting_proxy(to: std::net::SocketAddr, after: Duration) -> std::net::SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
