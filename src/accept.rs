@@ -153,6 +153,15 @@ impl Acceptor {
     }
 }
 
+/// What one commit came to.
+struct Written {
+    /// Of each payment, in their order.
+    outcomes: Vec<Accepted>,
+    /// The right to charge what was claimed.
+    on_arrival: Option<OnArrival>,
+    claims: Vec<Claim>,
+}
+
 struct Writer {
     pool: PgPool,
     waiting: Arc<Mutex<mpsc::Receiver<Posted>>>,
@@ -190,13 +199,17 @@ impl Writer {
         }
     }
 
-    /// A client that went away is told nothing; its payment is accepted all the same.
-    async fn answer(&self, batch: &mut Vec<Posted>, outcome: Result<Vec<Accepted>, sqlx::Error>) {
+    /// A client that went away is told nothing; its payment is accepted all the same. Clients first: they wait for
+    /// their answer, and of what was claimed nobody waits for the charge.
+    async fn answer(&self, batch: &mut Vec<Posted>, outcome: Result<Written, sqlx::Error>) {
         match outcome {
-            Ok(outcomes) => {
+            Ok(written) => {
                 self.writes.succeeded().await;
-                for (posted, outcome) in batch.drain(..).zip(outcomes) {
+                for (posted, outcome) in batch.drain(..).zip(written.outcomes) {
                     let _ = posted.reply.send(Ok(outcome));
+                }
+                if let Some(on_arrival) = written.on_arrival {
+                    on_arrival.start(written.claims);
                 }
             }
             Err(error) => {
@@ -211,12 +224,12 @@ impl Writer {
         }
     }
 
-    /// One commit. What it claimed is on its way.
+    /// One commit.
     async fn write(
         &self,
         connection: &mut Kept,
         payments: &[Payment],
-    ) -> Result<Vec<Accepted>, sqlx::Error> {
+    ) -> Result<Written, sqlx::Error> {
         let worker = self.worker.upgrade();
         let on_arrival = worker
             .as_ref()
@@ -247,12 +260,16 @@ impl Writer {
         self.router.observe(Event::Arrived {
             count: u32::try_from(queued).unwrap_or(u32::MAX),
         });
-        match (on_arrival, worker) {
-            (Some(on_arrival), _) => on_arrival.start(claims),
-            (None, Some(worker)) if queued > 0 => worker.left_in_queue(),
-            _ => {}
+        if let (None, Some(worker)) = (&on_arrival, worker)
+            && queued > 0
+        {
+            worker.left_in_queue();
         }
-        Ok(outcomes)
+        Ok(Written {
+            outcomes,
+            on_arrival,
+            claims,
+        })
     }
 }
 
