@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
@@ -16,16 +16,25 @@ use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
 use crate::charge::{Outcome, doubt_pause};
-use crate::claim::{Claim, LeaseTerms, interval};
+use crate::claim::{Claim, LeaseTerms, SEND_WITHIN, interval};
 use crate::database::{Outage, RETRY_PAUSE, is_transient, within};
 use crate::metrics::COUNTS;
 use crate::trace;
 
 /// Claims that are written in one statement, at most.
 pub const SETTLE_BATCH: usize = 500;
-/// How long the first of a batch waits for others. Nobody waits for a settle, and one statement for ten
+/// How long the end of a claim waits for others, at most. Nobody waits for a settle, and one statement for ten
 /// payments costs little more than one for one.
-pub const SETTLE_PAUSE: Duration = Duration::from_millis(25);
+pub const SETTLE_PAUSE: Duration = Duration::from_millis(100);
+/// The same, where somebody does wait: a payment that was not charged may go elsewhere, and where the claim is older
+/// than [`SETTLE_SOON_FROM`], an audit, which may look 1.5 s after the stamp and must find in the books what it finds
+/// with the processor.
+pub const SETTLE_SOON: Duration = Duration::from_millis(25);
+/// See [`SETTLE_SOON`].
+pub const SETTLE_SOON_FROM: Duration = Duration::from_millis(500);
+/// Claims that need not wait for others: more of them would cost little less each, and keep a CPU from what
+/// clients wait for.
+pub const SETTLE_ENOUGH: usize = 128;
 /// Claims of an instance that are not written yet, at most, those on their way to a processor included. Beyond that
 /// nothing more is claimed.
 pub const SETTLE_BACKLOG: usize = 4_096;
@@ -93,13 +102,7 @@ pub async fn run(
     let mut batch = Vec::with_capacity(SETTLE_BATCH);
     let mut outage = Outage::new("settle");
     while ended.recv_many(&mut batch, SETTLE_BATCH).await > 0 {
-        if batch.len() < SETTLE_BATCH && !ended.is_closed() {
-            tokio::time::sleep(SETTLE_PAUSE).await;
-            while batch.len() < SETTLE_BATCH {
-                let Ok(more) = ended.try_recv() else { break };
-                batch.push(more);
-            }
-        }
+        gather(&mut ended, &mut batch).await;
         let begun_at = trace::now();
         loop {
             match within(record(&pool, terms, &batch)).await {
@@ -125,6 +128,32 @@ pub async fn run(
         }
         returned.note(&batch);
         batch.clear();
+    }
+}
+
+/// Waits for more ends than those in `batch`, as long as all of them can wait.
+async fn gather(ended: &mut mpsc::Receiver<Ended>, batch: &mut Vec<Ended>) {
+    let (mut seen, mut settle_at) = (0, None);
+    while batch.len() < SETTLE_ENOUGH {
+        let now = Instant::now();
+        let waits = batch[seen..].iter().map(|ended| now + patience(ended, now));
+        settle_at = settle_at.into_iter().chain(waits).min();
+        seen = batch.len();
+        let Some(settle_at) = settle_at else { return };
+        let more = ended.recv_many(batch, SETTLE_BATCH - seen);
+        match tokio::time::timeout_at(settle_at.into(), more).await {
+            Ok(1..) => {}
+            Ok(0) | Err(_) => return,
+        }
+    }
+}
+
+/// How long the end of a claim can wait for others.
+fn patience(ended: &Ended, now: Instant) -> Duration {
+    let is_old = now + SEND_WITHIN >= ended.claim.send_by + SETTLE_SOON_FROM;
+    match ended.outcome {
+        Outcome::Charged { .. } if !is_old => SETTLE_PAUSE,
+        _ => SETTLE_SOON,
     }
 }
 
@@ -504,4 +533,70 @@ async fn bury(pool: &PgPool, dead: &[(&Claim, &str, bool)]) -> Result<(), sqlx::
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::payment::Payment;
+
+    fn ended(claimed_at: Instant, outcome: Outcome) -> Ended {
+        let now = Utc::now();
+        let payment = Payment {
+            correlation_id: Uuid::new_v4(),
+            amount: Decimal::ONE,
+            traceparent: None,
+        };
+        let claim = Claim {
+            id: 1,
+            payment,
+            accepted_at: now,
+            attempt: 1,
+            processor: "default".to_owned(),
+            requested_at: now,
+            send_by: claimed_at + SEND_WITHIN,
+            earlier: None,
+        };
+        Ended { claim, outcome }
+    }
+
+    #[test]
+    fn what_an_audit_or_another_processor_waits_for_is_settled_soon() {
+        let claimed_at = Instant::now();
+        let charged = Outcome::Charged {
+            requested_at: Utc::now(),
+        };
+        let free = Outcome::Free {
+            reason: "503".to_owned(),
+        };
+        let after = |outcome: &Outcome, age| {
+            patience(&ended(claimed_at, outcome.clone()), claimed_at + age)
+        };
+        let ms = Duration::from_millis;
+        assert_eq!(after(&charged, ms(499)), SETTLE_PAUSE);
+        assert_eq!(after(&charged, ms(500)), SETTLE_SOON);
+        assert_eq!(after(&free, ms(0)), SETTLE_SOON);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_waits_for_others_until_they_are_enough_or_one_cannot_wait() {
+        let charged = |_| {
+            let requested_at = Utc::now();
+            ended(Instant::now(), Outcome::Charged { requested_at })
+        };
+        let (sender, mut endings) = mpsc::channel(SETTLE_BACKLOG);
+        let mut batch = vec![charged(0)];
+        let begun_at = tokio::time::Instant::now();
+        gather(&mut endings, &mut batch).await;
+        assert_eq!(batch.len(), 1);
+        assert!(begun_at.elapsed() >= SETTLE_PAUSE);
+
+        for end in (0..SETTLE_ENOUGH).map(charged) {
+            sender.try_send(end).expect("there is room");
+        }
+        let begun_at = tokio::time::Instant::now();
+        gather(&mut endings, &mut batch).await;
+        assert_eq!(batch.len(), 1 + SETTLE_ENOUGH);
+        assert!(begun_at.elapsed() < SETTLE_SOON);
+    }
 }

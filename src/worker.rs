@@ -20,7 +20,7 @@ use crate::claim::{
 use crate::database::{Outage, RETRY_PAUSE, within};
 use crate::metrics::COUNTS;
 use crate::route::{Permit, Queue, SharedRouter};
-use crate::settle::{Ended, Returned, SETTLE_PAUSE};
+use crate::settle::{Ended, Returned};
 
 /// The longest time between two looks at the queue when nothing wakes the worker: another instance
 /// may have accepted payments and died.
@@ -34,6 +34,8 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 pub const DOUBTFUL_POLL: Duration = Duration::from_secs(1);
 /// The time between two looks for doubtful payments when there were some.
 pub const DOUBTFUL_PACE: Duration = Duration::from_millis(100);
+/// The time between two looks for a place for another end while settling is behind.
+pub const PLACE_PAUSE: Duration = Duration::from_millis(25);
 /// Rows below the newest claimed one that a claim still looks at: payments whose commit was overtaken.
 pub const LOW_WATER_SLACK: i64 = 1_000;
 /// The least number of payments that a claim asks for.
@@ -155,7 +157,7 @@ impl Worker {
                             Step::NoPermit(retry_in) => {
                                 (retry_in.unwrap_or(IDLE_POLL).min(IDLE_POLL), true)
                             }
-                            Step::NoPlace => (SETTLE_PAUSE, false),
+                            Step::NoPlace => (PLACE_PAUSE, false),
                         }
                     }
                     Err(error) => {
