@@ -24,8 +24,8 @@ use crate::config::{ProcessorsSettings, Settings};
 use crate::database::{self, Pools, RETRY_PAUSE, Schema};
 use crate::deployment::Member;
 use crate::fee;
-use crate::http::Api;
 use crate::http::live::{Observer, Simulator};
+use crate::http::{Api, Limits};
 use crate::metrics::Scrape;
 use crate::room::Room;
 use crate::route::{Policy, Router, SharedRouter, Terms};
@@ -141,7 +141,8 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         stopping: Arc::clone(&stopping),
     };
     let address = &settings.listen.listen;
-    let served = listen("LISTEN", address, api.routes(), http_stop.clone()).await?;
+    let limits = Limits::default();
+    let served = listen("LISTEN", address, limits, api.routes(), http_stop.clone()).await?;
     parts.spawn(served);
     tracing::info!(listen = %address, database = %settings.database.database_url, "listening");
 

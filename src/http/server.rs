@@ -41,6 +41,9 @@ pub struct Limits {
     pub idle: Duration,
     /// How long a client may take nothing of a reply that waits for it.
     pub stall: Duration,
+    /// Whether it is noticed at once that a client left before it had its reply, as whoever serves a feed wants to
+    /// know. It takes a buffer of 8 KiB for each request, and a payment is accepted all the same.
+    pub notice_leaving: bool,
 }
 
 impl Default for Limits {
@@ -52,6 +55,7 @@ impl Default for Limits {
             body: Duration::from_secs(10),
             idle: Duration::from_secs(75),
             stall: Duration::from_secs(10),
+            notice_leaving: false,
         }
     }
 }
@@ -67,6 +71,7 @@ pub async fn serve<L: Listener>(
     let open = GracefulShutdown::new();
     let mut http = http1::Builder::new();
     http.max_buf_size(limits.head_bytes);
+    http.half_close(!limits.notice_leaving);
     let routes = TowerToHyperService::new(routes);
     loop {
         let accepted = async {

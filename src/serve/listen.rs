@@ -12,18 +12,18 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Listen;
 use crate::http;
 
-/// Listens. Returns what serves `routes` there until `stop`.
+/// Listens. Returns what serves `routes` there, within those limits, until `stop`.
 ///
 /// # Errors
 /// The address is taken, or not ours.
 pub(super) async fn listen(
     setting: &str,
     address: &Listen,
+    limits: http::Limits,
     routes: axum::Router,
     stop: CancellationToken,
 ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + use<>> {
     let cannot = || format!("{setting}: cannot listen on {address}");
-    let limits = http::Limits::default();
     Ok(match address {
         Listen::Tcp(socket) => {
             let listener = TcpListener::bind(socket).await.with_context(cannot)?;

@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{CLOSE, broken_part, listen};
 use crate::config::{Listen, OperatorToken};
-use crate::http::OperatorApi;
 use crate::http::live::{self, Observer};
+use crate::http::{Limits, OperatorApi};
 use crate::metrics::Scrape;
 
 /// The name of the thread.
@@ -86,7 +86,19 @@ impl Operators {
             simulator,
         };
         let address = &self.listen;
-        parts.spawn(listen("OPERATOR_LISTEN", address, api.routes(), stop.clone()).await?);
+        // Nobody takes snapshots for a page that is closed.
+        let limits = Limits {
+            notice_leaving: true,
+            ..Limits::default()
+        };
+        let served = listen(
+            "OPERATOR_LISTEN",
+            address,
+            limits,
+            api.routes(),
+            stop.clone(),
+        );
+        parts.spawn(served.await?);
         tracing::info!(listen = %address, "listening for operators");
         let _ = listens.send(());
         tokio::select! {
