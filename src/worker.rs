@@ -38,6 +38,9 @@ pub const DOUBTFUL_PACE: Duration = Duration::from_millis(100);
 pub const PLACE_PAUSE: Duration = Duration::from_millis(25);
 /// Rows below the newest claimed one that a claim still looks at: payments whose commit was overtaken.
 pub const LOW_WATER_SLACK: i64 = 1_000;
+/// Calls that are begun before whoever waits for this thread has its turn. A claim out of a backlog begins hundreds,
+/// which would keep those who post from their replies for tens of milliseconds.
+const STARTED_TOGETHER: usize = 16;
 /// The least number of payments that a claim asks for.
 const LEAST_CLAIM: usize = 32;
 
@@ -218,7 +221,11 @@ impl Worker {
             COUNTS.claimed_free.add_batch(claims.len());
             claimed += claims.len();
             newest = newest.max(claims.iter().map(|claim| claim.id).max());
-            for ((claim, permit), place) in claims.into_iter().zip(permits).zip(&mut places) {
+            let rights = permits.into_iter().zip(&mut places);
+            for (started, (claim, (permit, place))) in claims.into_iter().zip(rights).enumerate() {
+                if started % STARTED_TOGETHER == STARTED_TOGETHER - 1 {
+                    tokio::task::yield_now().await;
+                }
                 self.start(index, claim, permit, place);
             }
             if drained {
