@@ -10,7 +10,9 @@ cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 scripts/install.sh cc curl initdb nginx python3
-cargo build --quiet --release --locked --bin payment-proxy --example open_loop
+# Apart, as in bench.sh.
+cargo build --quiet --release --locked --bin payment-proxy
+cargo build --quiet --release --locked --example open_loop
 
 . scripts/venv.sh
 bench_modules || exit 2
