@@ -1,7 +1,8 @@
 //! Accept: a payment is in `payment_queue`, committed, before the client hears 202.
 //!
 //! All payments that arrive while a commit is under way go into the next one together (group commit):
-//! nobody waits when it is calm, and one commit serves hundreds when it is not.
+//! nobody waits when it is calm, and one commit serves hundreds when it is not. In between, where each commit would
+//! have a few, they are spaced a little.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -23,6 +24,10 @@ use crate::worker::{OnArrival, Worker};
 
 /// Payments in one INSERT, at most.
 pub const ACCEPT_BATCH: usize = 500;
+/// Payments in one commit from which on it is a crowd.
+pub const ACCEPT_CROWD: usize = 4;
+/// The time from one crowd's commit to the next.
+pub const ACCEPT_PACE: Duration = Duration::from_millis(4);
 /// How long what arrives waits for the INSERT under way, to go into the next one together, before another
 /// writer takes it: that INSERT may be waiting for a lock.
 pub const ACCEPT_PATIENCE: Duration = Duration::from_millis(5);
@@ -99,7 +104,10 @@ impl Acceptor {
         room: &Arc<Room>,
     ) -> Self {
         let (posted, waiting) = mpsc::channel(ACCEPT_BACKLOG);
-        let waiting = Arc::new(Mutex::new(waiting));
+        let waiting = Arc::new(Mutex::new(Waiting {
+            posted: waiting,
+            pace: Pace::default(),
+        }));
         let writes = Arc::new(Writes::new("accept"));
         for pool in pools {
             let writer = Writer {
@@ -153,6 +161,58 @@ impl Acceptor {
     }
 }
 
+/// What waits for its commit.
+struct Waiting {
+    posted: mpsc::Receiver<Posted>,
+    pace: Pace,
+}
+
+impl Waiting {
+    /// Moves what waits into `batch`; where nothing does, waits for it. False when nothing will come any more.
+    async fn take(&mut self, batch: &mut Vec<Posted>) -> bool {
+        if self.posted.recv_many(batch, ACCEPT_BATCH).await == 0 {
+            return false;
+        }
+        if let Some(at) = self.pace.next_at() {
+            tokio::time::sleep_until(at.into()).await;
+            while batch.len() < ACCEPT_BATCH
+                && let Ok(posted) = self.posted.try_recv()
+            {
+                batch.push(posted);
+            }
+        }
+        self.pace.committing(batch.len(), Instant::now());
+        true
+    }
+}
+
+/// How fast one commit follows another. At once, as long as few payments are in each; where each of the last two had
+/// [`ACCEPT_CROWD`], [`ACCEPT_PACE`] after it: more go together then, for half of the work that each takes, and
+/// in a crowd a payment waits for its CPU longer than for that.
+#[derive(Debug, Default)]
+struct Pace {
+    /// When the last commit began.
+    last_at: Option<Instant>,
+    /// Payments in the last one and in the one before it.
+    together: [usize; 2],
+}
+
+impl Pace {
+    /// The earliest time of the next commit; none if that is now.
+    fn next_at(&self) -> Option<Instant> {
+        let crowded = self.together.iter().all(|count| *count >= ACCEPT_CROWD);
+        self.last_at
+            .filter(|_| crowded)
+            .map(|last_at| last_at + ACCEPT_PACE)
+    }
+
+    /// So many payments are committed now.
+    fn committing(&mut self, count: usize, now: Instant) {
+        self.last_at = Some(now);
+        self.together = [count, self.together[0]];
+    }
+}
+
 /// What one commit came to.
 struct Written {
     /// Of each payment, in their order.
@@ -164,7 +224,7 @@ struct Written {
 
 struct Writer {
     pool: PgPool,
-    waiting: Arc<Mutex<mpsc::Receiver<Posted>>>,
+    waiting: Arc<Mutex<Waiting>>,
     router: SharedRouter,
     /// Weak, because settling ends with the last worker, and must not wait for writers.
     worker: Weak<Worker>,
@@ -179,7 +239,7 @@ impl Writer {
         let mut batch = Vec::with_capacity(ACCEPT_BATCH);
         let mut connection = Kept::new(self.pool.clone());
         let mut turn = self.waiting.lock().await;
-        while turn.recv_many(&mut batch, ACCEPT_BATCH).await > 0 {
+        while turn.take(&mut batch).await {
             // Whoever was told that it was too late is not kept waiting for by others.
             let now = Instant::now();
             batch.retain(|posted| posted.give_up_at > now);
@@ -452,4 +512,27 @@ async fn find(
         .into_iter()
         .map(|row| (row.correlation_id, row.amount))
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commits_are_spaced_while_they_are_crowds_and_only_then() {
+        let begin = Instant::now();
+        let mut pace = Pace::default();
+        let mut next = |count, after: Duration| {
+            pace.committing(count, begin + after);
+            pace.next_at().map(|at| at - begin)
+        };
+        let (calm, crowd) = (ACCEPT_CROWD - 1, ACCEPT_CROWD);
+        let ms = Duration::from_millis;
+        assert_eq!(next(crowd, ms(0)), None, "one is a coincidence");
+        assert_eq!(next(crowd, ms(1)), Some(ms(1) + ACCEPT_PACE));
+        assert_eq!(next(ACCEPT_BATCH, ms(5)), Some(ms(5) + ACCEPT_PACE));
+        assert_eq!(next(calm, ms(9)), None);
+        assert_eq!(next(crowd, ms(10)), None);
+        assert_eq!(next(crowd, ms(11)), Some(ms(11) + ACCEPT_PACE));
+    }
 }
