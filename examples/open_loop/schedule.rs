@@ -9,8 +9,9 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Semaphore;
 
-/// Payments come due on this grid. tokio's own timer knows whole milliseconds only, which is coarser than
-/// what is measured; this one is the kernel's.
+/// Payments come due on this grid, or on one that is twice, four or eight times as coarse, where that is fine enough
+/// for their rate: each tick wakes a CPU that the service could use. tokio's own timer knows whole milliseconds only,
+/// which is coarser than what is measured; this one is the kernel's.
 const TICK: Duration = Duration::from_micros(250);
 
 /// Payments due at a constant rate from its start on.
@@ -39,7 +40,7 @@ impl Schedule {
     pub(crate) async fn pace(&self, waiting: usize) -> anyhow::Result<()> {
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK)?;
         timer.set(
-            Expiration::Interval(TimeSpec::from_duration(TICK)),
+            Expiration::Interval(TimeSpec::from_duration(tick(self.rate))),
             TimerSetTimeFlags::empty(),
         )?;
         #[expect(
@@ -78,19 +79,28 @@ impl Schedule {
     }
 }
 
+/// The time from one tick to the next: no two payments of that rate need be due on one, if they need not on the finest.
+fn tick(rate: u32) -> Duration {
+    let coarser = [8, 4, 2].map(|times| TICK * times);
+    let fine_enough = |tick: &Duration| *tick * rate <= Duration::from_secs(1);
+    coarser.into_iter().find(fine_enough).unwrap_or(TICK)
+}
+
 /// When a payment is due, from the start: on the tick by which the rate asks for it.
 fn due_at(rate: u32, index: u64) -> Duration {
     let exact = Duration::from_nanos(
         u64::try_from((u128::from(index) + 1) * 1_000_000_000 / u128::from(rate))
             .unwrap_or(u64::MAX),
     );
-    let ticks = exact.as_nanos().div_ceil(TICK.as_nanos());
-    TICK * u32::try_from(ticks).unwrap_or(u32::MAX)
+    let tick = tick(rate);
+    let ticks = exact.as_nanos().div_ceil(tick.as_nanos());
+    tick * u32::try_from(ticks).unwrap_or(u32::MAX)
 }
 
 /// How many payments are due at that time from the start.
 fn due_after(rate: u32, elapsed: Duration) -> u64 {
-    let whole_ticks = elapsed.as_nanos() / TICK.as_nanos() * TICK.as_nanos();
+    let tick = tick(rate).as_nanos();
+    let whole_ticks = elapsed.as_nanos() / tick * tick;
     u64::try_from(whole_ticks * u128::from(rate) / 1_000_000_000).unwrap_or(u64::MAX)
 }
 
@@ -105,11 +115,26 @@ mod tests {
                 let due = due_at(rate, index);
                 assert!(due_after(rate, due) > index, "{rate}/s, payment {index}");
                 assert!(
-                    due_after(rate, due - TICK) <= index,
+                    due_after(rate, due - tick(rate)) <= index,
                     "{rate}/s, payment {index}"
                 );
             }
         }
+    }
+
+    #[test]
+    fn ticks_are_as_coarse_as_the_rate_allows() {
+        for (rate, micros) in [
+            (1, 2_000),
+            (500, 2_000),
+            (501, 1_000),
+            (1_500, 500),
+            (2_000, 500),
+        ] {
+            assert_eq!(tick(rate), Duration::from_micros(micros), "{rate}/s");
+        }
+        assert_eq!(tick(2_001), TICK);
+        assert_eq!(tick(1_000_000), TICK);
     }
 
     #[test]
