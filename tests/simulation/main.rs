@@ -31,6 +31,8 @@ use crate::world::{Ground, World};
 
 /// Sequences in a run of all tests; `PROPTEST_CASES` asks for others.
 const CASES: u32 = 150;
+/// How long a sequence that fails is made smaller, in milliseconds: one that waits in vain takes 40 s each time.
+const SHRINK_MS: u32 = 120_000;
 /// Where the seeds of failed sequences are kept.
 const REGRESSIONS: &str = "tests/simulation/regressions.txt";
 
@@ -38,6 +40,7 @@ const REGRESSIONS: &str = "tests/simulation/regressions.txt";
 fn no_sequence_of_faults_and_crashes_loses_a_payment_or_charges_it_twice() {
     let mut config = Config {
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct(REGRESSIONS))),
+        max_shrink_time: SHRINK_MS,
         ..Config::default()
     };
     if std::env::var_os("PROPTEST_CASES").is_none() {

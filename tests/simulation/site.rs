@@ -88,7 +88,7 @@ impl Site {
     /// Lets the next payment meet this fate on the way that is returned.
     pub fn prepare(&self, ways: &Ways, fate: Fate) -> ProcessorClient {
         let faced = matches!(fate.ending, Ending::GatewayTimeout | Ending::Refused);
-        self.front.refuse(fate.ending == Ending::Refused);
+        self.front.next(fate.ending == Ending::Refused);
         let rate = |ending| f64::from(u8::from(fate.ending == ending));
         // A cut-off would end with a change of the faults.
         if self.away_until.is_none() {
@@ -123,7 +123,7 @@ impl Site {
         )
     }
 
-    /// Requests that the front has answered and not yet brought to the processor's end.
+    /// Requests since the last [`Self::prepare`] that the front has answered and not yet brought to the processor's end.
     pub fn on_the_way(&self) -> usize {
         self.front.on_the_way()
     }
@@ -199,8 +199,12 @@ impl Front {
         self.state.lock().expect("no code panics under this lock")
     }
 
-    fn refuse(&self, refuses: bool) {
-        self.state().refuses = refuses;
+    /// From now on requests are refused, or not. Those that were forwarded before go on uncounted.
+    fn next(&self, refuses: bool) {
+        *self.state() = FrontState {
+            refuses,
+            forwarded: Vec::new(),
+        };
     }
 
     fn on_the_way(&self) -> usize {

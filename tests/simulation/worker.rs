@@ -65,7 +65,6 @@ impl Actor {
         let site = &sites[index];
         let client = site.prepare(&self.ways[index], fate);
         let (served, hanging) = site.pending();
-        let on_the_way = site.on_the_way();
         let stop = self.stop.clone();
         let task = tokio::spawn(async move {
             let outcome = match claim.earlier {
@@ -80,7 +79,7 @@ impl Actor {
         };
         clock::until("a request is answered or waits for time", || {
             if fate.ending == Ending::GatewayTimeout {
-                task.is_finished() && (waits() || site.on_the_way() == on_the_way)
+                task.is_finished() && (waits() || site.on_the_way() == 0)
             } else {
                 task.is_finished() || waits()
             }
