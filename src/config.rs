@@ -561,6 +561,11 @@ fn parse_processor(text: &str) -> Result<ProcessorSettings, String> {
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
         .ok_or_else(|| format!("in {text:?} expected a URL such as http://processor:8080"))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(format!(
+            "the URL of {name:?} has a user or a password, which no call would carry"
+        ));
+    }
     Ok(ProcessorSettings {
         name: name.to_owned(),
         fee,
@@ -595,6 +600,7 @@ mod tests {
             ("default,5%,http://a", "a fee from 0"),
             ("default,1,http://a", "a fee from 0"),
             ("default,0.05,ftp://a", "a URL"),
+            ("a,0,http://me:secret@a", "a user or a password"),
             ("a,0,http://a a,0,http://b", "stands twice"),
         ] {
             let error = text.parse::<Processors>().expect_err(text);

@@ -4,12 +4,16 @@ use std::time::Duration;
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
-use reqwest::header::RETRY_AFTER;
-use reqwest::{Client, Response, StatusCode, Url};
+use http_body_util::{BodyExt, Collected, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::{Method, Request, Response, StatusCode, Uri};
+use reqwest::Url;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::connect::{Connections, Failed};
 use super::{Lookup, Names, Reply};
 use crate::claim::Claim;
 use crate::config::ProcessorSettings;
@@ -18,8 +22,6 @@ use crate::payment::format_time;
 use crate::tls::{self, Authorities};
 use crate::trace::{TRACEPARENT, Traceparent};
 
-/// How long a connection to a processor may take.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a processor has for `GET /payments/{id}`, which its configured delay does not slow down.
 pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a processor has for `GET /payments/service-health`; two early callers wait for its next window.
@@ -28,23 +30,16 @@ pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
 pub const SUMMARY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much of a processor's reply is read.
 pub const MAX_BODY_BYTES: usize = 16 * 1024;
-/// Headers of a processor's reply, at most.
-const MAX_HEADERS: usize = 64;
 /// How long the rest of a reply may take once its status is known.
 const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Characters of a reply that a dead letter keeps.
 const MAX_REASON_CHARS: usize = 500;
-/// Connections to one processor that are kept open while idle: as many as it takes payments at once.
-const IDLE_CONNECTIONS: usize = 800;
-/// How long an idle connection is kept.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// A processor that can be called.
 #[derive(Debug, Clone)]
 pub struct ProcessorClient {
-    http: Client,
+    connections: Connections,
     timeout: Duration,
-    payments: Url,
+    payments: Uri,
     health: Url,
     summary: Url,
     counts: ProcessorCounts,
@@ -101,20 +96,11 @@ impl ProcessorClient {
         names: &Names,
         authorities: Option<&Authorities>,
     ) -> anyhow::Result<Self> {
-        let builder = match settings.url.scheme() {
+        let tls = match settings.url.scheme() {
             "https" => tls::trusting(authorities),
-            _ => tls::plain(),
+            _ => Ok(tls::nobody()),
         };
-        let http = builder
-            .http1_max_headers(MAX_HEADERS)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .dns_resolver(names.clone())
-            .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .build()
-            .with_context(|| format!("processor {}", settings.name))?;
+        let tls = tls.with_context(|| format!("processor {}", settings.name))?;
         let at = |path: &[&str]| -> anyhow::Result<Url> {
             let mut url = settings.url.clone();
             url.path_segments_mut()
@@ -124,9 +110,9 @@ impl ProcessorClient {
             Ok(url)
         };
         Ok(Self {
-            http,
+            connections: Connections::new(names.clone(), tls),
             timeout,
-            payments: at(&["payments"])?,
+            payments: at(&["payments"])?.as_str().parse()?,
             health: at(&["payments", "service-health"])?,
             summary: at(&["admin", "payments-summary"])?,
             counts: COUNTS.processor(&settings.name),
@@ -146,15 +132,16 @@ impl ProcessorClient {
             amount: claim.payment.amount,
             requested_at: format_time(claim.requested_at),
         };
-        let mut request = self
-            .http
-            .post(self.payments.clone())
-            .timeout(self.timeout)
-            .json(&body);
-        if let Some(traceparent) = traceparent {
-            request = request.header(TRACEPARENT, traceparent.to_string());
+        let body = serde_json::to_vec(&body).expect("a plain structure of JSON values");
+        let mut request = Request::new(Full::from(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.payments.clone();
+        let headers = request.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(Ok(traceparent)) = traceparent.map(|trace| trace.to_string().try_into()) {
+            headers.insert(TRACEPARENT, traceparent);
         }
-        match request.send().await {
+        match self.connections.send(request, self.timeout).await {
             Ok(response) => {
                 let code = response.status().as_u16();
                 let retry_after = retry_after(&response);
@@ -171,17 +158,17 @@ impl ProcessorClient {
                     text,
                 }
             }
-            Err(error) if error.is_connect() => Reply::NotConnected(describe(&error)),
-            Err(error) => Reply::NoReply(describe(&error)),
+            Err(Failed::NotConnected(error)) => Reply::NotConnected(error),
+            Err(Failed::NoReply(error)) => Reply::NoReply(error),
         }
     }
 
     /// Asks whether the processor has a payment.
     pub async fn lookup(&self, correlation_id: Uuid) -> Lookup {
         let url = format!("{}/{correlation_id}", self.payments);
-        let response = match self.http.get(url).timeout(LOOKUP_TIMEOUT).send().await {
+        let response = match self.get(&url, LOOKUP_TIMEOUT).await {
             Ok(response) => response,
-            Err(error) => return Lookup::NoAnswer(describe(&error)),
+            Err(error) => return Lookup::NoAnswer(error),
         };
         match response.status() {
             StatusCode::NOT_FOUND => {
@@ -201,8 +188,7 @@ impl ProcessorClient {
     /// # Errors
     /// What went wrong, in words.
     pub async fn health(&self) -> Result<Option<Health>, String> {
-        let request = self.http.get(self.health.clone()).timeout(HEALTH_TIMEOUT);
-        let response = request.send().await.map_err(|error| describe(&error))?;
+        let response = self.get(self.health.as_str(), HEALTH_TIMEOUT).await?;
         match response.status() {
             StatusCode::OK => {
                 let body = read(response).await.ok_or("the reply cannot be read")?;
@@ -229,12 +215,11 @@ impl ProcessorClient {
         url.query_pairs_mut()
             .append_pair("from", &from.to_rfc3339())
             .append_pair("to", &to.to_rfc3339());
-        let request = self
-            .http
-            .get(url)
-            .header("X-Rinha-Token", token)
-            .timeout(SUMMARY_TIMEOUT);
-        let response = request.send().await.map_err(|error| describe(&error))?;
+        let mut request = get(url.as_str())?;
+        let token = token.try_into().map_err(in_words)?;
+        request.headers_mut().insert("X-Rinha-Token", token);
+        let response = self.connections.send(request, SUMMARY_TIMEOUT).await;
+        let response = response.map_err(in_words)?;
         match response.status() {
             StatusCode::OK => {
                 let body = read(response).await.ok_or("the reply cannot be read")?;
@@ -243,6 +228,20 @@ impl ProcessorClient {
             status => Err(status.to_string()),
         }
     }
+
+    async fn get(&self, url: &str, within: Duration) -> Result<Response<Incoming>, String> {
+        let response = self.connections.send(get(url)?, within).await;
+        response.map_err(in_words)
+    }
+}
+
+fn get(url: &str) -> Result<Request<Full<Bytes>>, String> {
+    let request = Request::get(url).body(Full::default());
+    request.map_err(in_words)
+}
+
+fn in_words(error: impl ToString) -> String {
+    error.to_string()
 }
 
 /// What the body of a 200 says of the payment that was asked for.
@@ -263,26 +262,13 @@ pub fn read_lookup(correlation_id: Uuid, body: &[u8]) -> Lookup {
 }
 
 /// The body, or `None` where it is longer than [`MAX_BODY_BYTES`], ends too early or takes too long.
-async fn read(mut response: Response) -> Option<Vec<u8>> {
-    let whole = async {
-        let mut body = Vec::new();
-        loop {
-            match response.chunk().await {
-                Ok(Some(chunk)) if body.len() + chunk.len() <= MAX_BODY_BYTES => {
-                    body.extend_from_slice(&chunk);
-                }
-                Ok(None) => return Some(body),
-                Ok(Some(_)) | Err(_) => return None,
-            }
-        }
-    };
-    tokio::time::timeout(BODY_TIMEOUT, whole)
-        .await
-        .ok()
-        .flatten()
+async fn read(response: Response<Incoming>) -> Option<Bytes> {
+    let whole = Limited::new(response.into_body(), MAX_BODY_BYTES).collect();
+    let whole = tokio::time::timeout(BODY_TIMEOUT, whole).await.ok()?;
+    whole.ok().map(Collected::to_bytes)
 }
 
-fn retry_after(response: &Response) -> Option<Duration> {
+fn retry_after(response: &Response<Incoming>) -> Option<Duration> {
     /// The longest pause that a processor can ask for.
     const LONGEST: Duration = Duration::from_secs(60);
     let seconds = response
@@ -302,16 +288,4 @@ fn printable(body: &[u8]) -> String {
         .filter(|letter| !letter.is_control())
         .take(MAX_REASON_CHARS)
         .collect()
-}
-
-/// An error with its causes, in one line.
-fn describe(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -4,6 +4,7 @@
 //! that no processor charged it. Whatever is not proved stays with the processor that may have it.
 
 mod client;
+mod connect;
 mod names;
 mod verdict;
 
@@ -13,9 +14,10 @@ use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
 pub use client::{
-    CONNECT_TIMEOUT, HEALTH_TIMEOUT, Health, LOOKUP_TIMEOUT, MAX_BODY_BYTES, ProcessorClient,
-    ProcessorTotals, SUMMARY_TIMEOUT, read_lookup,
+    HEALTH_TIMEOUT, Health, LOOKUP_TIMEOUT, MAX_BODY_BYTES, ProcessorClient, ProcessorTotals,
+    SUMMARY_TIMEOUT, read_lookup,
 };
+pub use connect::CONNECT_TIMEOUT;
 pub use names::{NAME_KEPT, Names};
 pub use verdict::{Lookup, Reply, Verdict, judge};
 

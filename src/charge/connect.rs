@@ -1,0 +1,151 @@
+//! The connections to a processor.
+
+use std::error::Error;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::{Request, Response, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ClientConfig;
+use tokio::net::TcpStream;
+use tower_service::Service;
+
+use super::Names;
+
+/// How long a connection to a processor may take, with the search for its address and with TLS.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Connections to one processor that are kept open while idle: as many as it takes payments at once.
+const IDLE_CONNECTIONS: usize = 800;
+/// How long an idle connection is kept.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Headers of a processor's reply, at most.
+const MAX_HEADERS: usize = 64;
+/// What is read at once of a reply, in bytes: more than the reply to a payment, and hundreds wait for one.
+const READ_AT_ONCE: usize = 1_024;
+/// After how long without a sign of life an open connection is asked for one, by TCP.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// Connections that are used again and again.
+#[derive(Debug, Clone)]
+pub(super) struct Connections(Client<Connector, Full<Bytes>>);
+
+/// Why there is no response, in words.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failed {
+    /// No connection was made, so no byte was written.
+    #[error("{0}")]
+    NotConnected(String),
+    /// A byte may have been written.
+    #[error("{0}")]
+    NoReply(String),
+}
+
+impl Connections {
+    /// Connections to addresses that these names tell, secured as `tls` says where the URL is `https`.
+    pub(super) fn new(names: Names, tls: ClientConfig) -> Self {
+        let mut tcp = HttpConnector::new_with_resolver(names);
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_keepalive(Some(KEEPALIVE));
+        tcp.set_keepalive_interval(Some(KEEPALIVE));
+        let https = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp);
+        let client = Client::builder(TokioExecutor::new())
+            .http1_max_headers(MAX_HEADERS)
+            .http1_read_buf_exact_size(READ_AT_ONCE)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_timer(TokioTimer::new())
+            .build(Connector(https));
+        Self(client)
+    }
+
+    /// Sends a request, and waits so long for the head of its response. It is sent once: only where a connection that
+    /// was kept turns out to be closed before a byte of it was written it goes to another one.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(super) async fn send(
+        &self,
+        request: Request<Full<Bytes>>,
+        within: Duration,
+    ) -> Result<Response<Incoming>, Failed> {
+        match tokio::time::timeout(within, self.0.request(request)).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) if error.is_connect() => Err(Failed::NotConnected(describe(&error))),
+            Ok(Err(error)) => Err(Failed::NoReply(describe(&error))),
+            Err(_) => Err(Failed::NoReply(format!("no reply within {within:?}"))),
+        }
+    }
+}
+
+/// An error with its causes, in one line.
+fn describe(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// Connects within [`CONNECT_TIMEOUT`].
+#[derive(Debug, Clone)]
+pub(super) struct Connector(HttpsConnector<HttpConnector<Names>>);
+
+type Connected = MaybeHttpsStream<TokioIo<TcpStream>>;
+type BoxError = Box<dyn Error + Send + Sync>;
+
+impl Service<Uri> for Connector {
+    type Response = Connected;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Connected, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, self.0.call(uri));
+        Box::pin(async { connected.await? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Full;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::tls;
+
+    async fn sent(scheme: &str) -> Result<Response<Incoming>, Failed> {
+        let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = silent.local_addr().expect("an address");
+        let connections = Connections::new(Names::of_system().expect("names"), tls::nobody());
+        let request = Request::get(format!("{scheme}://{address}/")).body(Full::default());
+        let request = request.expect("a request");
+        connections.send(request, 2 * CONNECT_TIMEOUT).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_answer_tls_got_no_byte_of_a_payment() {
+        assert!(matches!(sent("https").await, Err(Failed::NotConnected(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_connected_to_and_is_silent_may_have_got_it() {
+        assert!(matches!(sent("http").await, Err(Failed::NoReply(_))));
+    }
+}
