@@ -253,9 +253,10 @@ pub(super) fn hard_cap(policy: &Policy, alive: u32) -> u32 {
 /// How many payments this instance keeps in flight at a processor with that latency (seconds) while it has
 /// that many to send (per second): Little's law with headroom, so that a processor that becomes slow gets
 /// more slots, not fewer. It is slow by decree, not by load; a limiter that follows the gradient of the
-/// latency would starve it.
+/// latency would starve it. The fastest gets slots for what commits bring at once.
 pub(super) fn cap(latency: f64, demand: f64, policy: &Policy, alive: u32) -> u32 {
     let floor = f64::from((policy.floor / alive.max(1)).max(1));
+    let latency = latency.max(policy.room_for.as_secs_f64());
     // The cast saturates, and the hard cap is far below any imprecision.
     ((floor + policy.headroom * demand * latency) as u32).min(hard_cap(policy, alive))
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::accept::ACCEPT_PACE;
+
 /// Every constant of the router. The default is what is shipped; `make routing-bench` shows what it earns.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
@@ -45,6 +47,9 @@ pub struct Policy {
     pub floor: u32,
     /// Payments in flight for each payment that arrives during one latency (Little's law asks for 1).
     pub headroom: f64,
+    /// The least time for which arrivals find room, however fast the processor is: that of two commits of a crowd, which
+    /// come together, one while the other is under way.
+    pub room_for: Duration,
     /// Time in which a backlog is meant to be gone; it counts as arrivals spread over that time.
     pub drain_within: Duration,
 
@@ -108,6 +113,7 @@ impl Default for Policy {
             shared_cap: 780,
             floor: 32,
             headroom: 3.0,
+            room_for: ACCEPT_PACE.saturating_mul(2),
             drain_within: Duration::from_secs(1),
             failures_to_open: 10,
             probe_every: Duration::from_millis(100),
