@@ -94,7 +94,7 @@ pub struct Acceptor {
 impl Acceptor {
     /// Starts a writer for each of those pools. They end when the last clone of this is dropped.
     ///
-    /// While nothing waits in the queue, payments are claimed for `worker` by the commit that accepts them.
+    /// While few wait in the queue, payments are claimed for `worker` by the commit that accepts them.
     /// Without a worker all of them are left in the queue.
     #[must_use]
     pub fn start(
@@ -323,7 +323,7 @@ impl Writer {
         if let (None, Some(worker)) = (&on_arrival, worker)
             && queued > 0
         {
-            worker.left_in_queue();
+            worker.left_in_queue(queued);
         }
         Ok(Written {
             outcomes,

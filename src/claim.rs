@@ -1,7 +1,7 @@
 //! Claim: a worker takes payments for the length of a lease, and writes down where each goes before
 //! the first byte goes there.
 //!
-//! While nothing waits, payments are claimed by the commit that accepts them ([`ClaimedFor`], see
+//! While few wait, payments are claimed by the commit that accepts them ([`ClaimedFor`], see
 //! [`accept`](crate::accept)). For all others there are two kinds of claim. [`claim_free`] takes payments that no processor can have charged, for a
 //! processor that the router chose. [`claim_doubtful`] takes payments that one processor may
 //! have charged (its worker died, or got no proof), to ask that processor.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
@@ -41,6 +41,9 @@ pub const LOW_WATER_SLACK: i64 = 1_000;
 /// Calls that are begun before whoever waits for this thread has its turn. A claim out of a backlog begins hundreds,
 /// which would keep those who post from their replies for tens of milliseconds.
 const STARTED_TOGETHER: usize = 16;
+/// Payments that an instance may have left in the queue and still claims others on arrival: what one claim takes. While more
+/// wait they are claimed in their order.
+const LEFT_AT_MOST: usize = CLAIM_BATCH;
 /// The least number of payments that a claim asks for.
 const LEAST_CLAIM: usize = 32;
 
@@ -86,8 +89,10 @@ pub struct Worker {
 /// What an instance knows of the queue without counting it.
 #[derive(Debug, Default)]
 pub struct Depth {
-    /// The last claim found no more payments, and none was left in the queue since by this instance.
+    /// A claim found no more payments, and permits and places have been there since.
     drained: AtomicBool,
+    /// Payments that this instance has left in the queue since then, at most.
+    left: AtomicUsize,
     newest_claimed: AtomicI64,
     newest: AtomicI64,
     oldest_age_ms: AtomicU64,
@@ -105,8 +110,29 @@ impl Depth {
         }
     }
 
+    /// Whether payments may be claimed by the commit that accepts them, as far as the others in the queue are concerned.
+    fn lets_pass(&self) -> bool {
+        self.drained.load(Ordering::Relaxed) && self.left.load(Ordering::Relaxed) <= LEFT_AT_MOST
+    }
+
+    /// A claim took so many payments, and there may be more: others, where this instance has left none.
+    fn took(&self, count: usize) {
+        let fewer = |left: usize| Some(left.saturating_sub(count));
+        let left = self
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer);
+        if left.is_ok_and(|left| left <= count) {
+            self.drained.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// A claim found no more payments; `left` is what had been left before it.
+    fn exhausted(&self, left: usize) {
+        self.left.fetch_sub(left, Ordering::Relaxed);
+        self.drained.store(true, Ordering::Relaxed);
+    }
+
     fn claimed(&self, claims: &[Claim], exhausted: bool) {
-        self.drained.store(exhausted, Ordering::Relaxed);
         let Some(newest) = claims.iter().max_by_key(|claim| claim.id) else {
             self.newest_claimed
                 .store(self.newest.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -205,6 +231,7 @@ impl Worker {
         for permit in plan.permits {
             permits.entry(permit.processor()).or_default().push(permit);
         }
+        let left = self.depth.left.load(Ordering::Relaxed);
         let (mut claimed, mut newest) = (0, None);
         for (index, permits) in permits {
             let name = &self.processors[index].name;
@@ -229,19 +256,18 @@ impl Worker {
                 self.start(index, claim, permit, place);
             }
             if drained {
+                self.depth.exhausted(left);
                 return Ok((Step::Drained(claimed), newest));
             }
         }
+        self.depth.took(claimed);
         Ok((Step::More(claimed), newest))
     }
 
     /// Permits to claim so many payments for one processor by the commit that accepts them. None where
-    /// others wait in the queue, as far as this instance knows, settling is behind, or the router does not give as many.
+    /// many wait in the queue, as far as this instance knows, settling is behind, or the router does not give as many.
     pub fn claim_on_arrival(self: &Arc<Self>, count: usize) -> Option<OnArrival> {
-        if count > CLAIM_BATCH
-            || !self.depth.drained.load(Ordering::Relaxed)
-            || self.stop.draining.is_cancelled()
-        {
+        if count > CLAIM_BATCH || !self.depth.lets_pass() || self.stop.draining.is_cancelled() {
             return None;
         }
         let places = self.places(count, DOUBTFUL_BATCH);
@@ -257,9 +283,9 @@ impl Worker {
         })
     }
 
-    /// Payments were accepted and not claimed.
-    pub fn left_in_queue(&self) {
-        self.depth.drained.store(false, Ordering::Relaxed);
+    /// So many payments were accepted and not claimed.
+    pub fn left_in_queue(&self, count: usize) {
+        self.depth.left.fetch_add(count, Ordering::Relaxed);
         self.wake.notify_one();
     }
 
@@ -428,5 +454,31 @@ impl ClaimFrom {
         if let Some(newest) = newest {
             self.low_water = newest - LOW_WATER_SLACK;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payments_pass_others_only_while_these_are_few_and_known() {
+        let depth = Depth::default();
+        assert!(!depth.lets_pass(), "another instance may have left some");
+        depth.exhausted(0);
+        assert!(depth.lets_pass());
+
+        depth.left.store(LEFT_AT_MOST + 1, Ordering::Relaxed);
+        assert!(!depth.lets_pass());
+        depth.took(LEFT_AT_MOST);
+        assert!(depth.lets_pass(), "one is left");
+        depth.took(LEAST_CLAIM);
+        assert!(!depth.lets_pass(), "there were more than were left here");
+
+        depth.left.store(2, Ordering::Relaxed);
+        depth.exhausted(1);
+        assert!(depth.lets_pass(), "one came during the claim");
+        depth.took(1);
+        assert!(!depth.lets_pass());
     }
 }
