@@ -6,7 +6,14 @@ import { kindOf } from './processors.js';
 
 const SHOWN = 5;
 const WORDS = { send: 'send to', probe: 'probe', hold: 'hold', wait: 'wait' };
-const WHY = { hold: 'the cheaper one may be back soon', wait: 'for a free slot' };
+const HELD = 'the cheaper one may be back soon';
+const NO_SLOT = 'for a free slot';
+const NO_PROCESSOR = 'until one may be asked';
+
+function why({ choice, alternatives }) {
+  if (choice === 'hold') return HELD;
+  return alternatives.some(({ utility }) => utility != null) ? NO_SLOT : NO_PROCESSOR;
+}
 
 export function decisionList() {
   const body = byId('decisions-body');
@@ -14,7 +21,7 @@ export function decisionList() {
     const index = (name) => router.processors.findIndex((processor) => processor.name === name);
     const rows = router.decisions.slice(0, SHOWN).map((decision) => h('li', {},
       h('span', { class: 'choice', 'data-choice': decision.choice }, WORDS[decision.choice], ' ',
-        decision.processor ? h('b', { class: `name ${kindOf(index(decision.processor))}` }, decision.processor) : h('span', { class: 'muted' }, WHY[decision.choice])),
+        decision.processor ? h('b', { class: `name ${kindOf(index(decision.processor))}` }, decision.processor) : h('span', { class: 'muted' }, why(decision))),
       h('span', { class: 'weighed muted' }, decision.alternatives.map(({ processor, utility }) =>
         `${processor} ${utility == null ? 'not asked' : utility.toFixed(3)}`).join(' · ')),
       h('span', { class: 'age muted' }, `${span(decision.age_ms)} ago`)));
