@@ -89,7 +89,8 @@ pub struct Worker {
 /// What an instance knows of the queue without counting it.
 #[derive(Debug, Default)]
 pub struct Depth {
-    /// A claim found no more payments, and permits and places have been there since.
+    /// A claim found no more payments; since then permits and places have been there, and claims have found no more than
+    /// this instance had left.
     drained: AtomicBool,
     /// Payments that this instance has left in the queue since then, at most.
     left: AtomicUsize,
@@ -117,11 +118,10 @@ impl Depth {
 
     /// A claim took so many payments, and there may be more: others, where this instance has left none.
     fn took(&self, count: usize) {
-        let fewer = |left: usize| Some(left.saturating_sub(count));
-        let left = self
-            .left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer);
-        if left.is_ok_and(|left| left <= count) {
+        let left = self.left.load(Ordering::Relaxed);
+        // Others only add to it.
+        self.left.fetch_sub(left.min(count), Ordering::Relaxed);
+        if left <= count {
             self.drained.store(false, Ordering::Relaxed);
         }
     }

@@ -34,6 +34,7 @@ pub const MAX_BODY_BYTES: usize = 16 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Characters of a reply that a dead letter keeps.
 const MAX_REASON_CHARS: usize = 500;
+
 /// A processor that can be called.
 #[derive(Debug, Clone)]
 pub struct ProcessorClient {
@@ -89,7 +90,7 @@ impl ProcessorClient {
     /// vouch for it where its URL is `https`.
     ///
     /// # Errors
-    /// The HTTP client cannot be made, or the URL cannot take a path.
+    /// What the system trusts cannot be read, or the URL cannot take a path.
     pub fn new(
         settings: &ProcessorSettings,
         timeout: Duration,

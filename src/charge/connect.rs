@@ -26,8 +26,6 @@ const IDLE_CONNECTIONS: usize = 800;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Headers of a processor's reply, at most.
 const MAX_HEADERS: usize = 64;
-/// What is read at once of a reply, in bytes: more than the reply to a payment, and hundreds wait for one.
-const READ_AT_ONCE: usize = 1_024;
 /// After how long without a sign of life an open connection is asked for one, by TCP.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
@@ -61,7 +59,6 @@ impl Connections {
             .wrap_connector(tcp);
         let client = Client::builder(TokioExecutor::new())
             .http1_max_headers(MAX_HEADERS)
-            .http1_read_buf_exact_size(READ_AT_ONCE)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_timer(TokioTimer::new())
@@ -125,6 +122,7 @@ impl Service<Uri> for Connector {
 #[cfg(test)]
 mod tests {
     use http_body_util::Full;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -132,7 +130,11 @@ mod tests {
 
     async fn sent(scheme: &str) -> Result<Response<Incoming>, Failed> {
         let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = silent.local_addr().expect("an address");
+        sent_to(&silent, scheme).await
+    }
+
+    async fn sent_to(listener: &TcpListener, scheme: &str) -> Result<Response<Incoming>, Failed> {
+        let address = listener.local_addr().expect("an address");
         let connections = Connections::new(Names::of_system().expect("names"), tls::nobody());
         let request = Request::get(format!("{scheme}://{address}/")).body(Full::default());
         let request = request.expect("a request");
@@ -147,5 +149,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_was_connected_to_and_is_silent_may_have_got_it() {
         assert!(matches!(sent("http").await, Err(Failed::NoReply(_))));
+    }
+
+    #[tokio::test]
+    async fn a_reply_may_have_a_head_of_many_kilobytes() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let replies = async {
+            let (mut client, _) = listener.accept().await.expect("a client");
+            assert!(client.read(&mut [0; 1_024]).await.expect("a request") > 0);
+            let policy = "x".repeat(20_000);
+            let head = format!("HTTP/1.1 200 OK\r\nPolicy: {policy}\r\nContent-Length: 0\r\n\r\n");
+            client.write_all(head.as_bytes()).await.expect("written");
+        };
+        let (response, ()) = tokio::join!(sent_to(&listener, "http"), replies);
+        assert_eq!(response.expect("a response").status(), 200);
     }
 }
