@@ -8,6 +8,8 @@
 # OPERATOR_TOKEN: else one is made once and stays in .run/operator-token. Everything else that `serve` reads, such as RUST_LOG, goes
 # to the instances, but for LISTEN, OPERATOR_LISTEN and DATABASE_URL.
 #
+# .run/env holds what the command line needs to know of this deployment; a shell reads it with `. .run/env`.
+#
 # What is to stay is in .run/: the cluster (postgres), the journals of the simulated processors, the
 # logs. If .run/ is closed to the user postgres, whom root needs to run PostgreSQL, the cluster is in
 # /var/lib/postgresql/ and .run/postgres is a link to it. What is not to stay (sockets, pid files) is
@@ -36,6 +38,7 @@ simulator_token=${SIMULATOR_TOKEN:-123} # as the real processors' is by default
 
 state=$PWD/.run
 runtime=""
+owner_url=""
 ready=no
 
 say() { echo "make run: $1"; }
@@ -152,8 +155,8 @@ start_postgres() {
 
     local server=${runtime//\//%2F}%2Fpostgres:$postgres_port/payments
     export DATABASE_URL="postgres://payment_proxy@$server"
-    # As the owner, whom the instances are not told of.
-    MIGRATE_DATABASE_URL=postgres://payment_proxy_owner@$server ALLOW_PURGE=$(allows_purge) \
+    owner_url=postgres://payment_proxy_owner@$server # the instances are not told of it
+    MIGRATE_DATABASE_URL=$owner_url ALLOW_PURGE=$(allows_purge) \
         step "$state/logs/migrate.log" "$binary" migrate ||
         fail 1 "the migrations failed, see $(end_of "$state/logs/migrate.log")"
 }
@@ -205,6 +208,19 @@ start_nginx() {
         curl --silent --fail --max-time 1 --noproxy '*' "http://127.0.0.1:$port/readyz"
 }
 
+# What a person's shell needs for the command line to find this deployment.
+write_environment() {
+    (umask 077 && cat >"$state/env") <<END
+export PATH=$(printf '%q' "${binary%/*}"):\$PATH
+export DATABASE_URL=$(printf '%q' "$DATABASE_URL")
+export MIGRATE_DATABASE_URL=$(printf '%q' "$owner_url")
+export PROCESSORS=$(printf '%q' "$PROCESSORS")
+${SIMULATOR_TOKEN:+export PROCESSOR_TOKEN=$(printf '%q' "$SIMULATOR_TOKEN")}
+export OPERATOR_LISTEN=127.0.0.1:$operator_port_1
+export OPERATOR_TOKEN=$(printf '%q' "$OPERATOR_TOKEN")
+END
+}
+
 tell() {
     local api=http://localhost:$port psql
     psql="PGPASSFILE=$(printf '%q' "$state/pgpass") psql -h 127.0.0.1 -p $postgres_port -U auditor payments"
@@ -224,6 +240,11 @@ Post a payment, look at the summary, look into the tables:
   curl -i $api/payments -H 'Content-Type: application/json' -d '{"correlationId": "$(cat /proc/sys/kernel/random/uuid)", "amount": 19.90}'
   curl $api/payments-summary
   $psql -c 'SELECT * FROM payment_processed ORDER BY requested_at DESC LIMIT 5'
+
+What waits, what is stuck and why, in another terminal (payment-proxy --help has more):
+
+  cd $(printf '%q' "$PWD") && . .run/env
+  payment-proxy status
 
 END
 }
@@ -264,6 +285,7 @@ start_postgres
 start_processors
 start_instances
 start_nginx
+write_environment
 ready=yes
 tell
 

@@ -51,7 +51,7 @@ pub enum Command {
     #[command(after_help = exit_codes("done", "an id is not among the dead letters", "it could not be done"))]
     DeadLetter(Box<DeadLetterArgs>),
     /// Compare our books with the processors' records
-    #[command(after_help = exit_codes("they agree, at the end", "they differ", "it could not be done"))]
+    #[command(after_help = exit_codes("they agree, at the end", "they differ", "it could not be done, or a processor did not say"))]
     Reconcile(Box<ReconcileArgs>),
     /// Move the settled payments of past months out of the books, to files, while the service runs
     #[command(after_help = exit_codes("done", "a month could not be archived, or not all of it", "it could not be done; run it again"))]

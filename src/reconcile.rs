@@ -72,7 +72,7 @@ pub enum Difference {
     },
 }
 
-/// A payment that differs.
+/// A payment that differs, or of which it is not known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Finding {
@@ -112,10 +112,26 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether books and processors agree now.
+    /// Whether something differs that has not been put right.
     #[must_use]
-    pub fn agrees(&self) -> bool {
-        self.findings.iter().all(|finding| finding.repaired) && self.totals.is_empty()
+    pub fn differs(&self) -> bool {
+        let proved = |finding: &Finding| !finding.is_silence() && !finding.repaired;
+        self.findings.iter().any(proved) || self.totals.iter().any(|totals| totals.charged.is_ok())
+    }
+
+    /// Whether a processor did not answer, so that something that has been compared is not known to agree.
+    #[must_use]
+    pub fn is_incomplete(&self) -> bool {
+        self.findings.iter().any(Finding::is_silence)
+            || self.totals.iter().any(|totals| totals.charged.is_err())
+    }
+}
+
+impl Finding {
+    /// Whether it is not known what the processors have of the payment.
+    #[must_use]
+    pub fn is_silence(&self) -> bool {
+        matches!(self.difference, Difference::NoAnswer { .. })
     }
 }
 

@@ -70,7 +70,7 @@ pub async fn dead_letter(args: DeadLetterArgs) -> anyhow::Result<ExitCode> {
             print_letters(&letters, args.json)?;
             if !letters.is_empty() && !args.json {
                 println!();
-                super::payment::print_life(&pool, id).await?;
+                super::payment::print_life(&pool, id, false).await?;
             }
             Ok(if letters.is_empty() {
                 ExitCode::from(DIFFERS)

@@ -21,6 +21,8 @@ pub use summary::{SummaryArgs, summary};
 
 /// The exit code when everything could be done, and what was found is not as it should be.
 pub const DIFFERS: u8 = 1;
+/// The exit code when it could not be done.
+pub const FAILED: u8 = 2;
 
 /// A table without lines. The columns from `numbers` on are aligned to the right.
 fn table<const N: usize>(

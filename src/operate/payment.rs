@@ -1,5 +1,6 @@
 //! `payment-proxy payment`: what happened to one payment.
 
+use std::ops::Range;
 use std::process::ExitCode;
 
 use chrono::{DateTime, Utc};
@@ -13,6 +14,11 @@ use crate::config::DatabaseSettings;
 use crate::database::Pools;
 use crate::payment::format_time;
 
+/// Events of a long life that are printed for people, from its beginning.
+const SHOWN_FIRST: usize = 6;
+/// And from its end. While every processor fails, a payment is tried some twenty times a second.
+const SHOWN_LAST: usize = 20;
+
 /// `payment-proxy payment`.
 #[derive(Debug, Args)]
 pub struct PaymentArgs {
@@ -21,7 +27,10 @@ pub struct PaymentArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub database: DatabaseSettings,
-    /// Print JSON
+    /// Print all of a long life, and not only how it began and went on lately
+    #[arg(long)]
+    pub all: bool,
+    /// Print JSON, which always has all
     #[arg(long)]
     pub json: bool,
 }
@@ -48,7 +57,7 @@ pub async fn payment(args: PaymentArgs) -> anyhow::Result<ExitCode> {
         print_json(&events)?;
         !events.is_empty()
     } else {
-        print_life(&pool, args.id).await?
+        print_life(&pool, args.id, args.all).await?
     };
     Ok(if known {
         ExitCode::SUCCESS
@@ -57,30 +66,44 @@ pub async fn payment(args: PaymentArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Prints the life of a payment for people. Returns whether anything is known of it.
-pub(super) async fn print_life(pool: &PgPool, id: Uuid) -> anyhow::Result<bool> {
+/// Prints the life of a payment for people, without the middle of a long one unless they want it. Returns whether
+/// anything is known of it.
+pub(super) async fn print_life(pool: &PgPool, id: Uuid, all: bool) -> anyhow::Result<bool> {
     let events = life(pool, id).await?;
     if events.is_empty() {
         println!("payment {id} is not known");
         return Ok(false);
     }
-    let rows = events.iter().map(|event| {
-        [
-            format_time(event.at),
-            event.event.clone(),
-            event.processor.clone().unwrap_or_default(),
-            event
-                .claim
-                .map(|claim| claim.to_string())
-                .unwrap_or_default(),
-            event.detail.clone().unwrap_or_default(),
-        ]
-    });
+    let mut rows: Vec<_> = events.iter().map(row).collect();
+    if !all {
+        let middle = middle(rows.len());
+        if !middle.is_empty() {
+            let told = format!("{} more events, which `payment --all` prints", middle.len());
+            let told = ["", "...", "", "", &told].map(str::to_owned);
+            rows.splice(middle, [told]);
+        }
+    }
     println!(
         "{}",
         table(["at", "event", "processor", "claim", "detail"], 5, rows)
     );
     Ok(true)
+}
+
+/// Which events of so many are left out.
+fn middle(events: usize) -> Range<usize> {
+    SHOWN_FIRST..events.saturating_sub(SHOWN_LAST).max(SHOWN_FIRST)
+}
+
+fn row(event: &Event) -> [String; 5] {
+    let claim = event.claim.map(|claim| claim.to_string());
+    [
+        format_time(event.at),
+        event.event.clone(),
+        event.processor.clone().unwrap_or_default(),
+        claim.unwrap_or_default(),
+        event.detail.clone().unwrap_or_default(),
+    ]
 }
 
 async fn life(pool: &PgPool, id: Uuid) -> Result<Vec<Event>, sqlx::Error> {
@@ -91,4 +114,17 @@ async fn life(pool: &PgPool, id: Uuid) -> Result<Vec<Event>, sqlx::Error> {
     )
     .fetch_all(pool)
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_middle_of_a_long_life_is_left_out() {
+        let all = SHOWN_FIRST + SHOWN_LAST;
+        assert!(middle(0).is_empty() && middle(SHOWN_LAST).is_empty() && middle(all).is_empty());
+        assert_eq!(middle(all + 1), SHOWN_FIRST..SHOWN_FIRST + 1);
+        assert_eq!(middle(466), SHOWN_FIRST..466 - SHOWN_LAST);
+    }
 }

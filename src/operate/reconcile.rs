@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use clap::Args;
 use sqlx::PgPool;
 
-use super::{DIFFERS, print_json};
+use super::{DIFFERS, FAILED, print_json};
 use crate::config::{DatabaseSettings, OwnerSettings, ProcessorsSettings};
 use crate::database::Pools;
 use crate::reconcile::{self as compare, Difference, Finding, Report, Scope};
@@ -48,7 +48,8 @@ pub struct ReconcileArgs {
     pub json: bool,
 }
 
-/// Runs `reconcile`. Exits with [`DIFFERS`] when books and processors do not agree at its end.
+/// Runs `reconcile`. Exits with [`DIFFERS`] when books and processors do not agree at its end, with [`FAILED`] when
+/// that is not known because a processor did not answer.
 ///
 /// # Errors
 /// The database did not answer.
@@ -71,10 +72,12 @@ pub async fn reconcile(args: ReconcileArgs) -> anyhow::Result<ExitCode> {
     } else {
         print_report(&report);
     }
-    Ok(if report.agrees() {
-        ExitCode::SUCCESS
-    } else {
+    Ok(if report.differs() {
         ExitCode::from(DIFFERS)
+    } else if report.is_incomplete() {
+        ExitCode::from(FAILED)
+    } else {
+        ExitCode::SUCCESS
     })
 }
 
@@ -95,16 +98,20 @@ fn print_report(report: &Report) {
             Err(reason) => println!("totals of {name}: no answer: {reason}"),
         }
     }
-    let repaired = report
-        .findings
-        .iter()
-        .filter(|finding| finding.repaired)
-        .count();
-    println!(
-        "{} compared, {} differ, {repaired} of them repaired",
-        report.compared,
-        report.findings.len()
+    let count = |of: fn(&Finding) -> bool| report.findings.iter().filter(|each| of(each)).count();
+    let (unknown, repaired) = (
+        count(Finding::is_silence),
+        count(|finding| finding.repaired),
     );
+    let differ = report.findings.len() - unknown;
+    print!(
+        "{} compared, {differ} differ, {repaired} of them repaired",
+        report.compared
+    );
+    match unknown {
+        0 => println!(),
+        1.. => println!("; of {unknown} it is not known, because a processor does not say"),
+    }
 }
 
 fn finding_line(finding: &Finding) -> String {

@@ -325,6 +325,37 @@ async fn a_stuck_payment_is_found_with_its_reason_and_retried() {
     assert!(code == 1 && text.contains("is not known"), "{text}");
 }
 
+/// While every processor fails, one payment may be tried for hours, many times a second.
+#[tokio::test]
+async fn of_a_long_life_people_see_how_it_began_and_what_came_lately() {
+    let (database, id) = (Database::migrated().await, Uuid::new_v4());
+    database
+        .execute(&format!(
+            "INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt, processor, reason)
+             VALUES ('{id}', 1, now() - interval '2 h', 1000, 'default', 'the last');
+             INSERT INTO payment_attempt (correlation_id, requested_at, outcome, processor, reason, first_claim,
+                last_claim, first_ended_at, last_ended_at)
+             SELECT '{id}'::uuid, stamp, 'not charged', 'default', 'reason ' || n, n, n, stamp, stamp
+             FROM generate_series(1, 1000) AS n, LATERAL (SELECT now() - interval '1 h' + n * interval '1 s') AS s (stamp)"
+        ))
+        .await;
+    let id = id.to_string();
+    let (_, life) = run(&mut program(&database.url, &["payment", &id])).await;
+    assert!(life.lines().count() < 40, "{life}");
+    for told in [
+        "accepted",
+        "reason 1\n",
+        "more events",
+        "reason 1000\n",
+        "the last",
+    ] {
+        assert!(life.contains(told), "{told} is not in {life}");
+    }
+    assert!(!life.contains("reason 500\n"), "{life}");
+    let (_, all) = run(&mut program(&database.url, &["payment", "--all", &id])).await;
+    assert!(all.contains("reason 500\n") && !all.contains("more events"));
+}
+
 #[tokio::test]
 async fn every_operators_command_tells_its_exit_codes() {
     for command in [

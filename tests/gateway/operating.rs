@@ -1,6 +1,7 @@
 //! What operators and auditors do: dead letters and reconciliation, through the command line.
 
 use std::process::Output;
+use std::time::Duration;
 
 use payment_proxy::simulator::Running;
 use serde_json::Value;
@@ -169,6 +170,23 @@ async fn reconcile_leaves_to_a_person_what_is_not_provable() {
             .any(|totals| totals["processor"] == "fallback"),
         "a payment that we do not know: {report}"
     );
+}
+
+#[tokio::test]
+async fn reconcile_does_not_take_silence_for_a_difference_nor_for_agreement() {
+    let (database, default, fallback, ids) = settled(3).await;
+    fallback.processor.refuse_for(Duration::from_secs(60));
+    let running = [&default, &fallback];
+    let (code, report) = command(&database, &running, &["reconcile"]).await;
+    let silent = |finding: &Value| finding["difference"]["kind"] == "noAnswer";
+    let findings = report["findings"].as_array().expect("findings");
+    assert!(
+        code == 2 && findings.len() == ids.len() && findings.iter().all(silent),
+        "{code} {report}"
+    );
+    fallback.processor.refuse_for(Duration::ZERO);
+    let (code, report) = command(&database, &running, &["reconcile"]).await;
+    assert_eq!(code, 0, "{report}");
 }
 
 #[tokio::test]
