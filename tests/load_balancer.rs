@@ -6,13 +6,19 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::{Response, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::task::JoinSet;
 
 const PAYMENT: &str = r#"{"correlationId":"4a7901b8-7d26-4d9d-aa19-4dc1c7cf60b3","amount":19.90}"#;
+
+/// How long posts go to one instance.
+const TURN: Duration = Duration::from_millis(500);
+/// Posts that the one whose turn it is has at once.
+const MOST_AT_ONE: usize = 64;
 
 /// What an instance does with each request it has read.
 #[derive(Clone, Copy)]
@@ -78,6 +84,17 @@ impl Stack {
             .send()
             .await
             .unwrap()
+    }
+
+    /// Posts payments one after the other for so long. Returns how many; each has been accepted.
+    async fn post_for(&self, time: Duration) -> usize {
+        let begin = Instant::now();
+        let mut posted = 0;
+        while begin.elapsed() < time {
+            assert_eq!(self.post("/payments", PAYMENT).await.status(), 202);
+            posted += 1;
+        }
+        posted
     }
 
     async fn get(&self, path: &str) -> Response {
@@ -274,11 +291,9 @@ async fn other_paths_reach_no_instance() {
 #[tokio::test]
 async fn payment_whose_instance_breaks_off_is_accepted_by_the_other() {
     let stack = Stack::start([Instance::BreaksOff, Instance::Answers(202)]).await;
-    for _ in 0..10 {
-        assert_eq!(stack.post("/payments", PAYMENT).await.status(), 202);
-    }
+    let posted = stack.post_for(2 * TURN).await;
     let [broken, healthy] = stack.counts();
-    assert_eq!(healthy, 10);
+    assert_eq!(healthy, posted);
     assert!(
         broken >= 1,
         "the broken instance was never tried, so this test shows nothing"
@@ -288,10 +303,51 @@ async fn payment_whose_instance_breaks_off_is_accepted_by_the_other() {
 #[tokio::test]
 async fn dead_instance_costs_no_payment_and_is_left_alone() {
     let stack = Stack::start([Instance::Absent, Instance::Answers(202)]).await;
-    for _ in 0..100 {
+    let posted = stack.post_for(2 * TURN).await;
+    assert_eq!(stack.counts(), [0, posted]);
+}
+
+#[tokio::test]
+async fn payments_go_to_the_instances_in_turns() {
+    let stack = Stack::start([Instance::Answers(202); 2]).await;
+    let (mut turns, mut before) = (0, [0, 0]);
+    let mut last = None;
+    let begin = Instant::now();
+    while begin.elapsed() < 4 * TURN {
         assert_eq!(stack.post("/payments", PAYMENT).await.status(), 202);
+        let now = stack.counts();
+        let served = now[0] > before[0];
+        turns += usize::from(last.replace(served).is_some_and(|last| last != served));
+        before = now;
     }
-    assert_eq!(stack.counts(), [0, 100]);
+    assert!((3..=5).contains(&turns), "{turns} turns, {before:?}");
+    let share = before[0] as f64 / (before[0] + before[1]) as f64;
+    assert!((0.2..0.8).contains(&share), "{before:?}");
+}
+
+#[tokio::test]
+async fn a_crowd_has_both_instances_and_one_that_is_silent_holds_no_more_than_its_turn() {
+    let stack = Stack::start([Instance::Hangs, Instance::Answers(202)]).await;
+    let (client, begin) = (payment_proxy::tls::plain().build().unwrap(), Instant::now());
+    let mut posts = JoinSet::new();
+    // For longer than one turn, so that the silent one has one in it; nginx gives it up after 5 s.
+    while begin.elapsed() < 2 * TURN {
+        for _ in 0..MOST_AT_ONE {
+            let post = client
+                .post(format!("{}/payments", stack.url))
+                .header("content-type", "application/json")
+                .body(PAYMENT);
+            posts.spawn(async move {
+                let sent = Instant::now();
+                (post.send().await.unwrap().status(), sent.elapsed())
+            });
+        }
+        tokio::time::sleep(TURN / 10).await;
+    }
+    let replies = posts.join_all().await;
+    assert!(replies.iter().all(|(status, _)| *status == 202));
+    let waited = replies.iter().filter(|(_, time)| *time > 4 * TURN).count();
+    assert_eq!(waited, MOST_AT_ONE, "of {}", replies.len());
 }
 
 #[tokio::test]

@@ -47,8 +47,8 @@ pub struct Policy {
     pub floor: u32,
     /// Payments in flight for each payment that arrives during one latency (Little's law asks for 1).
     pub headroom: f64,
-    /// The least time for which arrivals find room, however fast the processor is: that of two commits of a crowd, which
-    /// come together, one while the other is under way.
+    /// The least time for which arrivals find room, however fast the processor is: that of eight commits of a crowd. They
+    /// come all to one instance for a moment and then to the other, and together after a stall of the database.
     pub room_for: Duration,
     /// Time in which a backlog is meant to be gone; it counts as arrivals spread over that time.
     pub drain_within: Duration,
@@ -113,7 +113,7 @@ impl Default for Policy {
             shared_cap: 780,
             floor: 32,
             headroom: 3.0,
-            room_for: ACCEPT_PACE.saturating_mul(2),
+            room_for: ACCEPT_PACE.saturating_mul(8),
             drain_within: Duration::from_secs(1),
             failures_to_open: 10,
             probe_every: Duration::from_millis(100),
