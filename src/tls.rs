@@ -15,15 +15,6 @@ pub fn plain() -> reqwest::ClientBuilder {
     reqwest::Client::builder().tls_certs_only([])
 }
 
-/// Trusts nobody, as [`plain`].
-#[must_use]
-pub fn nobody() -> ClientConfig {
-    provide();
-    ClientConfig::builder()
-        .with_root_certificates(RootCertStore::empty())
-        .with_no_client_auth()
-}
-
 /// Trusts these authorities and no others; without any, those that the system trusts.
 ///
 /// # Errors

@@ -97,10 +97,8 @@ impl ProcessorClient {
         names: &Names,
         authorities: Option<&Authorities>,
     ) -> anyhow::Result<Self> {
-        let tls = match settings.url.scheme() {
-            "https" => tls::trusting(authorities),
-            _ => Ok(tls::nobody()),
-        };
+        let is_https = settings.url.scheme() == "https";
+        let tls = is_https.then(|| tls::trusting(authorities)).transpose();
         let tls = tls.with_context(|| format!("processor {}", settings.name))?;
         let at = |path: &[&str]| -> anyhow::Result<Url> {
             let mut url = settings.url.clone();

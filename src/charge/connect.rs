@@ -8,12 +8,11 @@ use std::time::Duration;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
-use tokio::net::TcpStream;
 use tower_service::Service;
 
 use super::Names;
@@ -29,9 +28,17 @@ const MAX_HEADERS: usize = 64;
 /// After how long without a sign of life an open connection is asked for one, by TCP.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
-/// Connections that are used again and again.
+type Tcp = HttpConnector<Names>;
+type Tls = HttpsConnector<Tcp>;
+
+/// Connections that are used again and again. Those without TLS have no room for the state of it, a kilobyte each.
 #[derive(Debug, Clone)]
-pub(super) struct Connections(Client<Connector, Full<Bytes>>);
+pub(super) enum Connections {
+    /// For a processor whose URL is `http`.
+    Plain(Client<Connector<Tcp>, Full<Bytes>>),
+    /// For one whose URL is `https`.
+    Secured(Client<Connector<Tls>, Full<Bytes>>),
+}
 
 /// Why there is no response, in words.
 #[derive(Debug, thiserror::Error)]
@@ -45,25 +52,27 @@ pub(super) enum Failed {
 }
 
 impl Connections {
-    /// Connections to addresses that these names tell, secured as `tls` says where the URL is `https`.
-    pub(super) fn new(names: Names, tls: ClientConfig) -> Self {
+    /// Connections to addresses that these names tell, secured as `tls` says, or not at all.
+    pub(super) fn new(names: Names, tls: Option<ClientConfig>) -> Self {
         let mut tcp = HttpConnector::new_with_resolver(names);
-        tcp.enforce_http(false);
+        tcp.enforce_http(tls.is_none());
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(KEEPALIVE));
         tcp.set_keepalive_interval(Some(KEEPALIVE));
-        let https = HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
-        let client = Client::builder(TokioExecutor::new())
+        let mut client = Client::builder(TokioExecutor::new());
+        client
             .http1_max_headers(MAX_HEADERS)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_timer(TokioTimer::new())
-            .build(Connector(https));
-        Self(client)
+            .pool_timer(TokioTimer::new());
+        match tls {
+            None => Self::Plain(client.build(Connector(tcp))),
+            Some(tls) => {
+                let https = HttpsConnectorBuilder::new().with_tls_config(tls);
+                let https = https.https_only().enable_http1().wrap_connector(tcp);
+                Self::Secured(client.build(Connector(https)))
+            }
+        }
     }
 
     /// Sends a request, and waits so long for the head of its response. It is sent once: only where a connection that
@@ -76,7 +85,11 @@ impl Connections {
         request: Request<Full<Bytes>>,
         within: Duration,
     ) -> Result<Response<Incoming>, Failed> {
-        match tokio::time::timeout(within, self.0.request(request)).await {
+        let reply = match self {
+            Self::Plain(client) => client.request(request),
+            Self::Secured(client) => client.request(request),
+        };
+        match tokio::time::timeout(within, reply).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) if error.is_connect() => Err(Failed::NotConnected(describe(&error))),
             Ok(Err(error)) => Err(Failed::NoReply(describe(&error))),
@@ -97,36 +110,47 @@ fn describe(error: &dyn Error) -> String {
     text
 }
 
-/// Connects within [`CONNECT_TIMEOUT`].
-#[derive(Debug, Clone)]
-pub(super) struct Connector(HttpsConnector<HttpConnector<Names>>);
-
-type Connected = MaybeHttpsStream<TokioIo<TcpStream>>;
 type BoxError = Box<dyn Error + Send + Sync>;
 
-impl Service<Uri> for Connector {
-    type Response = Connected;
+/// Connects within [`CONNECT_TIMEOUT`].
+#[derive(Debug, Clone)]
+pub(super) struct Connector<C>(C);
+
+impl<C: Service<Uri>> Service<Uri> for Connector<C>
+where
+    C::Error: Into<BoxError>,
+    C::Future: Send + 'static,
+{
+    type Response = C::Response;
     type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Connected, BoxError>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<C::Response, BoxError>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.0.poll_ready(context)
+        self.0.poll_ready(context).map_err(Into::into)
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, self.0.call(uri));
-        Box::pin(async { connected.await? })
+        Box::pin(async { connected.await?.map_err(Into::into) })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use http_body_util::Full;
+    use rustls::RootCertStore;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
     use crate::tls;
+
+    fn trusting_nobody() -> ClientConfig {
+        tls::provide();
+        ClientConfig::builder()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth()
+    }
 
     async fn sent(scheme: &str) -> Result<Response<Incoming>, Failed> {
         let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -135,7 +159,8 @@ mod tests {
 
     async fn sent_to(listener: &TcpListener, scheme: &str) -> Result<Response<Incoming>, Failed> {
         let address = listener.local_addr().expect("an address");
-        let connections = Connections::new(Names::of_system().expect("names"), tls::nobody());
+        let tls = (scheme == "https").then(trusting_nobody);
+        let connections = Connections::new(Names::of_system().expect("names"), tls);
         let request = Request::get(format!("{scheme}://{address}/")).body(Full::default());
         let request = request.expect("a request");
         connections.send(request, 2 * CONNECT_TIMEOUT).await
