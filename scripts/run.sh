@@ -210,15 +210,16 @@ start_nginx() {
 
 # What a person's shell needs for the command line to find this deployment.
 write_environment() {
-    (umask 077 && cat >"$state/env") <<END
-export PATH=$(printf '%q' "${binary%/*}"):\$PATH
-export DATABASE_URL=$(printf '%q' "$DATABASE_URL")
-export MIGRATE_DATABASE_URL=$(printf '%q' "$owner_url")
-export PROCESSORS=$(printf '%q' "$PROCESSORS")
-${SIMULATOR_TOKEN:+export PROCESSOR_TOKEN=$(printf '%q' "$SIMULATOR_TOKEN")}
-export OPERATOR_LISTEN=127.0.0.1:$operator_port_1
-export OPERATOR_TOKEN=$(printf '%q' "$OPERATOR_TOKEN")
-END
+    local settings=(DATABASE_URL "$DATABASE_URL" MIGRATE_DATABASE_URL "$owner_url" PROCESSORS "$PROCESSORS"
+        OPERATOR_LISTEN "127.0.0.1:$operator_port_1" OPERATOR_TOKEN "$OPERATOR_TOKEN")
+    [ -z "${SIMULATOR_TOKEN:-}" ] || settings+=(PROCESSOR_TOKEN "$SIMULATOR_TOKEN")
+    (
+        umask 077
+        {
+            printf 'export %s=%q\n' "${settings[@]}"
+            printf "export PATH=%q:\"\$PATH\"\n" "${binary%/*}"
+        } >"$state/env"
+    )
 }
 
 tell() {
