@@ -25,7 +25,7 @@ use crate::worker::{OnArrival, Worker};
 /// Payments in one INSERT, at most.
 pub const ACCEPT_BATCH: usize = 500;
 /// Payments in one commit from which on it is a crowd.
-pub const ACCEPT_CROWD: usize = 4;
+pub const ACCEPT_CROWD: usize = 8;
 /// The time from one crowd's commit to the next.
 pub const ACCEPT_PACE: Duration = Duration::from_millis(4);
 /// How long what arrives waits for the INSERT under way, to go into the next one together, before another

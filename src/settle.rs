@@ -35,6 +35,10 @@ pub const SETTLE_SOON_FROM: Duration = Duration::from_millis(500);
 /// Claims that need not wait for others: more of them would cost little less each, and keep a CPU from what
 /// clients wait for.
 pub const SETTLE_ENOUGH: usize = 128;
+/// Fewer that need not wait either, once [`SETTLE_REST`] has passed since the last settle began.
+pub const SETTLE_SOME: usize = 16;
+/// See [`SETTLE_SOME`]. Short settles are better for those who post meanwhile, long ones take less work for each payment.
+pub const SETTLE_REST: Duration = Duration::from_millis(20);
 /// Claims of an instance that are not written yet, at most, those on their way to a processor included. Beyond that
 /// nothing more is claimed.
 pub const SETTLE_BACKLOG: usize = 4_096;
@@ -101,8 +105,10 @@ pub async fn run(
 ) {
     let mut batch = Vec::with_capacity(SETTLE_BATCH);
     let mut outage = Outage::new("settle");
+    let mut rested_at = Instant::now();
     while ended.recv_many(&mut batch, SETTLE_BATCH).await > 0 {
-        gather(&mut ended, &mut batch).await;
+        gather(&mut ended, &mut batch, rested_at).await;
+        rested_at = Instant::now() + SETTLE_REST;
         let begun_at = trace::now();
         loop {
             match within(record(&pool, terms, &batch)).await {
@@ -131,15 +137,20 @@ pub async fn run(
     }
 }
 
-/// Waits for more ends than those in `batch`, as long as all of them can wait.
-async fn gather(ended: &mut mpsc::Receiver<Ended>, batch: &mut Vec<Ended>) {
+/// Waits for more ends than those in `batch`, as long as all of them can wait; from `rested_at` on for fewer.
+async fn gather(ended: &mut mpsc::Receiver<Ended>, batch: &mut Vec<Ended>, rested_at: Instant) {
     let (mut seen, mut settle_at) = (0, None);
     while batch.len() < SETTLE_ENOUGH {
         let now = Instant::now();
         let waits = batch[seen..].iter().map(|ended| now + patience(ended, now));
         settle_at = settle_at.into_iter().chain(waits).min();
         seen = batch.len();
-        let Some(settle_at) = settle_at else { return };
+        let Some(mut settle_at) = settle_at else {
+            return;
+        };
+        if seen >= SETTLE_SOME {
+            settle_at = settle_at.min(rested_at);
+        }
         let more = ended.recv_many(batch, SETTLE_BATCH - seen);
         match tokio::time::timeout_at(settle_at.into(), more).await {
             Ok(1..) => {}
@@ -578,25 +589,44 @@ mod tests {
         assert_eq!(after(&free, ms(0)), SETTLE_SOON);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_batch_waits_for_others_until_they_are_enough_or_one_cannot_wait() {
-        let charged = |_| {
-            let requested_at = Utc::now();
-            ended(Instant::now(), Outcome::Charged { requested_at })
-        };
-        let (sender, mut endings) = mpsc::channel(SETTLE_BACKLOG);
-        let mut batch = vec![charged(0)];
-        let begun_at = tokio::time::Instant::now();
-        gather(&mut endings, &mut batch).await;
-        assert_eq!(batch.len(), 1);
-        assert!(begun_at.elapsed() >= SETTLE_PAUSE);
+    fn charged() -> Ended {
+        let requested_at = Utc::now();
+        ended(Instant::now(), Outcome::Charged { requested_at })
+    }
 
-        for end in (0..SETTLE_ENOUGH).map(charged) {
-            sender.try_send(end).expect("there is room");
+    /// How many are settled, and after what time, where so many more ended at once and a settle began at that moment.
+    async fn gathered(more: usize) -> (usize, Duration) {
+        let (sender, mut endings) = mpsc::channel(SETTLE_BACKLOG);
+        let mut batch = vec![charged()];
+        for _ in 0..more {
+            sender.try_send(charged()).expect("there is room");
         }
         let begun_at = tokio::time::Instant::now();
-        gather(&mut endings, &mut batch).await;
-        assert_eq!(batch.len(), 1 + SETTLE_ENOUGH);
-        assert!(begun_at.elapsed() < SETTLE_SOON);
+        gather(&mut endings, &mut batch, Instant::now() + SETTLE_REST).await;
+        (batch.len(), begun_at.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_waits_for_others_until_one_cannot_wait() {
+        let (count, time) = gathered(0).await;
+        assert!(count == 1 && time >= SETTLE_PAUSE, "{count} {time:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn some_wait_until_the_database_has_rested() {
+        let (count, time) = gathered(SETTLE_SOME).await;
+        assert!(
+            count == 1 + SETTLE_SOME && (SETTLE_REST..SETTLE_PAUSE).contains(&time),
+            "{count} {time:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn enough_do_not_wait() {
+        let (count, time) = gathered(SETTLE_ENOUGH).await;
+        assert!(
+            count == 1 + SETTLE_ENOUGH && time < SETTLE_REST,
+            "{count} {time:?}"
+        );
     }
 }
