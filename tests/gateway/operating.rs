@@ -185,8 +185,10 @@ async fn reconcile_does_not_take_silence_for_a_difference_nor_for_agreement() {
         "{code} {report}"
     );
     fallback.processor.refuse_for(Duration::ZERO);
-    let (code, report) = command(&database, &running, &["reconcile"]).await;
-    assert_eq!(code, 0, "{report}");
+    eventually("they agree", async || {
+        command(&database, &running, &["reconcile"]).await.0 == 0
+    })
+    .await;
 }
 
 #[tokio::test]
