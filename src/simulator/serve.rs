@@ -23,6 +23,11 @@ const STOP_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long to wait when the system has no more file descriptors for a connection.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(10);
+/// How long the port of a listener that was closed may be taken. A program that this process is starting at that moment
+/// has a copy of the listener until it runs.
+const BIND_WITHIN: Duration = Duration::from_secs(1);
+/// The pause before the next attempt to take it.
+const BIND_AGAIN_AFTER: Duration = Duration::from_millis(1);
 
 /// A simulated processor that serves. Dropping it is like killing it.
 #[derive(Debug)]
@@ -198,7 +203,13 @@ impl Acceptor {
             SocketAddr::V6(_) => TcpSocket::new_v6()?,
         };
         place_holder.set_reuseaddr(true)?;
-        place_holder.bind(self.addr)?;
+        let bound_by = Instant::now() + BIND_WITHIN;
+        while let Err(error) = place_holder.bind(self.addr) {
+            if error.kind() != io::ErrorKind::AddrInUse || Instant::now() > bound_by {
+                return Err(error);
+            }
+            tokio::time::sleep(BIND_AGAIN_AFTER).await;
+        }
         self.cut_open.cancel();
         self.cut_open = self.cut_all.child_token();
         while let Some(ends) = self.outage_ends() {
