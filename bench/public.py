@@ -24,7 +24,7 @@ def bare_nginx(stack):
     port, folder = free_port(), stack.folder / "bare"
     folder.mkdir()
     ours = run_program([SCRIPTS / "nginx-config.sh", port, folder])
-    bare = ours.replace("proxy_pass http://instances/payments;", "return 202;").replace(f"unix:{folder}/", f"unix:{stack.folder}/")
+    bare = ours.replace("proxy_pass http://$turn/payments;", "return 202;").replace(f"unix:{folder}/", f"unix:{stack.folder}/")
     assert bare.count("return 202;") == 1, "nginx.conf has the line that passes a POST on, once"
     stack.start_nginx("bare", bare, port, "/readyz")
     return f"http://127.0.0.1:{port}"
