@@ -7,7 +7,7 @@ import xml.etree.ElementTree
 from pathlib import Path
 from random import Random
 
-from bench import aged, box, child, compare, medians, overload, postgres, profile, report, search, soak, stack, summary, watch, watched
+from bench import aged, box, child, compare, medians, overload, pairs, postgres, profile, report, search, soak, stack, summary, watch, watched
 from bench.line import Line, Outcome, Value, at_least, at_most
 from bench.proof import Proof
 
@@ -165,17 +165,33 @@ class Overload(unittest.TestCase):
 
 
 class Watched(unittest.TestCase):
-    def test_only_whole_seconds_of_a_turn_count(self):
+    def test_a_turn_has_what_was_due_in_it_and_what_was_accepted_in_it(self):
+        turns = [watched.Turn(False, 10_000, 11_000, 0.3, 2), watched.Turn(True, 12_000, 13_000, 0.3, 4)]
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "posted.csv"
-            file.write_text("".join(f"id,{at_ms},202,{at_ms},1990\n" for at_ms in range(10_000, 20_000, 250)))
-            turns = [watched.Turn(False, 10_500, 12_600, 1), watched.Turn(True, 14_000, 16_999, 1)]
-            found = watched.latencies(file, turns)
-        self.assertEqual([seconds[0] for seconds in found[False]], [11.0])
-        self.assertEqual([seconds[0] for seconds in found[True]], [15.0])
-        self.assertEqual([len(seconds) for seconds in found[False] + found[True]], [4, 4])
+            lines = ["a,9900,202,200000,1", "b,10500,202,1000,1", "c,10600,503,1000,1", "d,11500,202,1000,1", "e,12999,202,1000,1"]
+            file.write_text("\n".join(lines) + "\n")
+            watched.tell(file, turns)
+        self.assertEqual([(turn.taken_ms, turn.accepted) for turn in turns], [([1.0], 2), ([1.0], 0)])
+        self.assertEqual([turn.per_s for turn in turns], [2, 2])
+        self.assertAlmostEqual(turns[0].us_per_payment, 150_000)
+
+    def test_a_pair_is_one_that_was_not_watched_and_one_that_was(self):
+        turns = [watched.Turn(kind, at, at + 1, 0.1, 1) for at, kind in enumerate((False, True, True, False, False))]
+        self.assertEqual(watched.in_pairs(turns), [(turns[0], turns[1]), (turns[3], turns[2])])
 
     def test_a_cost_is_told_with_how_far_it_may_be_off(self):
+        rng = Random(1)
+        slow = [rng.uniform(1, 3) for _ in range(200)]
+        noisy = [(hour, hour * rng.uniform(1.05, 1.15)) for hour in slow]
+        low, high = pairs.interval(noisy)
+        self.assertLess(low, pairs.cost(noisy))
+        self.assertLess(pairs.cost(noisy), high)
+        self.assertTrue(9 < low and high < 11)
+        self.assertAlmostEqual(pairs.cost([*[(1, 1.1)] * 9, (1, 50)]), 10)
+        self.assertAlmostEqual(pairs.cost([(1, 2), (2, 1)]), 0)
+
+    def test_two_medians_are_told_with_how_far_they_may_be_off(self):
         alone, under_watch = [float(n % 10 + 10) for n in range(200)], [float(n % 10 + 11) for n in range(200)]
         low, high = medians.interval(alone, under_watch)
         self.assertLess(low, medians.cost(alone, under_watch))

@@ -63,7 +63,8 @@ impl Census {
 
     /// Takes it, on that connection.
     pub(crate) async fn read(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
-        // A payment in doubt waits to be asked for, or has been for too long.
+        // A payment in doubt waits to be asked for, or has been for too long. Of transactions, the functions behind
+        // the views are asked: to plan joins with roles, which nobody needs, takes longer than all of this.
         let row = sqlx::query!(
             r#"SELECT queued AS "queued!", in_doubt AS "in_doubt!", dead_letters AS "dead_letters!",
                 coalesce(greatest(extract(epoch FROM clock_timestamp() - accepted_at), 0), 0)::float8 AS "oldest_age!",
@@ -80,11 +81,13 @@ impl Census {
                 SELECT count(*) AS dead_letters
                 FROM (SELECT FROM payment_dead_letter ORDER BY correlation_id LIMIT $1::bigint + 1) AS letters
             ) AS dead_letter, (
-                SELECT min(begun_at) AS begun_at FROM (
-                    SELECT xact_start AS begun_at FROM pg_stat_activity
-                    WHERE datname = current_database() AND pid <> pg_backend_pid()
-                    UNION ALL SELECT prepared FROM pg_prepared_xacts WHERE database = current_database()
+                SELECT min(begun_at) AS begun_at
+                FROM pg_database AS here CROSS JOIN LATERAL (
+                    SELECT xact_start AS begun_at FROM pg_stat_get_activity(NULL)
+                    WHERE datid = here.oid AND pid <> pg_backend_pid()
+                    UNION ALL SELECT prepared FROM pg_prepared_xact() WHERE dbid = here.oid
                 ) AS begun
+                WHERE here.datname = current_database()
             ) AS transaction"#,
             COUNTED,
             interval(LONGEST_DOUBT_PAUSE),

@@ -15,10 +15,11 @@ use crate::summary::{NoSummary, summarize};
 
 /// Latencies are those of payments that were sent so recently.
 pub(super) const LATENCY_WINDOW: Duration = Duration::from_secs(5);
-/// And of some of them, from each of the slots of this length that it has.
-pub(super) const LATENCY_SLOT: Duration = Duration::from_millis(100);
+/// And of some of them, from each of the slots of this length that it has. Fewer slots and more of each are read
+/// faster: what was sent together lies together.
+pub(super) const LATENCY_SLOT: Duration = Duration::from_millis(250);
 /// So many of each slot, at most.
-pub(super) const LATENCY_PAYMENTS: i64 = 4;
+pub(super) const LATENCY_PAYMENTS: i64 = 10;
 
 /// The deployment at one moment.
 #[derive(Debug, Clone)]
