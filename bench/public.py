@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from bench import proof, progress
 from bench.child import run as run_program
 from bench.line import Outcome, Value, at_most
-from bench.stack import REPOSITORY, SCRIPTS, Stack, free_port
+from bench.stack import INSTANCES, REPOSITORY, SCRIPTS, Stack, free_port
 
 # Found on the path that bench.proof extends: the scripts of `make load`.
 import audit as auditing
@@ -21,13 +21,35 @@ PUBLIC_S = 60
 
 def bare_nginx(stack):
     """An nginx with our configuration that answers a POST by itself. Returns its address."""
-    port, folder = free_port(), stack.folder / "bare"
-    folder.mkdir()
-    ours = run_program([SCRIPTS / "nginx-config.sh", port, folder])
-    bare = ours.replace("proxy_pass http://$turn/payments;", "return 202;").replace(f"unix:{folder}/", f"unix:{stack.folder}/")
-    assert bare.count("return 202;") == 1, "nginx.conf has the line that passes a POST on, once"
-    stack.start_nginx("bare", bare, port, "/readyz")
+    return answering(stack, "bare")
+
+
+def hollow(stack):
+    """Two nginx in the place of the instances that answer a POST by themselves, and ours before them. Returns its address."""
+    name, folder = "hollow", stack.folder / "hollow"
+    port, configuration = placed(folder)
+    for instance in INSTANCES:
+        answering(stack, f"{name}-{instance}", f"{folder}/{instance}.sock")
+    stack.start_nginx(name, configuration, port, "/readyz")
     return f"http://127.0.0.1:{port}"
+
+
+def answering(stack, name, socket=None):
+    """One that answers by itself, at a socket too. Returns its address."""
+    port, ours = placed(stack.folder / name)
+    bare = ours.replace("proxy_pass http://$turn/payments;", "return 202;").replace(f"unix:{stack.folder / name}/", f"unix:{stack.folder}/")
+    assert bare.count("return 202;") == 1, "nginx.conf has the line that passes a POST on, once"
+    if socket:
+        bare = bare.replace("listen 127.0.0.1:", f"listen unix:{socket} backlog=4096; listen 127.0.0.1:")
+    stack.start_nginx(name, bare, port, "/readyz")
+    return f"http://127.0.0.1:{port}"
+
+
+def placed(folder):
+    """Our configuration with its files in that folder, which it makes. Returns its port, too."""
+    port = free_port()
+    folder.mkdir()
+    return port, run_program([SCRIPTS / "nginx-config.sh", port, folder])
 
 
 def play(setting, stack, address):
