@@ -1,6 +1,5 @@
 """The line that measures what lies beneath the others: floor."""
 
-import time
 from dataclasses import dataclass
 
 from bench import box, progress
@@ -14,8 +13,6 @@ from bench.search import highest
 # The rate at which latency counts, how long it and CPU are measured, and the p99 up to which a rate holds.
 LATENCY_RATE, LATENCY_S, CPU_S = 2_000, 30, 20
 LIMIT_MS = 20
-# How long instances have to hear of a switch, in seconds: twice as long as they go without a look.
-SWITCH_S = 2
 
 
 @dataclass
@@ -72,18 +69,12 @@ def unsettled(bench, rate, seconds):
     """Offers a load of which nothing is settled before its end."""
     stack, file = bench.stack, bench.folder / f"posted-{len(bench.files)}.csv"
     bench.files.append(file)
-    switch(stack, False)
+    stack.switch(False)
     before = stack.settled()
     result = measured(stack, rate, seconds, file)
     if stack.settled() != before:
         raise Broken("payments were settled with all processors switched off")
-    switch(stack, True)
+    stack.switch(True)
     if not drain(stack, before, result["accepted"]):
         raise Broken("the queue did not empty")
     return result
-
-
-def switch(stack, enabled):
-    """Takes both processors out of use, or puts them back, as an operator does."""
-    stack.sql(f"UPDATE processor_health SET enabled = {enabled}")
-    time.sleep(SWITCH_S)

@@ -29,6 +29,9 @@ WHOLE = "box"
 POSTGRES_PORT = 5432
 # What anything has to be ready after its start.
 READY_S = 30
+# How long instances have to hear that a processor was taken out of use, or put back, in seconds: twice as long as they go
+# without a look.
+SWITCH_S = 2
 # Settings of an instance that are about places, which are others here.
 PLACES = {"LISTEN", "OPERATOR_LISTEN", "DATABASE_URL", "ALLOW_PURGE", "QUEUE_DURABILITY"}
 
@@ -187,6 +190,11 @@ class Stack:
         """Runs SQL as superuser and returns what comes of it: rows of texts."""
         psql = ["psql", "--no-psqlrc", "--quiet", "--csv", "--tuples-only", "--set=ON_ERROR_STOP=1", self.url("postgres", "payments")]
         return [line.split(",") for line in run(psql, input=statement).splitlines()]
+
+    def switch(self, enabled):
+        """Takes both processors out of use, or puts them back, as an operator does."""
+        self.sql(f"UPDATE processor_health SET enabled = {enabled}")
+        time.sleep(SWITCH_S)
 
     def trees(self):
         """The process trees in the box: name -> pid."""
