@@ -49,7 +49,7 @@ def floor(setting):
         file = bench.folder / "bare.csv"
         values += Floor("a bare nginx", lambda rate, seconds: measured(stack, rate, seconds, file)).values(setting.seconds)
         file.unlink()
-        stack.children.pop("bare").stop()
+        stack.stop_nginx("bare")
         stack.port = port
         return bench.outcome(values, notes=["what is accepted is settled after each load, when it is not measured any more"])
 

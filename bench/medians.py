@@ -14,6 +14,11 @@ def cost(before, after):
 
 def interval(before, after):
     """Between what the cost is in 95 of 100 draws."""
+    return in_95_of_100(lambda rng: cost(rng.choices(before, k=len(before)), rng.choices(after, k=len(after))))
+
+
+def in_95_of_100(draw):
+    """Between what `draw`, given random numbers, returns in 95 of 100 draws."""
     rng = random.Random(SEED)
-    costs = sorted(cost(rng.choices(before, k=len(before)), rng.choices(after, k=len(after))) for _ in range(DRAWS))
-    return costs[round(DRAWS * 0.025)], costs[round(DRAWS * 0.975) - 1]
+    drawn = sorted(draw(rng) for _ in range(DRAWS))
+    return drawn[round(DRAWS * 0.025)], drawn[round(DRAWS * 0.975) - 1]

@@ -4,10 +4,9 @@ What the machine does else changes from minute to minute by more than what is lo
 """
 
 import math
-import random
 import statistics
 
-from bench.medians import DRAWS, SEED
+from bench.medians import in_95_of_100
 
 # Of the pairs, so many per cent with the highest ratio do not count, and as many with the lowest: in them something happened.
 TRIM_PERCENT = 10
@@ -21,7 +20,5 @@ def cost(pairs):
 
 
 def interval(pairs):
-    """Between what the cost is in 95 of 100 draws (the bootstrap of Efron, 1979)."""
-    rng = random.Random(SEED)
-    costs = sorted(cost(rng.choices(pairs, k=len(pairs))) for _ in range(DRAWS))
-    return costs[round(DRAWS * 0.025)], costs[round(DRAWS * 0.975) - 1]
+    """Between what the cost is in 95 of 100 draws."""
+    return in_95_of_100(lambda rng: cost(rng.choices(pairs, k=len(pairs))))

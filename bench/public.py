@@ -73,10 +73,10 @@ def public(setting):
     with Stack(setting.groups, setting.folder / "public") as stack:
         progress.say("  a bare nginx that answers 202")
         bare, _ = play(setting, stack, bare_nginx(stack))
-        stop(stack, "bare")
+        stack.stop_nginx("bare")
         progress.say("  two of these in the place of the instances")
         behind, _ = play(setting, stack, hollow(stack))
-        stop(stack, "hollow")
+        stack.stop_nginx("hollow")
         progress.say("  the service while it settles nothing; all is settled after it")
         stack.switch(False)
         accepting, _ = play(setting, stack, stack.gateway)
@@ -106,9 +106,3 @@ def public(setting):
                 f"net {score['net']}, bonus {score['bonus']}, fine {score['fine']}",
             ],
         )
-
-
-def stop(stack, name):
-    """Ends all whose names begin like that."""
-    for child in [child for child in stack.children if child.startswith(name)]:
-        stack.children.pop(child).stop()

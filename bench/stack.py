@@ -181,6 +181,11 @@ class Stack:
         self.child(name, ["nginx", "-e", "stderr", "-p", self.folder, "-c", file, "-g", "daemon off;"])
         self.await_ready(f"{name} answers", lambda: answers(http.client.HTTPConnection("127.0.0.1", port, timeout=1), path))
 
+    def stop_nginx(self, name):
+        """Ends an nginx, and those behind it, whose names begin like its."""
+        for child in [child for child in self.children if child.startswith(name)]:
+            self.children.pop(child).stop()
+
     def url(self, user, database):
         """The URL of the database."""
         sockets = str(self.folder / "postgres").replace("/", "%2F")

@@ -69,13 +69,23 @@ class Turn:
         return self.cpu_s / self.payments * 1e6
 
 
-# What is compared of a steady load, and of one that is too much.
-LATENCY = {
-    "POST p99, ms": lambda turn: turn.took_ms(0.99),
-    "POST p50, ms": lambda turn: turn.took_ms(0.5),
-    "CPU per payment, us": lambda turn: turn.us_per_payment,
-}
-THROUGHPUT = {"payments per second": lambda turn: turn.per_s}
+def not_more(what, more):
+    """What may not grow."""
+    return at_most(what, more, LIMIT, "% more")
+
+
+def not_less(what, more):
+    """What may not fall."""
+    return at_least(what, more, -LIMIT, "% more")
+
+
+# What is compared of a steady load, and of one that is too much: its name, unit and value in a turn, and what it may do.
+LATENCY = (
+    ("POST p99", "ms", lambda turn: turn.took_ms(0.99), not_more),
+    ("POST p50", "ms", lambda turn: turn.took_ms(0.5), not_more),
+    ("CPU per payment", "us", lambda turn: turn.us_per_payment, not_more),
+)
+THROUGHPUT = (("payments", "per second", lambda turn: turn.per_s, not_less),)
 
 
 def watched(setting):
@@ -88,16 +98,12 @@ def watched(setting):
             looks += seen
             notes.append(load.words())
             pairs = in_pairs(turns)
-            for what, of in compared.items():
+            for what, unit, of, judged in compared:
                 measured = [(of(alone), of(under_watch)) for alone, under_watch in pairs]
                 more, (low, high) = cost(measured), interval(measured)
-                name = f"{what.split(',')[0]} at {offered:,}/s, watched against not, in {len(pairs)} pairs of turns"
-                if compared is THROUGHPUT:
-                    values.append(at_least(name, more, -LIMIT, "% more"))
-                else:
-                    values.append(at_most(name, more, LIMIT, "% more"))
                 alone, under_watch = (statistics.median(of_kind) for of_kind in zip(*measured))
-                notes.append(f"{what} at {offered:,}/s: {alone:.3g} alone, {under_watch:.3g} watched, the medians; {more:+.1f} %, 95 in 100 times between {low:+.1f} and {high:+.1f} %")
+                values.append(judged(f"{what} at {offered:,}/s, watched against not, in {len(pairs)} pairs of turns", more))
+                notes.append(f"{what} at {offered:,}/s: {alone:.3g} {unit} alone, {under_watch:.3g} watched, the medians; {more:+.1f} %, 95 in 100 times between {low:+.1f} and {high:+.1f} %")
         if not looks:
             raise Broken("nobody could look")
         values.append(Value("snapshots and scrapes served", looks, ""))
