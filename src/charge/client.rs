@@ -4,16 +4,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
-use http_body_util::{BodyExt, Collected, Full, Limited};
-use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper::{Method, Request, StatusCode, Uri};
 use reqwest::Url;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::connect::{Connections, Failed};
+use super::pool::{Answer, Connections, Failed};
 use super::{Lookup, Names, Reply};
 use crate::claim::Claim;
 use crate::config::ProcessorSettings;
@@ -28,10 +26,6 @@ pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long a processor has for its totals of a range.
 pub const SUMMARY_TIMEOUT: Duration = Duration::from_secs(10);
-/// How much of a processor's reply is read.
-pub const MAX_BODY_BYTES: usize = 16 * 1024;
-/// How long the rest of a reply may take once its status is known.
-const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 /// Characters of a reply that a dead letter keeps.
 const MAX_REASON_CHARS: usize = 500;
 
@@ -132,7 +126,7 @@ impl ProcessorClient {
             requested_at: format_time(claim.requested_at),
         };
         let body = serde_json::to_vec(&body).expect("a plain structure of JSON values");
-        let mut request = Request::new(Full::from(body));
+        let mut request = Request::new(());
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.payments.clone();
         let headers = request.headers_mut();
@@ -140,16 +134,14 @@ impl ProcessorClient {
         if let Some(Ok(traceparent)) = traceparent.map(|trace| trace.to_string().try_into()) {
             headers.insert(TRACEPARENT, traceparent);
         }
-        match self.connections.send(request, self.timeout).await {
+        match self.connections.send(request, &body, self.timeout).await {
             Ok(response) => {
+                // The status is the answer, whatever follows it.
                 let code = response.status().as_u16();
                 let retry_after = retry_after(&response);
-                // The status is the answer. The body is read so that the connection can be used again.
-                let body = read(response).await.unwrap_or_default();
-                let text = if code == 200 {
-                    String::new()
-                } else {
-                    printable(&body)
+                let text = match response.into_body() {
+                    Some(body) if code != 200 => printable(&body),
+                    _ => String::new(),
                 };
                 Reply::Status {
                     code,
@@ -170,13 +162,10 @@ impl ProcessorClient {
             Err(error) => return Lookup::NoAnswer(error),
         };
         match response.status() {
-            StatusCode::NOT_FOUND => {
-                let _ = read(response).await;
-                Lookup::Absent
-            }
-            StatusCode::OK => match read(response).await {
-                Some(body) => read_lookup(correlation_id, &body),
-                None => Lookup::NoAnswer("the reply cannot be read".to_owned()),
+            StatusCode::NOT_FOUND => Lookup::Absent,
+            StatusCode::OK => match whole(response) {
+                Ok(body) => read_lookup(correlation_id, &body),
+                Err(error) => Lookup::NoAnswer(error),
             },
             status => Lookup::NoAnswer(status.to_string()),
         }
@@ -189,12 +178,9 @@ impl ProcessorClient {
     pub async fn health(&self) -> Result<Option<Health>, String> {
         let response = self.get(self.health.as_str(), HEALTH_TIMEOUT).await?;
         match response.status() {
-            StatusCode::OK => {
-                let body = read(response).await.ok_or("the reply cannot be read")?;
-                serde_json::from_slice(&body)
-                    .map(Some)
-                    .map_err(|error| error.to_string())
-            }
+            StatusCode::OK => serde_json::from_slice(&whole(response)?)
+                .map(Some)
+                .map_err(in_words),
             StatusCode::TOO_MANY_REQUESTS => Ok(None),
             status => Err(status.to_string()),
         }
@@ -217,26 +203,27 @@ impl ProcessorClient {
         let mut request = get(url.as_str())?;
         let token = token.try_into().map_err(in_words)?;
         request.headers_mut().insert("X-Rinha-Token", token);
-        let response = self.connections.send(request, SUMMARY_TIMEOUT).await;
+        let response = self.connections.send(request, &[], SUMMARY_TIMEOUT).await;
         let response = response.map_err(in_words)?;
         match response.status() {
-            StatusCode::OK => {
-                let body = read(response).await.ok_or("the reply cannot be read")?;
-                serde_json::from_slice(&body).map_err(|error| error.to_string())
-            }
+            StatusCode::OK => serde_json::from_slice(&whole(response)?).map_err(in_words),
             status => Err(status.to_string()),
         }
     }
 
-    async fn get(&self, url: &str, within: Duration) -> Result<Response<Incoming>, String> {
-        let response = self.connections.send(get(url)?, within).await;
+    async fn get(&self, url: &str, within: Duration) -> Result<Answer, String> {
+        let response = self.connections.send(get(url)?, &[], within).await;
         response.map_err(in_words)
     }
 }
 
-fn get(url: &str) -> Result<Request<Full<Bytes>>, String> {
-    let request = Request::get(url).body(Full::default());
-    request.map_err(in_words)
+fn get(url: &str) -> Result<Request<()>, String> {
+    Request::get(url).body(()).map_err(in_words)
+}
+
+fn whole(response: Answer) -> Result<Vec<u8>, String> {
+    let body = response.into_body();
+    body.ok_or_else(|| "the reply cannot be read".to_owned())
 }
 
 fn in_words(error: impl ToString) -> String {
@@ -260,14 +247,7 @@ pub fn read_lookup(correlation_id: Uuid, body: &[u8]) -> Lookup {
     }
 }
 
-/// The body, or `None` where it is longer than [`MAX_BODY_BYTES`], ends too early or takes too long.
-async fn read(response: Response<Incoming>) -> Option<Bytes> {
-    let whole = Limited::new(response.into_body(), MAX_BODY_BYTES).collect();
-    let whole = tokio::time::timeout(BODY_TIMEOUT, whole).await.ok()?;
-    whole.ok().map(Collected::to_bytes)
-}
-
-fn retry_after(response: &Response<Incoming>) -> Option<Duration> {
+fn retry_after(response: &Answer) -> Option<Duration> {
     /// The longest pause that a processor can ask for.
     const LONGEST: Duration = Duration::from_secs(60);
     let seconds = response

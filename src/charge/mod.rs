@@ -5,7 +5,9 @@
 
 mod client;
 mod connect;
+mod exchange;
 mod names;
+mod pool;
 mod verdict;
 
 use std::time::{Duration, Instant};
@@ -14,11 +16,12 @@ use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
 pub use client::{
-    HEALTH_TIMEOUT, Health, LOOKUP_TIMEOUT, MAX_BODY_BYTES, ProcessorClient, ProcessorTotals,
-    SUMMARY_TIMEOUT, read_lookup,
+    HEALTH_TIMEOUT, Health, LOOKUP_TIMEOUT, ProcessorClient, ProcessorTotals, SUMMARY_TIMEOUT,
+    read_lookup,
 };
 pub use connect::CONNECT_TIMEOUT;
 pub use names::{NAME_KEPT, Names};
+pub use pool::MAX_BODY_BYTES;
 pub use verdict::{Lookup, Reply, Verdict, judge};
 
 use crate::claim::{Claim, EarlierAttempt};

@@ -1,5 +1,6 @@
 //! The addresses of processors.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -52,6 +53,12 @@ impl Names {
         // Whichever of them takes the connection first.
         options.ip_strategy = LookupIpStrategy::Ipv6AndIpv4;
         builder.build().map(Self)
+    }
+}
+
+impl fmt::Debug for Names {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Names")
     }
 }
 

@@ -1,0 +1,318 @@
+//! The connections to a processor, which are used again and again.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use hyper::header::CONTENT_LENGTH;
+use hyper::{Request, Response};
+use rustls::ClientConfig;
+use tokio::time::Instant;
+
+use super::Names;
+use super::connect::Connector;
+use super::exchange::Connection;
+
+/// Connections to one processor that are kept open while idle: as many as it takes payments at once.
+const IDLE_CONNECTIONS: usize = 800;
+/// How long an idle connection is kept.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How much of a processor's reply is read.
+pub const MAX_BODY_BYTES: usize = 16 * 1024;
+/// How long the rest of a reply may take once its status is known.
+const BODY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Sends requests to one processor.
+#[derive(Debug, Clone)]
+pub(super) struct Connections {
+    connector: Connector,
+    idle: Arc<Idle>,
+}
+
+/// A response, with its body unless that is longer than [`MAX_BODY_BYTES`], ends too early or takes too long.
+pub(super) type Answer = Response<Option<Vec<u8>>>;
+
+/// Why there is no response, in words.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failed {
+    /// No connection was made, so no byte was written.
+    #[error("{0}")]
+    NotConnected(String),
+    /// A byte may have been written.
+    #[error("{0}")]
+    NoReply(String),
+}
+
+impl Connections {
+    /// Connections to addresses that these names tell, secured as `tls` says, or not at all.
+    pub(super) fn new(names: Names, tls: Option<ClientConfig>) -> Self {
+        Self {
+            connector: Connector::new(names, tls),
+            idle: Arc::default(),
+        }
+    }
+
+    /// Sends a request, and waits so long for the head of its response. It is sent once.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(super) async fn send(
+        &self,
+        mut request: Request<()>,
+        body: &[u8],
+        within: Duration,
+    ) -> Result<Answer, Failed> {
+        if !body.is_empty() {
+            let length = body.len().into();
+            request.headers_mut().insert(CONTENT_LENGTH, length);
+        }
+        let asked = async {
+            let mut connection = match self.idle.take() {
+                Some(connection) => connection,
+                None => {
+                    let connected = self.connector.connect(request.uri().clone()).await;
+                    connected.map_err(|error| Failed::NotConnected(format!("{error:#}")))?
+                }
+            };
+            let asked = connection.ask(request, body).await;
+            let (response, rest) = asked.map_err(|error| Failed::NoReply(error.to_string()))?;
+            Ok((connection, response, rest))
+        };
+        let (mut connection, response, rest) = tokio::time::timeout(within, asked)
+            .await
+            .map_err(|_| Failed::NoReply(format!("no reply within {within:?}")))??;
+        let body = connection.rest(rest, MAX_BODY_BYTES);
+        let body = match tokio::time::timeout(BODY_TIMEOUT, body).await {
+            Ok(Ok((body, open))) => {
+                if open {
+                    self.idle.keep(connection);
+                }
+                Some(body)
+            }
+            Ok(Err(_)) | Err(_) => None,
+        };
+        Ok(response.map(|()| body))
+    }
+}
+
+/// Connections that nobody uses at the moment.
+#[derive(Default)]
+struct Idle(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    /// Since when each is idle, the oldest first.
+    connections: VecDeque<(Instant, Connection)>,
+    /// Whether somebody is about to close those that are idle for too long.
+    is_watched: bool,
+}
+
+impl Idle {
+    /// The one that was used last: the others may be closed some time.
+    fn take(&self) -> Option<Connection> {
+        loop {
+            let (since, connection) = self.lock().connections.pop_back()?;
+            if since.elapsed() < IDLE_TIMEOUT && connection.is_quiet() {
+                return Some(connection);
+            }
+        }
+    }
+
+    fn keep(self: &Arc<Self>, connection: Connection) {
+        let mut kept = self.lock();
+        if kept.connections.len() < IDLE_CONNECTIONS {
+            kept.connections.push_back((Instant::now(), connection));
+            if !std::mem::replace(&mut kept.is_watched, true) {
+                tokio::spawn(close_idle(Arc::downgrade(self)));
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Idle {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} idle", self.lock().connections.len())
+    }
+}
+
+/// Closes what is idle for too long, until nothing is.
+async fn close_idle(idle: Weak<Idle>) {
+    loop {
+        tokio::time::sleep(IDLE_TIMEOUT).await;
+        let Some(idle) = idle.upgrade() else { return };
+        let mut kept = idle.lock();
+        kept.connections
+            .retain(|(since, _)| since.elapsed() < IDLE_TIMEOUT);
+        if kept.connections.is_empty() {
+            kept.is_watched = false;
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::RootCertStore;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::charge::CONNECT_TIMEOUT;
+    use crate::tls;
+
+    fn trusting_nobody() -> ClientConfig {
+        tls::provide();
+        ClientConfig::builder()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth()
+    }
+
+    /// Connections to whoever listens there, and what asks it.
+    struct Caller {
+        connections: Connections,
+        url: String,
+    }
+
+    impl Caller {
+        async fn of(scheme: &str) -> (TcpListener, Self) {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = listener.local_addr().expect("an address");
+            let tls = (scheme == "https").then(trusting_nobody);
+            let caller = Self {
+                connections: Connections::new(Names::of_system().expect("names"), tls),
+                url: format!("{scheme}://{address}/"),
+            };
+            (listener, caller)
+        }
+
+        async fn ask(&self, body: &str) -> Result<Answer, Failed> {
+            let request = Request::post(&self.url).body(()).expect("a request");
+            let within = 2 * CONNECT_TIMEOUT;
+            self.connections
+                .send(request, body.as_bytes(), within)
+                .await
+        }
+    }
+
+    /// Reads a request that ends with `end`, and replies.
+    async fn serve(client: &mut TcpStream, end: &str, reply: &str) {
+        let mut request = Vec::new();
+        while !request.ends_with(end.as_bytes()) {
+            let read = client.read_buf(&mut request).await.expect("a request");
+            assert!(read > 0, "{}", String::from_utf8_lossy(&request));
+        }
+        client.write_all(reply.as_bytes()).await.expect("written");
+    }
+
+    fn text(answer: Result<Answer, Failed>) -> Option<String> {
+        let body = answer.expect("an answer").into_body()?;
+        Some(String::from_utf8(body).expect("text"))
+    }
+
+    const SHORT: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_answer_tls_got_no_byte_of_a_payment() {
+        let (_silent, caller) = Caller::of("https").await;
+        let answer = caller.ask("a payment").await;
+        assert!(matches!(answer, Err(Failed::NotConnected(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_connected_to_and_is_silent_may_have_got_it() {
+        let (_silent, caller) = Caller::of("http").await;
+        let answer = caller.ask("a payment").await;
+        assert!(matches!(answer, Err(Failed::NoReply(_))));
+    }
+
+    #[tokio::test]
+    async fn a_reply_may_have_a_head_of_many_kilobytes() {
+        let (listener, caller) = Caller::of("http").await;
+        let replies = async {
+            let (mut client, _) = listener.accept().await.expect("a client");
+            let policy = "x".repeat(20_000);
+            let reply = format!("HTTP/1.1 200 OK\r\nPolicy: {policy}\r\nContent-Length: 0\r\n\r\n");
+            serve(&mut client, "body", &reply).await;
+        };
+        let (answer, ()) = tokio::join!(caller.ask("body"), replies);
+        assert_eq!(text(answer).as_deref(), Some(""));
+    }
+
+    #[tokio::test]
+    async fn one_connection_serves_one_request_after_the_other() {
+        let (listener, caller) = Caller::of("http").await;
+        let chunked = "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 404 No\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
+        let replies = async {
+            let (mut client, _) = listener.accept().await.expect("a client");
+            for reply in [SHORT, chunked, "HTTP/1.1 204 No\r\n\r\n", SHORT] {
+                serve(&mut client, "a payment", reply).await;
+            }
+        };
+        let asks = async {
+            for expected in ["ok", "ok", "", "ok"] {
+                let answer = caller.ask("a payment").await;
+                assert_eq!(text(answer).as_deref(), Some(expected));
+            }
+        };
+        tokio::join!(asks, replies);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_cannot_be_used_again_is_not() {
+        let (listener, caller) = Caller::of("http").await;
+        let closing = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
+        let more = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n";
+        let old = "HTTP/1.0 200 OK\r\n\r\nok";
+        let replies = async {
+            for reply in [closing, more, old, SHORT, SHORT] {
+                let (mut client, _) = listener.accept().await.expect("a client");
+                serve(&mut client, "a payment", reply).await;
+            }
+        };
+        let asks = async {
+            // The last is answered by the fifth connection, because the fourth has been closed.
+            for _ in 0..5 {
+                let answer = caller.ask("a payment").await;
+                assert_eq!(text(answer).as_deref(), Some("ok"));
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::join!(asks, replies);
+    }
+
+    #[tokio::test]
+    async fn a_long_path_is_asked_for() {
+        let (listener, mut caller) = Caller::of("http").await;
+        caller.url.push_str(&"x".repeat(20_000));
+        let replies = async {
+            let (mut client, _) = listener.accept().await.expect("a client");
+            serve(&mut client, "a payment", SHORT).await;
+        };
+        let (answer, ()) = tokio::join!(caller.ask("a payment"), replies);
+        assert_eq!(text(answer).as_deref(), Some("ok"));
+    }
+
+    #[tokio::test]
+    async fn idle_connections_are_closed() {
+        let (listener, caller) = Caller::of("http").await;
+        let mut client = {
+            let replies = async {
+                let (mut client, _) = listener.accept().await.expect("a client");
+                serve(&mut client, "a payment", SHORT).await;
+                client
+            };
+            let (answer, client) = tokio::join!(caller.ask("a payment"), replies);
+            assert_eq!(text(answer).as_deref(), Some("ok"));
+            client
+        };
+        tokio::time::pause();
+        let begun_at = Instant::now();
+        assert_eq!(client.read(&mut [0]).await.expect("closed"), 0);
+        assert!(begun_at.elapsed() >= IDLE_TIMEOUT);
+    }
+}
