@@ -49,7 +49,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     telemetry::start(cli.log_format, &cli.rust_log)?;
     let threads = match &cli.command {
         Command::Serve(settings) => settings.worker_threads.get(),
-        _ => std::thread::available_parallelism()?.get(),
+        _ => 1,
     };
     runtime(threads)?.block_on(async {
         let (mut terminate, mut interrupt) = (
