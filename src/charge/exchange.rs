@@ -142,6 +142,7 @@ impl Connection {
             Rest::Nothing { closes } => (Vec::new(), closes),
             Rest::Body(call) => self.body(*call, most).await?,
         };
+        self.buffer.shrink_to(ROOM);
         Ok((body, !closes && self.buffer.is_empty()))
     }
 
@@ -159,7 +160,7 @@ impl Connection {
             let (used, got) = call.read(&self.buffer, &mut body[before..])?;
             body.truncate(before + got);
             self.buffer.drain(..used);
-            if body.len() > most {
+            if body.len() > most || self.buffer.len() > most {
                 return Err(Broken::TooLong);
             }
             if call.can_proceed() && !until_closed {

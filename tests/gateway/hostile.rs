@@ -21,6 +21,8 @@ enum Mode {
     Honest,
     /// This status with a body that never ends.
     Endless(u16),
+    /// This status with a chunk whose size never ends.
+    EndlessSize(u16),
     /// Bytes that are no HTTP.
     Garbage,
     /// Another address, where nobody should ever be called.
@@ -106,6 +108,13 @@ async fn answer(mut client: TcpStream, mode: Mode, honest: &str) -> std::io::Res
                 client.write_all(&block).await?;
             }
         }
+        Mode::EndlessSize(status) => {
+            let head = format!("HTTP/1.1 {status} S\r\nTransfer-Encoding: chunked\r\n\r\n1;");
+            client.write_all(head.as_bytes()).await?;
+            loop {
+                client.write_all(&block).await?;
+            }
+        }
         Mode::Garbage => client.write_all(&block).await?,
         Mode::Redirect => {
             let head =
@@ -177,6 +186,7 @@ async fn whatever_a_processor_answers_proves_no_more_than_it_should() {
     let unknown = ["Unknown"];
     for (mode, expected) in [
         (Mode::Endless(200), charged),
+        (Mode::EndlessSize(200), charged),
         (Mode::WrongJson(200), charged),
         (Mode::Short(200), charged),
         (Mode::Endless(500), unknown),
@@ -228,6 +238,7 @@ async fn a_processor_that_answers_nonsense_harms_nothing() {
     // None of these says that it charged what it did not.
     for mode in [
         Mode::Endless(500),
+        Mode::EndlessSize(500),
         Mode::Garbage,
         Mode::Redirect,
         Mode::HugeHeader,
