@@ -50,7 +50,7 @@ impl Connector {
     /// Connects within [`CONNECT_TIMEOUT`].
     ///
     /// # Errors
-    /// No connection was made, so no byte was written.
+    /// No connection was made, so no byte of a request was written.
     pub(super) async fn connect(&self, to: Uri) -> anyhow::Result<Connection> {
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, self.stream(to)).await;
         let stream = connected
@@ -70,10 +70,14 @@ impl Connector {
 }
 
 impl Stream for Secured {
-    fn socket(&self) -> &TcpStream {
+    fn is_quiet(&self) -> bool {
         match self.inner() {
-            MaybeHttpsStream::Http(plain) => plain.inner(),
-            MaybeHttpsStream::Https(tls) => tls.inner().get_ref().0.inner().inner(),
+            MaybeHttpsStream::Http(plain) => plain.inner().is_quiet(),
+            MaybeHttpsStream::Https(tls) => {
+                let (tcp, session) = tls.inner().get_ref();
+                // It wants nothing more where there is something deciphered that nobody has read, or the end.
+                session.wants_read() && tcp.inner().inner().is_quiet()
+            }
         }
     }
 }

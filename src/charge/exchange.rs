@@ -5,7 +5,8 @@
 use std::io;
 use std::mem::MaybeUninit;
 
-use hyper::{Request, Response};
+use hyper::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use hyper::{Request, Response, StatusCode, Version};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -17,25 +18,26 @@ use ureq_proto::{BodyMode, Error};
 const ROOM: usize = 1_024;
 /// A line of a request, at most.
 const MAX_LINE_BYTES: usize = 64 * 1_024;
-/// The head of a reply, at most.
+/// The head of a reply with all that is said before it (1xx), at most.
 const MAX_HEAD_BYTES: usize = 64 * 1_024;
 
 /// What bytes come from and go to, with TLS or without.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
-    /// The socket beneath.
-    fn socket(&self) -> &TcpStream;
+    /// Whether there is nothing to read, the end included.
+    fn is_quiet(&self) -> bool;
 }
 
 impl Stream for TcpStream {
-    fn socket(&self) -> &TcpStream {
-        self
+    fn is_quiet(&self) -> bool {
+        let unread = SockRef::from(self).peek(&mut [MaybeUninit::uninit()]);
+        matches!(unread, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 }
 
 /// A connection, for one request after the other.
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
-    /// What was read and belongs to no reply yet.
+    /// The request that is being written; then what was read and is not used yet.
     buffer: Vec<u8>,
 }
 
@@ -51,18 +53,22 @@ pub(super) enum Broken {
     /// The other side closed it.
     #[error("the connection was closed before the reply was complete")]
     Ended,
-    /// The request has no end.
-    #[error("the request cannot be written")]
-    Unwritten,
     /// More than [`MAX_HEAD_BYTES`], or a body that is longer than was asked for.
     #[error("the reply is too long")]
     TooLong,
+    /// The other side goes on in another protocol (101), and the answer is still to come.
+    #[error("answered {0}, which is no answer")]
+    NoAnswer(StatusCode),
+    /// The protocol does not go on from there, which it always does.
+    #[error("the protocol does not go on")]
+    Stuck,
 }
 
 /// What follows the head of a reply.
-pub(super) enum Rest {
-    Body(Box<Call<RecvBody>>),
-    Nothing { closes: bool },
+pub(super) struct Rest {
+    body: Option<Box<Call<RecvBody>>>,
+    /// Whether the connection ends with it.
+    closes: bool,
 }
 
 impl Connection {
@@ -75,8 +81,7 @@ impl Connection {
 
     /// Whether the other side has neither closed it nor said anything that nobody asked for.
     pub(super) fn is_quiet(&self) -> bool {
-        let unread = SockRef::from(self.stream.socket()).peek(&mut [MaybeUninit::uninit()]);
-        matches!(unread, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        self.stream.is_quiet()
     }
 
     /// Sends a request, and reads the head of its reply. Nothing is left of the reply before.
@@ -96,34 +101,40 @@ impl Connection {
     }
 
     async fn head(&mut self, mut call: Call<RecvResponse>) -> Result<(Response<()>, Rest), Broken> {
+        let mut read = 0;
         let response = loop {
-            if self.buffer.len() >= MAX_HEAD_BYTES {
+            if read >= MAX_HEAD_BYTES {
                 return Err(Broken::TooLong);
             }
-            self.read().await?;
-            if let Some(response) = self.parse(&mut call)? {
+            let new = self.read().await?;
+            read += new;
+            // What is no HTTP is seen at once; a long head that comes byte by byte is not parsed each time.
+            if (self.buffer.len() <= ROOM || ends_head(&self.buffer, new))
+                && let Some(response) = self.parse(&mut call)?
+            {
                 break response;
             }
         };
-        let rest = match call.proceed() {
-            Some(RecvResponseResult::RecvBody(call)) => Rest::Body(Box::new(call)),
-            Some(RecvResponseResult::Redirect(call)) => Rest::Nothing {
-                closes: call.must_close_connection(),
-            },
-            Some(RecvResponseResult::Cleanup(call)) => Rest::Nothing {
-                closes: call.must_close_connection(),
-            },
-            None => return Err(Broken::Ended),
+        if response.status().is_informational() {
+            return Err(Broken::NoAnswer(response.status()));
+        }
+        let (body, closes) = match call.proceed().ok_or(Broken::Stuck)? {
+            RecvResponseResult::RecvBody(call) => (Some(Box::new(call)), false),
+            RecvResponseResult::Redirect(call) => (None, call.must_close_connection()),
+            RecvResponseResult::Cleanup(call) => (None, call.must_close_connection()),
         };
-        Ok((response, rest))
+        let closes = closes || !is_plain(&response);
+        Ok((response, Rest { body, closes }))
     }
 
     /// The head, where all of it was read. What is said before it (1xx) is left out.
     fn parse(&mut self, call: &mut Call<RecvResponse>) -> Result<Option<Response<()>>, Error> {
+        let mut used = 0;
         loop {
-            let (used, response) = call.try_response(&self.buffer, false)?;
-            self.buffer.drain(..used);
-            if used == 0 || response.is_some() {
+            let (more, response) = call.try_response(&self.buffer[used..], false)?;
+            used += more;
+            if more == 0 || response.is_some() {
+                self.buffer.drain(..used);
                 return Ok(response);
             }
         }
@@ -138,12 +149,12 @@ impl Connection {
         rest: Rest,
         most: usize,
     ) -> Result<(Vec<u8>, bool), Broken> {
-        let (body, closes) = match rest {
-            Rest::Nothing { closes } => (Vec::new(), closes),
-            Rest::Body(call) => self.body(*call, most).await?,
+        let (body, ends) = match rest.body {
+            Some(call) => self.body(*call, most).await?,
+            None => (Vec::new(), false),
         };
         self.buffer.shrink_to(ROOM);
-        Ok((body, !closes && self.buffer.is_empty()))
+        Ok((body, !rest.closes && !ends && self.buffer.is_empty()))
     }
 
     async fn body(
@@ -152,7 +163,7 @@ impl Connection {
         most: usize,
     ) -> Result<(Vec<u8>, bool), Broken> {
         let until_closed = call.body_mode() == BodyMode::CloseDelimited;
-        let mut body = Vec::new();
+        let (mut body, mut framing) = (Vec::new(), 0);
         loop {
             let before = body.len();
             // What is in chunks becomes shorter.
@@ -160,7 +171,8 @@ impl Connection {
             let (used, got) = call.read(&self.buffer, &mut body[before..])?;
             body.truncate(before + got);
             self.buffer.drain(..used);
-            if body.len() > most || self.buffer.len() > most {
+            framing += used - got;
+            if body.len() > most || framing + self.buffer.len() > most {
                 return Err(Broken::TooLong);
             }
             if call.can_proceed() && !until_closed {
@@ -172,32 +184,62 @@ impl Connection {
             match self.read().await {
                 Err(Broken::Ended) if until_closed => break,
                 read => read?,
-            }
+            };
         }
-        let closes = match call.proceed() {
-            Some(RecvBodyResult::Cleanup(call)) => call.must_close_connection(),
-            Some(RecvBodyResult::Redirect(call)) => call.must_close_connection(),
-            None => true,
+        let closes = match call.proceed().ok_or(Broken::Stuck)? {
+            RecvBodyResult::Cleanup(call) => call.must_close_connection(),
+            RecvBodyResult::Redirect(call) => call.must_close_connection(),
         };
         Ok((body, closes))
     }
 
-    /// Reads what there is.
-    async fn read(&mut self) -> Result<(), Broken> {
+    /// Reads what there is, and returns how many bytes.
+    async fn read(&mut self) -> Result<usize, Broken> {
         self.buffer.reserve(ROOM);
         match self.stream.read_buf(&mut self.buffer).await? {
             0 => Err(Broken::Ended),
-            _ => Ok(()),
+            read => Ok(read),
         }
     }
 }
 
+/// Whether a head may end in the last `new` bytes, which is where an empty line does.
+fn ends_head(read: &[u8], new: usize) -> bool {
+    const EMPTY_LINE: &[u8] = b"\n\r\n";
+    let begin = (read.len() - new).saturating_sub(EMPTY_LINE.len() - 1);
+    let tail = &read[begin..];
+    let has = |end: &[u8]| tail.windows(end.len()).any(|bytes| bytes == end);
+    has(EMPTY_LINE) || has(b"\n\n")
+}
+
+/// Whether it is beyond doubt where the reply ends (RFC 9112, 6.3): only then can another one follow it.
+fn is_plain(response: &Response<()>) -> bool {
+    let headers = response.headers();
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let is_clear = match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => {
+            let has_body =
+                ![StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&response.status());
+            coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+                && !headers.contains_key(CONTENT_LENGTH)
+                && has_body
+        }
+        (Some(_), Some(_)) => false,
+    };
+    is_clear && response.version() == Version::HTTP_11
+}
+
 /// Writes a request to `out`.
 fn write(
-    request: Request<()>,
+    mut request: Request<()>,
     body: &[u8],
     out: &mut Vec<u8>,
 ) -> Result<Call<RecvResponse>, Broken> {
+    if !body.is_empty() {
+        let length = body.len().into();
+        request.headers_mut().insert(CONTENT_LENGTH, length);
+    }
     let mut call = Call::new(request)?.proceed();
     write_head(&mut call, out)?;
     match call.proceed()? {
@@ -205,9 +247,9 @@ fn write(
         Some(SendRequestResult::SendBody(mut call)) => {
             call.consume_direct_write(body.len())?;
             out.extend_from_slice(body);
-            call.proceed().ok_or(Broken::Unwritten)
+            call.proceed().ok_or(Broken::Stuck)
         }
-        Some(SendRequestResult::Await100(_)) | None => Err(Broken::Unwritten),
+        Some(SendRequestResult::Await100(_)) | None => Err(Broken::Stuck),
     }
 }
 

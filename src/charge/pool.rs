@@ -5,10 +5,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use hyper::header::CONTENT_LENGTH;
 use hyper::{Request, Response};
 use rustls::ClientConfig;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::Names;
 use super::connect::Connector;
@@ -36,7 +35,7 @@ pub(super) type Answer = Response<Option<Vec<u8>>>;
 /// Why there is no response, in words.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failed {
-    /// No connection was made, so no byte was written.
+    /// No connection was made, so no byte of the request was written.
     #[error("{0}")]
     NotConnected(String),
     /// A byte may have been written.
@@ -59,31 +58,27 @@ impl Connections {
     /// There is none.
     pub(super) async fn send(
         &self,
-        mut request: Request<()>,
+        request: Request<()>,
         body: &[u8],
         within: Duration,
     ) -> Result<Answer, Failed> {
-        if !body.is_empty() {
-            let length = body.len().into();
-            request.headers_mut().insert(CONTENT_LENGTH, length);
-        }
-        let asked = async {
-            let mut connection = match self.idle.take() {
-                Some(connection) => connection,
-                None => {
-                    let connected = self.connector.connect(request.uri().clone()).await;
-                    connected.map_err(|error| Failed::NotConnected(format!("{error:#}")))?
-                }
-            };
-            let asked = connection.ask(request, body).await;
-            let (response, rest) = asked.map_err(|error| Failed::NoReply(error.to_string()))?;
-            Ok((connection, response, rest))
+        let until = Instant::now() + within;
+        let mut connection = match self.idle.take() {
+            Some(connection) => connection,
+            None => {
+                let connected = self.connector.connect(request.uri().clone());
+                timeout_at(until, connected)
+                    .await
+                    .map_err(|_| Failed::NotConnected(format!("no connection within {within:?}")))?
+                    .map_err(|error| Failed::NotConnected(format!("{error:#}")))?
+            }
         };
-        let (mut connection, response, rest) = tokio::time::timeout(within, asked)
+        let (response, rest) = timeout_at(until, connection.ask(request, body))
             .await
-            .map_err(|_| Failed::NoReply(format!("no reply within {within:?}")))??;
+            .map_err(|_| Failed::NoReply(format!("no reply within {within:?}")))?
+            .map_err(|error| Failed::NoReply(error.to_string()))?;
         let body = connection.rest(rest, MAX_BODY_BYTES);
-        let body = match tokio::time::timeout(BODY_TIMEOUT, body).await {
+        let body = match timeout(BODY_TIMEOUT, body).await {
             Ok(Ok((body, open))) => {
                 if open {
                     self.idle.keep(connection);
@@ -129,6 +124,17 @@ impl Idle {
         }
     }
 
+    /// Takes out what is idle for too long, and says when the next one will be: where there is none nobody looks any more.
+    fn outdated(&self) -> (Vec<(Instant, Connection)>, Option<Instant>) {
+        let mut kept = self.lock();
+        let connections = &mut kept.connections;
+        let old = connections.partition_point(|(since, _)| since.elapsed() >= IDLE_TIMEOUT);
+        let old = connections.drain(..old).collect();
+        let next = connections.front().map(|(since, _)| *since + IDLE_TIMEOUT);
+        kept.is_watched = next.is_some();
+        (old, next)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -142,16 +148,12 @@ impl fmt::Debug for Idle {
 
 /// Closes what is idle for too long, until nothing is.
 async fn close_idle(idle: Weak<Idle>) {
-    loop {
-        tokio::time::sleep(IDLE_TIMEOUT).await;
+    let mut due = Some(Instant::now() + IDLE_TIMEOUT);
+    while let Some(at) = due {
+        sleep_until(at).await;
         let Some(idle) = idle.upgrade() else { return };
-        let mut kept = idle.lock();
-        kept.connections
-            .retain(|(since, _)| since.elapsed() < IDLE_TIMEOUT);
-        if kept.connections.is_empty() {
-            kept.is_watched = false;
-            return;
-        }
+        let (_closed, next) = idle.outdated();
+        due = next;
     }
 }
 
@@ -268,21 +270,35 @@ mod tests {
         let closing = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
         let more = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n";
         let old = "HTTP/1.0 200 OK\r\n\r\nok";
+        let kept = "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok";
+        let both = "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\nContent-Length: 2\r\n\r\nok";
         let replies = async {
-            for reply in [closing, more, old, SHORT, SHORT] {
+            for reply in [closing, more, old, kept, both, SHORT, SHORT] {
                 let (mut client, _) = listener.accept().await.expect("a client");
                 serve(&mut client, "a payment", reply).await;
             }
         };
         let asks = async {
-            // The last is answered by the fifth connection, because the fourth has been closed.
-            for _ in 0..5 {
+            // Each connection is closed after its reply, also where that does not say so.
+            for _ in 0..7 {
                 let answer = caller.ask("a payment").await;
                 assert_eq!(text(answer).as_deref(), Some("ok"));
                 tokio::task::yield_now().await;
             }
         };
         tokio::join!(asks, replies);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_final_answer_is_none() {
+        let (listener, caller) = Caller::of("http").await;
+        let replies = async {
+            let (mut client, _) = listener.accept().await.expect("a client");
+            let reply = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n";
+            serve(&mut client, "a payment", reply).await;
+        };
+        let (answer, ()) = tokio::join!(caller.ask("a payment"), replies);
+        assert!(matches!(answer, Err(Failed::NoReply(_))), "{answer:?}");
     }
 
     #[tokio::test]

@@ -3,10 +3,15 @@
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
+use payment_proxy::charge::{Lookup, ProcessorClient, Reply};
+use payment_proxy::config::ProcessorSettings;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rust_decimal::Decimal;
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -14,7 +19,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use uuid::Uuid;
 
 use crate::server::Server;
-use crate::support::{Database, Gateway, eventually, processor};
+use crate::support::{Database, Gateway, eventually, new_claim, processor, resolver};
 
 /// An authority, and its certificate in a file.
 struct Authority {
@@ -114,6 +119,58 @@ async fn a_processor_is_called_by_tls_only_if_our_authority_vouches_for_its_name
         }
         database.execute("TRUNCATE payment_attempt").await;
         gateway.stop().await;
+    }
+}
+
+/// Answers a POST with so many bytes and, in the same breath, with what nobody asked for; anything else with 503.
+async fn say_too_much(listener: TcpListener, bytes: usize) {
+    loop {
+        let mut client = listener.accept().await.expect("a connection").0;
+        tokio::spawn(async move {
+            let mut request = [0; 4_096];
+            while let Ok(1..) = client.read(&mut request).await {
+                let mut reply = "HTTP/1.1 503 S\r\nContent-Length: 0\r\n\r\n".to_owned();
+                if request.starts_with(b"POST") {
+                    let head = "HTTP/1.1 200 OK\r\nContent-Length: 900\r\nX: ";
+                    let rest = format!("\r\n\r\n{}", "y".repeat(900));
+                    let filled = "x".repeat(bytes - head.len() - rest.len());
+                    let more = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
+                    reply = format!("{head}{filled}{rest}{more}");
+                }
+                if client.write_all(reply.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn what_follows_a_reply_by_tls_is_not_taken_for_the_next() {
+    let authority = Authority::new();
+    // As much as is read at once, a little less, and a little more: the rest is where the last read left it.
+    for bytes in 1_020..=1_028 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let plain = listener.local_addr().expect("an address").to_string();
+        tokio::spawn(say_too_much(listener, bytes));
+        let port = encrypted(&authority, "localhost", &plain).await;
+        let settings = ProcessorSettings {
+            name: "default".to_owned(),
+            fee: Decimal::new(5, 2),
+            url: format!("https://localhost:{port}").parse().expect("a URL"),
+        };
+        let pem = std::fs::read_to_string(authority.file()).expect("a file");
+        let authorities = pem.parse().expect("an authority");
+        let timeout = Duration::from_secs(5);
+        let client = ProcessorClient::new(&settings, timeout, &resolver(), Some(&authorities));
+        let (client, claim) = (client.expect("a client"), new_claim());
+        let reply = client.post(&claim, None).await;
+        assert!(
+            matches!(reply, Reply::Status { code: 200, .. }),
+            "{bytes}: {reply:?}"
+        );
+        let lookup = client.lookup(claim.payment.correlation_id).await;
+        assert!(matches!(lookup, Lookup::NoAnswer(_)), "{bytes}: {lookup:?}");
     }
 }
 
