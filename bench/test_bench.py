@@ -271,6 +271,13 @@ class Report(unittest.TestCase):
         self.assertIn("| 200 MB PSS | <= 350 MB PSS | yes |", text)
         self.assertIn("![one](one-0.svg)", text)
 
+    def test_the_memory_of_an_instance_in_overload_stands_by_itself(self):
+        memory = {"quiet": {"api1": 20, "api2": 24, "box": 150}, "overload": {"api1": 46, "api2": 45, "box": 180}}
+        values = report.memory({name: Outcome([], memory_mb=mb) for name, mb in memory.items()})
+        self.assertEqual([value.value for value in values], [24, 46, 180])
+        self.assertEqual([value.reached for value in values], [True, None, True])
+        self.assertEqual(report.memory({"start": Outcome([])}), [])
+
     def test_report_and_charts_are_written(self):
         with tempfile.TemporaryDirectory() as folder:
             folder = Path(folder)
