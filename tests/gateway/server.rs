@@ -173,11 +173,14 @@ pub fn psql() -> PathBuf {
     Path::new(String::from_utf8_lossy(&bin.stdout).trim()).join("psql")
 }
 
-/// Runs init.sql, as an installation does, on a database of that name.
+/// Runs init.sql, as an installation does, on a database of that name. The roles are those of the cluster, so tests do
+/// it one after the other.
 pub fn run_init_sql(database: &Database) {
     let root = env!("CARGO_MANIFEST_DIR");
     let name = database.url.rsplit('/').next().expect("a name");
-    let init = std::fs::read_to_string(format!("{root}/init.sql")).expect("init.sql");
+    let mut turn = std::fs::File::open(format!("{root}/init.sql")).expect("init.sql");
+    turn.lock().expect("a lock");
+    let init = std::io::read_to_string(&mut turn).expect("init.sql");
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("init.sql");
     std::fs::write(&file, init.replace("payments", name)).expect("a file");
