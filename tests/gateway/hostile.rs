@@ -5,14 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use payment_proxy::charge::{Lookup, ProcessorClient, Reply, Verdict, judge};
-use payment_proxy::config::ProcessorSettings;
-use rust_decimal::Decimal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::support::{Database, Gateway, eventually, new_claim, processor, resolver};
+use crate::support::{Database, Gateway, default_at, eventually, new_claim, processor, resolver};
 
 /// What a processor answers to every call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,11 +172,7 @@ async fn verdict(client: &ProcessorClient) -> (Verdict, Reply, Option<Lookup>) {
 async fn whatever_a_processor_answers_proves_no_more_than_it_should() {
     let honest = processor().await;
     let hostile = Hostile::before(&honest.url()).await;
-    let settings = ProcessorSettings {
-        name: "default".to_owned(),
-        fee: Decimal::new(5, 2),
-        url: hostile.url().parse().expect("a URL"),
-    };
+    let settings = default_at(&hostile.url());
     let timeout = Duration::from_millis(1_500);
     let client = ProcessorClient::new(&settings, timeout, &resolver(), None).expect("a client");
     // The status is the answer, whatever follows it; everything else leaves the payment in doubt.

@@ -8,13 +8,11 @@ use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfi
 use hickory_resolver::proto::op::{Message, MessageType};
 use hickory_resolver::proto::rr::{RData, Record, RecordType, rdata};
 use payment_proxy::charge::{NAME_KEPT, Names, ProcessorClient, Reply};
-use payment_proxy::config::ProcessorSettings;
 use payment_proxy::simulator;
-use rust_decimal::Decimal;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 
-use crate::support::{new_claim, processor};
+use crate::support::{default_at, new_claim, processor};
 
 /// How long the name server says that its answers hold, in seconds, as that of a container engine does.
 const TTL: u32 = 600;
@@ -72,13 +70,7 @@ async fn a_processor_that_changes_its_address_is_found_again_within_seconds() {
     let running = processor().await;
     let port = running.addr.port();
     let name_server = NameServer::start(old).await;
-    let settings = ProcessorSettings {
-        name: "default".to_owned(),
-        fee: Decimal::new(5, 2),
-        url: format!("http://processor.test:{port}")
-            .parse()
-            .expect("a URL"),
-    };
+    let settings = default_at(&format!("http://processor.test:{port}"));
     let timeout = Duration::from_secs(5);
     let client = ProcessorClient::new(&settings, timeout, &name_server.names(), None);
     let client = client.expect("a client");

@@ -352,6 +352,15 @@ pub fn resolver() -> Names {
     Names::of_system().expect("names")
 }
 
+/// The default processor, at that URL.
+pub fn default_at(url: &str) -> ProcessorSettings {
+    ProcessorSettings {
+        name: "default".to_owned(),
+        fee: Decimal::new(5, 2),
+        url: url.parse().expect("a URL"),
+    }
+}
+
 /// A worker in this process, whose steps a test takes one by one.
 pub struct Bench {
     pub worker: Worker,

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use payment_proxy::charge::{Lookup, ProcessorClient, Reply};
-use payment_proxy::config::ProcessorSettings;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use rust_decimal::Decimal;
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,7 +17,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use uuid::Uuid;
 
 use crate::server::Server;
-use crate::support::{Database, Gateway, eventually, new_claim, processor, resolver};
+use crate::support::{Database, Gateway, default_at, eventually, new_claim, processor, resolver};
 
 /// An authority, and its certificate in a file.
 struct Authority {
@@ -154,11 +152,7 @@ async fn what_follows_a_reply_by_tls_is_not_taken_for_the_next() {
         let plain = listener.local_addr().expect("an address").to_string();
         tokio::spawn(say_too_much(listener, bytes));
         let port = encrypted(&authority, "localhost", &plain).await;
-        let settings = ProcessorSettings {
-            name: "default".to_owned(),
-            fee: Decimal::new(5, 2),
-            url: format!("https://localhost:{port}").parse().expect("a URL"),
-        };
+        let settings = default_at(&format!("https://localhost:{port}"));
         let pem = std::fs::read_to_string(authority.file()).expect("a file");
         let authorities = pem.parse().expect("an authority");
         let timeout = Duration::from_secs(5);
