@@ -24,8 +24,11 @@ use crate::worker::{OnArrival, Worker};
 
 /// Payments in one INSERT, at most.
 pub const ACCEPT_BATCH: usize = 500;
-/// Payments in one commit from which on it is a crowd.
-pub const ACCEPT_CROWD: usize = 8;
+/// Payments a second, committed by one instance, from which on they are a crowd.
+pub const ACCEPT_CROWD: f64 = 4_000.0;
+/// Over how long that is counted, at least. Long enough that a few which come together are no crowd, and short beside
+/// the half second for which the load balancer sends all to one instance.
+pub const ACCEPT_CROWD_SPAN: Duration = Duration::from_millis(16);
 /// The time from one crowd's commit to the next.
 pub const ACCEPT_PACE: Duration = Duration::from_millis(4);
 /// How long what arrives waits for the INSERT under way, to go into the next one together, before another
@@ -186,30 +189,39 @@ impl Waiting {
     }
 }
 
-/// How fast one commit follows another. At once, as long as few payments are in each; where each of the last two had
-/// [`ACCEPT_CROWD`], [`ACCEPT_PACE`] after it: more go together then, for half of the work that each takes, and
-/// in a crowd a payment waits for its CPU longer than for that.
+/// How fast one commit follows another. At once, as long as few payments come; where [`ACCEPT_CROWD`] do, [`ACCEPT_PACE`]
+/// after it: more go together then, for half of the work that each takes, and in a crowd a payment waits for its CPU
+/// longer than for that.
 #[derive(Debug, Default)]
 struct Pace {
     /// When the last commit began.
     last_at: Option<Instant>,
-    /// Payments in the last one and in the one before it.
-    together: [usize; 2],
+    /// From when on payments are counted.
+    since: Option<Instant>,
+    /// Payments committed after that.
+    counted: u32,
+    /// Whether they were a crowd when they were last counted.
+    crowded: bool,
 }
 
 impl Pace {
     /// The earliest time of the next commit; none if that is now.
     fn next_at(&self) -> Option<Instant> {
-        let crowded = self.together.iter().all(|count| *count >= ACCEPT_CROWD);
         self.last_at
-            .filter(|_| crowded)
+            .filter(|_| self.crowded)
             .map(|last_at| last_at + ACCEPT_PACE)
     }
 
     /// So many payments are committed now.
     fn committing(&mut self, count: usize, now: Instant) {
         self.last_at = Some(now);
-        self.together = [count, self.together[0]];
+        self.counted += u32::try_from(count).unwrap_or(u32::MAX);
+        let span = now - *self.since.get_or_insert(now);
+        if span >= ACCEPT_CROWD_SPAN {
+            self.crowded = f64::from(self.counted) >= ACCEPT_CROWD * span.as_secs_f64();
+            self.since = Some(now);
+            self.counted = 0;
+        }
     }
 }
 
@@ -518,21 +530,62 @@ async fn find(
 mod tests {
     use super::*;
 
+    /// Commits of so many payments, so far apart, for a second. Returns how many of them were followed by a pause.
+    fn paced(pace: &mut Pace, begin: Instant, count: usize, apart: Duration) -> usize {
+        let commits = (Duration::from_secs(1).as_nanos() / apart.as_nanos()) as u32;
+        let spaced = (0..commits).filter(|number| {
+            let now = begin + apart * *number;
+            pace.committing(count, now);
+            let next_at = pace.next_at();
+            assert!(next_at.is_none_or(|at| at == now + ACCEPT_PACE));
+            next_at.is_some()
+        });
+        spaced.count()
+    }
+
     #[test]
-    fn commits_are_spaced_while_they_are_crowds_and_only_then() {
-        let begin = Instant::now();
+    fn commits_are_spaced_while_payments_are_a_crowd_and_only_then() {
         let mut pace = Pace::default();
-        let mut next = |count, after: Duration| {
-            pace.committing(count, begin + after);
-            pace.next_at().map(|at| at - begin)
+        let mut now = Instant::now();
+        let mut next_second = |count, apart| {
+            let spaced = paced(&mut pace, now, count, apart);
+            now += Duration::from_secs(1);
+            spaced
         };
-        let (calm, crowd) = (ACCEPT_CROWD - 1, ACCEPT_CROWD);
-        let ms = Duration::from_millis;
-        assert_eq!(next(crowd, ms(0)), None, "one is a coincidence");
-        assert_eq!(next(crowd, ms(1)), Some(ms(1) + ACCEPT_PACE));
-        assert_eq!(next(ACCEPT_BATCH, ms(5)), Some(ms(5) + ACCEPT_PACE));
-        assert_eq!(next(calm, ms(9)), None);
-        assert_eq!(next(crowd, ms(10)), None);
-        assert_eq!(next(crowd, ms(11)), Some(ms(11) + ACCEPT_PACE));
+        let us = Duration::from_micros;
+        assert_eq!(next_second(1, us(500)), 0, "2,000 a second, one by one");
+        assert_eq!(next_second(16, us(8_000)), 0, "the same after stalls");
+        let within = ACCEPT_CROWD_SPAN.as_micros() as usize / 500;
+        let spaced = next_second(3, us(500));
+        assert!(spaced >= 2_000 - within - 1, "6,000 a second: {spaced}");
+        assert_eq!(next_second(24, ACCEPT_PACE), 250, "the same, spaced");
+        let spaced = next_second(8, ACCEPT_PACE);
+        assert!(spaced <= 4, "2,000 a second again: {spaced}");
+    }
+
+    #[test]
+    fn a_handful_that_comes_together_is_no_crowd() {
+        let mut pace = Pace::default();
+        let begin = Instant::now();
+        for second in 0..5 {
+            for number in 0..20 {
+                pace.committing(
+                    1,
+                    begin + Duration::from_secs(second) + Duration::from_micros(100) * number,
+                );
+                assert_eq!(pace.next_at(), None);
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_after_a_crowd_waits_for_nobody() {
+        let mut pace = Pace::default();
+        let begin = Instant::now();
+        paced(&mut pace, begin, 24, ACCEPT_PACE);
+        let later = begin + Duration::from_millis(1_500);
+        assert!(pace.next_at().is_some_and(|at| at <= later));
+        pace.committing(1, later);
+        assert_eq!(pace.next_at(), None);
     }
 }
