@@ -11,7 +11,7 @@ STATEMENTS = {
     "accept_payment(": "accept one",
     "accept_payments(": "accept some",
     "WITH free AS": "claim",
-    "INSERT INTO payment_processed": "settle",
+    "settle_payments(": "settle",
 }
 OTHERS = "all else"
 SEEN = "SELECT replace(query, ',', ' '), calls, total_exec_time * 1000 FROM (SELECT regexp_replace(query, '\\s+', ' ', 'g') AS query, calls, total_exec_time FROM pg_stat_statements) s"

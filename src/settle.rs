@@ -347,26 +347,9 @@ async fn settle(
         .collect();
     let accepted: Vec<DateTime<Utc>> = charged.iter().map(|(claim, _)| claim.accepted_at).collect();
     let attempts: Vec<i32> = charged.iter().map(|(claim, _)| claim.attempt).collect();
-    // The arrays are null where all were removed and all were booked, which is the rule.
+    // Null where all were removed and all were booked, which is the rule.
     let row = sqlx::query!(
-        r#"WITH removed AS (
-            DELETE FROM payment_queue WHERE correlation_id = ANY ($1) AND processor = $2
-            RETURNING correlation_id
-        ), booked AS (
-            INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
-            SELECT correlation_id, amount, $2, requested_at, accepted_at, attempt
-            FROM UNNEST($1::uuid[], $3::numeric[], $4::timestamptz[], $5::timestamptz[], $6::int[])
-                AS c (correlation_id, amount, requested_at, accepted_at, attempt)
-            WHERE NOT EXISTS (SELECT FROM payment_archived a WHERE a.correlation_id = c.correlation_id)
-            ORDER BY correlation_id
-            ON CONFLICT ON CONSTRAINT payment_processed_pkey DO NOTHING
-            RETURNING correlation_id
-        )
-        SELECT
-            CASE WHEN (SELECT count(*) FROM removed) < cardinality($1) THEN ARRAY(SELECT correlation_id FROM removed) END
-                AS removed,
-            CASE WHEN (SELECT count(*) FROM booked) < cardinality($1) THEN ARRAY(SELECT correlation_id FROM booked) END
-                AS booked"#,
+        "SELECT removed_ids, booked_ids FROM settle_payments($1, $2, $3, $4, $5, $6)",
         &ids,
         processor,
         &amounts,
@@ -377,8 +360,8 @@ async fn settle(
     .fetch_one(pool)
     .await?;
     let (removed, booked) = (
-        row.removed.map(HashSet::from_iter),
-        row.booked.map(HashSet::from_iter),
+        row.removed_ids.map(HashSet::from_iter),
+        row.booked_ids.map(HashSet::from_iter),
     );
     let missing = |from: &Option<HashSet<Uuid>>, id: &Uuid| {
         from.as_ref().is_some_and(|ids| !ids.contains(id))

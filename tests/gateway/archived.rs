@@ -19,6 +19,8 @@ use crate::support::{
     production_terms,
 };
 
+/// When a processor charged one of those.
+const STAMP: &str = "2025-06-01T01:00:00Z";
 /// A row of `audit.totals`.
 type TotalsRow = (DateTime<Utc>, String, i64, Decimal);
 
@@ -173,14 +175,11 @@ fn charged(correlation_id: Uuid, stamp: &str) -> Ended {
     }
 }
 
-#[tokio::test]
-async fn a_charge_that_is_booked_while_its_payment_is_archived_is_not_booked_twice() {
-    let database = filled().await;
-    let stamp = "2025-06-01T01:00:00Z";
-    let known: Uuid = sqlx::query_scalar("SELECT correlation_id FROM payment_processed LIMIT 1")
-        .fetch_one(&database.pool)
-        .await
-        .expect("one");
+/// Settles the charge of a payment while that is archived. Returns what was said of it.
+async fn settle_while_archiving(
+    database: &Database,
+    known: Uuid,
+) -> Result<Vec<Anomaly>, sqlx::Error> {
     // The archive as it stands just before its commit.
     let mut moving = database.pool.begin().await.expect("a transaction");
     let moved = format!(
@@ -195,7 +194,7 @@ async fn a_charge_that_is_booked_while_its_payment_is_archived_is_not_booked_twi
     let pool = database.pool.clone();
     let settling =
         tokio::spawn(
-            async move { record(&pool, production_terms(), &[charged(known, stamp)]).await },
+            async move { record(&pool, production_terms(), &[charged(known, STAMP)]).await },
         );
     eventually("the settle waits for the archive", async || {
         let waiting =
@@ -204,20 +203,55 @@ async fn a_charge_that_is_booked_while_its_payment_is_archived_is_not_booked_twi
     })
     .await;
     moving.commit().await.expect("a commit");
-    let error = settling
+    settling.await.expect("no panic")
+}
+
+/// One of the payments that are settled.
+async fn one_settled(database: &Database) -> Uuid {
+    sqlx::query_scalar("SELECT correlation_id FROM payment_processed LIMIT 1")
+        .fetch_one(&database.pool)
         .await
-        .expect("no panic")
-        .expect_err("it is to be done again");
-    assert!(is_transient(&error), "{error}");
-    let again = record(&database.pool, production_terms(), &[charged(known, stamp)]).await;
-    let expected = Anomaly::BookedBefore {
+        .expect("one")
+}
+
+/// What is said of the charge of a payment that is archived.
+fn booked_before(known: Uuid) -> Anomaly {
+    Anomaly::BookedBefore {
         correlation_id: known,
         charged: "default".to_owned(),
         booked: "default".to_owned(),
-    };
-    assert_eq!(again.expect("an answer"), [expected]);
+    }
+}
+
+#[tokio::test]
+async fn a_charge_that_is_booked_while_its_payment_is_archived_is_not_booked_twice() {
+    let database = filled().await;
+    let known = one_settled(&database).await;
+    let error = settle_while_archiving(&database, known)
+        .await
+        .expect_err("it is to be done again");
+    assert!(is_transient(&error), "{error}");
+    let again = record(&database.pool, production_terms(), &[charged(known, STAMP)]).await;
+    assert_eq!(again.expect("an answer"), [booked_before(known)]);
     let booked = format!("payment_processed WHERE correlation_id = '{known}'");
     assert_eq!(database.count(&booked).await, 0);
+}
+
+#[tokio::test]
+async fn nor_is_it_while_it_is_in_the_queue_as_well() {
+    let database = filled().await;
+    let known = one_settled(&database).await;
+    database
+        .execute(&format!(
+            "INSERT INTO payment_queue (correlation_id, amount, processor, requested_at, doubt_until)
+             VALUES ('{known}', 19.90, 'default', now(), now())"
+        ))
+        .await;
+    let anomalies = settle_while_archiving(&database, known).await;
+    assert_eq!(anomalies.expect("an answer"), [booked_before(known)]);
+    let booked = format!("payment_processed WHERE correlation_id = '{known}'");
+    assert_eq!(database.count(&booked).await, 0);
+    assert_eq!(database.count("payment_queue").await, 0);
 }
 
 #[tokio::test]

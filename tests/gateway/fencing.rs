@@ -174,6 +174,70 @@ async fn a_charge_whose_queue_row_is_gone_is_booked_all_the_same() {
     assert_eq!(booked(&database).await.len(), 1);
 }
 
+/// A charge that is booked, and whose payment is in the queue and held for its processor once again.
+async fn booked_and_held(database: &Database) -> Claim {
+    let claim = claim_one(database, "default").await;
+    assert_eq!(end(database, &claim, charged(&claim)).await, []);
+    database
+        .execute(&format!(
+            "INSERT INTO payment_queue (correlation_id, amount, processor, requested_at, doubt_until)
+             VALUES ('{}', 19.90, 'default', now(), now())",
+            claim.payment.correlation_id
+        ))
+        .await;
+    claim
+}
+
+#[tokio::test]
+async fn what_is_not_as_expected_of_one_charge_keeps_no_other_of_its_batch_from_the_books() {
+    for (is_gone, is_booked) in [(true, false), (false, true), (true, true)] {
+        let database = Database::migrated().await;
+        let mut claims = Vec::new();
+        let mut expected = Vec::new();
+        if is_booked {
+            let claim = booked_and_held(&database).await;
+            expected.push(Anomaly::BookedBefore {
+                correlation_id: claim.payment.correlation_id,
+                charged: "default".to_owned(),
+                booked: "default".to_owned(),
+            });
+            claims.push(claim);
+        }
+        for _ in 0..3 {
+            claims.push(claim_one(&database, "default").await);
+        }
+        if is_gone {
+            let claim = claim_one(&database, "default").await;
+            let id = claim.payment.correlation_id;
+            database
+                .execute(&format!(
+                    "DELETE FROM payment_queue WHERE correlation_id = '{id}'"
+                ))
+                .await;
+            expected.insert(0, Anomaly::QueueRowGone(id));
+            claims.push(claim);
+        }
+        let ended: Vec<Ended> = claims
+            .iter()
+            .map(|claim| Ended {
+                claim: claim.clone(),
+                outcome: charged(claim),
+            })
+            .collect();
+        let anomalies = record(&database.pool, production_terms(), &ended).await;
+        assert_eq!(anomalies.expect("the database answers"), expected);
+        assert_eq!(database.count("payment_queue").await, 0);
+        let booked = i64::try_from(claims.len()).expect("few");
+        assert_eq!(database.count("payment_processed").await, booked);
+        let (totals,): (i64,) =
+            sqlx::query_as("SELECT sum(requests)::bigint FROM payment_rollup WHERE unit = 'hour'")
+                .fetch_one(&database.pool)
+                .await
+                .expect("totals");
+        assert_eq!(totals, booked);
+    }
+}
+
 #[tokio::test]
 async fn a_late_success_of_a_payment_that_went_elsewhere_is_booked_once_and_reported() {
     let database = Database::migrated().await;
