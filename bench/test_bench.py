@@ -241,7 +241,7 @@ class Tools(unittest.TestCase):
             postgres.transactions("number of transactions actually processed: 0\n")
 
     def test_statements_are_told_apart(self):
-        rows = [["SELECT queued_row FROM accept_payment($1)", "10", "5.5"], ["WITH removed AS (DELETE ...) INSERT INTO payment_processed", "2", "7"], ["BEGIN", "1", "1"], ["COMMIT", "1", "2"]]
+        rows = [["SELECT queued_row FROM accept_payment($1)", "10", "5.5"], ["SELECT removed_ids FROM settle_payments($1)", "2", "7"], ["BEGIN", "1", "1"], ["COMMIT", "1", "2"]]
         found = profile.by_statement(rows)
         self.assertEqual((found["accept one"], found["settle"], found[profile.OTHERS], found["claim"]), ((10, 5.5), (2, 7.0), (2, 3.0), (0, 0.0)))
 
