@@ -15,8 +15,8 @@ use uuid::Uuid;
 use crate::archive::{PAYMENTS, filled, month, whole_hours};
 use crate::server::psql;
 use crate::support::{
-    CENTS, Database, Gateway, enqueue, eventually, new_claim, new_payment, processor, processors,
-    production_terms,
+    CENTS, Database, Gateway, enqueue, eventually, hold, new_claim, new_payment, processor,
+    processors, production_terms,
 };
 
 /// When a processor charged one of those.
@@ -215,11 +215,11 @@ async fn one_settled(database: &Database) -> Uuid {
 }
 
 /// What is said of the charge of a payment that is archived.
-fn booked_before(known: Uuid) -> Anomaly {
+fn booked_before(known: Uuid, booked: &str) -> Anomaly {
     Anomaly::BookedBefore {
         correlation_id: known,
         charged: "default".to_owned(),
-        booked: "default".to_owned(),
+        booked: booked.to_owned(),
     }
 }
 
@@ -232,7 +232,7 @@ async fn a_charge_that_is_booked_while_its_payment_is_archived_is_not_booked_twi
         .expect_err("it is to be done again");
     assert!(is_transient(&error), "{error}");
     let again = record(&database.pool, production_terms(), &[charged(known, STAMP)]).await;
-    assert_eq!(again.expect("an answer"), [booked_before(known)]);
+    assert_eq!(again.expect("an answer"), [booked_before(known, "default")]);
     let booked = format!("payment_processed WHERE correlation_id = '{known}'");
     assert_eq!(database.count(&booked).await, 0);
 }
@@ -241,14 +241,12 @@ async fn a_charge_that_is_booked_while_its_payment_is_archived_is_not_booked_twi
 async fn nor_is_it_while_it_is_in_the_queue_as_well() {
     let database = filled().await;
     let known = one_settled(&database).await;
-    database
-        .execute(&format!(
-            "INSERT INTO payment_queue (correlation_id, amount, processor, requested_at, doubt_until)
-             VALUES ('{known}', 19.90, 'default', now(), now())"
-        ))
-        .await;
+    hold(&database, known).await;
     let anomalies = settle_while_archiving(&database, known).await;
-    assert_eq!(anomalies.expect("an answer"), [booked_before(known)]);
+    assert_eq!(
+        anomalies.expect("an answer"),
+        [booked_before(known, "default")]
+    );
     let booked = format!("payment_processed WHERE correlation_id = '{known}'");
     assert_eq!(database.count(&booked).await, 0);
     assert_eq!(database.count("payment_queue").await, 0);
@@ -265,18 +263,11 @@ async fn a_charge_of_an_archived_payment_is_not_booked_again() {
     .fetch_one(&database.pool)
     .await
     .expect("one");
-    for (stamp, booked) in [
-        ("2025-06-01T01:00:00Z", "default"),
-        ("2025-07-01T00:00:00Z", "archived"),
-    ] {
+    for (stamp, booked) in [(STAMP, "default"), ("2025-07-01T00:00:00Z", "archived")] {
         let ended = charged(known, stamp);
         let anomalies = record(&database.pool, production_terms(), &[ended]).await;
-        let expected = Anomaly::BookedBefore {
-            correlation_id: known,
-            charged: "default".to_owned(),
-            booked: booked.to_owned(),
-        };
-        assert_eq!(anomalies.expect("an answer"), [expected], "{stamp}");
+        let expected = [booked_before(known, booked)];
+        assert_eq!(anomalies.expect("an answer"), expected, "{stamp}");
     }
     assert_eq!(database.count("payment_processed").await, 0);
     assert_eq!(whole_hours(&database).await, before);

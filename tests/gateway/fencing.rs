@@ -6,7 +6,7 @@ use payment_proxy::charge::Outcome;
 use payment_proxy::claim::{Claim, claim_doubtful, claim_free};
 use payment_proxy::settle::{Anomaly, Ended, record};
 
-use crate::support::{Database, enqueue, expire_lease, new_payment, production_terms};
+use crate::support::{Database, enqueue, expire_lease, hold, new_payment, production_terms};
 
 async fn claim_one(database: &Database, processor: &str) -> Claim {
     enqueue(&database.pool, &[new_payment()])
@@ -178,13 +178,7 @@ async fn a_charge_whose_queue_row_is_gone_is_booked_all_the_same() {
 async fn booked_and_held(database: &Database) -> Claim {
     let claim = claim_one(database, "default").await;
     assert_eq!(end(database, &claim, charged(&claim)).await, []);
-    database
-        .execute(&format!(
-            "INSERT INTO payment_queue (correlation_id, amount, processor, requested_at, doubt_until)
-             VALUES ('{}', 19.90, 'default', now(), now())",
-            claim.payment.correlation_id
-        ))
-        .await;
+    hold(database, claim.payment.correlation_id).await;
     claim
 }
 
@@ -229,11 +223,12 @@ async fn what_is_not_as_expected_of_one_charge_keeps_no_other_of_its_batch_from_
         assert_eq!(database.count("payment_queue").await, 0);
         let booked = i64::try_from(claims.len()).expect("few");
         assert_eq!(database.count("payment_processed").await, booked);
-        let (totals,): (i64,) =
-            sqlx::query_as("SELECT sum(requests)::bigint FROM payment_rollup WHERE unit = 'hour'")
-                .fetch_one(&database.pool)
-                .await
-                .expect("totals");
+        let totals: i64 = sqlx::query_scalar(
+            "SELECT sum(requests)::bigint FROM payment_rollup WHERE unit = 'hour'",
+        )
+        .fetch_one(&database.pool)
+        .await
+        .expect("totals");
         assert_eq!(totals, booked);
     }
 }

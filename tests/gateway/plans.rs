@@ -7,7 +7,7 @@ use payment_proxy::charge::Outcome;
 use payment_proxy::claim::{Claim, claim_doubtful, claim_free};
 use payment_proxy::config::QueueDurability;
 use payment_proxy::database::Pools;
-use payment_proxy::settle::{Ended, record};
+use payment_proxy::settle::{Anomaly, Ended, record};
 use payment_proxy::summary::summarize;
 use sqlx::Connection;
 
@@ -48,7 +48,8 @@ async fn reads(pools: &Pools, table: &str) -> (i64, i64) {
     .expect("statistics")
 }
 
-async fn settle(pools: &Pools, claims: Vec<Claim>) {
+/// Settles what was claimed. Returns what was not as expected of it.
+async fn settle_or_tell(pools: &Pools, claims: Vec<Claim>) -> Vec<Anomaly> {
     let ended = |claim: Claim| Ended {
         outcome: Outcome::Charged {
             requested_at: claim.requested_at,
@@ -56,12 +57,13 @@ async fn settle(pools: &Pools, claims: Vec<Claim>) {
         claim,
     };
     let ended: Vec<Ended> = claims.into_iter().map(ended).collect();
-    assert_eq!(
-        record(&pools.settles, production_terms(), &ended)
-            .await
-            .expect("an answer"),
-        []
-    );
+    record(&pools.settles, production_terms(), &ended)
+        .await
+        .expect("an answer")
+}
+
+async fn settle(pools: &Pools, claims: Vec<Claim>) {
+    assert_eq!(settle_or_tell(pools, claims).await, []);
 }
 
 async fn fill_queue(database: &Database) {
@@ -168,6 +170,17 @@ async fn posting_does_not_search_old_books() {
     // Nor does anything else that becomes of a payment, and of what is archived neither is searched.
     let processed = reads(&pools, "payment_processed").await.0;
     churn(&pools, EXECUTIONS).await;
+    // Settled twice, each row is looked at.
+    let payments: Vec<_> = (0..BATCH).map(|_| new_payment()).collect();
+    enqueue(&pools.requests, &payments)
+        .await
+        .expect("an answer");
+    let claims = claim_free(&pools.claims, production_terms(), "default", BATCH, 0).await;
+    let claims = claims.expect("an answer");
+    settle(&pools, claims.clone()).await;
+    for _ in 0..EXECUTIONS {
+        assert_eq!(settle_or_tell(&pools, claims.clone()).await.len(), BATCH);
+    }
     assert_eq!(reads(&pools, "payment_processed").await.0, processed);
     assert_eq!(
         reads(&pools, "payment_archived").await.0,
