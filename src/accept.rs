@@ -198,7 +198,7 @@ struct Pace {
     last_at: Option<Instant>,
     /// From when on payments are counted.
     since: Option<Instant>,
-    /// Payments committed after that.
+    /// Payments committed since then.
     counted: u32,
     /// Whether they were a crowd when they were last counted.
     crowded: bool,
