@@ -5,6 +5,7 @@
 //! have a few, they are spaced a little.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -259,7 +260,7 @@ impl Writer {
                 continue;
             }
             let payments: Vec<Payment> = batch.iter().map(|posted| posted.payment).collect();
-            let mut write = std::pin::pin!(self.write(&mut connection, &payments));
+            let mut write = pin!(self.write(&mut connection, &payments));
             match tokio::time::timeout(ACCEPT_PATIENCE, &mut write).await {
                 Ok(outcome) => self.answer(&mut batch, outcome).await,
                 Err(_) => {
@@ -309,9 +310,13 @@ impl Writer {
         let claimed_for = on_arrival.as_ref().map(OnArrival::claimed_for);
         let mut attempt = 1;
         let (outcomes, claims) = loop {
-            let written =
-                within(async { enqueue(connection.get().await?, payments, claimed_for).await });
-            match written.await {
+            let written = {
+                // Pinned here, because it is large and would be moved.
+                let written =
+                    pin!(async { enqueue(connection.get().await?, payments, claimed_for).await });
+                within(written).await
+            };
+            match written {
                 Ok(written) => break written,
                 Err(error) => {
                     connection.give_up();

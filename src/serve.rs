@@ -82,7 +82,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         Duration::ZERO,
     ));
     let pools = Pools::new(&settings.database);
-    let stop = Stop::default();
+    let stop = Arc::new(Stop::default());
     let stopping = Arc::new(AtomicBool::new(false));
     let calls = TaskTracker::new();
 
@@ -100,7 +100,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         wake,
         permit_back: Arc::default(),
         calls: calls.clone(),
-        stop: stop.clone(),
+        stop: Arc::clone(&stop),
         depth: Arc::new(Depth::default()),
     });
     let room = Arc::new(Room::new(settings.queue_limit));

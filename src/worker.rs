@@ -82,7 +82,7 @@ pub struct Worker {
     /// Calls to processors under way.
     pub calls: TaskTracker,
     /// When to stop.
-    pub stop: Stop,
+    pub stop: Arc<Stop>,
     /// What is known of the queue.
     pub depth: Arc<Depth>,
 }
@@ -304,7 +304,7 @@ impl Worker {
     }
 
     fn start(&self, index: usize, claim: Claim, permit: Permit, place: Place) {
-        let (stop, permit_back) = (self.stop.clone(), Arc::clone(&self.permit_back));
+        let (stop, permit_back) = (Arc::clone(&self.stop), Arc::clone(&self.permit_back));
         let processors = Arc::clone(&self.processors);
         self.calls.spawn(async move {
             let outcome = charge(&processors[index].client, &claim, permit, &stop).await;
@@ -367,7 +367,7 @@ impl Worker {
     }
 
     fn start_resolving(&self, claim: Claim, place: Place) {
-        let (stop, router) = (self.stop.clone(), self.router.clone());
+        let (stop, router) = (Arc::clone(&self.stop), self.router.clone());
         let processors = Arc::clone(&self.processors);
         let (index, earlier) = (self.index_of(&claim.processor), claim.earlier);
         self.calls.spawn(async move {

@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 use hyper::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use hyper::{Request, Response, StatusCode, Version};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use ureq_proto::client::state::{RecvBody, RecvResponse, SendRequest};
 use ureq_proto::client::{Call, RecvBodyResult, RecvResponseResult, SendRequestResult};
@@ -29,7 +29,9 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
 
 impl Stream for TcpStream {
     fn is_quiet(&self) -> bool {
-        let unread = SockRef::from(self).peek(&mut [MaybeUninit::uninit()]);
+        // The kernel is asked only where its queue of events has told of something since the last read.
+        let peek = || SockRef::from(self).peek(&mut [MaybeUninit::uninit()]);
+        let unread = self.try_io(Interest::READABLE, peek);
         matches!(unread, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 }
@@ -64,6 +66,9 @@ pub(super) enum Broken {
     Stuck,
 }
 
+/// A request that is written down. In a box, as all that waits for a reply: a call is moved several times.
+pub(super) struct Prepared(Box<Call<RecvResponse>>);
+
 /// What follows the head of a reply.
 pub(super) struct Rest {
     body: Option<Box<Call<RecvBody>>>,
@@ -84,23 +89,28 @@ impl Connection {
         self.stream.is_quiet()
     }
 
-    /// Sends a request, and reads the head of its reply. Nothing is left of the reply before.
+    /// Writes down a request, which is then to be sent. Nothing is left of the reply before.
     ///
     /// # Errors
-    /// There is none. Some of the request may have been sent.
-    pub(super) async fn ask(
+    /// It cannot be written in HTTP/1.1.
+    pub(super) fn prepare(
         &mut self,
         request: Request<()>,
         body: &[u8],
-    ) -> Result<(Response<()>, Rest), Broken> {
+    ) -> Result<Prepared, Broken> {
         let call = write(request, body, &mut self.buffer)?;
+        Ok(Prepared(Box::new(call)))
+    }
+
+    /// Sends what was prepared, and reads the head of the reply.
+    ///
+    /// # Errors
+    /// There is none. Some of the request may have been sent.
+    pub(super) async fn ask(&mut self, call: Prepared) -> Result<(Response<()>, Rest), Broken> {
         self.stream.write_all(&self.buffer).await?;
         self.stream.flush().await?;
         self.buffer.clear();
-        self.head(call).await
-    }
-
-    async fn head(&mut self, mut call: Call<RecvResponse>) -> Result<(Response<()>, Rest), Broken> {
+        let Prepared(mut call) = call;
         let mut read = 0;
         let response = loop {
             if read >= MAX_HEAD_BYTES {
@@ -150,7 +160,7 @@ impl Connection {
         most: usize,
     ) -> Result<(Vec<u8>, bool), Broken> {
         let (body, ends) = match rest.body {
-            Some(call) => self.body(*call, most).await?,
+            Some(call) => self.body(call, most).await?,
             None => (Vec::new(), false),
         };
         self.buffer.shrink_to(ROOM);
@@ -159,7 +169,7 @@ impl Connection {
 
     async fn body(
         &mut self,
-        mut call: Call<RecvBody>,
+        mut call: Box<Call<RecvBody>>,
         most: usize,
     ) -> Result<(Vec<u8>, bool), Broken> {
         let until_closed = call.body_mode() == BodyMode::CloseDelimited;

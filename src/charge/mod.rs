@@ -154,7 +154,8 @@ async fn send(
             Some(verdict) => return (verdict, reply.to_string()),
             None => {}
         }
-        let lookup = client.lookup(claim.payment.correlation_id).await;
+        // Boxed, because it is rare and every call would have the room for it.
+        let lookup = Box::pin(client.lookup(claim.payment.correlation_id)).await;
         let verdict = judge(claim, &reply, Some(&lookup)).unwrap_or(Verdict::Unknown);
         tracing::debug!(
             payment.id = %claim.payment.correlation_id, processor.name = claim.processor,

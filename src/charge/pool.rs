@@ -66,14 +66,16 @@ impl Connections {
         let mut connection = match self.idle.take() {
             Some(connection) => connection,
             None => {
-                let connected = self.connector.connect(request.uri().clone());
+                let connected = Box::pin(self.connector.connect(request.uri().clone()));
                 timeout_at(until, connected)
                     .await
                     .map_err(|_| Failed::NotConnected(format!("no connection within {within:?}")))?
                     .map_err(|error| Failed::NotConnected(format!("{error:#}")))?
             }
         };
-        let (response, rest) = timeout_at(until, connection.ask(request, body))
+        let prepared = connection.prepare(request, body);
+        let prepared = prepared.map_err(|error| Failed::NoReply(error.to_string()))?;
+        let (response, rest) = timeout_at(until, connection.ask(prepared))
             .await
             .map_err(|_| Failed::NoReply(format!("no reply within {within:?}")))?
             .map_err(|error| Failed::NoReply(error.to_string()))?;

@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn;
 use sqlx::PgPool;
 use utoipa::openapi::OpenApi;
@@ -58,9 +57,7 @@ impl Api {
             .merge(openapi::pages(&document))
             .fallback(problem::not_found)
             .method_not_allowed_fallback(problem::method_not_allowed)
-            .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-            .layer(from_fn(problem::in_time))
-            .with_state(self)
+            .with_state(Arc::new(self))
     }
 
     /// What the routes are, for a client.
@@ -69,14 +66,16 @@ impl Api {
         Self::documented().1
     }
 
-    fn documented() -> (Router<Self>, OpenApi) {
+    fn documented() -> (Router<Arc<Self>>, OpenApi) {
         let router = OpenApiRouter::new()
-            .routes(routes!(payments::post))
             .routes(routes!(payments::get))
             .routes(routes!(summary::get))
             .routes(routes!(purge::post))
             .routes(routes!(probes::live))
-            .routes(routes!(probes::ready));
+            .routes(routes!(probes::ready))
+            .layer(from_fn(problem::in_time))
+            // It has a limit of its own, and a layer takes its part of each payment.
+            .routes(routes!(payments::post));
         let about = "Settles each payment on exactly one of several payment processors. Errors are \
             problem details (RFC 9457) that say what to change.";
         openapi::split(router, "payment-proxy", about)

@@ -1,11 +1,11 @@
 //! `POST /payments` and `GET /payments/{id}`.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, PathRejection};
-use axum::extract::{Path, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use rust_decimal::Decimal;
@@ -13,7 +13,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::problem::{DatabaseProblems, ProblemBody};
+use super::problem::{self, DatabaseProblems, ProblemBody};
 use super::{Amount, Api, Problem};
 use crate::accept::{Accepted, NotAccepted};
 use crate::database::Condition;
@@ -39,15 +39,15 @@ use crate::trace::{self, TRACEPARENT, Traceparent};
     )
 )]
 pub(super) async fn post(
-    State(api): State<Api>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    State(api): State<Arc<Api>>,
+    request: Request,
 ) -> Result<StatusCode, Problem> {
-    check_content_type(&headers).inspect_err(|_| COUNTS.refused.media_type.add(1))?;
-    let body = body.map_err(|rejection| {
-        COUNTS.refused.body.add(1);
-        Problem::unread_body(&rejection)
-    })?;
+    let content_type = check_content_type(request.headers());
+    let traceparent = traceparent(request.headers());
+    // It is read whatever it is: a connection with half a request on it cannot be used again.
+    let body = problem::read(request.into_body()).await;
+    content_type.inspect_err(|_| COUNTS.refused.media_type.add(1))?;
+    let body = body.inspect_err(|_| COUNTS.refused.body.add(1))?;
     let mut payment = Payment::from_json(&body).map_err(|invalid| {
         let (status, refused) = match invalid {
             InvalidPayment::Malformed(_) => (StatusCode::BAD_REQUEST, &COUNTS.refused.malformed),
@@ -56,7 +56,7 @@ pub(super) async fn post(
         refused.add(1);
         Problem::new(status, invalid.to_string())
     })?;
-    payment.traceparent = traceparent(&headers);
+    payment.traceparent = traceparent;
     let (begun_at, traced_at) = (Instant::now(), trace::now());
     let accepted = api.acceptor.accept(payment).await;
     COUNTS
@@ -181,7 +181,7 @@ enum PaymentState {
     )
 )]
 pub(super) async fn get(
-    State(api): State<Api>,
+    State(api): State<Arc<Api>>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<PaymentView>, Problem> {
     let correlation_id = id

@@ -1,5 +1,6 @@
 //! `GET /livez` and `GET /readyz`.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::extract::State;
@@ -19,7 +20,7 @@ pub(super) async fn live() -> StatusCode {
     get, path = "/readyz", tag = "probes",
     responses((status = 204, description = "It does"), DatabaseProblems)
 )]
-pub(super) async fn ready(State(api): State<Api>) -> Result<StatusCode, Problem> {
+pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<StatusCode, Problem> {
     if api.stopping.load(Ordering::Relaxed) {
         return Err(Problem::unavailable("the instance is stopping"));
     }

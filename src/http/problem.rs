@@ -5,13 +5,13 @@ use std::error::Error as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use http_body_util::LengthLimitError;
 use problem_details::ProblemDetails;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -96,20 +96,16 @@ impl Problem {
     }
 
     /// The body could not be read: it is too long, came too slowly, or was broken off.
-    #[must_use]
-    pub fn unread_body(rejection: &BytesRejection) -> Self {
-        let status = rejection.status();
-        if status == StatusCode::PAYLOAD_TOO_LARGE {
-            return Self::too_long();
+    fn unread_body(error: &axum::Error) -> Self {
+        for cause in std::iter::successors(error.source(), |cause| (*cause).source()) {
+            if cause.is::<LengthLimitError>() {
+                return Self::too_long();
+            }
+            if let Some(slow) = cause.downcast_ref::<TooSlow>() {
+                return Self::new(StatusCode::REQUEST_TIMEOUT, slow.to_string());
+            }
         }
-        let causes = std::iter::successors(rejection.source(), |cause| (*cause).source());
-        match causes
-            .filter_map(|cause| cause.downcast_ref::<TooSlow>())
-            .next()
-        {
-            Some(slow) => Self::new(StatusCode::REQUEST_TIMEOUT, slow.to_string()),
-            None => Self::new(status, "the body ended too early"),
-        }
+        Self::bad_request("the body ended too early")
     }
 
     /// The body is longer than [`MAX_BODY_BYTES`].
@@ -174,18 +170,22 @@ fn responses<const N: usize>(described: [(&str, &str); N]) -> BTreeMap<String, R
     described.into()
 }
 
+/// Reads a body of at most [`MAX_BODY_BYTES`].
+pub(super) async fn read(body: Body) -> Result<Bytes, Problem> {
+    let read = to_bytes(body, MAX_BODY_BYTES).await;
+    read.map_err(|error| Problem::unread_body(&error))
+}
+
 /// The fields of a JSON object, as the body of a request.
 pub(super) struct Fields<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Fields<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         let content_type = check_content_type(request.headers());
         // It is read whatever it is: a connection with half a request on it cannot be used again.
-        let body = Bytes::from_request(request, state)
-            .await
-            .map_err(|rejection| Problem::unread_body(&rejection))?;
+        let body = read(request.into_body()).await?;
         content_type?;
         // An array is not an object, though serde takes it for the fields in their order.
         let object: Map<String, Value> =

@@ -1,5 +1,7 @@
 //! `POST /purge-payments`.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 
@@ -16,7 +18,7 @@ use crate::database::is_not_allowed;
         DatabaseProblems,
     )
 )]
-pub(super) async fn post(State(api): State<Api>) -> Result<StatusCode, Problem> {
+pub(super) async fn post(State(api): State<Arc<Api>>) -> Result<StatusCode, Problem> {
     if !api.allow_purge {
         return Err(Problem::new(
             StatusCode::FORBIDDEN,

@@ -1,5 +1,7 @@
 //! `GET /payments-summary`.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, Uri};
@@ -37,7 +39,7 @@ pub(super) struct Range {
         DatabaseProblems,
     )
 )]
-pub(super) async fn get(State(api): State<Api>, uri: Uri) -> Result<Json<Summary>, Problem> {
+pub(super) async fn get(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<Summary>, Problem> {
     let (from, to) = range(&uri)?;
     match summarize(&api.pool, &api.processors, from, to).await {
         Ok(summary) => Ok(Json(summary)),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use payment_proxy::accept::Accepted;
-use payment_proxy::charge::{Names, ProcessorClient, Stop};
+use payment_proxy::charge::{Names, ProcessorClient};
 use payment_proxy::claim::{Claim, LeaseTerms};
 use payment_proxy::config::{
     DatabaseSettings, MigrateSettings, OwnerSettings, ProcessorSettings, PurgeSettings,
@@ -420,7 +420,7 @@ impl Bench {
             wake,
             permit_back: std::sync::Arc::default(),
             calls: TaskTracker::new(),
-            stop: Stop::default(),
+            stop: std::sync::Arc::default(),
             depth: std::sync::Arc::new(Depth::default()),
         };
         Self { worker, ended }
