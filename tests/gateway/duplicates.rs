@@ -80,11 +80,12 @@ async fn same_id_with_another_amount_is_refused_and_changes_nothing() {
             Accepted::Queued
         ]
     );
-    let again = enqueue(&database.pool, &[other, fresh])
+    let newer = new_payment();
+    let again = enqueue(&database.pool, &[other, fresh, newer])
         .await
         .expect("the database answers");
-    assert_eq!(again, [conflict, Accepted::Known]);
-    assert_eq!(database.count("payment_queue").await, 2);
+    assert_eq!(again, [conflict, Accepted::Known, Accepted::Queued]);
+    assert_eq!(database.count("payment_queue").await, 3);
 }
 
 #[tokio::test]
