@@ -89,6 +89,25 @@ async fn same_id_with_another_amount_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn one_that_is_queued_already_does_not_keep_the_others_of_its_commit_out() {
+    let database = Database::migrated().await;
+    let (known, new) = (new_payment(), new_payment());
+    enqueue(&database.pool, &[known])
+        .await
+        .expect("the database answers");
+    let queued: Vec<Uuid> = sqlx::query_scalar(
+        "SELECT queued_ids FROM accept_payments($1, $2, NULL, NULL, NULL, NULL)",
+    )
+    .bind([known.correlation_id, new.correlation_id])
+    .bind([known.amount, new.amount])
+    .fetch_one(&database.pool)
+    .await
+    .expect("the database answers");
+    assert_eq!(queued, [new.correlation_id]);
+    assert_eq!(database.count("payment_queue").await, 2);
+}
+
+#[tokio::test]
 async fn a_payment_posted_while_it_is_being_settled_is_removed_by_the_claim() {
     let database = Database::migrated().await;
     let payment = new_payment();
