@@ -6,7 +6,7 @@ from bench import box, progress
 from bench.child import Broken
 from bench.line import Value
 from bench.offer import drain, load
-from bench.public import bare_nginx
+from bench.public import bare_nginx, hollow
 from bench.rates import CPU_RATES, QUICK_MS, TRY_S, Bench
 from bench.search import highest
 
@@ -41,15 +41,16 @@ class Floor:
 
 
 def floor(setting):
-    """The loads of open-2000, accept and cpu on less than the service: nothing behind nginx, and nothing settled."""
+    """The loads of open-2000, accept and cpu on less than the service: nothing settled, nothing behind nginx, other nginx behind it."""
     with Bench(setting, "floor", delay_ms=QUICK_MS) as bench:
         stack = bench.stack
         values = Floor("accepted, not settled", lambda rate, seconds: unsettled(bench, rate, seconds)).values(setting.seconds)
-        port, stack.port = stack.port, int(bare_nginx(stack).rpartition(":")[2])
-        file = bench.folder / "bare.csv"
-        values += Floor("a bare nginx", lambda rate, seconds: measured(stack, rate, seconds, file)).values(setting.seconds)
+        port, file = stack.port, bench.folder / "nobody.csv"
+        for name, what, start in (("bare", "a bare nginx", bare_nginx), ("hollow", "nginx before two nginx that answer 202", hollow)):
+            stack.port = int(start(stack).rpartition(":")[2])
+            values += Floor(what, lambda rate, seconds: measured(stack, rate, seconds, file)).values(setting.seconds)
+            stack.stop_nginx(name)
         file.unlink()
-        stack.stop_nginx("bare")
         stack.port = port
         return bench.outcome(values, notes=["what is accepted is settled after each load, when it is not measured any more"])
 
