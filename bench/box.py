@@ -215,9 +215,14 @@ def cpu_s(roots):
 
 
 def machine_busy_s():
-    """Seconds of CPU that anything on this machine has used."""
+    """Seconds of CPU that anything on this machine has used, or its host has kept from it."""
     user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
     return (user + nice + system + irq + softirq + steal) * TICK_S
+
+
+def stolen_s():
+    """Seconds of CPU that something here was ready to use and the host of this machine gave to others."""
+    return int(Path("/proc/stat").read_text().split()[8]) * TICK_S
 
 
 def status_kb(pid, field):

@@ -36,6 +36,8 @@ class Offer:
     others: float = 0.0
     # Share of the load's time in which the box stood still, its CPU time being used up.
     throttled: float = 0.0
+    # CPU seconds that the host of this machine gave to others during the load: whoever posts waits for them.
+    stolen_s: float = 0.0
 
     @property
     def accepted(self):
@@ -64,7 +66,7 @@ class Offer:
         return (
             f"{self.rate}/s for {self.seconds} s: p50 {self.result['p50_ms']:.2f} p99 {self.p99_ms:.2f} max {self.result['max_ms']:.0f} ms; "
             f"settled meanwhile {self.settled / self.seconds:.0f}/s; CPU us per payment {sum(self.us_per_payment.values()):.0f} ({cpu}); "
-            f"throttled {self.throttled:.0%}, others {self.others:.0%}{refused}"
+            f"throttled {self.throttled:.0%}, others {self.others:.0%}, taken by the host {self.stolen_s * 1000:.0f} ms{refused}"
         )
 
 
@@ -90,7 +92,7 @@ def offer(stack, rate, seconds, posted):
 
     # The generator goes on until the last reply, however late that is; what counts is the offered time.
     look = threading.Timer(seconds, at_the_end)
-    begin = time.monotonic()
+    begin, stolen = time.monotonic(), box.stolen_s()
     look.start()
     try:
         result = load(stack, rate, seconds, posted)
@@ -99,13 +101,13 @@ def offer(stack, rate, seconds, posted):
         raise
     look.join()
     throttled = stack.groups.throttled_s() - throttled
-    loaded = time.monotonic() - begin
+    loaded, stolen = time.monotonic() - begin, box.stolen_s() - stolen
     drained = drain(stack, before, result["accepted"])
     used = {part: now - cpu[part] for part, now in stack.cpu_s().items()}
     until = time.monotonic() - begin
     own = sum(now - ours.get(name, 0) for name, now in box.cpu_s(trees(stack)).items()) + result["generator_cpu_s"]
     others = (box.machine_busy_s() - busy - own) / until / os.cpu_count()
-    done = Offer(rate, seconds, result, meanwhile[0], used, until, max(0.0, others), throttled / loaded / os.cpu_count())
+    done = Offer(rate, seconds, result, meanwhile[0], used, until, max(0.0, others), throttled / loaded / os.cpu_count(), stolen)
     progress.say(f"  {done.words()}{'' if drained else '; NOT SETTLED'}")
     return done
 
