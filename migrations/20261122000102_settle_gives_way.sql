@@ -1,5 +1,5 @@
 -- Settle in steps. Nobody waits for a settle, but it takes a CPU for more than a millisecond, and on that CPU may be next who
--- accepts for a client that waits: of all posts at 2,000 a second the slowest hundredth was those that met a settle.
+-- accepts for a client that waits: at 2,000 posts a second most of the slowest hundredth were those that met a settle.
 -- Between its steps it gives way for a millisecond, the shortest pause there is: after the rows have left the queue, and
 -- before the totals are added up. This costs no CPU to speak of, and nobody else wants the rows that are locked meanwhile.
 CREATE OR REPLACE FUNCTION settle_payments(
