@@ -1,6 +1,7 @@
 """The lines about PostgreSQL by itself: logged, bound."""
 
 import re
+from dataclasses import dataclass
 
 from bench import progress, proof
 from bench.child import Broken, run
@@ -61,25 +62,52 @@ def bound(setting):
 
 def pgbench(stack, name, rows, seconds, rate=None):
     """Runs a script. Returns what it is about, rows per second, CPU of PostgreSQL for each in us, and what each transaction took in ms."""
-    file, logs = REPOSITORY / "bench" / "pgbench" / f"{name}.sql", stack.folder / "pgbench"
-    command = ["pgbench", "--no-vacuum", "--protocol=prepared", f"--client={CLIENTS}", f"--jobs={THREADS}", f"--time={seconds}", f"--file={file}"]
-    paced = [f"--rate={rate}", "--log", f"--log-prefix={logs}"] if rate else []
     cpu = stack.cpu_s()["postgres"]
-    done = transactions(run([*command, *paced, stack.url("postgres", "payments")])) * rows
+    done = transactions(run(command(stack, name, seconds, rate))) * rows
     used = (stack.cpu_s()["postgres"] - cpu) / done * 1e6
-    about = next(line.removeprefix("-- ") for line in file.read_text().splitlines())
+    about = next(line.removeprefix("-- ") for line in script(name).read_text().splitlines())
     progress.say(f"  {about}{f' at {rate}/s' if rate else ''}: {done / seconds:,.0f}/s, {used:.0f} us each")
     stack.sql("TRUNCATE payment_queue, payment_processed")
-    took = []
+    return about, done / seconds, used, [one.from_due_ms for one in logged_transactions(stack)]
+
+
+def script(name):
+    """The file of a script."""
+    return REPOSITORY / "bench" / "pgbench" / f"{name}.sql"
+
+
+def command(stack, name, seconds, rate=None):
+    """What runs a script. At a rate each transaction is logged."""
+    paced = [f"--rate={rate}", "--log", f"--log-prefix={stack.folder / 'pgbench'}"] if rate else []
+    how = ["--no-vacuum", "--protocol=prepared", f"--client={CLIENTS}", f"--jobs={THREADS}", f"--time={seconds}", f"--file={script(name)}"]
+    return ["pgbench", *how, *paced, stack.url("postgres", "payments")]
+
+
+@dataclass
+class Transaction:
+    """A transaction that pgbench made at a rate."""
+
+    # Milliseconds since 1970.
+    ended_at: float
+    # From when it was due until its end.
+    from_due_ms: float
+    # From its first statement until its end.
+    took_ms: float
+
+
+def logged_transactions(stack):
+    """Those of the last run at a rate, as they ended. Takes the logs away."""
+    found = []
     for log in stack.folder.glob("pgbench.*"):
-        took += latencies(log.read_text())
+        found += map(parse_transaction, log.read_text().splitlines())
         log.unlink()
-    return about, done / seconds, used, took
+    return sorted(found, key=lambda one: one.ended_at)
 
 
-def latencies(log):
-    """From when each transaction of pgbench's log was due until its end, in ms."""
-    return [int(line.split()[2]) / 1000 for line in log.splitlines()]
+def parse_transaction(line):
+    """A line of pgbench's log: client, number, us, script, end in seconds and us, us by which it began late."""
+    _, _, took, _, seconds, us, late = map(int, line.split())
+    return Transaction(seconds * 1000 + us / 1000, took / 1000, (took - late) / 1000)
 
 
 def transactions(printed):

@@ -1,10 +1,12 @@
 """The line that runs the contest's minute: public."""
 
 import json
+from bisect import bisect_left
 from decimal import Decimal
 from types import SimpleNamespace
 
-from bench import proof, progress
+from bench import postgres, proof, progress
+from bench.child import Broken
 from bench.child import run as run_program
 from bench.line import Outcome, Value, at_most
 from bench.stack import INSTANCES, REPOSITORY, SCRIPTS, Stack, free_port
@@ -52,10 +54,15 @@ def placed(folder):
     return port, run_program([SCRIPTS / "nginx-config.sh", port, folder])
 
 
+def scenario_file(setting):
+    """The contest's minute, or less where less is asked for."""
+    name = "public" if (setting.seconds or PUBLIC_S) >= PUBLIC_S else "short"
+    return REPOSITORY / "load" / "scenarios" / f"{name}.json"
+
+
 def play(setting, stack, address):
     """Runs the scenario against that address."""
-    name = "public" if (setting.seconds or PUBLIC_S) >= PUBLIC_S else "short"
-    file = REPOSITORY / "load" / "scenarios" / f"{name}.json"
+    file = scenario_file(setting)
     scenario = json.loads(file.read_text())
     processors = [books.Processor(name, url, proof.TOKEN) for name, url in stack.processors.items()]
     run = loading.Run(scenario, {n: Decimal(fee) for n, fee in scenario["fees"].items()})
@@ -68,6 +75,32 @@ def latency(run, share):
     return load_report.percentile([p.ms for p in run.posted.values() if not p.unanswered], share)
 
 
+def committing(setting, stack, address):
+    """Two nginx in the place of the instances, at that address, and pgbench that puts a payment into the queue for each of
+    their posts: nothing of ours, and less than a service has to do. Returns what the posts took, and what they would have
+    with a commit before their answer, in ms."""
+    for name in INSTANCES:
+        stack.stop_instance(name)
+    scenario = json.loads(scenario_file(setting).read_text())
+    rate = sum(scenario["users"].values()) / 2 * 1000 / scenario["pause_ms"]
+    stack.child("pgbench", postgres.command(stack, postgres.PACED, scenario["duration_s"], round(rate)))
+    run, _ = play(setting, stack, address)
+    stack.children.pop("pgbench").stop()
+    stack.sql("TRUNCATE payment_queue")
+    for name in INSTANCES:
+        stack.start_instance(name)
+    posts = [post for post in run.posted.values() if not post.unanswered]
+    return [post.ms for post in posts], with_commits([(post.at, post.ms) for post in posts], postgres.logged_transactions(stack))
+
+
+def with_commits(posts, transactions):
+    """What each post, sent then, took, and after it the transaction that was next to end."""
+    ends = [one.ended_at for one in transactions]
+    if not ends:
+        raise Broken("pgbench did nothing")
+    return [ms + transactions[min(bisect_left(ends, at), len(ends) - 1)].took_ms for at, ms in posts]
+
+
 def public(setting):
     """The contest's minute, beside what lies beneath the service under the same load."""
     with Stack(setting.groups, setting.folder / "public") as stack:
@@ -75,7 +108,10 @@ def public(setting):
         bare, _ = play(setting, stack, bare_nginx(stack))
         stack.stop_nginx("bare")
         progress.say("  two of these in the place of the instances")
-        behind, _ = play(setting, stack, hollow(stack))
+        address = hollow(stack)
+        behind, _ = play(setting, stack, address)
+        progress.say("  two of these, and as many commits by pgbench")
+        beside, committed = committing(setting, stack, address)
         stack.stop_nginx("hollow")
         progress.say("  the service while it settles nothing; all is settled after it")
         stack.switch(False)
@@ -95,6 +131,8 @@ def public(setting):
                 Value("of that ours", ours_ms, "ms"),
                 Value("of that ours while nothing is settled", latency(accepting, 0.99), "ms"),
                 Value("of that two nginx that answer 202, in the place of the instances", latency(behind, 0.99), "ms"),
+                Value("of that two of these while pgbench commits as many payments, and such a commit after each", proof.percentile(committed, 0.99), "ms"),
+                Value("of that over the bare nginx's", proof.percentile(committed, 0.99) / bare_ms, "x"),
                 Value("of that the bare nginx", bare_ms, "ms"),
                 Value("checks that agree", agree, f"of {len(run.checks)}", "all", agree == len(run.checks)),
                 Value("score as the contest computes it", float(score["score"]), ""),
@@ -102,7 +140,8 @@ def public(setting):
             [accepted, proof.Proof(len(run.posted), load_report.troubles(run))],
             memory_mb=dict(stack.memory_mb),
             notes=[
-                f"POST p50 {latency(run, 0.5):.2f} ms, while nothing is settled {latency(accepting, 0.5):.2f} ms, two nginx in the place of the instances {latency(behind, 0.5):.2f} ms, the bare nginx {latency(bare, 0.5):.2f} ms",
+                f"POST p50 {latency(run, 0.5):.2f} ms, while nothing is settled {latency(accepting, 0.5):.2f} ms, two nginx in the place of the instances {latency(behind, 0.5):.2f} ms, with a commit after each {proof.percentile(committed, 0.5):.2f} ms, the bare nginx {latency(bare, 0.5):.2f} ms",
+                f"two nginx beside pgbench, without its commits: p50 {proof.percentile(beside, 0.5):.2f} ms, p99 {proof.percentile(beside, 0.99):.2f} ms",
                 f"net {score['net']}, bonus {score['bonus']}, fine {score['fine']}",
             ],
         )
