@@ -20,7 +20,7 @@ TRY_S = 8
 # A queue is kept up with if what is open at the end of the load came in the last part of a second.
 KEPT_UP_S = 0.5
 # How many rates are tried for the whole time, each this share of the one before.
-CONFIRMATIONS, LOWERED = 4, 0.94
+CONFIRMATIONS, LOWERED = 8, 0.94
 
 
 class Bench:
