@@ -3,6 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use chrono::Utc;
 use payment_proxy::config::OperatorToken;
 use payment_proxy::simulator::Running;
 use reqwest::header::{AUTHORIZATION, COOKIE, SET_COOKIE};
@@ -139,6 +140,9 @@ async fn the_page_shows_what_the_api_and_the_books_say() {
     site.default.processor.set_failing(true);
     let others = site.gateway.post_many(9).await;
     site.gateway.until_settled(&others).await;
+    // Of the second in which somebody begins to look, the charts have only what comes after that.
+    let over = 1_000 - Utc::now().timestamp_subsec_millis();
+    tokio::time::sleep(Duration::from_millis(over.into())).await;
 
     let browser = site.browser(1440, 900).await;
     let summary = site.gateway.json("/payments-summary").await;
