@@ -214,15 +214,21 @@ def cpu_s(roots):
     return {name: sum(split) for name, split in cpu_split_s(roots).items()}
 
 
+def machine_ticks():
+    """The first line of /proc/stat: what all CPUs did, from `user` to `steal`."""
+    return list(map(int, Path("/proc/stat").read_text().split()[1:9]))
+
+
 def machine_busy_s():
     """Seconds of CPU that anything on this machine has used, or its host has kept from it."""
-    user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+    user, nice, system, _, _, irq, softirq, steal = machine_ticks()
     return (user + nice + system + irq + softirq + steal) * TICK_S
 
 
 def stolen_s():
     """Seconds of CPU that something here was ready to use and the host of this machine gave to others."""
-    return int(Path("/proc/stat").read_text().split()[8]) * TICK_S
+    *_, steal = machine_ticks()
+    return steal * TICK_S
 
 
 def status_kb(pid, field):

@@ -61,7 +61,7 @@ def bound(setting):
 
 
 def pgbench(stack, name, rows, seconds, rate=None):
-    """Runs a script. Returns what it is about, rows per second, CPU of PostgreSQL for each in us, and what each transaction took in ms."""
+    """Runs a script. Returns what it is about, rows per second, CPU of PostgreSQL for each in us, and of each transaction at a rate the ms from when it was due."""
     cpu = stack.cpu_s()["postgres"]
     done = transactions(run(command(stack, name, seconds, rate))) * rows
     used = (stack.cpu_s()["postgres"] - cpu) / done * 1e6
