@@ -197,9 +197,7 @@ async fn settle_while_archiving(
             async move { record(&pool, production_terms(), &[charged(known, STAMP)]).await },
         );
     eventually("the settle waits for the archive", async || {
-        let waiting =
-            "pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        database.count(waiting).await > 0
+        database.waiting_for_a_lock("").await > 0
     })
     .await;
     moving.commit().await.expect("a commit");

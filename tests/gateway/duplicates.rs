@@ -184,8 +184,7 @@ async fn same_id_with_another_amount_is_refused_also_while_it_is_being_settled()
             let pool = database.pool.clone();
             let post = tokio::spawn(async move { enqueue(&pool, &[posted]).await });
             crate::support::eventually("the post waits for the settle", async || {
-                let waiting = "pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-                database.count(waiting).await > 0
+                database.waiting_for_a_lock("").await > 0
             })
             .await;
             settle.commit().await.expect("a commit");

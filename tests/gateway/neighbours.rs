@@ -89,6 +89,35 @@ impl Site {
         futures_util::future::join_all(summaries).await;
     }
 
+    /// Two payments, each of which one of the instance's two writers accepts: the table is locked until both are at it.
+    async fn both_writers_write(&mut self) {
+        let mut transaction = self.database.pool.begin().await.expect("a transaction");
+        sqlx::query("LOCK TABLE payment_queue IN ACCESS EXCLUSIVE MODE")
+            .execute(&mut *transaction)
+            .await
+            .expect("a lock");
+        let (first, second) = (Uuid::new_v4(), Uuid::new_v4());
+        self.posted.extend([first, second]);
+        let database = &self.database;
+        let writing = async |writers| {
+            eventually("a writer waits for the lock", async || {
+                database.waiting_for_a_lock("accept_payment").await == writers
+            })
+            .await;
+        };
+        let ((), (), ()) = tokio::join!(
+            async { assert_eq!(self.gateway.post(first, CENTS).await, StatusCode::ACCEPTED) },
+            async {
+                writing(1).await;
+                assert_eq!(self.gateway.post(second, CENTS).await, StatusCode::ACCEPTED);
+            },
+            async {
+                writing(2).await;
+                transaction.rollback().await.expect("it ends");
+            }
+        );
+    }
+
     /// The database fails: clients and the log are told why, the latter not once for each request.
     async fn suffers(&mut self, condition: Condition) {
         eventually("payments are refused", async || {
@@ -201,7 +230,7 @@ async fn connections_that_fall_silent_are_given_up() {
     // All connections have just been used, so the next one to use them does not try them first. With payments in
     // the queue that is the look at its length: without another one after it there will be no room for all.
     site.summaries().await;
-    site.post(5).await;
+    site.both_writers_write().await;
     forwarder.silence();
     let begun_at = Instant::now();
     let (_, refused) = site.post(REQUESTS).await;

@@ -117,6 +117,14 @@ impl Database {
             .expect("a count")
     }
 
+    /// How many statements with those words in them wait for a lock now.
+    pub async fn waiting_for_a_lock(&self, words: &str) -> i64 {
+        let waiting =
+            "pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        self.count(&format!("{waiting} AND query LIKE '%{words}%'"))
+            .await
+    }
+
     pub async fn execute(&self, statement: &str) {
         sqlx::raw_sql(AssertSqlSafe(statement.to_owned()))
             .execute(&self.pool)
