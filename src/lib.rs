@@ -50,5 +50,6 @@ pub mod simulator;
 pub mod summary;
 pub mod telemetry;
 pub mod tls;
+pub mod together;
 pub mod trace;
 pub mod worker;

@@ -30,6 +30,7 @@ use crate::metrics::Scrape;
 use crate::room::Room;
 use crate::route::{Policy, Router, SharedRouter, Terms};
 use crate::settle::{self, Returned, SETTLE_BACKLOG};
+use crate::together::Together;
 use crate::trace;
 use crate::worker::{Depth, Processor, Worker};
 use listen::listen;
@@ -102,6 +103,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         calls: calls.clone(),
         stop: Arc::clone(&stop),
         depth: Arc::new(Depth::default()),
+        arrived: Together::default(),
     });
     let room = Arc::new(Room::new(settings.queue_limit));
     let acceptor = Acceptor::start(&pools.accepts, &router, &Arc::downgrade(&worker), &room);

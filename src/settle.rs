@@ -38,7 +38,7 @@ pub const SETTLE_ENOUGH: usize = 128;
 /// Fewer that need not wait either, once [`SETTLE_REST`] has passed since the last settle began.
 pub const SETTLE_SOME: usize = 16;
 /// See [`SETTLE_SOME`]. Short settles are better for those who post meanwhile, long ones take less work for each payment.
-pub const SETTLE_REST: Duration = Duration::from_millis(20);
+pub const SETTLE_REST: Duration = Duration::from_millis(50);
 /// Claims of an instance that are not written yet, at most, those on their way to a processor included. Beyond that
 /// nothing more is claimed.
 pub const SETTLE_BACKLOG: usize = 4_096;

@@ -21,6 +21,7 @@ use crate::database::{Outage, RETRY_PAUSE, within};
 use crate::metrics::COUNTS;
 use crate::route::{Permit, Queue, SharedRouter};
 use crate::settle::{Ended, Returned};
+use crate::together::{Begin, CHARGE_PAUSE, Together};
 
 /// The longest time between two looks at the queue when nothing wakes the worker: another instance
 /// may have accepted payments and died.
@@ -85,6 +86,17 @@ pub struct Worker {
     pub stop: Arc<Stop>,
     /// What is known of the queue.
     pub depth: Arc<Depth>,
+    /// Payments that were claimed on arrival and wait to be charged.
+    pub arrived: Together<Arrived>,
+}
+
+/// A payment that was claimed on arrival, and the right to charge it.
+#[derive(Debug)]
+pub struct Arrived {
+    processor: usize,
+    claim: Claim,
+    permit: Permit,
+    place: Place,
 }
 
 /// What an instance knows of the queue without counting it.
@@ -303,6 +315,18 @@ impl Worker {
         places.collect()
     }
 
+    fn start_all(&self, arrived: Vec<Arrived>) {
+        for arrived in arrived {
+            let Arrived {
+                processor,
+                claim,
+                permit,
+                place,
+            } = arrived;
+            self.start(processor, claim, permit, place);
+        }
+    }
+
     fn start(&self, index: usize, claim: Claim, permit: Permit, place: Place) {
         let (stop, permit_back) = (Arc::clone(&self.stop), Arc::clone(&self.permit_back));
         let processors = Arc::clone(&self.processors);
@@ -410,16 +434,39 @@ impl OnArrival {
         }
     }
 
-    /// Starts to charge what was claimed.
+    /// Has charged what was claimed, [together](Together) with what else arrives.
     pub fn start(self, claims: Vec<Claim>) {
         if claims.is_empty() {
             return;
         }
+        let Self {
+            worker,
+            processor,
+            permits,
+            places,
+        } = self;
         COUNTS.claimed_free.add_batch(claims.len());
-        self.worker.depth.claimed(&claims, true);
-        let rights = self.permits.into_iter().zip(self.places);
-        for (claim, (permit, place)) in claims.into_iter().zip(rights) {
-            self.worker.start(self.processor, claim, permit, place);
+        worker.depth.claimed(&claims, true);
+        let rights = permits.into_iter().zip(places);
+        let arrived = claims.into_iter().zip(rights);
+        let begin = worker
+            .arrived
+            .join(arrived.map(|(claim, (permit, place))| Arrived {
+                processor,
+                claim,
+                permit,
+                place,
+            }));
+        match begin {
+            Begin::Now(arrived) => worker.start_all(arrived),
+            Begin::AfterPause => {
+                let calls = worker.calls.clone();
+                calls.spawn(async move {
+                    tokio::time::sleep(CHARGE_PAUSE).await;
+                    worker.start_all(worker.arrived.take());
+                });
+            }
+            Begin::WithOthers => {}
         }
     }
 }

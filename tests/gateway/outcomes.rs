@@ -1,15 +1,17 @@
 //! What becomes of a payment, for everything that can happen at a processor.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use payment_proxy::claim::DOUBTFUL_BATCH;
+use payment_proxy::claim::{Claim, DOUBTFUL_BATCH, SEND_WITHIN};
 use payment_proxy::payment::Payment;
 use payment_proxy::simulator::{Faults, Running};
+use payment_proxy::together::CHARGE_ENOUGH;
 use payment_proxy::worker::{Step, Worker};
 use tokio::sync::mpsc;
 
 use crate::support::{
-    Bench, Database, Gateway, enqueue, eventually, new_payment, processor, processors,
+    Bench, Database, Gateway, enqueue, eventually, new_claim, new_payment, processor, processors,
     production_terms,
 };
 
@@ -301,4 +303,37 @@ async fn no_connection_is_held_during_calls() {
         busy <= 1,
         "{busy} connections are busy while the calls are open"
     );
+}
+
+#[tokio::test]
+async fn what_arrives_one_by_one_is_charged_together() {
+    let (database, default) = (Database::migrated().await, processor().await);
+    let mut bench = Bench::new(&database, &[&default], production_terms());
+    let step = bench.worker.claim_step(8, 0).await.expect("an answer").0;
+    assert_eq!(step, Step::Drained(0), "what arrives may pass");
+    let worker = Arc::new(bench.worker);
+    let arrive = |count| {
+        let on_arrival = worker.claim_on_arrival(count).expect("permits");
+        let send_by = Instant::now() + SEND_WITHIN;
+        let claims = (0..count).map(|_| Claim {
+            send_by,
+            ..new_claim()
+        });
+        on_arrival.start(claims.collect());
+    };
+    arrive(1);
+    assert_eq!(worker.calls.len(), 1, "the pause");
+    arrive(1);
+    assert_eq!(worker.calls.len(), 1, "the same");
+    for _ in 0..2 {
+        bench.ended.recv().await.expect("an end");
+    }
+    assert_eq!(default.processor.payments().len(), 2);
+
+    arrive(CHARGE_ENOUGH);
+    assert_eq!(worker.calls.len(), CHARGE_ENOUGH, "a crowd has no pause");
+    for _ in 0..CHARGE_ENOUGH {
+        bench.ended.recv().await.expect("an end");
+    }
+    assert_eq!(default.processor.payments().len(), 2 + CHARGE_ENOUGH);
 }

@@ -18,6 +18,7 @@ use payment_proxy::payment::Payment;
 use payment_proxy::route::{Policy, Router, SharedRouter, Terms};
 use payment_proxy::settle::{Ended, Returned};
 use payment_proxy::simulator::{self, Running};
+use payment_proxy::together::Together;
 use payment_proxy::worker::{Depth, Processor, Worker};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, Response, StatusCode};
@@ -430,6 +431,7 @@ impl Bench {
             calls: TaskTracker::new(),
             stop: std::sync::Arc::default(),
             depth: std::sync::Arc::new(Depth::default()),
+            arrived: Together::default(),
         };
         Self { worker, ended }
     }

@@ -141,8 +141,8 @@ async fn one_trace_goes_from_the_client_through_the_queue_to_the_processor() {
     let accepting = Gateway::start(&database, nobody, &settings).await;
     let id = Uuid::new_v4();
     post_traced(&accepting, id, &format!("00-{TRACE}-{CLIENT_SPAN}-01")).await;
-    eventually("an attempt was made", async || {
-        accepting.json(&format!("/payments/{id}")).await["attempts"].as_i64() >= Some(1)
+    eventually("an attempt has ended", async || {
+        accepting.json(&format!("/payments/{id}")).await["attempts"].as_i64() >= Some(2)
     })
     .await;
     accepting.stop().await;

@@ -1,0 +1,86 @@
+//! Together: charges of payments that were claimed on arrival begin at one time. To wake whoever sleeps, and to fill
+//! the caches with the code of a call, costs as much as the call, and nobody waits for a charge.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How long a charge waits for others, at most.
+pub const CHARGE_PAUSE: Duration = Duration::from_millis(6);
+/// Charges that need not wait for more.
+pub const CHARGE_ENOUGH: usize = 16;
+
+/// What waits to begin.
+#[derive(Debug)]
+pub struct Together<T> {
+    waiting: Mutex<Vec<T>>,
+}
+
+/// When those who joined begin.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Begin<T> {
+    /// Now, they and all who waited.
+    Now(Vec<T>),
+    /// Once [`CHARGE_PAUSE`] has passed, with who comes until then: somebody has to [take](Together::take) them.
+    AfterPause,
+    /// With those who wait already.
+    WithOthers,
+}
+
+impl<T> Default for Together<T> {
+    fn default() -> Self {
+        Self {
+            waiting: Mutex::default(),
+        }
+    }
+}
+
+impl<T> Together<T> {
+    /// More of them; none is no news.
+    pub fn join(&self, more: impl IntoIterator<Item = T>) -> Begin<T> {
+        let mut waiting = self.lock();
+        let is_first = waiting.is_empty();
+        waiting.extend(more);
+        match waiting.len() {
+            CHARGE_ENOUGH.. => Begin::Now(std::mem::take(&mut *waiting)),
+            1.. if is_first => Begin::AfterPause,
+            _ => Begin::WithOthers,
+        }
+    }
+
+    /// All that wait.
+    pub fn take(&self) -> Vec<T> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<T>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_waits_for_others_and_enough_of_them_for_nobody() {
+        let together = Together::default();
+        assert_eq!(together.join([]), Begin::WithOthers, "nobody came");
+        assert_eq!(together.join([0]), Begin::AfterPause);
+        for number in 1..CHARGE_ENOUGH - 1 {
+            assert_eq!(together.join([number]), Begin::WithOthers);
+        }
+        let all = (0..CHARGE_ENOUGH).collect();
+        assert_eq!(together.join([CHARGE_ENOUGH - 1]), Begin::Now(all));
+        assert!(together.take().is_empty(), "they have begun");
+        assert_eq!(together.join([7]), Begin::AfterPause, "the first again");
+        assert_eq!(together.join([8, 9]), Begin::WithOthers);
+        assert_eq!(together.take(), [7, 8, 9]);
+    }
+
+    #[test]
+    fn a_crowd_waits_for_nobody() {
+        let crowd: Vec<usize> = (0..CHARGE_ENOUGH + 3).collect();
+        let together = Together::default();
+        assert_eq!(together.join(crowd.clone()), Begin::Now(crowd));
+    }
+}
