@@ -17,6 +17,8 @@ import books
 import report as load_report
 import run as loading
 
+# What an nginx does with a POST that answers it by itself.
+ANSWER = "return 202;"
 # Loads shorter than this use the short scenario.
 PUBLIC_S = 60
 
@@ -26,21 +28,22 @@ def bare_nginx(stack):
     return answering(stack, "bare")
 
 
-def hollow(stack):
-    """Two nginx in the place of the instances that answer a POST by themselves, and ours before them. Returns its address."""
+def hollow(stack, answer=ANSWER, beside=""):
+    """Two nginx in the place of the instances that answer a POST by themselves, or as is said, and ours before them. Returns its address."""
     name, folder = "hollow", stack.folder / "hollow"
     port, configuration = placed(folder)
     for instance in INSTANCES:
-        answering(stack, f"{name}-{instance}", f"{folder}/{instance}.sock")
+        answering(stack, f"{name}-{instance}", f"{folder}/{instance}.sock", answer, beside)
     stack.start_nginx(name, configuration, port, "/readyz")
     return f"http://127.0.0.1:{port}"
 
 
-def answering(stack, name, socket=None):
-    """One that answers by itself, at a socket too. Returns its address."""
+def answering(stack, name, socket=None, answer=ANSWER, beside=""):
+    """One that answers by itself, or as is said, with what that needs beside it; at a socket too. Returns its address."""
     port, ours = placed(stack.folder / name)
-    bare = ours.replace("proxy_pass http://$turn/payments;", "return 202;").replace(f"unix:{stack.folder / name}/", f"unix:{stack.folder}/")
-    assert bare.count("return 202;") == 1, "nginx.conf has the line that passes a POST on, once"
+    bare = ours.replace("proxy_pass http://$turn/payments;", answer).replace(f"unix:{stack.folder / name}/", f"unix:{stack.folder}/")
+    assert bare.count(answer) == 1, "nginx.conf has the line that passes a POST on, once"
+    bare = bare.replace("http {", f"http {{ {beside}", 1)
     if socket:
         bare = bare.replace("listen 127.0.0.1:", f"listen unix:{socket} backlog=4096; listen 127.0.0.1:")
     stack.start_nginx(name, bare, port, "/readyz")

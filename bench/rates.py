@@ -6,6 +6,7 @@ import time
 from bench import proof, progress
 from bench.line import Outcome, Value, at_least, at_most
 from bench.offer import charged, offer
+from bench.relayed import relayed
 from bench.search import highest
 from bench.stack import Stack
 
@@ -123,7 +124,9 @@ def search(setting, first, holds):
 
 
 def cpu(setting):
-    """CPU of the box per settled payment, and at rest."""
+    """CPU of the box per settled payment, beside that of the same messages with nothing of ours, and at rest."""
+    rates, seconds = [setting.rate] if setting.rate else list(CPU_RATES), setting.seconds or 20
+    least = relayed(setting, rates, seconds, QUICK_MS)
     with Bench(setting, "cpu", delay_ms=QUICK_MS) as bench:
         idle_s = 10
         before = bench.stack.cpu_s()
@@ -131,12 +134,14 @@ def cpu(setting):
         idle = {part: (now - before[part]) / idle_s * 100 for part, now in bench.stack.cpu_s().items()}
         progress.say("  at rest, % of one CPU: " + ", ".join(f"{part} {share:.1f}" for part, share in idle.items()))
         values, bars, notes = [], {}, []
-        for rate in [setting.rate] if setting.rate else CPU_RATES:
-            load = bench.offer(rate, setting.seconds or 20)
+        for rate in rates:
+            load = bench.offer(rate, seconds)
             split = load.us_per_payment
             what, total = f"CPU per settled payment at {rate:,}/s", sum(split.values())
             values.append(at_most(what, total, CPU_RATES[rate], "us") if rate in CPU_RATES else Value(what, total, "us"))
             values += [Value(f"of that {part}", us, "us") for part, us in split.items()]
+            values.append(Value(f"a POST at {rate:,}/s with nothing of ours, not settled", sum(least[rate].values()), "us"))
+            values += [Value(f"of that {part}", us, "us") for part, us in least[rate].items()]
             bars[f"{rate:,}/s"] = split
             notes.append(load.words())
         values.append(Value("CPU of the stack at rest", sum(idle.values()), "% of one CPU"))

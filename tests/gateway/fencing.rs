@@ -379,3 +379,41 @@ async fn a_retried_dead_letter_keeps_its_processor_even_if_it_was_posted_again_m
         1
     );
 }
+
+#[tokio::test]
+async fn the_queue_takes_no_amount_that_is_none_and_no_half_of_the_evidence() {
+    let database = Database::migrated().await;
+    let insert = async |amount: &str, evidence: &str| {
+        let statement = format!(
+            "INSERT INTO payment_queue (correlation_id, amount, processor, requested_at, doubt_until)
+            VALUES (gen_random_uuid(), {amount}, {evidence})"
+        );
+        let outcome = sqlx::raw_sql(sqlx::AssertSqlSafe(statement))
+            .execute(&database.pool)
+            .await;
+        match outcome {
+            Ok(_) => "taken".to_owned(),
+            Err(sqlx::Error::Database(error)) => error.constraint().unwrap_or_default().to_owned(),
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let (none, all) = ("NULL, NULL, NULL", "'default', now(), now()");
+    for evidence in [none, all] {
+        assert_eq!(insert("0.01", evidence).await, "taken");
+        for amount in ["0", "-0.01", "'NaN'"] {
+            let refused = insert(amount, evidence).await;
+            assert_eq!(refused, "payment_queue_amount_is_positive", "{amount}");
+        }
+    }
+    for evidence in [
+        "'default', NULL, NULL",
+        "NULL, now(), NULL",
+        "NULL, NULL, now()",
+        "'default', now(), NULL",
+        "'default', NULL, now()",
+        "NULL, now(), now()",
+    ] {
+        let refused = insert("19.90", evidence).await;
+        assert_eq!(refused, "payment_queue_evidence_is_whole", "{evidence}");
+    }
+}

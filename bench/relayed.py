@@ -1,0 +1,56 @@
+"""The messages of the service without anything of ours: nginx, two nginx that call a processor, and pgbench."""
+
+import time
+
+from bench import box, postgres, progress
+from bench.child import Broken
+from bench.offer import load
+from bench.public import hollow
+from bench.stack import INSTANCES, Stack
+
+# How long pgbench may take until it is at work.
+AT_WORK_S = 1
+# nginx takes no body apart: each payment has an id and a time of nginx's own.
+CALL = """proxy_pass http://processor/payments;
+            proxy_set_header Content-Type application/json;
+            proxy_set_body '{"correlationId":"$request_id","amount":19.90,"requestedAt":"2026-01-01T00:00:00.000Z"}';"""
+PROCESSOR = "upstream processor { server %s; keepalive 128; keepalive_requests 1000000; }"
+
+
+def relayed(setting, rates, seconds, delay_ms):
+    """What a payment costs at each rate, in us of the box's CPU: rate -> what by -> us. Each goes through nginx and one of two more
+    to a processor, while pgbench puts one into the queue. None is looked for, claimed, settled or added up."""
+    costs = {}
+    with Stack(setting.groups, setting.folder / "relayed", delay_ms=delay_ms) as stack:
+        processor = next(iter(stack.processors.values())).removeprefix("http://")
+        stack.port = int(hollow(stack, CALL, PROCESSOR % processor).rpartition(":")[2])
+        for name in INSTANCES:
+            stack.stop_instance(name)
+        for rate in rates:
+            costs[rate] = cost(stack, rate, seconds)
+    return costs
+
+
+def cost(stack, rate, seconds):
+    """The same of one rate."""
+    stack.child("pgbench", postgres.command(stack, postgres.PACED, seconds + 2 * AT_WORK_S, rate))
+    time.sleep(AT_WORK_S)
+    before, charged = box.cpu_s(stack.trees()), sum(stack.settled().values())
+    file = stack.folder / "posted.csv"
+    result = load(stack, rate, seconds, file)
+    used = {name: (now - before[name]) / result["posted"] * 1e6 for name, now in box.cpu_s(stack.trees()).items()}
+    stack.children.pop("pgbench").stop()
+    inserted = int(stack.sql("SELECT count(*) FROM payment_queue")[0][0])
+    charged = sum(stack.settled().values()) - charged
+    stack.sql("TRUNCATE payment_queue")
+    file.unlink()
+    if not result["posted"] == result["accepted"] == charged <= inserted:
+        raise Broken(f"of {result['posted']} payments {charged} were charged and {inserted} inserted: {result['statuses']}")
+    parts = {
+        "nginx": used["hollow"],
+        "two nginx that call a processor": sum(used[f"hollow-{name}"] for name in INSTANCES),
+        "pgbench": used["pgbench"],
+        "PostgreSQL": used["postgres"],
+    }
+    progress.say(f"  {rate}/s for {seconds} s with nothing of ours: {sum(parts.values()):.0f} us each: " + ", ".join(f"{part} {us:.0f}" for part, us in parts.items()))
+    return parts
