@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -53,11 +54,18 @@ def instance_environment(environment):
     return {name: value for name, value in plain.items() if name not in PLACES}
 
 
-def free_port():
-    """A port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+def free_port(outgoing=Path("/proc/sys/net/ipv4/ip_local_port_range")):
+    """A port that nobody listens on. Where there are others, none of those that the kernel takes for outgoing connections: a
+    load has many, and one of them may take it before it is used."""
+    first, _ = map(int, outgoing.read_text().split())
+    while True:
+        port = random.choice(range(10_000, first) or range(10_000, 65_536))
+        with socket.socket() as listener:
+            try:
+                listener.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
 
 
 class UnixConnection(http.client.HTTPConnection):

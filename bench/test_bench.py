@@ -137,6 +137,14 @@ class Compose(unittest.TestCase):
         self.assertEqual(stack.instance_environment(given), {"A": "one/two", "T": "1"})
 
 
+class Ports(unittest.TestCase):
+    def test_outgoing_connections_do_not_take_them(self):
+        with tempfile.NamedTemporaryFile("w+") as file:
+            for outgoing, ports in (("10020\t60999\n", range(10_000, 10_020)), ("1024\t65535\n", range(10_000, 65_536))):
+                Path(file.name).write_text(outgoing)
+                self.assertTrue(all(stack.free_port(Path(file.name)) in ports for _ in range(50)))
+
+
 class Summary(unittest.TestCase):
     def test_expected_totals_are_those_of_the_rows_in_the_range(self):
         rows, choose = 500, Random(1)

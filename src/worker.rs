@@ -316,14 +316,8 @@ impl Worker {
     }
 
     fn start_all(&self, arrived: Vec<Arrived>) {
-        for arrived in arrived {
-            let Arrived {
-                processor,
-                claim,
-                permit,
-                place,
-            } = arrived;
-            self.start(processor, claim, permit, place);
+        for one in arrived {
+            self.start(one.processor, one.claim, one.permit, one.place);
         }
     }
 
