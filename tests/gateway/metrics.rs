@@ -235,11 +235,7 @@ const SUMMARIES: usize = 60;
 async fn operators_are_answered_while_requests_hold_every_connection_of_theirs() {
     let (database, default) = (Database::create().await, processor().await);
     let watched = Watched::start(&database, &processors(&[&default])).await;
-    let mut lock = database.pool.begin().await.expect("a transaction");
-    sqlx::raw_sql("LOCK TABLE payment_processed IN ACCESS EXCLUSIVE MODE")
-        .execute(&mut *lock)
-        .await
-        .expect("a lock");
+    let _lock = database.lock("payment_processed").await;
     let asking = async {
         loop {
             let summaries = (0..SUMMARIES).map(|_| watched.gateway.get("/payments-summary"));

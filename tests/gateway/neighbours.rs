@@ -91,11 +91,7 @@ impl Site {
 
     /// Two payments, each of which one of the instance's two writers accepts: the table is locked until both are at it.
     async fn both_writers_write(&mut self) {
-        let mut transaction = self.database.pool.begin().await.expect("a transaction");
-        sqlx::query("LOCK TABLE payment_queue IN ACCESS EXCLUSIVE MODE")
-            .execute(&mut *transaction)
-            .await
-            .expect("a lock");
+        let lock = self.database.lock("payment_queue").await;
         let (first, second) = (Uuid::new_v4(), Uuid::new_v4());
         self.posted.extend([first, second]);
         let database = &self.database;
@@ -113,7 +109,7 @@ impl Site {
             },
             async {
                 writing(2).await;
-                transaction.rollback().await.expect("it ends");
+                lock.rollback().await.expect("it ends");
             }
         );
     }

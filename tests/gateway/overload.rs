@@ -102,11 +102,7 @@ async fn while_nothing_can_be_committed_nobody_waits_longer_than_the_limit() {
     const POSTS: usize = 200;
     let (database, default) = (Database::create().await, processor().await);
     let gateway = Gateway::start(&database, &processors(&[&default]), &[]).await;
-    let mut lock = database.pool.begin().await.expect("a transaction");
-    sqlx::query("LOCK TABLE payment_queue IN ACCESS EXCLUSIVE MODE")
-        .execute(&mut *lock)
-        .await
-        .expect("the lock");
+    let lock = database.lock("payment_queue").await;
     let posts = offer(&gateway, POSTS).await;
     assert_eq!(
         with_status(&posts, StatusCode::SERVICE_UNAVAILABLE).len(),
@@ -136,11 +132,7 @@ async fn beyond_the_backlog_payments_are_refused_at_once() {
     let router = SharedRouter::new(Router::new(Policy::default(), Vec::new(), Duration::ZERO));
     let room = Arc::new(Room::new(NonZeroU64::MAX));
     let acceptor = Acceptor::start(&pools.accepts, &router, &Weak::new(), &room);
-    let mut lock = database.pool.begin().await.expect("a transaction");
-    sqlx::query("LOCK TABLE payment_queue IN ACCESS EXCLUSIVE MODE")
-        .execute(&mut *lock)
-        .await
-        .expect("the lock");
+    let lock = database.lock("payment_queue").await;
     // Each writer has some when they are given up; the others wait behind them.
     for _ in 0..=ACCEPT_CONNECTIONS {
         let posts = (0..ACCEPT_BACKLOG * 3).map(|_| acceptor.accept(new_payment()));

@@ -25,7 +25,7 @@ use reqwest::{Client, Response, StatusCode};
 use rust_decimal::Decimal;
 use serde_json::Value;
 use sqlx::postgres::PgPoolOptions;
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
@@ -116,6 +116,17 @@ impl Database {
             .fetch_one(&self.pool)
             .await
             .expect("a count")
+    }
+
+    /// A table that nobody else gets at until this ends.
+    pub async fn lock(&self, table: &str) -> Transaction<'static, Postgres> {
+        let mut transaction = self.pool.begin().await.expect("a transaction");
+        let lock = format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
+        sqlx::raw_sql(AssertSqlSafe(lock))
+            .execute(&mut *transaction)
+            .await
+            .expect("the lock");
+        transaction
     }
 
     /// How many statements with those words in them wait for a lock now.
