@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-from bench import box, progress
 from bench.child import Broken
 from bench.line import Value
-from bench.offer import drain, load
+from bench.offer import drain, measured
 from bench.public import bare_nginx, hollow
 from bench.rates import CPU_RATES, QUICK_MS, TRY_S, Bench
 from bench.search import highest
@@ -53,17 +52,6 @@ def floor(setting):
         file.unlink()
         stack.port = port
         return bench.outcome(values, notes=["what is accepted is settled after each load, when it is not measured any more"])
-
-
-def measured(stack, rate, seconds, file):
-    """Offers a load. Returns what the generator says, and what the box used meanwhile."""
-    before, busy = box.cpu_s(stack.trees()), box.machine_busy_s()
-    result = load(stack, rate, seconds, file)
-    used = sum(now - before.get(name, 0) for name, now in box.cpu_s(stack.trees()).items())
-    result["cpu_us"] = used / result["accepted"] * 1e6
-    machine = (box.machine_busy_s() - busy) / seconds
-    progress.say(f"  {rate}/s for {seconds} s: p50 {result['p50_ms']:.2f} p99 {result['p99_ms']:.2f} ms, {result['cpu_us']:.0f} us each; {machine:.1f} CPUs of the machine busy; {result['statuses']}")
-    return result
 
 
 def unsettled(bench, rate, seconds):

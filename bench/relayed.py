@@ -2,9 +2,9 @@
 
 import time
 
-from bench import box, postgres, progress
+from bench import postgres, progress
 from bench.child import Broken
-from bench.offer import load
+from bench.offer import measured
 from bench.public import hollow
 from bench.stack import INSTANCES, Stack
 
@@ -38,22 +38,21 @@ def cost(stack, rate, seconds):
     """The same of one rate."""
     stack.child("pgbench", postgres.command(stack, postgres.PACED, seconds + 2 * AT_WORK_S, rate))
     time.sleep(AT_WORK_S)
-    before, charged_before = box.cpu_s(stack.trees()), sum(stack.settled().values())
-    file = stack.folder / "posted.csv"
-    result = load(stack, rate, seconds, file)
-    after, charged = box.cpu_s(stack.trees()), sum(stack.settled().values()) - charged_before
+    before, file = sum(stack.settled().values()), stack.folder / "posted.csv"
+    result = measured(stack, rate, seconds, file)
+    charged = sum(stack.settled().values()) - before
     stack.children.pop("pgbench").stop()
     inserted = int(stack.sql("SELECT count(*) FROM payment_queue")[0][0])
     stack.sql("TRUNCATE payment_queue")
     file.unlink()
     if not result["posted"] * (1 - FAILED) <= charged <= inserted or result["accepted"] > charged:
         raise Broken(f"of {result['posted']} payments {charged} were charged and {inserted} inserted: {result['statuses']}")
-    used = {name: (now - before[name]) / charged * 1e6 for name, now in after.items()}
+    used = result["cpu_us_by"]
     parts = {
         "nginx": used["hollow"],
         "two nginx that call a processor": sum(used[f"hollow-{name}"] for name in INSTANCES),
         "pgbench": used["pgbench"],
         "PostgreSQL": used["postgres"],
     }
-    progress.say(f"  {rate}/s for {seconds} s with nothing of ours: {sum(parts.values()):.0f} us each: " + ", ".join(f"{part} {us:.0f}" for part, us in parts.items()))
+    progress.say("  with nothing of ours, us each: " + ", ".join(f"{part} {us:.0f}" for part, us in parts.items()))
     return parts
