@@ -121,6 +121,13 @@ class Groups:
                 self.limit(controller)
 
 
+def on(cpu):
+    """The words of a command that keeps itself on one CPU and becomes another: "0" is the first of those that there are here. One
+    beyond the last is the first again."""
+    here = sorted(os.sched_getaffinity(0))
+    return ["taskset", "--cpu-list", str(here[int(cpu) % len(here)])]
+
+
 def remove_leftovers(parent):
     """Takes away the groups of benchmarks that were killed; their names end with the process id."""
     for folder in parent.glob(f"{PREFIX}-*"):

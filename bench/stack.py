@@ -38,9 +38,10 @@ PLACES = {"LISTEN", "OPERATOR_LISTEN", "DATABASE_URL", "ALLOW_PURGE", "QUEUE_DUR
 
 
 def compose():
-    """What docker-compose.yml says: the settings of PostgreSQL, and the environment of an instance."""
+    """What docker-compose.yml says: the settings of PostgreSQL, the environment of an instance, and each service's CPUs."""
     services = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())["services"]
-    return postgres_settings(services["postgres"]["command"]), instance_environment(services["api1"]["environment"])
+    cpus = {name: with_defaults(service["cpuset"]) for name, service in services.items() if "cpuset" in service}
+    return postgres_settings(services["postgres"]["command"]), instance_environment(services["api1"]["environment"]), cpus
 
 
 def postgres_settings(command):
@@ -49,9 +50,13 @@ def postgres_settings(command):
 
 
 def instance_environment(environment):
-    """What is not about places, with ${NAME:-default} replaced by the default."""
-    plain = {name: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(value)) for name, value in environment.items()}
-    return {name: value for name, value in plain.items() if name not in PLACES}
+    """What is not about places."""
+    return {name: with_defaults(value) for name, value in environment.items() if name not in PLACES}
+
+
+def with_defaults(value):
+    """With the default in the place of ${NAME:-default}, or of ${NAME-default}."""
+    return re.sub(r"\$\{\w+:?-([^}]*)\}", r"\1", str(value))
 
 
 def free_port(outgoing=Path("/proc/sys/net/ipv4/ip_local_port_range")):
@@ -95,13 +100,14 @@ def answers(connection, path):
 
 
 class Stack:
-    """One deployment with a database of its own; a context manager that ends all it started."""
+    """One deployment with a database of its own, whose settings in docker-compose.yml those in `postgres` add to; a context
+    manager that ends all it started."""
 
     def __init__(self, groups, logs, delay_ms=0, durability="unlogged", postgres=()):
         self.groups, self.logs, self.durability = groups, logs, durability
         self.delay_ms = delay_ms
-        # Settings of PostgreSQL besides those of docker-compose.yml.
-        self.postgres = postgres
+        settings, self.instance, self.cpus = compose()
+        self.settings = [*settings, *postgres]
         logs.mkdir(parents=True, exist_ok=True)
         self.children = {}
         self.memory_mb = {}
@@ -127,8 +133,10 @@ class Stack:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def child(self, name, command, environment=None, boxed=True):
-        """Starts a process, in the box or beside it."""
-        command = [*self.groups.enter(), *command] if boxed else command
+        """Starts a process, in the box or beside it. In the box it runs where the service of that name does, and what is no
+        service, where nginx does."""
+        if boxed:
+            command = [*self.groups.enter(), *box.on(self.cpus.get(name, self.cpus["nginx"])), *command]
         self.children[name] = Child(name, self.logs / f"{name}.log", command, environment)
         return self.children[name]
 
@@ -136,10 +144,9 @@ class Stack:
         await_true(what, check, READY_S, self.children.values(), pause_s)
 
     def _start(self):
-        settings, environment = compose()
         sockets = self.folder / "postgres"
         sockets.mkdir()
-        postgres = [SCRIPTS / "postgres.sh", "run", self.folder / "data", sockets, POSTGRES_PORT, *settings, *self.postgres]
+        postgres = [SCRIPTS / "postgres.sh", "run", self.folder / "data", sockets, POSTGRES_PORT, *self.settings]
         self.child("postgres", postgres, {"STOP_WITH_PARENT": "yes"})
         self.await_ready("PostgreSQL answers", lambda: self._accepts(sockets))
         run([SCRIPTS / "postgres.sh", "init", sockets, POSTGRES_PORT], env={**os.environ, "PAYMENT_PROXY_PASSWORD": "bench", "PAYMENT_PROXY_OWNER_PASSWORD": "bench", "AUDITOR_PASSWORD": "bench"})
@@ -149,7 +156,7 @@ class Stack:
             self.processors[name] = f"http://127.0.0.1:{port}"
             self.child(name, [BINARY, "simulate-processor", "--listen", f"127.0.0.1:{port}", "--fee", fee, "--delay", self.delay_ms], boxed=False)
         self.environment = {
-            **environment,
+            **self.instance,
             "DATABASE_URL": self.url("payment_proxy", "payments"),
             "QUEUE_DURABILITY": self.durability,
             "PROCESSORS": " ".join(f"{name},{FEES[name]},{url}" for name, url in self.processors.items()),

@@ -104,6 +104,12 @@ class Box(unittest.TestCase):
             for controller in ("cpu", "memory"):
                 self.assertEqual((Path(root) / controller / "test/cgroup.procs").read_text(), f"{pid}\n")
 
+    def test_a_command_is_kept_on_one_of_the_cpus_there_are(self):
+        here = sorted(os.sched_getaffinity(0))
+        for cpu in range(len(here) + 1):
+            told = child.run([*box.on(str(cpu)), "sed", "-n", "s/^Cpus_allowed_list:\t//p", "/proc/self/status"])
+            self.assertEqual(told, f"{here[cpu % len(here)]}\n")
+
     def test_memberships_of_both_versions(self):
         text = "5:cpu,cpuacct:/a\n4:memory:/b:c\n0::/d\n"
         self.assertEqual(box.memberships(text), {"cpu": "/a", "cpuacct": "/a", "memory": "/b:c", "": "/d"})
@@ -125,15 +131,16 @@ class Box(unittest.TestCase):
 
 class Compose(unittest.TestCase):
     def test_the_limits_and_settings_of_the_compose_file_are_read(self):
-        settings, environment = stack.compose()
+        settings, environment, cpus = stack.compose()
         self.assertIn("shared_buffers", {setting.split("=")[0] for setting in settings})
         self.assertTrue(all("=" in setting for setting in settings))
         self.assertNotIn("DATABASE_URL", environment)
         self.assertNotIn("OPERATOR_LISTEN", environment, "two instances on one machine cannot share a port")
         self.assertEqual(environment["RUST_LOG"], "info,sqlx=error")
+        self.assertEqual(cpus, {"nginx": "0", "api1": "0", "api2": "0", "postgres": "1"})
 
     def test_defaults_of_the_environment_are_taken(self):
-        given = {"A": "${A:-one}/${B:-two}", "LISTEN": "x", "T": 1}
+        given = {"A": "${A:-one}/${B-two}", "LISTEN": "x", "T": 1}
         self.assertEqual(stack.instance_environment(given), {"A": "one/two", "T": "1"})
 
 
