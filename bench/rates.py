@@ -7,7 +7,7 @@ from bench import proof, progress
 from bench.line import Outcome, Value, at_least, at_most
 from bench.offer import charged, offer
 from bench.relayed import relayed
-from bench.search import highest
+from bench.search import highest, mostly
 from bench.stack import Stack
 
 # What processors take that answer at once, in milliseconds, unless the line is about slow ones.
@@ -67,7 +67,7 @@ def open_2000(setting):
 
 
 def accept(setting):
-    """The highest rate that is accepted and committed with p99 of 20 ms or less."""
+    """The highest rate that is accepted and committed with p99 of 20 ms or less, in two of three tries."""
     limit_ms = 20
     with Bench(setting, "accept", delay_ms=QUICK_MS) as bench:
         tried = []
@@ -77,7 +77,7 @@ def accept(setting):
             tried.append(load)
             return load.all_accepted and load.p99_ms <= limit_ms
 
-        rate = search(setting, 6_000, holds)
+        rate = search(setting, 6_000, mostly(holds))
         return bench.outcome(
             [at_least("accepted and committed, p99 <= 20 ms", rate, 12_000, "/s")],
             notes=[load.words() for load in tried],

@@ -33,3 +33,16 @@ def highest(first, holds, least=100):
 def hundreds(rate):
     """Rounded to a whole hundred."""
     return round(rate / 100) * 100
+
+
+def mostly(holds, tries=3):
+    """What most of so many tries say of a rate, and no more tries than that takes: a stall of the machine, or a quick moment of
+    it, is not of the rate."""
+
+    def majority(rate):
+        said = []
+        while max(said.count(True), said.count(False)) <= tries // 2:
+            said.append(holds(rate))
+        return said.count(True) > tries // 2
+
+    return majority

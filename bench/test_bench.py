@@ -29,6 +29,12 @@ class Search(unittest.TestCase):
             self.assertLess(len(tried), 16, f"{limit}: {tried}")
             self.assertEqual(len(tried), len(set(tried)), "no rate is tried twice")
 
+    def test_a_rate_is_judged_by_most_of_its_tries_and_no_more_of_them_than_that_takes(self):
+        for said, expected in (([1, 1], True), ([0, 0], False), ([0, 1, 1], True), ([1, 0, 0], False)):
+            left = list(map(bool, said))
+            self.assertEqual(search.mostly(lambda rate: left.pop(0))(1), expected, said)
+            self.assertEqual(left, [], said)
+
     def test_a_rate_that_never_holds_ends_the_search(self):
         self.assertEqual(search.highest(3_000, lambda rate: False), 0)
 
