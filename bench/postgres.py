@@ -1,7 +1,6 @@
 """The lines about PostgreSQL by itself: logged, bound."""
 
 import re
-from dataclasses import dataclass
 
 from bench import progress, proof
 from bench.child import Broken, run
@@ -68,7 +67,7 @@ def pgbench(stack, name, rows, seconds, rate=None):
     about = next(line.removeprefix("-- ") for line in script(name).read_text().splitlines())
     progress.say(f"  {about}{f' at {rate}/s' if rate else ''}: {done / seconds:,.0f}/s, {used:.0f} us each")
     stack.sql("TRUNCATE payment_queue, payment_processed")
-    return about, done / seconds, used, [one.from_due_ms for one in logged_transactions(stack)]
+    return about, done / seconds, used, logged_transactions(stack)
 
 
 def script(name):
@@ -83,31 +82,19 @@ def command(stack, name, seconds, rate=None):
     return ["pgbench", *how, *paced, stack.url("postgres", "payments")]
 
 
-@dataclass
-class Transaction:
-    """A transaction that pgbench made at a rate."""
-
-    # Milliseconds since 1970.
-    ended_at: float
-    # From when it was due until its end.
-    from_due_ms: float
-    # From its first statement until its end.
-    took_ms: float
-
-
 def logged_transactions(stack):
-    """Those of the last run at a rate, as they ended. Takes the logs away."""
+    """Of those of the last run at a rate, ms from when each was due until its end. Takes the logs away."""
     found = []
     for log in stack.folder.glob("pgbench.*"):
         found += map(parse_transaction, log.read_text().splitlines())
         log.unlink()
-    return sorted(found, key=lambda one: one.ended_at)
+    return found
 
 
 def parse_transaction(line):
-    """A line of pgbench's log: client, number, us, script, end in seconds and us, us by which it began late."""
-    _, _, took, _, seconds, us, late = map(int, line.split())
-    return Transaction(seconds * 1000 + us / 1000, took / 1000, (took - late) / 1000)
+    """A line of pgbench's log: client, number, us from when it was due, script, end in seconds and us, us by which it began late."""
+    _, _, took, *_ = map(int, line.split())
+    return took / 1000
 
 
 def transactions(printed):

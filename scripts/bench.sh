@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
-scripts/install.sh cc curl initdb nginx python3
+scripts/install.sh cc curl initdb libpq nginx python3
 # Apart: built together, the program would have what tests ask of its libraries, a clock that can be moved.
 cargo build --quiet --release --locked --bin payment-proxy
 cargo build --quiet --release --locked --example open_loop --example durability_bench
