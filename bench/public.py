@@ -84,9 +84,10 @@ def latency(run, share):
 
 def least(setting, stack):
     """The least that commits before it answers (least.c) in the place of both instances. Returns the run."""
+    program = built(stack.folder)
     for name in INSTANCES:
         stack.stop_instance(name)
-        stack.child(name, [built(stack.folder), f"{stack.folder}/{name}.sock", stack.url("payment_proxy", "payments")])
+        stack.child(name, [program, f"{stack.folder}/{name}.sock", stack.url("payment_proxy", "payments")])
     stack.await_ready("the least program answers", lambda: all(answers(UnixConnection(stack.folder / f"{name}.sock", 1), "/readyz") for name in INSTANCES))
     run, _ = play(setting, stack, stack.gateway)
     accepted, inserted = len(answered(run)), int(stack.sql("SELECT count(*) FROM payment_queue")[0][0])
