@@ -5,7 +5,6 @@
  * usage: least SOCKET CONNINFO
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
 #include <errno.h>
 #include <libpq-fe.h>
 #include <stdio.h>

@@ -8,7 +8,7 @@ from bench import proof, progress
 from bench.child import Broken
 from bench.child import run as run_program
 from bench.line import Outcome, Value, at_most
-from bench.stack import INSTANCES, REPOSITORY, SCRIPTS, Stack, UnixConnection, answers, free_port
+from bench.stack import INSTANCES, REPOSITORY, SCRIPTS, Stack, free_port
 
 # Found on the path that bench.proof extends: the scripts of `make load`.
 import audit as auditing
@@ -87,8 +87,7 @@ def least(setting, stack):
     program = built(stack.folder)
     for name in INSTANCES:
         stack.stop_instance(name)
-        stack.child(name, [program, f"{stack.folder}/{name}.sock", stack.url("payment_proxy", "payments")])
-    stack.await_ready("the least program answers", lambda: all(answers(UnixConnection(stack.folder / f"{name}.sock", 1), "/readyz") for name in INSTANCES))
+        stack.start_instance(name, [program, stack.socket(name), stack.url("payment_proxy", "payments")])
     run, _ = play(setting, stack, stack.gateway)
     accepted, inserted = len(answered(run)), int(stack.sql("SELECT count(*) FROM payment_queue")[0][0])
     if accepted > inserted:

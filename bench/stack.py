@@ -175,14 +175,18 @@ class Stack:
         except Broken:
             return False
 
-    def start_instance(self, name):
-        """Starts an instance. Returns the seconds from its start until it is ready."""
-        path = self.folder / f"{name}.sock"
+    def start_instance(self, name, command=None):
+        """Starts an instance, or what that command starts in the place of one. Returns the seconds from its start until it is ready."""
+        path = self.socket(name)
         began = time.monotonic()
         places = {"LISTEN": f"unix:{path}", "OPERATOR_LISTEN": f"unix:{self.folder / name}-operator.sock"}
-        self.child(name, [BINARY, "serve"], {**self.environment, **places})
+        self.child(name, command or [BINARY, "serve"], {**self.environment, **places})
         self.await_ready(f"{name} is ready", lambda: answers(UnixConnection(path, 1), "/readyz"), pause_s=0.002)
         return time.monotonic() - began
+
+    def socket(self, name):
+        """Where nginx finds an instance."""
+        return self.folder / f"{name}.sock"
 
     def stop_instance(self, name):
         """Ends an instance in order."""
