@@ -7,7 +7,7 @@ import xml.etree.ElementTree
 from pathlib import Path
 from random import Random
 
-from bench import aged, box, child, compare, medians, overload, pairs, postgres, profile, public, report, search, soak, stack, summary, watch, watched
+from bench import aged, box, child, compare, medians, overload, pairs, postgres, profile, report, search, soak, stack, summary, watch, watched
 from bench.line import Line, Outcome, Value, at_least, at_most
 from bench.proof import Proof
 
