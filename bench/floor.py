@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from bench.child import Broken
 from bench.line import Value
 from bench.offer import drain, measured
-from bench.public import bare_nginx, hollow
 from bench.rates import CPU_RATES, QUICK_MS, TRY_S, Bench
 from bench.search import highest
+from bench.stand_in import bare_nginx, hollow
 
 # The rate at which latency counts, how long it and CPU are measured, and the p99 up to which a rate holds.
 LATENCY_RATE, LATENCY_S, CPU_S = 2_000, 30, 20

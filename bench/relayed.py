@@ -5,8 +5,8 @@ import time
 from bench import postgres, progress
 from bench.child import Broken
 from bench.offer import measured
-from bench.public import hollow
 from bench.stack import INSTANCES, Stack
+from bench.stand_in import hollow
 
 # How long pgbench may take until it is at work.
 AT_WORK_S = 1

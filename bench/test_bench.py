@@ -6,8 +6,9 @@ import unittest
 import xml.etree.ElementTree
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
-from bench import aged, box, child, compare, medians, overload, pairs, postgres, profile, report, search, soak, stack, summary, watch, watched
+from bench import aged, box, child, compare, medians, overload, pairs, postgres, profile, public, report, search, soak, stack, summary, watch, watched
 from bench.line import Line, Outcome, Value, at_least, at_most
 from bench.proof import Proof
 
@@ -217,6 +218,20 @@ class Watched(unittest.TestCase):
         low, high = medians.interval(alone, under_watch)
         self.assertLess(low, medians.cost(alone, under_watch))
         self.assertLess(medians.cost(alone, under_watch), high)
+
+    def test_the_contest_s_minute_is_compared_by_medians_of_its_turns(self):
+        def in_turns(*p99):
+            latencies = public.Latencies()
+            for ms in p99:
+                slow = [SimpleNamespace(ms=ms, unanswered=False)] * 2
+                latencies.add(SimpleNamespace(posted=dict(enumerate([SimpleNamespace(ms=0.5, unanswered=False)] * 98 + slow))))
+            return latencies
+
+        bare, ours = in_turns(1.0, 1.2, 0.8, 1.0, 1.0), in_turns(2.0, 1.8, 9.0, 2.0, 1.9)
+        times, low, high = ours.over(bare)
+        self.assertAlmostEqual(times, 2.0)
+        self.assertTrue(1.5 <= low < times < high <= 9.0 / 0.8)
+        self.assertEqual(ours.words("ours"), "ours: POST p99 2.00, 1.80, 9.00, 2.00, 1.90 ms in its turns, p50 0.50 ms")
 
 
 class Soak(unittest.TestCase):
