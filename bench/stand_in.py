@@ -1,6 +1,6 @@
 """What stands for the service, or for both instances behind nginx: less than the service, under the same load."""
 
-from bench.child import run as run_program
+from bench.child import run
 from bench.stack import INSTANCES, REPOSITORY, SCRIPTS, free_port
 
 # What an nginx does with a POST that answers it by itself.
@@ -38,14 +38,14 @@ def placed(folder):
     """Our configuration with its files in that folder, which it makes. Returns its port, too."""
     port = free_port()
     folder.mkdir()
-    return port, run_program([SCRIPTS / "nginx-config.sh", port, folder])
+    return port, run([SCRIPTS / "nginx-config.sh", port, folder])
 
 
 def least_program(folder):
     """The least that commits before it answers (least.c), which it makes in that folder."""
     program = folder / "least"
-    headers = run_program(["pg_config", "--includedir"]).strip()
-    run_program(["cc", "-O2", f"-I{headers}", "-o", program, REPOSITORY / "bench" / "least.c", "-lpq"])
+    headers = run(["pg_config", "--includedir"]).strip()
+    run(["cc", "-O2", f"-I{headers}", "-o", program, REPOSITORY / "bench" / "least.c", "-lpq"])
     return program
 
 
