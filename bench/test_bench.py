@@ -219,6 +219,8 @@ class Watched(unittest.TestCase):
         self.assertLess(low, medians.cost(alone, under_watch))
         self.assertLess(medians.cost(alone, under_watch), high)
 
+
+class Public(unittest.TestCase):
     def test_the_contest_s_minute_is_compared_turn_by_turn(self):
         def in_turns(*p99):
             latencies = public.Latencies()
