@@ -1,7 +1,6 @@
 /* The least that commits a payment before it answers: HTTP at a unix socket, one INSERT for each POST, what comes in one turn
  * of the loop in one commit, sent to PostgreSQL at once, and 202. It looks nothing up, claims, charges and settles nothing,
- * believes its input, and ends at the first error. Whatever commits before
- * it answers has this to do, in one way or another.
+ * believes its input, and ends at the first error. Whatever commits before it answers has this to do, in one way or another.
  *
  * usage: least SOCKET CONNINFO
  */
