@@ -51,6 +51,7 @@ class Setting:
     seconds: int | None
     rate: int | None
     rows: int | None
+    turns: int | None
     # Where k6 is.
     k6: str
 
@@ -64,6 +65,7 @@ def arguments():
     parser.add_argument("--seconds", type=int, default=int(env("BENCH_SECONDS") or 0), help="how long each measured load lasts, instead of each line's own")
     parser.add_argument("--rate", type=int, default=int(env("BENCH_RATE") or 0), help="the only rate that accept, settle and cpu try, and what overload takes for the most that can be committed, in payments per second")
     parser.add_argument("--rows", type=int, default=int(env("BENCH_ROWS") or 0), help="settled payments that summary asks about, instead of 10,000,000")
+    parser.add_argument("--turns", type=int, default=int(env("BENCH_TURNS") or 0), help="how often public and cpu measure each in turn, instead of each line's own")
     parser.add_argument("--reports", type=Path, default=REPOSITORY / "target" / "bench", help="folder of the reports (target/bench)")
     parser.add_argument("--k6", default="k6", help="the k6 program")
     given = parser.parse_args()
@@ -76,7 +78,7 @@ def arguments():
 
 def command(given):
     """How to measure the same again."""
-    chosen = {"LINES": f'"{given.lines}"' if given.lines else "", "SECONDS": given.seconds, "RATE": given.rate, "ROWS": given.rows}
+    chosen = {"LINES": f'"{given.lines}"' if given.lines else "", "SECONDS": given.seconds, "RATE": given.rate, "ROWS": given.rows, "TURNS": given.turns}
     return " ".join(["make bench", *(f"{name}={value}" for name, value in chosen.items() if value)])
 
 
@@ -95,7 +97,7 @@ def main():
 
 def measure(run, given, outcomes):
     """Measures the lines, one after the other."""
-    setting = Setting(run.groups, run.folder, given.seconds or None, given.rate or None, given.rows or None, given.k6)
+    setting = Setting(run.groups, run.folder, given.seconds or None, given.rate or None, given.rows or None, given.turns or None, given.k6)
     for line in given.chosen:
         progress.say(f"{line.name}: {line.what}")
         try:

@@ -90,11 +90,12 @@ def service(setting, stack):
 
 def public(setting):
     """The contest's minute in turns: of a bare nginx, of the least that commits before it answers, of the service."""
+    turns = setting.turns or TURNS
     with Stack(setting.groups, setting.folder / "public") as stack:
         address, program = bare_nginx(stack), least_program(stack.folder)
         bare, lowest, ours, runs = Latencies(), Latencies(), Latencies(), []
-        for turn in range(1, TURNS + 1):
-            progress.say(f"  turn {turn} of {TURNS}: a bare nginx that answers 202")
+        for turn in range(1, turns + 1):
+            progress.say(f"  turn {turn} of {turns}: a bare nginx that answers 202")
             bare.add(play(setting, stack, address)[0])
             progress.say("  the least that commits before it answers, in the place of the instances")
             lowest.add(least(setting, stack, program))
@@ -108,7 +109,7 @@ def public(setting):
         (times, *within), (least_times, *least_within) = ours.over(bare), lowest.over(bare)
         return Outcome(
             [
-                at_most(f"POST p99, the public minute, over a bare nginx's, in {TURNS} pairs", times, 1.5, "x"),
+                at_most(f"POST p99, the public minute, over a bare nginx's, in {turns} pairs", times, 1.5, "x"),
                 Value("of that ours, the median", median(ours.p99), "ms"),
                 Value("of that the bare nginx, the median", median(bare.p99), "ms"),
                 Value("of that the least that commits before it answers, in the place of the instances, the median", median(lowest.p99), "ms"),

@@ -2,11 +2,11 @@
 
 import threading
 import time
+from statistics import median
 
-from bench import proof, progress
+from bench import pairs, progress, proof, relayed
 from bench.line import Outcome, Value, at_least, at_most
 from bench.offer import charged, offer
-from bench.relayed import relayed
 from bench.search import highest, mostly
 from bench.stack import Stack
 
@@ -16,6 +16,10 @@ QUICK_MS = 1
 WARM_RATE, WARM_S = 500, 3
 # Payments per second at which CPU is counted, and what one may cost at each, in microseconds.
 CPU_RATES = {1_500: 220, 6_000: 130}
+# How often each rate has its turn there, and how long that is: one and the same costs 185 and 220 us in two minutes.
+CPU_TURNS, CPU_S = 7, 10
+# How long a stack is looked at that has nothing to do.
+IDLE_S = 10
 # How long a rate is tried while the highest one is searched.
 TRY_S = 8
 # A queue is kept up with if what is open at the end of the load came in the last part of a second.
@@ -124,29 +128,47 @@ def search(setting, first, holds):
 
 
 def cpu(setting):
-    """CPU of the box per settled payment, beside that of the same messages with nothing of ours, and at rest."""
-    rates, seconds = [setting.rate] if setting.rate else list(CPU_RATES), setting.seconds or 20
-    least = relayed(setting, rates, seconds, QUICK_MS)
-    with Bench(setting, "cpu", delay_ms=QUICK_MS) as bench:
-        idle_s = 10
+    """CPU of the box per settled payment, in turns with that of the same messages with nothing of ours, and at rest."""
+    rates, seconds = [setting.rate] if setting.rate else list(CPU_RATES), setting.seconds or CPU_S
+    turns = setting.turns or CPU_TURNS
+    with relayed.started(setting, QUICK_MS) as messages, Bench(setting, "cpu", delay_ms=QUICK_MS) as bench:
         before = bench.stack.cpu_s()
-        progress.wait("idle", idle_s)
-        idle = {part: (now - before[part]) / idle_s * 100 for part, now in bench.stack.cpu_s().items()}
+        progress.wait("idle", IDLE_S)
+        idle = {part: (now - before[part]) / IDLE_S * 100 for part, now in bench.stack.cpu_s().items()}
         progress.say("  at rest, % of one CPU: " + ", ".join(f"{part} {share:.1f}" for part, share in idle.items()))
-        values, bars, notes = [], {}, []
+        ours, nothing = {rate: [] for rate in rates}, {rate: [] for rate in rates}
+        for turn in range(1, turns + 1):
+            progress.say(f"  turn {turn} of {turns}")
+            for rate in rates:
+                nothing[rate].append(relayed.cost(messages, rate, seconds))
+                ours[rate].append(bench.offer(rate, seconds).us_per_payment)
+        values, notes, bars = [], [], {}
         for rate in rates:
-            load = bench.offer(rate, seconds)
-            split = load.us_per_payment
-            what, total = f"CPU per settled payment at {rate:,}/s", sum(split.values())
+            split, total = middle(ours[rate])
+            what = f"CPU per settled payment at {rate:,}/s, the median of {turns} turns"
             values.append(at_most(what, total, CPU_RATES[rate], "us") if rate in CPU_RATES else Value(what, total, "us"))
             values += [Value(f"of that {part}", us, "us") for part, us in split.items()]
-            values.append(Value(f"a POST at {rate:,}/s with nothing of ours, not settled", sum(least[rate].values()), "us"))
-            values += [Value(f"of that {part}", us, "us") for part, us in least[rate].items()]
             bars[f"{rate:,}/s"] = split
-            notes.append(load.words())
+            split, total = middle(nothing[rate])
+            values.append(Value(f"a POST at {rate:,}/s with nothing of ours, not settled, the median", total, "us"))
+            values += [Value(f"of that {part}", us, "us") for part, us in split.items()]
+            notes.append(compared(rate, nothing[rate], ours[rate]))
         values.append(Value("CPU of the stack at rest", sum(idle.values()), "% of one CPU"))
         values += [Value(f"of that {part}", share, "% of one CPU") for part, share in idle.items()]
         return bench.outcome(values, notes=notes, charts=[("bars", "cpu: microseconds of CPU per settled payment", "us", bars)])
+
+
+def middle(turns):
+    """The medians of what each part of the box took in several turns, and of what all took together."""
+    return {part: median(turn[part] for turn in turns) for part in turns[0]}, median(sum(turn.values()) for turn in turns)
+
+
+def compared(rate, nothing, ours):
+    """The turns of both at a rate, for the report."""
+    both = [(sum(theirs.values()), sum(own.values())) for theirs, own in zip(nothing, ours, strict=True)]
+    times, low, high = (1 + more / 100 for more in (pairs.cost(both), *pairs.interval(both)))
+    theirs, own = (", ".join(f"{us:.0f}" for us in turns) for turns in zip(*both, strict=True))
+    return f"{rate:,}/s: the service {own} us in its turns, nothing of ours {theirs} us; {times:.2f} x that, 95 in 100 times {low:.2f} to {high:.2f} x"
 
 
 def slow(setting):

@@ -1,6 +1,7 @@
 """The messages of the service without anything of ours: nginx, two nginx that call a processor, and pgbench."""
 
 import time
+from contextlib import contextmanager
 
 from bench import postgres, progress
 from bench.child import Broken
@@ -20,22 +21,20 @@ CALL = """proxy_pass http://processor/payments;
 PROCESSOR = "upstream processor { server %s; keepalive 512; keepalive_requests 1000000; }"
 
 
-def relayed(setting, rates, seconds, delay_ms):
-    """What a payment costs at each rate, in us of the box's CPU: rate -> what by -> us. Each goes through nginx and one of two more
-    to a processor, while pgbench puts one into the queue. None is looked for, claimed, settled or added up."""
-    costs = {}
+@contextmanager
+def started(setting, delay_ms):
+    """A stack in which each payment goes through nginx and one of two more to a processor. None is looked for, claimed, settled or
+    added up."""
     with Stack(setting.groups, setting.folder / "relayed", delay_ms=delay_ms) as stack:
         processor = next(iter(stack.processors.values())).removeprefix("http://")
         stack.port = int(hollow(stack, CALL, PROCESSOR % processor).rpartition(":")[2])
         for name in INSTANCES:
             stack.stop_instance(name)
-        for rate in rates:
-            costs[rate] = cost(stack, rate, seconds)
-    return costs
+        yield stack
 
 
 def cost(stack, rate, seconds):
-    """The same of one rate."""
+    """What a payment costs there at that rate, while pgbench puts as many into the queue, in us of the box's CPU: what by -> us."""
     stack.child("pgbench", postgres.command(stack, postgres.PACED, seconds + 2 * AT_WORK_S, rate))
     time.sleep(AT_WORK_S)
     before, file = sum(stack.settled().values()), stack.folder / "posted.csv"

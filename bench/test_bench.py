@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 
-from bench import aged, box, child, compare, medians, overload, pairs, postgres, profile, public, report, search, soak, stack, summary, watch, watched
+from bench import aged, box, child, compare, medians, overload, pairs, postgres, profile, public, rates, report, search, soak, stack, summary, watch, watched
 from bench.line import Line, Outcome, Value, at_least, at_most
 from bench.proof import Proof
 
@@ -236,13 +236,25 @@ class Public(unittest.TestCase):
         self.assertEqual(ours.words("ours"), "ours: POST p99 2.00, 4.00, 8.00, 1.00, 4.00 ms in its turns, p50 0.50 ms")
 
 
+class Cpu(unittest.TestCase):
+    OURS = [{"postgres": 80.0, "nginx": 40.0}, {"postgres": 120.0, "nginx": 30.0}, {"postgres": 90.0, "nginx": 60.0}]
+
+    def test_what_is_said_of_several_turns_is_their_median(self):
+        self.assertEqual(rates.middle(self.OURS), ({"postgres": 90.0, "nginx": 40.0}, 150.0))
+
+    def test_the_service_is_compared_with_what_ran_just_before_it(self):
+        nothing = [{"pgbench": 240.0}, {"pgbench": 300.0}, {"pgbench": 300.0}]
+        said = rates.compared(1_500, nothing, self.OURS)
+        self.assertEqual(said, "1,500/s: the service 120, 150, 150 us in its turns, nothing of ours 240, 300, 300 us; 0.50 x that, 95 in 100 times 0.50 to 0.50 x")
+
+
 class Soak(unittest.TestCase):
     BEFORE = {watch.OTHERS: 1.0, "MB resident of api1": 40.0, "bytes of payment_queue": 8 << 20, "settled": 1_000.0, "bytes of payment_processed": 100.0}
 
     def test_the_nights_that_are_compared_have_one_rate_and_the_peaks_another(self):
-        rates = [soak.rate_of(step, 1_500) for step in range(soak.STEPS)]
-        self.assertEqual({rates[step] for step in (*soak.FIRST, *soak.LAST)}, {soak.NIGHT_RATE})
-        self.assertEqual((min(rates), max(rates), rates[0]), (soak.NIGHT_RATE, 1_500, 1_500))
+        offered = [soak.rate_of(step, 1_500) for step in range(soak.STEPS)]
+        self.assertEqual({offered[step] for step in (*soak.FIRST, *soak.LAST)}, {soak.NIGHT_RATE})
+        self.assertEqual((min(offered), max(offered), offered[0]), (soak.NIGHT_RATE, 1_500, 1_500))
         self.assertGreaterEqual(soak.FIRST[0], soak.STEPS / 10)
         self.assertEqual(soak.LAST[-1], soak.STEPS - 1)
 
