@@ -34,12 +34,15 @@ class Bench:
     def __init__(self, setting, name, **stack):
         self.folder = setting.folder / name
         self.stack = Stack(setting.groups, self.folder / "logs", **stack)
-        self.files, self.offers = [], []
+        self.files = []
+        # What was measured: all that was offered, but for the warm-up.
+        self.offers = []
 
     def __enter__(self):
         self.stack.__enter__()
         self.started = round(time.time() * 1000)
         self.offer(WARM_RATE, WARM_S)
+        self.offers.clear()
         return self
 
     def __exit__(self, *error):
@@ -74,29 +77,23 @@ def accept(setting):
     """The highest rate that is accepted and committed with p99 of 20 ms or less, in two of three tries."""
     limit_ms = 20
     with Bench(setting, "accept", delay_ms=QUICK_MS) as bench:
-        tried = []
-
         def holds(rate):
             load = bench.offer(rate, setting.seconds or TRY_S)
-            tried.append(load)
             return load.all_accepted and load.p99_ms <= limit_ms
 
         rate = search(setting, 6_000, mostly(holds))
         return bench.outcome(
             [at_least("accepted and committed, p99 <= 20 ms", rate, 12_000, "/s")],
-            notes=[load.words() for load in tried],
-            charts=[("scatter", "accept: p99 against the rate offered", "offered per second", "p99 ms", [(load.rate, load.p99_ms) for load in tried])],
+            notes=[load.words() for load in bench.offers],
+            charts=[("scatter", "accept: p99 against the rate offered", "offered per second", "p99 ms", [(load.rate, load.p99_ms) for load in bench.offers])],
         )
 
 
 def settle(setting):
     """The highest rate that is settled as it comes, over a minute."""
     with Bench(setting, "settle", delay_ms=QUICK_MS) as bench:
-        tried = []
-
         def holds(rate, seconds=TRY_S):
             load = bench.offer(rate, seconds)
-            tried.append(load)
             return load.all_accepted and load.settled >= load.accepted - rate * KEPT_UP_S
 
         rate = search(setting, 3_000, holds)
@@ -106,17 +103,17 @@ def settle(setting):
                 sustained = rate
                 break
             rate = round(rate * LOWERED / 100) * 100
-        best = max((load.settled / load.seconds for load in tried), default=0)
-        longest = max(load.seconds for load in tried)
-        whole = max(load.settled / load.seconds for load in tried if load.seconds == longest)
+        best = max((load.settled / load.seconds for load in bench.offers), default=0)
+        longest = max(load.seconds for load in bench.offers)
+        whole = max(load.settled / load.seconds for load in bench.offers if load.seconds == longest)
         return bench.outcome(
             [
                 at_least("settled end to end, sustained", sustained, 8_000, "/s", ">= 8,000 /s, then 12,000"),
                 Value(f"settled at most in {longest} s, kept up with or not", round(whole), "/s"),
                 Value("settled at most, the queue growing", round(best), "/s"),
             ],
-            notes=[load.words() for load in tried],
-            charts=[("scatter", "settle: settled against offered", "offered per second", "settled per second", [(load.rate, load.settled / load.seconds) for load in tried])],
+            notes=[load.words() for load in bench.offers],
+            charts=[("scatter", "settle: settled against offered", "offered per second", "settled per second", [(load.rate, load.settled / load.seconds) for load in bench.offers])],
         )
 
 
@@ -136,15 +133,16 @@ def cpu(setting):
         progress.wait("idle", IDLE_S)
         idle = {part: (now - before[part]) / IDLE_S * 100 for part, now in bench.stack.cpu_s().items()}
         progress.say("  at rest, % of one CPU: " + ", ".join(f"{part} {share:.1f}" for part, share in idle.items()))
-        ours, nothing = {rate: [] for rate in rates}, {rate: [] for rate in rates}
+        nothing = {rate: [] for rate in rates}
         for turn in range(1, turns + 1):
             progress.say(f"  turn {turn} of {turns}")
             for rate in rates:
                 nothing[rate].append(relayed.cost(messages, rate, seconds))
-                ours[rate].append(bench.offer(rate, seconds).us_per_payment)
-        values, notes, bars = [], [], {}
+                bench.offer(rate, seconds)
+        values, bars, notes = [], {}, [load.words() for load in bench.offers]
         for rate in rates:
-            split, total = middle(ours[rate])
+            ours = [load.us_per_payment for load in bench.offers if load.rate == rate]
+            split, total = middle(ours)
             what = f"CPU per settled payment at {rate:,}/s, the median of {turns} turns"
             values.append(at_most(what, total, CPU_RATES[rate], "us") if rate in CPU_RATES else Value(what, total, "us"))
             values += [Value(f"of that {part}", us, "us") for part, us in split.items()]
@@ -152,7 +150,7 @@ def cpu(setting):
             split, total = middle(nothing[rate])
             values.append(Value(f"a POST at {rate:,}/s with nothing of ours, not settled, the median", total, "us"))
             values += [Value(f"of that {part}", us, "us") for part, us in split.items()]
-            notes.append(compared(rate, nothing[rate], ours[rate]))
+            notes.append(compared(rate, nothing[rate], ours))
         values.append(Value("CPU of the stack at rest", sum(idle.values()), "% of one CPU"))
         values += [Value(f"of that {part}", share, "% of one CPU") for part, share in idle.items()]
         return bench.outcome(values, notes=notes, charts=[("bars", "cpu: microseconds of CPU per settled payment", "us", bars)])
