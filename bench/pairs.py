@@ -22,3 +22,8 @@ def cost(pairs):
 def interval(pairs):
     """Between what the cost is in 95 of 100 draws."""
     return in_95_of_100(lambda rng: cost(rng.choices(pairs, k=len(pairs))))
+
+
+def times(pairs):
+    """How many times the first the second is, and between what that is in 95 of 100 draws."""
+    return tuple(1 + more / 100 for more in (cost(pairs), *interval(pairs)))

@@ -60,8 +60,7 @@ class Latencies:
 
     def over(self, others):
         """How many times the p99 of others this one's is, turn by turn, and between what that is in 95 of 100 draws."""
-        turns = list(zip(others.p99, self.p99, strict=True))
-        return tuple(1 + more / 100 for more in (pairs.cost(turns), *pairs.interval(turns)))
+        return pairs.times(list(zip(others.p99, self.p99, strict=True)))
 
     def words(self, what):
         """For the report."""

@@ -145,15 +145,20 @@ def cpu(setting):
             split, total = middle(ours)
             what = f"CPU per settled payment at {rate:,}/s, the median of {turns} turns"
             values.append(at_most(what, total, CPU_RATES[rate], "us") if rate in CPU_RATES else Value(what, total, "us"))
-            values += [Value(f"of that {part}", us, "us") for part, us in split.items()]
+            values += of_that(split, "us")
             bars[f"{rate:,}/s"] = split
             split, total = middle(nothing[rate])
             values.append(Value(f"a POST at {rate:,}/s with nothing of ours, not settled, the median", total, "us"))
-            values += [Value(f"of that {part}", us, "us") for part, us in split.items()]
+            values += of_that(split, "us")
             notes.append(compared(rate, nothing[rate], ours))
         values.append(Value("CPU of the stack at rest", sum(idle.values()), "% of one CPU"))
-        values += [Value(f"of that {part}", share, "% of one CPU") for part, share in idle.items()]
+        values += of_that(idle, "% of one CPU")
         return bench.outcome(values, notes=notes, charts=[("bars", "cpu: microseconds of CPU per settled payment", "us", bars)])
+
+
+def of_that(parts, unit):
+    """What each part of the box has of a value."""
+    return [Value(f"of that {part}", value, unit) for part, value in parts.items()]
 
 
 def middle(turns):
@@ -164,7 +169,7 @@ def middle(turns):
 def compared(rate, nothing, ours):
     """The turns of both at a rate, for the report."""
     both = [(sum(theirs.values()), sum(own.values())) for theirs, own in zip(nothing, ours, strict=True)]
-    times, low, high = (1 + more / 100 for more in (pairs.cost(both), *pairs.interval(both)))
+    times, low, high = pairs.times(both)
     theirs, own = (", ".join(f"{us:.0f}" for us in turns) for turns in zip(*both, strict=True))
     return f"{rate:,}/s: the service {own} us in its turns, nothing of ours {theirs} us; {times:.2f} x that, 95 in 100 times {low:.2f} to {high:.2f} x"
 
