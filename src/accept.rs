@@ -13,6 +13,7 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::claim::{Claim, ClaimedFor, SEND_WITHIN, interval};
@@ -89,6 +90,8 @@ struct Posted {
 #[derive(Debug, Clone)]
 pub struct Acceptor {
     posted: mpsc::Sender<Posted>,
+    /// Cancelled by the first writer that ends.
+    writers: CancellationToken,
     writes: Arc<Writes>,
     /// One for each payment that may wait.
     places: Arc<Semaphore>,
@@ -113,6 +116,7 @@ impl Acceptor {
             pace: Pace::default(),
         }));
         let writes = Arc::new(Writes::new("accept"));
+        let writers = CancellationToken::new();
         for pool in pools {
             let writer = Writer {
                 pool: pool.clone(),
@@ -122,14 +126,25 @@ impl Acceptor {
                 writes: Arc::clone(&writes),
                 room: Arc::clone(room),
             };
-            tokio::spawn(writer.run());
+            let ended = writers.clone().drop_guard();
+            tokio::spawn(async move {
+                writer.run().await;
+                drop(ended);
+            });
         }
         Self {
             posted,
+            writers,
             writes,
             places: Arc::new(Semaphore::new(ACCEPT_BACKLOG)),
             room: Arc::clone(room),
         }
+    }
+
+    /// Is cancelled when a writer ends: with the last clone of this, or because it broke.
+    #[must_use]
+    pub fn writers(&self) -> CancellationToken {
+        self.writers.clone()
     }
 
     /// What keeps payments from being accepted, as far as was seen lately.

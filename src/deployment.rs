@@ -59,7 +59,7 @@ impl Member {
     /// Keeps in touch until `stop`, then signs off.
     pub async fn run(self: Arc<Self>, stop: CancellationToken, calls: TaskTracker) {
         let hint = Arc::new(Notify::new());
-        let listening = tokio::spawn(listen(self.pool.clone(), Arc::clone(&hint)));
+        let mut listening = tokio::spawn(listen(self.pool.clone(), Arc::clone(&hint)));
         let mut outage = Outage::new("deployment");
         let mut beat_at: Option<Instant> = None;
         let mut known = vec![Known::default(); self.processors.len()];
@@ -73,6 +73,8 @@ impl Member {
                     pause = Duration::ZERO;
                     continue;
                 }
+                // It broke, and so did this instance: it would learn of the others too late.
+                _ = &mut listening => return,
                 () = stop.cancelled() => break,
             }
             let beat = beat_at.is_none_or(|at| at.elapsed() >= HEARTBEAT_INTERVAL);

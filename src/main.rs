@@ -1,9 +1,11 @@
 //! The command line of `payment-proxy`.
 
+use std::io::{Write as _, stderr, stdout};
 use std::process::ExitCode;
 
 use mimalloc::MiMalloc;
 use payment_proxy::cli::{Cli, Command};
+use payment_proxy::telemetry::{LogWriter, Process};
 use payment_proxy::{database, operate, probe, serve, simulator, telemetry, tls};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,21 +18,33 @@ fn main() -> ExitCode {
     let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
-            if error.code == 0 {
-                print!("{}", error.text);
-            } else {
-                eprint!("{}", error.text);
-            }
+            // Where nobody reads it the exit code tells.
+            let _ = match error.code {
+                0 => stdout().write_all(error.text.as_bytes()),
+                _ => stderr().write_all(error.text.as_bytes()),
+            };
             return ExitCode::from(error.code);
         }
     };
-    match run(cli) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(operate::FAILED)
-        }
-    }
+    let process = match cli.command {
+        Command::Serve(_) | Command::SimulateProcessor(_) => Process::Service,
+        _ => Process::Command,
+    };
+    let log = match telemetry::start(cli.log_format, &cli.rust_log, process) {
+        Ok(log) => log,
+        Err(error) => return failed(None, &error),
+    };
+    run(cli).unwrap_or_else(|error| failed(log.as_ref(), &error))
+}
+
+/// Says why nothing came of it; a service does not wait for whoever reads that.
+fn failed(log: Option<&LogWriter>, error: &anyhow::Error) -> ExitCode {
+    let line = format!("error: {error:#}\n");
+    let _ = match log {
+        Some(log) => log.lines().write_all(line.as_bytes()),
+        None => stderr().write_all(line.as_bytes()),
+    };
+    ExitCode::from(operate::FAILED)
 }
 
 /// A single thread wakes nobody else and shares nothing.
@@ -46,7 +60,6 @@ fn runtime(threads: usize) -> std::io::Result<Runtime> {
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     tls::provide();
-    telemetry::start(cli.log_format, &cli.rust_log)?;
     let threads = match &cli.command {
         Command::Serve(settings) => settings.worker_threads.get(),
         _ => 1,

@@ -30,6 +30,7 @@ use crate::metrics::Scrape;
 use crate::room::Room;
 use crate::route::{Policy, Router, SharedRouter, Terms};
 use crate::settle::{self, Returned, SETTLE_BACKLOG};
+use crate::telemetry::LOG_DRAIN;
 use crate::together::Together;
 use crate::trace;
 use crate::worker::{Depth, Processor, Worker};
@@ -40,7 +41,7 @@ use operators::Operators;
 pub const REQUESTS_DRAIN: Duration = Duration::from_secs(2);
 /// How long calls to processors have to end after the stop signal. Those left open then are resolved
 /// by the next claim.
-pub const CALLS_DRAIN: Duration = Duration::from_millis(5_500);
+pub const CALLS_DRAIN: Duration = Duration::from_millis(5_250);
 /// How long the ends of calls have to be recorded after that.
 pub const SETTLE_DRAIN: Duration = Duration::from_secs(2);
 /// How long the connections to the database have to be closed in order.
@@ -53,6 +54,7 @@ const _: () = assert!(
         + REQUESTS_DRAIN.as_millis()
         + SETTLE_DRAIN.as_millis()
         + CLOSE.as_millis()
+        + LOG_DRAIN.as_millis()
         <= SHUTDOWN.as_millis()
 );
 
@@ -107,6 +109,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     });
     let room = Arc::new(Room::new(settings.queue_limit));
     let acceptor = Acceptor::start(&pools.accepts, &router, &Arc::downgrade(&worker), &room);
+    let accepting = acceptor.writers();
     let mut parts = JoinSet::new();
     let http_stop = CancellationToken::new();
     if let Some(token) = settings.operator.token().cloned() {
@@ -155,7 +158,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         broken = parts.join_next() => return broken_part(broken),
     }
 
-    let settling = tokio::spawn(settle::run(
+    let mut settling = tokio::spawn(settle::run(
         pools.settles.clone(),
         lease,
         endings,
@@ -188,9 +191,12 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     });
     tracing::info!(start_seconds = started_at.elapsed().as_secs_f64(), "ready");
 
+    // Whatever breaks ends the instance, which is started anew then: it must not go on without one of its parts.
     let outcome = tokio::select! {
         () = &mut shutdown => Ok(()),
         broken = parts.join_next() => broken_part(broken),
+        ended = &mut settling => Err(anyhow::anyhow!("settling broke: {ended:?}")),
+        () = accepting.cancelled() => Err(anyhow::anyhow!("accepting broke")),
     };
     tracing::info!("stopping");
     stopping.store(true, Ordering::Relaxed);
@@ -211,7 +217,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     })
     .await;
     parts.abort_all();
-    if tokio::time::timeout(SETTLE_DRAIN, settling).await.is_err() {
+    if !settling.is_finished() && tokio::time::timeout(SETTLE_DRAIN, settling).await.is_err() {
         tracing::error!(
             "not everything was recorded; what is missing is asked of its processor after the lease"
         );

@@ -60,6 +60,8 @@ pub struct Counts {
     pub charged_twice: Total,
     pub spans_exported: Total,
     pub spans_lost: Total,
+    pub log_lines: LogLines,
+    pub panics: Total,
     attempts: Totals,
     processor_seconds: Histograms,
     settled: Totals,
@@ -79,6 +81,15 @@ pub struct Refused {
     pub conflict: Total,
     pub overloaded: Total,
     pub database: Total,
+}
+
+/// Lines of the log that were dropped, by reason.
+#[derive(Debug, Clone, Default)]
+pub struct LogLines {
+    /// Nobody read as fast as lines came.
+    pub overflowed: Total,
+    /// The destination took none.
+    pub unwritable: Total,
 }
 
 /// The handles of one processor.
@@ -128,6 +139,7 @@ impl Counts {
             "Claims that ended without a charge, by what the payment is now",
         );
         let anomalies = all.totals("anomalies", "Charges that were not booked the usual way: the queue row was gone, booked before, or charged by two processors");
+        let dropped = all.totals("log_lines_dropped", "Lines of the log that were dropped: nobody read as fast as they came, or they could not be written");
         let kind = |family: &Totals, kind: &str| family.get_or_create_owned(&label("kind", kind));
         Self {
             accepted: all.total("accepted", "Payments put into the queue"),
@@ -153,6 +165,11 @@ impl Counts {
             charged_twice: kind(&anomalies, "charged_twice"),
             spans_exported: all.total("spans_exported", "Spans that the collector of traces took"),
             spans_lost: all.total("spans_lost", "Spans that the collector of traces did not take"),
+            log_lines: LogLines {
+                overflowed: dropped.get_or_create_owned(&label("reason", "overflowed")),
+                unwritable: dropped.get_or_create_owned(&label("reason", "unwritable")),
+            },
+            panics: all.total("panics", "Panics, each a fault of the program: the log says where"),
             attempts: all.totals("attempts", "Attempts to charge a payment, by processor and by what is proved of it"),
             processor_seconds: all.histograms("processor_seconds", "Time that a processor took for a POST, answered or not", processor_histogram),
             settled: all.totals("settled", "Payments booked as charged, by processor"),

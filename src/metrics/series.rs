@@ -24,6 +24,12 @@ impl Total {
     pub fn add_batch(&self, events: usize) {
         self.add(events as u64);
     }
+
+    /// How many there were.
+    #[must_use]
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl TypedMetric for Total {
@@ -32,7 +38,7 @@ impl TypedMetric for Total {
 
 impl EncodeMetric for Total {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        encoder.encode_gauge(&self.0.load(Ordering::Relaxed))
+        encoder.encode_gauge(&self.value())
     }
 
     fn metric_type(&self) -> MetricType {

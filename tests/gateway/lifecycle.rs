@@ -1,11 +1,19 @@
 //! Starts, stops and crashes of instances.
 
+use std::num::NonZeroU64;
+use std::sync::Arc;
 use std::time::Duration;
 
+use payment_proxy::accept::Acceptor;
+use payment_proxy::room::Room;
+use payment_proxy::worker::Step;
 use reqwest::StatusCode;
 use uuid::Uuid;
 
-use crate::support::{CENTS, Database, Gateway, eventually, processor, processors};
+use crate::support::{
+    Bench, CENTS, Database, Gateway, PATIENCE, eventually, new_payment, processor, processors,
+    production_terms,
+};
 
 #[tokio::test]
 async fn sigterm_finishes_claimed_payments() {
@@ -36,6 +44,25 @@ async fn sigterm_finishes_claimed_payments() {
         database.count("payment_queue").await,
         30 - i64::try_from(stored).expect("small")
     );
+}
+
+#[tokio::test]
+async fn a_writer_of_accept_that_breaks_is_noticed() {
+    let (database, default) = (Database::migrated().await, processor().await);
+    let mut bench = Bench::new(&database, &[&default], production_terms());
+    let (step, _) = bench.worker.claim_step(1, 0).await.expect("a claim");
+    assert_eq!(step, Step::Drained(0));
+    // Claiming what is accepted panics now: the processor that the router chooses is not there.
+    bench.worker.processors = Arc::default();
+    let router = bench.worker.router.clone();
+    let worker = Arc::new(bench.worker);
+    let pools = [database.pool.clone()];
+    let room = Arc::new(Room::new(NonZeroU64::MAX));
+    let acceptor = Acceptor::start(&pools, &router, &Arc::downgrade(&worker), &room);
+    assert!(!acceptor.writers().is_cancelled());
+    assert!(acceptor.accept(new_payment()).await.is_err());
+    let noticed = tokio::time::timeout(PATIENCE, acceptor.writers().cancelled_owned());
+    noticed.await.expect("it is noticed, and the instance ends");
 }
 
 #[tokio::test]

@@ -35,3 +35,4 @@ mod server;
 mod support;
 mod tls;
 mod traces;
+mod unwritable_log;

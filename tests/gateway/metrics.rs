@@ -22,6 +22,20 @@ pub struct Watched {
 }
 
 impl Watched {
+    /// Starts an instance, whose log goes to `log`.
+    pub async fn start_logging(
+        database: &Database,
+        processors: &str,
+        extra: &[(&str, &str)],
+        log: impl Into<Stdio>,
+    ) -> Self {
+        let address = free_address();
+        let settings = [&settings(&address)[..], extra].concat();
+        let gateway = Gateway::spawn_logging(&database.url, processors, &settings, |_| log);
+        gateway.until_ready().await;
+        Self { gateway, address }
+    }
+
     pub async fn start(database: &Database, processors: &str) -> Self {
         let address = free_address();
         let settings = settings(&address);

@@ -188,8 +188,20 @@ impl Gateway {
 
     /// Starts one.
     pub fn spawn(database_url: &str, processors: &str, settings: &[(&str, &str)]) -> Self {
+        Self::spawn_logging(database_url, processors, settings, |folder| {
+            std::fs::File::create(folder.join("log")).expect("a log file")
+        })
+    }
+
+    /// Starts one, whose log goes to what `log` makes, given a folder.
+    pub fn spawn_logging<L: Into<Stdio>>(
+        database_url: &str,
+        processors: &str,
+        settings: &[(&str, &str)],
+        log: impl FnOnce(&Path) -> L,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let log = std::fs::File::create(folder.path().join("log")).expect("a log file");
+        let log = log(folder.path());
         let child = Command::new(env!("CARGO_BIN_EXE_payment-proxy"))
             .arg("serve")
             .env(
@@ -303,8 +315,13 @@ impl Gateway {
             * 1024
     }
 
+    /// What it has logged; nothing where that goes elsewhere.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("log")).expect("a log")
+        let log = self.folder.path().join("log");
+        match log.exists() {
+            true => std::fs::read_to_string(log).expect("a log"),
+            false => String::new(),
+        }
     }
 
     pub fn signal(&self, signal: Signal) {
