@@ -3,15 +3,13 @@
 //! It is asked for again and again, above all when the queue is deep, so it counts no more than
 //! [`COUNTED`] rows of any table. What is beyond is estimated by the server's own statistics.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
-use tokio::sync::Mutex;
 
 use crate::charge::LONGEST_DOUBT_PAUSE;
 use crate::claim::interval;
-use crate::database::Look;
 
 /// Rows of a table that are counted one by one, at most.
 pub const COUNTED: i64 = 5_000;
@@ -136,56 +134,5 @@ fn count(counted: i64, estimate: i64) -> Count {
     Count {
         value: u64::try_from(value).unwrap_or_default(),
         exact,
-    }
-}
-
-/// A census that is taken when it is asked for, but not too often, however many ask.
-#[derive(Debug)]
-pub struct RecentCensus {
-    pool: PgPool,
-    taken: Mutex<Taken>,
-}
-
-#[derive(Debug, Default)]
-struct Taken {
-    /// When it was asked for last, and what came of it.
-    last: Option<(Instant, Option<Census>)>,
-    look: Look<Census>,
-}
-
-impl RecentCensus {
-    /// None is taken yet.
-    #[must_use]
-    pub fn new(pool: PgPool) -> Self {
-        Self {
-            pool,
-            taken: Mutex::default(),
-        }
-    }
-
-    /// One that is at most [`CENSUS_INTERVAL`] old; none if the database did not answer within
-    /// [`CENSUS_TIMEOUT`], or did not when it was asked last.
-    pub async fn get(&self) -> Option<Census> {
-        // Whoever comes while one is taken waits for it, and takes none.
-        let Taken { last, look } = &mut *self.taken.lock().await;
-        if let Some((taken_at, census)) = last
-            && taken_at.elapsed() < CENSUS_INTERVAL
-        {
-            return census.clone();
-        }
-        let take = || {
-            let pool = self.pool.clone();
-            async move { Census::take(&pool).await }
-        };
-        let census = match look.answer(CENSUS_TIMEOUT, take).await {
-            Some(Ok(census)) => Some(census),
-            Some(Err(error)) => {
-                tracing::debug!(error = %error, "no census");
-                None
-            }
-            None => None,
-        };
-        *last = Some((Instant::now(), census.clone()));
-        census
     }
 }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use crate::attention::OwnAttention;
 use crate::charge::HEALTH_TIMEOUT;
 use crate::claim::interval;
 use crate::database::{Outage, within};
@@ -53,6 +54,8 @@ pub struct Member {
     pub processors: Arc<Vec<Processor>>,
     /// Learns what is read.
     pub router: SharedRouter,
+    /// What this instance finds in itself; written down with each sign of life.
+    pub own: Arc<OwnAttention>,
 }
 
 impl Member {
@@ -196,17 +199,25 @@ impl Member {
 
     /// Gives a sign of life. Returns how many instances are alive, this one included.
     async fn heartbeat(&self) -> Result<u32, sqlx::Error> {
+        let processors = self.processors.iter();
+        let processors: Vec<String> = processors.map(|each| each.name.clone()).collect();
+        let attention = serde_json::to_string(&self.own.items())
+            .map_err(|error| sqlx::Error::Encode(error.into()))?;
         let others = sqlx::query_scalar!(
             r#"WITH beat AS (
-                INSERT INTO service_instance (id, seen_at) VALUES ($1, now())
-                ON CONFLICT ON CONSTRAINT service_instance_pkey DO UPDATE SET seen_at = now()
+                INSERT INTO service_instance (id, seen_at, processors, attention)
+                VALUES ($1, now(), $4, $5::text::jsonb)
+                ON CONFLICT ON CONSTRAINT service_instance_pkey
+                DO UPDATE SET seen_at = now(), attention = excluded.attention
             ), forgotten AS (
                 DELETE FROM service_instance WHERE seen_at < now() - $3::interval
             )
             SELECT count(*) AS "others!" FROM service_instance WHERE id <> $1 AND seen_at > now() - $2::interval"#,
             self.id,
             interval(INSTANCE_TTL),
-            interval(INSTANCE_FORGOTTEN)
+            interval(INSTANCE_FORGOTTEN),
+            &processors,
+            attention
         )
         .fetch_one(&self.pool)
         .await?;

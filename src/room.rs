@@ -7,12 +7,14 @@
 
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::attention::{Attention, Item};
 use crate::census;
 use crate::database::within;
 
@@ -20,6 +22,9 @@ use crate::database::within;
 pub const ROOM_LOOK: Duration = Duration::from_secs(1);
 /// The time between two looks while the queue seems to be full, which may be over any moment.
 pub const FULL_LOOK: Duration = Duration::from_millis(200);
+
+/// How long a post that was refused is reported.
+pub const FULL_REMEMBERED: Duration = Duration::from_secs(5);
 
 /// What an instance knows of the length of the queue.
 #[derive(Debug)]
@@ -31,6 +36,8 @@ pub struct Room {
     accepted: AtomicU64,
     /// Woken when somebody was refused.
     refused: Notify,
+    /// When somebody was refused last.
+    refused_at: Mutex<Option<Instant>>,
 }
 
 impl Room {
@@ -42,6 +49,7 @@ impl Room {
             seen: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
             refused: Notify::new(),
+            refused_at: Mutex::default(),
         }
     }
 
@@ -51,8 +59,27 @@ impl Room {
         let full = queued.saturating_add(waiting as u64) >= self.limit;
         if full {
             self.refused.notify_one();
+            *self
+                .refused_at
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
         full
+    }
+
+    /// That posts are refused, if the last was refused less than [`FULL_REMEMBERED`] ago.
+    pub fn attention(&self) -> Option<Item> {
+        let refused_at = *self
+            .refused_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let lately = refused_at.is_some_and(|at| at.elapsed() < FULL_REMEMBERED);
+        lately.then(|| {
+            let limit = self.limit;
+            Attention::QueueFull.item(format!(
+                "the queue is full (QUEUE_LIMIT is {limit}) and posts are refused"
+            ))
+        })
     }
 
     /// So many payments were put into the queue.

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::accept::Acceptor;
+use crate::attention::OwnAttention;
 use crate::charge::{Names, ProcessorClient, Stop};
 use crate::claim::LeaseTerms;
 use crate::config::{ProcessorsSettings, Settings};
@@ -110,6 +111,11 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     let room = Arc::new(Room::new(settings.queue_limit));
     let acceptor = Acceptor::start(&pools.accepts, &router, &Arc::downgrade(&worker), &room);
     let accepting = acceptor.writers();
+    let mut own = OwnAttention::default();
+    let full = Arc::clone(&room);
+    own.add(move || full.attention());
+    own.add(settle::charged_twice);
+    let own = Arc::new(own);
     let mut parts = JoinSet::new();
     let http_stop = CancellationToken::new();
     if let Some(token) = settings.operator.token().cloned() {
@@ -127,12 +133,13 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
             terms,
             names: Arc::clone(&names),
             simulator,
+            own: Arc::clone(&own),
         };
         let operators = Operators {
             listen: settings.operator.operator_listen.clone(),
             token,
             metrics_token: settings.metrics_token().cloned(),
-            scrape: Scrape::new(router.clone(), pools.clone()),
+            scrape: Scrape::new(router.clone(), pools.clone(), Arc::clone(&own)),
             observer,
         };
         parts.spawn(operators.start(http_stop.clone()).await?);
@@ -183,6 +190,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         pool: pools.claims.clone(),
         processors,
         router,
+        own,
     });
     let (member_stop, member_calls) = (stop.draining.clone(), calls.clone());
     parts.spawn(async move {

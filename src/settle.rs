@@ -15,6 +15,7 @@ use sqlx::PgPool;
 use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
+use crate::attention::{Attention, Item};
 use crate::charge::{Outcome, doubt_pause};
 use crate::claim::{Claim, LeaseTerms, SEND_WITHIN, interval};
 use crate::database::{Outage, RETRY_PAUSE, is_transient, within};
@@ -275,6 +276,15 @@ impl Anomaly {
             }
         }
     }
+}
+
+/// That this instance saw payments charged twice, since its start.
+pub(crate) fn charged_twice() -> Option<Item> {
+    let payments = COUNTS.charged_twice.get();
+    let noun = if payments == 1 { "payment" } else { "payments" };
+    (payments > 0).then(|| {
+        Attention::ChargedTwice.item(format!("{payments} {noun} charged by two processors"))
+    })
 }
 
 /// Records what became of those claims. Doing it again changes nothing.

@@ -17,8 +17,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::live::{self, Feed, Simulator};
-use super::problem::{DatabaseProblems, ProblemBody};
+use super::problem::{DatabaseProblems, OperatorProblems, ProblemBody};
 use super::{Problem, openapi, problem, session};
+use crate::attention::Item;
 use crate::config::OperatorToken;
 use crate::deployment;
 use crate::metrics::Scrape;
@@ -81,6 +82,7 @@ impl OperatorApi {
     fn documented() -> (Router<Self>, OpenApi) {
         let router = OpenApiRouter::new()
             .routes(routes!(metrics))
+            .routes(routes!(attention))
             .routes(routes!(explain))
             .routes(routes!(disable))
             .routes(routes!(enable))
@@ -129,6 +131,15 @@ impl FromRef<OperatorApi> for OperatorToken {
 )]
 async fn metrics(State(api): State<OperatorApi>) -> impl IntoResponse {
     ([(CONTENT_TYPE, METRICS_TYPE)], api.scrape.text().await)
+}
+
+/// What wants an operator's attention, the most urgent first; as this instance and the database tell it
+#[utoipa::path(
+    get, path = "/attention", tag = "attention",
+    responses((status = 200, description = "Empty where all is well", body = Vec<Item>), OperatorProblems)
+)]
+async fn attention(State(api): State<OperatorApi>) -> Json<Vec<Item>> {
+    Json(api.scrape.attention().await)
 }
 
 /// What the router knows of each processor, and its last decisions

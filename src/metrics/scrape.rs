@@ -1,7 +1,9 @@
 //! One look at this instance, in the text format of Prometheus.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::slice::from_ref;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
@@ -12,7 +14,8 @@ use sqlx::PgPool;
 
 use super::series::Gauge;
 use super::{COUNTS, PREFIX};
-use crate::census::{Census, RecentCensus};
+use crate::attention::{self, Attention, Item, OwnAttention, RecentLook, Severity};
+use crate::census::Census;
 use crate::database::Pools;
 use crate::route::{BreakerState, Explanation, ProcessorReport, SharedRouter};
 
@@ -20,16 +23,18 @@ use crate::route::{BreakerState, Explanation, ProcessorReport, SharedRouter};
 pub struct Scrape {
     router: SharedRouter,
     pools: Pools,
-    census: RecentCensus,
+    look: Arc<RecentLook>,
+    own: Arc<OwnAttention>,
     started_at: SystemTime,
 }
 
 impl Scrape {
-    /// Looks at this router, these pools, and at the queue through them.
+    /// Looks at this router, these pools, the queue through them, and what this instance finds in itself.
     #[must_use]
-    pub fn new(router: SharedRouter, pools: Pools) -> Self {
+    pub fn new(router: SharedRouter, pools: Pools, own: Arc<OwnAttention>) -> Self {
         Self {
-            census: RecentCensus::new(pools.operators.clone()),
+            look: Arc::new(RecentLook::new(pools.operators.clone())),
+            own,
             router,
             pools,
             started_at: SystemTime::now(),
@@ -38,8 +43,10 @@ impl Scrape {
 
     /// All metrics as text. It waits for the database no longer than [`crate::census::CENSUS_TIMEOUT`].
     pub async fn text(&self) -> String {
+        let looked = self.look.get().await;
         let picture = Picture {
-            census: self.census.get().await,
+            attention: attention::list(attention::told(looked.as_deref()), &self.own),
+            census: looked.map(|looked| looked.0.clone()),
             explanation: self.router.explain(),
             pools: [
                 PoolUse::of("accepts", &self.pools.accepts),
@@ -57,6 +64,13 @@ impl Scrape {
             .and_then(|()| encode_registry(&mut text, &states))
             .expect("writing to a string does not fail");
         text
+    }
+}
+
+impl Scrape {
+    /// What wants attention, as this instance tells it.
+    pub async fn attention(&self) -> Vec<Item> {
+        self.look.list(&self.own).await
     }
 }
 
@@ -91,6 +105,7 @@ impl PoolUse {
 #[derive(Debug)]
 struct Picture {
     census: Option<Census>,
+    attention: Vec<Item>,
     explanation: Explanation,
     pools: [PoolUse; 5],
     started_at: SystemTime,
@@ -109,8 +124,32 @@ impl Picture {
     fn gauges(&self) -> Vec<Gauge<'_>> {
         let mut gauges = self.processors();
         gauges.extend(self.instance());
+        gauges.push(self.attention());
         gauges.extend(self.census.iter().flat_map(queue));
         gauges
+    }
+
+    /// Without an answer of the database nobody knows of the kinds that are not in the list.
+    fn attention(&self) -> Gauge<'_> {
+        let items = self.attention.iter();
+        let mut values: BTreeMap<_, _> = items
+            .map(|item| ((item.kind.as_ref(), item.severity), 1.0))
+            .collect();
+        if self.census.is_some() {
+            for kind in Attention::ALL {
+                values.entry((kind.name(), kind.severity())).or_insert(0.0);
+            }
+        }
+        let labels =
+            |kind, severity: Severity| vec![("kind", kind), ("severity", severity.as_str())];
+        Gauge {
+            name: "attention",
+            help: "1 for each kind of thing that wants an operator's attention; the runbook is docs/operations.md",
+            values: values
+                .into_iter()
+                .map(|((kind, severity), value)| (labels(kind, severity), value))
+                .collect(),
+        }
     }
 
     fn processors(&self) -> Vec<Gauge<'_>> {

@@ -14,7 +14,7 @@ use crate::support::{CENTS, Database, Gateway, eventually, processor, processors
 const PROGRAM: &str = env!("CARGO_BIN_EXE_payment-proxy");
 const TOKEN: &str = "a-token-of-some-length";
 
-fn program(database_url: &str, arguments: &[&str]) -> Command {
+pub fn program(database_url: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
     command
         .args(arguments)
@@ -36,7 +36,7 @@ async fn run(command: &mut Command) -> (i32, String) {
     (code, text)
 }
 
-async fn json(command: &mut Command) -> (i32, Value) {
+pub async fn json(command: &mut Command) -> (i32, Value) {
     let (code, text) = run(command.arg("--json")).await;
     (
         code,
@@ -130,7 +130,7 @@ async fn status_without_a_database_says_so() {
     ))
     .await;
     assert!(
-        code == 2 && text.contains("the database does not answer"),
+        code == 2 && text.contains("the database does not answer") && text.contains("! "),
         "{code}: {text}"
     );
     let (code, told) = json(&mut program(

@@ -5,6 +5,7 @@
 mod api;
 mod archive;
 mod archived;
+mod attention;
 mod auditing;
 mod bad_input;
 mod books;

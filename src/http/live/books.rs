@@ -8,6 +8,7 @@ use sqlx::PgPool;
 
 use super::money::Money;
 use super::window::Settled;
+use crate::attention::{self, Item};
 use crate::census::Census;
 use crate::claim::interval;
 use crate::route::Terms;
@@ -25,6 +26,7 @@ pub(super) const LATENCY_PAYMENTS: i64 = 10;
 #[derive(Debug, Clone)]
 pub(super) struct Books {
     pub(super) census: Census,
+    pub(super) attention: Vec<Item>,
     pub(super) money: Money,
     /// Seconds, counted from 1970, and what was sent in them and is settled.
     pub(super) seconds: Range<i64>,
@@ -47,6 +49,7 @@ impl Books {
     ) -> Result<Self, sqlx::Error> {
         let mut connection = pool.acquire().await?;
         let census = Census::read(&mut connection).await?;
+        let attention = attention::in_database(&mut connection, &census).await?;
         let summary = match summarize(&mut *connection, names, None, None).await {
             Ok(summary) => summary,
             Err(NoSummary::Database(error)) => return Err(error),
@@ -89,6 +92,7 @@ impl Books {
         .await?;
         Ok(Self {
             census,
+            attention,
             money: Money::of(&summary, terms),
             seconds,
             settled: settled.collect(),

@@ -19,6 +19,7 @@ use super::books::Books;
 use super::simulation::Simulator;
 use super::snapshot::{DeploymentView, Snapshot};
 use super::window::{Sample, Window};
+use crate::attention::{self, OwnAttention};
 use crate::database::{Look, Outage};
 use crate::http::OperatorApi;
 use crate::http::session::SessionEnd;
@@ -158,6 +159,8 @@ pub struct Observer {
     pub names: Arc<[String]>,
     /// Where processors are simulated.
     pub simulator: Option<Arc<Simulator>>,
+    /// What this instance finds in itself.
+    pub own: Arc<OwnAttention>,
 }
 
 /// What is remembered from one look to the next.
@@ -249,10 +252,17 @@ impl Observer {
         let away = unanswered.filter(|time| memory.failed || *time > AWAY_AFTER);
         memory.window.push(sample);
         let books = memory.books.as_ref();
+        let told = match (away, books) {
+            (Some(_), _) => Err("the database does not answer".to_owned()),
+            (None, books) => Ok(books
+                .map(|books| books.attention.clone())
+                .unwrap_or_default()),
+        };
         Snapshot {
             at_ms: now.timestamp_millis(),
             instance: self.instance,
             database_away_ms: away.map(|away| u64::try_from(away.as_millis()).unwrap_or(u64::MAX)),
+            attention: attention::list(told, &self.own),
             columns: memory.window.columns(newest_second, self.names.len()),
             deployment: books.map(|books| DeploymentView {
                 census: books.census.clone(),

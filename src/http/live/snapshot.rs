@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::money::Money;
 use super::simulation::Simulation;
 use super::window::Columns;
+use crate::attention::Item;
 use crate::census::Census;
 use crate::route::Explanation;
 
@@ -21,6 +22,8 @@ pub(super) struct Snapshot {
     pub instance: Uuid,
     /// Milliseconds for which the database has not answered. None: it answers.
     pub database_away_ms: Option<u64>,
+    /// What wants an operator's attention, the most urgent first; the same as `GET /attention`.
+    pub attention: Vec<Item>,
     /// What the database last said. None: nothing yet.
     pub deployment: Option<DeploymentView>,
     /// The last two minutes.

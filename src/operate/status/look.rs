@@ -10,6 +10,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::super::DIFFERS;
+use crate::attention::{self, Attention, Item, STUCK_AFTER};
 use crate::census::{COUNTED, Census};
 use crate::claim::interval;
 use crate::config::{Listen, OperatorSettings};
@@ -17,10 +18,6 @@ use crate::deployment::INSTANCE_TTL;
 use crate::probe::reachable;
 use crate::tls;
 
-/// An accepted payment that is open for longer wants somebody to look.
-pub(super) const STUCK_AFTER: Duration = Duration::from_secs(60);
-/// A transaction that is open for longer does: vacuum cannot clean the queue behind it.
-const LONG_TRANSACTION: Duration = Duration::from_secs(60);
 /// Open payments that are named, at most.
 const NAMED: i64 = 5;
 /// Throughput and shares are of the last so many whole seconds.
@@ -43,7 +40,7 @@ pub(super) struct Status {
     #[serde(serialize_with = "or_error")]
     pub(super) operator: Result<Vec<Seen>, String>,
     /// What wants somebody to look.
-    pub(super) attention: Vec<String>,
+    pub(super) attention: Vec<Item>,
 }
 
 /// What the database tells.
@@ -169,8 +166,11 @@ impl Looker {
         let database = database.map_err(|error| error.to_string());
         Status {
             at: Utc::now(),
-            attention: database.as_ref().map(attention).unwrap_or_default(),
-            database,
+            attention: match &database {
+                Ok((_, attention)) => attention.clone(),
+                Err(error) => vec![Attention::DatabaseAway.item(error.clone())],
+            },
+            database: database.map(|(database, _)| database),
             operator,
         }
     }
@@ -190,9 +190,9 @@ impl Looker {
         Ok(routing.processors)
     }
 
-    async fn ask_database(&self) -> Result<Database, sqlx::Error> {
+    async fn ask_database(&self) -> Result<(Database, Vec<Item>), sqlx::Error> {
         let begun_at = Instant::now();
-        let census = Census::take(&self.pool).await?;
+        let (census, attention) = attention::look(&self.pool).await?;
         let processors = self.processors().await?;
         let stuck = self.stuck().await?;
         let row = sqlx::query!(
@@ -204,7 +204,7 @@ impl Looker {
         )
         .fetch_one(&self.pool)
         .await?;
-        Ok(Database {
+        let database = Database {
             instances: row.instances,
             census,
             processors,
@@ -213,7 +213,8 @@ impl Looker {
             queue_is_logged: row.logged,
             connections: row.connections,
             max_connections: row.max_connections,
-        })
+        };
+        Ok((database, attention))
     }
 
     async fn processors(&self) -> Result<Vec<Processor>, sqlx::Error> {
@@ -289,34 +290,4 @@ impl Looker {
         });
         Ok(stuck.collect())
     }
-}
-
-/// What wants somebody to look, and what to do about it.
-fn attention(database: &Database) -> Vec<String> {
-    let census = &database.census;
-    let mut attention = Vec::new();
-    if database.instances == 0 {
-        attention.push("no instance is alive: start one with `payment-proxy serve`".to_owned());
-    }
-    if let letters @ 1.. = census.dead_letters.value {
-        attention.push(format!(
-            "{letters} dead: `payment-proxy dead-letter list` says why, `dead-letter retry ID` tries again"
-        ));
-    }
-    if census.oldest_age_seconds > STUCK_AFTER.as_secs_f64() {
-        attention.push(format!(
-            "the oldest payment is open for {:.0} s: `payment-proxy payment ID` tells its life",
-            census.oldest_age_seconds
-        ));
-    }
-    if census.oldest_transaction_seconds > LONG_TRANSACTION.as_secs_f64() {
-        attention.push(format!(
-            "a transaction is open for {:.0} s and keeps vacuum from cleaning the queue: see pg_stat_activity",
-            census.oldest_transaction_seconds
-        ));
-    }
-    if !database.processors.is_empty() && database.processors.iter().all(|each| !each.enabled) {
-        attention.push("every processor is disabled: POST /routing/NAME/enable".to_owned());
-    }
-    attention
 }

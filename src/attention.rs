@@ -1,0 +1,493 @@
+//! What wants an operator's attention: one list, the same for `payment-proxy status`, `GET /attention`, the
+//! live page and the metric `attention`.
+//!
+//! # To add a kind
+//!
+//! 1. Add a line to `kinds!` below: name, machine name, severity, what an operator does about it.
+//! 2. Add a line where it is found. What the database tells goes into [`in_database`]. What only an instance
+//!    knows goes into `serve`, as `own.add(move || found().then(|| Attention::Kind.item("...")))`: each
+//!    instance writes its own items into its row of `service_instance` with every heartbeat, so that every
+//!    reader of the list finds the items of all living instances.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use sqlx::{PgConnection, PgPool};
+use tokio::sync::Mutex;
+use utoipa::ToSchema;
+
+use crate::census::{CENSUS_INTERVAL, CENSUS_TIMEOUT, COUNTED, Census};
+use crate::claim::interval;
+use crate::database::Look;
+use crate::deployment::INSTANCE_TTL;
+
+/// A payment that was accepted longer ago than this and is still open is reported.
+pub const STUCK_AFTER: Duration = Duration::from_secs(60);
+/// Payments wait if the oldest was accepted longer ago than this. Below it, what a processor last said of its
+/// health may be older than what it does.
+pub const WAITING_AFTER: Duration = Duration::from_secs(10);
+/// A transaction that is open for longer is reported: vacuum cannot clean the queue behind it.
+pub const LONG_TRANSACTION: Duration = Duration::from_secs(60);
+
+/// Declares [`Attention`]: one line for each kind.
+macro_rules! kinds {
+    ($($(#[$meta:meta])* $kind:ident = $name:literal, $severity:ident, $advice:literal;)+) => {
+        /// The kinds of things that want an operator's attention.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Attention { $($(#[$meta])* $kind,)+ }
+
+        impl Attention {
+            /// All kinds, the most urgent first.
+            pub const ALL: &'static [Self] = &[$(Self::$kind),+];
+
+            /// Its stable name, for scripts, alerts and the runbook.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$kind => $name),+ }
+            }
+
+            /// How urgent it is.
+            #[must_use]
+            pub const fn severity(self) -> Severity {
+                match self { $(Self::$kind => Severity::$severity),+ }
+            }
+
+            /// What an operator does about it.
+            #[must_use]
+            pub const fn advice(self) -> &'static str {
+                match self { $(Self::$kind => $advice),+ }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// Nothing is known of the deployment.
+    DatabaseAway = "database_away", Alarm,
+        "start or reach PostgreSQL; clients get 503 meanwhile, and what was accepted is in the database";
+    /// Two processors have charged one payment.
+    ChargedTwice = "charged_twice", Alarm,
+        "the log says CHARGED TWICE with the id; have one of the charges refunded, `payment-proxy reconcile` lists both";
+    /// Nobody serves.
+    NoInstance = "no_instance", Alarm,
+        "start one with `payment-proxy serve`";
+    /// Posts are refused.
+    QueueFull = "queue_full", Alarm,
+        "see why payments are not settled, or raise QUEUE_LIMIT";
+    /// Nothing new is sent anywhere, because operators said so.
+    AllProcessorsOff = "all_processors_off", Alarm,
+        "put one back into use: POST /routing/NAME/enable at OPERATOR_LISTEN";
+    /// Nothing is charged, by the processors' own word.
+    AllProcessorsFailing = "all_processors_failing", Alarm,
+        "payments are accepted and wait; ask those who run the processors";
+    /// Payments that no processor takes.
+    DeadLetters = "dead_letters", Alarm,
+        "`payment-proxy dead-letter list` says why, `dead-letter retry ID` tries again";
+    /// Payments in doubt at a processor that no living instance is configured with.
+    Stranded = "stranded", Alarm,
+        "add that processor to PROCESSORS again";
+    /// An instance ended without signing off.
+    InstanceDied = "instance_died", Watch,
+        "see its log; what it had claimed is taken up by others when the leases end";
+    /// A payment is open for long.
+    OldPayment = "old_payment", Watch,
+        "`payment-proxy status` names it, `payment-proxy payment ID` tells its life";
+    /// Vacuum cannot clean up.
+    LongTransaction = "long_transaction", Watch,
+        "it keeps vacuum from cleaning the queue: see pg_stat_activity";
+    /// An operator took a processor out.
+    ProcessorOff = "processor_off", Watch,
+        "put it back into use when its reason is gone: POST /routing/NAME/enable at OPERATOR_LISTEN";
+}
+
+/// How urgent an item is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Payments are refused, wait for a person, or money is wrong.
+    Alarm,
+    /// Somebody should look, soon.
+    Watch,
+}
+
+impl Severity {
+    /// Its name, as in JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Alarm => "alarm",
+            Self::Watch => "watch",
+        }
+    }
+}
+
+/// Something that wants an operator's attention.
+///
+/// The kind is text, because an item may come from an instance of a newer program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = AttentionItem)]
+pub struct Item {
+    /// The stable name of its kind, for scripts, alerts and the runbook
+    #[schema(value_type = String, example = "dead_letters")]
+    pub kind: Cow<'static, str>,
+    /// How urgent it is
+    pub severity: Severity,
+    /// What is, in plain words
+    pub text: String,
+    /// What to do about it
+    #[schema(value_type = String)]
+    pub advice: Cow<'static, str>,
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}: {}", self.text, self.advice)
+    }
+}
+
+impl Attention {
+    /// An item of this kind that says `text`.
+    #[must_use]
+    pub fn item(self, text: impl Into<String>) -> Item {
+        Item {
+            kind: self.name().into(),
+            severity: self.severity(),
+            text: text.into(),
+            advice: self.advice().into(),
+        }
+    }
+}
+
+/// What an instance finds in itself. A source is asked at every heartbeat and every look, so it may not block.
+#[derive(Default)]
+pub struct OwnAttention(Vec<Source>);
+
+type Source = Box<dyn Fn() -> Option<Item> + Send + Sync>;
+
+impl OwnAttention {
+    /// Adds a source of items.
+    pub fn add(&mut self, source: impl Fn() -> Option<Item> + Send + Sync + 'static) {
+        self.0.push(Box::new(source));
+    }
+
+    /// What the sources find now.
+    #[must_use]
+    pub fn items(&self) -> Vec<Item> {
+        self.0.iter().filter_map(|source| source()).collect()
+    }
+}
+
+impl fmt::Debug for OwnAttention {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "OwnAttention({} sources)", self.0.len())
+    }
+}
+
+/// Puts the most urgent items first, and leaves one of those that say the same.
+fn in_order(mut items: Vec<Item>) -> Vec<Item> {
+    let place = |item: &Item| {
+        Attention::ALL
+            .iter()
+            .position(|kind| kind.name() == item.kind)
+    };
+    let key = |item: &Item| (item.severity, place(item).unwrap_or(usize::MAX));
+    items.sort_by(|one, other| {
+        key(one)
+            .cmp(&key(other))
+            .then_with(|| one.text.cmp(&other.text))
+    });
+    items.dedup();
+    items
+}
+
+/// The list as an instance tells it: what the database told, or that it told nothing, and what this instance
+/// finds in itself, which may be newer than its last heartbeat.
+#[must_use]
+pub fn list(in_database: Result<Vec<Item>, String>, own: &OwnAttention) -> Vec<Item> {
+    let mut items = in_database.unwrap_or_else(|reason| vec![Attention::DatabaseAway.item(reason)]);
+    items.extend(own.items());
+    in_order(items)
+}
+
+/// What the database tells, including what the living instances wrote there. `census` was taken just before.
+///
+/// # Errors
+/// The database did not answer.
+pub async fn in_database(
+    connection: &mut PgConnection,
+    census: &Census,
+) -> Result<Vec<Item>, sqlx::Error> {
+    let instances = sqlx::query!(
+        r#"SELECT seen_at > now() - $1::interval AS "alive!",
+            extract(epoch FROM now() - seen_at)::float8 AS "silent_for!", processors, attention::text AS "attention!"
+        FROM service_instance"#,
+        interval(INSTANCE_TTL)
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let processors = sqlx::query!(
+        r#"SELECT processor, enabled, failing AS "failing?" FROM processor_health ORDER BY processor"#
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let (alive, died): (Vec<_>, Vec<_>) = instances.into_iter().partition(|row| row.alive);
+    let configured = Configured::of(alive.iter().map(|row| row.processors.as_slice()));
+
+    let mut items: Vec<Item> = alive
+        .iter()
+        .flat_map(|row| published(&row.attention))
+        .collect();
+    if alive.is_empty() {
+        items.push(Attention::NoInstance.item("no instance is alive"));
+    }
+    if let Some(latest) = died.iter().map(|row| row.silent_for).min_by(f64::total_cmp) {
+        let count = died.len();
+        let noun = if count == 1 { "instance" } else { "instances" };
+        items.push(Attention::InstanceDied.item(format!(
+            "{count} {noun} ended without signing off, the last {latest:.0} s ago; {} alive",
+            alive.len()
+        )));
+    }
+    if let letters @ 1.. = census.dead_letters.value {
+        items.push(Attention::DeadLetters.item(format!("{letters} dead")));
+    }
+    if census.oldest_age_seconds > STUCK_AFTER.as_secs_f64() {
+        let age = census.oldest_age_seconds;
+        items
+            .push(Attention::OldPayment.item(format!("the oldest payment is open for {age:.0} s")));
+    }
+    if census.oldest_transaction_seconds > LONG_TRANSACTION.as_secs_f64() {
+        let age = census.oldest_transaction_seconds;
+        items
+            .push(Attention::LongTransaction.item(format!("a transaction is open for {age:.0} s")));
+    }
+    let used: Vec<_> = processors
+        .iter()
+        .filter(|row| configured.has(&row.processor))
+        .collect();
+    let off: Vec<&str> = used
+        .iter()
+        .filter(|row| !row.enabled)
+        .map(|row| row.processor.as_str())
+        .collect();
+    if !off.is_empty() && off.len() == used.len() {
+        items.push(Attention::AllProcessorsOff.item("every processor is switched off"));
+    } else if census.oldest_age_seconds > WAITING_AFTER.as_secs_f64()
+        && !used.is_empty()
+        && used
+            .iter()
+            .all(|row| !row.enabled || row.failing == Some(true))
+    {
+        items.push(
+            Attention::AllProcessorsFailing
+                .item("every processor that is in use says that it fails, and payments wait"),
+        );
+    }
+    if off.len() < used.len() {
+        items.extend(
+            off.iter()
+                .map(|name| Attention::ProcessorOff.item(format!("{name} is switched off"))),
+        );
+    }
+    if let Configured::By(names) = &configured
+        && census.in_doubt.value > 0
+    {
+        items.extend(stranded(connection, names).await?);
+    }
+    Ok(in_order(items))
+}
+
+/// What an instance wrote. What cannot be read was written by a program that is much newer.
+fn published(attention: &str) -> Vec<Item> {
+    serde_json::from_str(attention).unwrap_or_default()
+}
+
+/// The processors that any living instance is configured with.
+enum Configured {
+    /// No instance says, or not all do.
+    Unknown,
+    /// These.
+    By(Vec<String>),
+}
+
+impl Configured {
+    fn of<'a>(instances: impl Iterator<Item = &'a [String]>) -> Self {
+        let mut names = BTreeSet::new();
+        for processors in instances {
+            if processors.is_empty() {
+                return Self::Unknown;
+            }
+            names.extend(processors.iter().cloned());
+        }
+        match names.is_empty() {
+            true => Self::Unknown,
+            false => Self::By(names.into_iter().collect()),
+        }
+    }
+
+    /// Whether it is configured, as far as is known.
+    fn has(&self, name: &str) -> bool {
+        match self {
+            Self::Unknown => true,
+            Self::By(names) => names.iter().any(|known| known == name),
+        }
+    }
+}
+
+/// Payments that only a processor that nobody calls any more can decide, among the oldest of the queue.
+async fn stranded(
+    connection: &mut PgConnection,
+    configured: &[String],
+) -> Result<Vec<Item>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT processor AS "processor!", count(*) AS "payments!"
+        FROM (SELECT processor, lease_until FROM payment_queue ORDER BY id LIMIT $1) AS oldest
+        WHERE processor IS NOT NULL AND processor <> ALL ($2::text[])
+        GROUP BY processor ORDER BY processor"#,
+        COUNTED,
+        configured
+    )
+    .fetch_all(connection)
+    .await?;
+    let items = rows.into_iter().map(|row| {
+        Attention::Stranded.item(format!(
+            "{} in doubt at {}, which no living instance has in PROCESSORS",
+            row.payments, row.processor
+        ))
+    });
+    Ok(items.collect())
+}
+
+/// The census and the list of one look.
+pub type Looked = (Census, Vec<Item>);
+
+/// Looks at the deployment once.
+///
+/// # Errors
+/// The database did not answer.
+pub async fn look(pool: &PgPool) -> Result<Looked, sqlx::Error> {
+    let mut connection = pool.acquire().await?;
+    let census = Census::read(&mut connection).await?;
+    let attention = in_database(&mut connection, &census).await?;
+    Ok((census, attention))
+}
+
+/// A look that is made when it is asked for, but not too often, however many ask.
+#[derive(Debug)]
+pub struct RecentLook {
+    pool: PgPool,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    /// When it was asked for last, and what came of it.
+    last: Option<(Instant, Option<Arc<Looked>>)>,
+    look: Look<Looked>,
+}
+
+impl RecentLook {
+    /// None is taken yet.
+    #[must_use]
+    pub fn new(pool: PgPool) -> Self {
+        Self {
+            pool,
+            taken: Mutex::default(),
+        }
+    }
+
+    /// One that is at most [`CENSUS_INTERVAL`] old; none if the database did not answer within
+    /// [`CENSUS_TIMEOUT`], or did not when it was asked last.
+    pub async fn get(&self) -> Option<Arc<Looked>> {
+        // Callers that come while one is taken wait for it, and take none.
+        let Taken { last, look: taking } = &mut *self.taken.lock().await;
+        if let Some((taken_at, looked)) = last
+            && taken_at.elapsed() < CENSUS_INTERVAL
+        {
+            return looked.clone();
+        }
+        let take = || {
+            let pool = self.pool.clone();
+            async move { look(&pool).await }
+        };
+        let looked = match taking.answer(CENSUS_TIMEOUT, take).await {
+            Some(Ok(looked)) => Some(Arc::new(looked)),
+            Some(Err(error)) => {
+                tracing::debug!(error = %error, "no census");
+                None
+            }
+            None => None,
+        };
+        *last = Some((Instant::now(), looked.clone()));
+        looked
+    }
+
+    /// The list as this instance tells it now.
+    pub async fn list(&self, own: &OwnAttention) -> Vec<Item> {
+        list(told(self.get().await.as_deref()), own)
+    }
+}
+
+/// The list of a look, or that there is none.
+pub fn told(looked: Option<&Looked>) -> Result<Vec<Item>, String> {
+    let items = looked.map(|(_, items)| items.clone());
+    items.ok_or_else(|| "the database does not answer".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_name_of_its_own() {
+        let names: BTreeSet<&str> = Attention::ALL.iter().map(|kind| kind.name()).collect();
+        assert_eq!(names.len(), Attention::ALL.len());
+    }
+
+    #[test]
+    fn alarms_come_first_and_nothing_is_said_twice() {
+        let off = Attention::ProcessorOff.item("default is switched off");
+        let dead = Attention::DeadLetters.item("1 dead");
+        let newer = Item {
+            kind: "of_tomorrow".into(),
+            severity: Severity::Alarm,
+            text: "new".to_owned(),
+            advice: "update".into(),
+        };
+        let items = vec![off.clone(), dead.clone(), newer.clone(), off.clone()];
+        assert_eq!(in_order(items), [dead, newer, off]);
+    }
+
+    #[test]
+    fn a_processor_counts_as_removed_only_where_every_living_instance_says_its_own() {
+        let names = |names: &[&str]| {
+            names
+                .iter()
+                .map(|&name| name.to_owned())
+                .collect::<Vec<_>>()
+        };
+        let (both, one, silent) = (names(&["a", "b"]), names(&["a"]), names(&[]));
+        let of = |instances: &[&Vec<String>]| {
+            Configured::of(instances.iter().map(|names| names.as_slice()))
+        };
+        assert!(of(&[&both, &one]).has("b"));
+        assert!(!of(&[&one]).has("b"));
+        assert!(of(&[&one, &silent]).has("b") && of(&[]).has("b"));
+    }
+
+    #[test]
+    fn without_a_database_an_instance_still_tells_its_own() {
+        let mut own = OwnAttention::default();
+        own.add(|| Some(Attention::ChargedTwice.item("one payment")));
+        own.add(|| None);
+        let kinds: Vec<_> = list(Err("away".to_owned()), &own)
+            .into_iter()
+            .map(|item| item.kind)
+            .collect();
+        assert_eq!(kinds, ["database_away", "charged_twice"]);
+    }
+}
