@@ -1,16 +1,20 @@
-//! Archive: the settled payments of a past month go from the books to a file, while the service runs.
+//! Archive: the settled payments of a past month go from the ledger to a file, while the service runs, and come back.
 //!
 //! First they are exported: hour by hour into a CSV file, which is read back and must add up, for each hour and
 //! processor, to the totals that the database keeps. Then exactly what is in that file, line by line, moves from
 //! `payment_processed` to `payment_archived` (that the payment was charged, and with what amount) and
-//! `payment_archived_hour` (the totals), in small transactions. What was changed meanwhile stays in the books.
+//! `payment_archived_hour` (the totals), in small transactions. What was changed meanwhile stays in the ledger.
 //!
 //! It can be interrupted at any moment and run again: until the month is in `payment_archived_month`, nothing has
-//! moved, and from then on the file is complete.
+//! moved, and from then on the file is complete and on the disk. No file is ever written over.
+//!
+//! [`restore`] takes a month back, in one transaction. At every instant a payment is known in one of both places.
 
 mod export;
+mod file;
 mod month;
 mod relocate;
+mod restore;
 
 use std::path::{Path, PathBuf};
 
@@ -18,6 +22,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use uuid::Uuid;
 
 use crate::config::DatabaseSettings;
 use crate::database::LOCK_TIMEOUT;
@@ -25,10 +30,14 @@ use crate::database::LOCK_TIMEOUT;
 pub use export::EXPORT_SLICE;
 pub use month::Month;
 pub use relocate::{MOVE_BATCH, MOVE_PAUSE};
+pub use restore::{RESTORE_BATCH, Restoration, Restored, restore};
 
 /// How long after its end a month may be archived at the earliest. Whatever was sent in it is decided then, and
 /// nobody asks for parts of its last hour any more.
 pub const REST: TimeDelta = TimeDelta::days(1);
+
+/// Payments that are named one by one, at most; of more, their number is told.
+pub const NAMED: usize = 20;
 
 /// The columns of the file, which are those of `payment_processed`.
 const COLUMNS: &str = "correlation_id,amount,processor,requested_at,accepted_at,settled_at,attempt";
@@ -48,6 +57,8 @@ pub struct Archived {
     pub amount: Decimal,
     /// How far it is.
     pub state: State,
+    /// The first [`NAMED`] of those that [`State::Moved`] counts.
+    pub left: Vec<Uuid>,
 }
 
 /// How far a month is.
@@ -63,7 +74,7 @@ pub enum State {
     },
     /// It is archived.
     Moved {
-        /// Payments of the month that are in the books all the same: they were booked or changed after the export.
+        /// Payments of the month that are in the ledger all the same: they were recorded or changed after the export.
         left: i64,
     },
 }
@@ -87,7 +98,7 @@ pub async fn archive(
     folder: &Path,
     dry_run: bool,
 ) -> anyhow::Result<Vec<Archived>> {
-    let mut connection = connect(settings).await?;
+    let mut connection = connect(settings, "payment-proxy archive").await?;
     let now: DateTime<Utc> = sqlx::query_scalar!(r#"SELECT now() AS "now!""#)
         .fetch_one(&mut connection)
         .await?;
@@ -104,10 +115,11 @@ pub async fn archive(
 }
 
 /// A connection on which no statement waits for long, or keeps anybody waiting.
-async fn connect(settings: &DatabaseSettings) -> Result<PgConnection, sqlx::Error> {
-    let options = settings
-        .connect_options()
-        .application_name("payment-proxy archive");
+async fn connect(
+    settings: &DatabaseSettings,
+    application: &str,
+) -> Result<PgConnection, sqlx::Error> {
+    let options = settings.connect_options().application_name(application);
     let mut connection = PgConnection::connect_with(&options).await?;
     let limits = format!(
         "SET lock_timeout = {}; SET timezone = 'UTC'; SET datestyle = 'ISO'; SET extra_float_digits = 1;
@@ -124,17 +136,16 @@ async fn connect(settings: &DatabaseSettings) -> Result<PgConnection, sqlx::Erro
     Ok(connection)
 }
 
-/// The months before `before` of which something is in the books and not archived yet.
+/// The months before `before` of which something is in the ledger, or may be since an archive was interrupted.
 async fn due(connection: &mut PgConnection, before: Month) -> Result<Vec<Month>, sqlx::Error> {
     let months = sqlx::query_scalar!(
         r#"SELECT m.month AS "month!" FROM (
             SELECT date_trunc('month', starts_at AT TIME ZONE 'UTC')::date FROM payment_rollup
             WHERE unit = 'hour' AND starts_at < $1 AND requests <> 0
             UNION
-            SELECT month FROM payment_archived_month
+            SELECT month FROM payment_archived_month WHERE moved_at IS NULL
         ) AS m (month)
         WHERE m.month < ($1 AT TIME ZONE 'UTC')::date
-            AND NOT EXISTS (SELECT FROM payment_archived_month a WHERE a.month = m.month AND a.moved_at IS NOT NULL)
         ORDER BY 1"#,
         before.start()
     )
@@ -151,19 +162,27 @@ async fn one(
     dry_run: bool,
 ) -> anyhow::Result<Archived> {
     let exported = sqlx::query!(
-        "SELECT file, sha256, requests, amount FROM payment_archived_month WHERE month = $1",
+        "SELECT sha256, requests, amount, moved_at FROM payment_archived_month WHERE month = $1",
         month.first_day()
     )
     .fetch_optional(&mut *connection)
     .await?;
+    let file = folder.join(month.file_name());
     let result = |payments, amount, state| Archived {
         month,
-        file: folder.join(month.file_name()),
+        file: file.clone(),
         payments,
         amount,
         state,
+        left: Vec::new(),
     };
     let (sha256, payments, amount) = match exported {
+        Some(exported) if exported.moved_at.is_some() => {
+            let (left, _) = totals(connection, month).await?;
+            let moved = result(exported.requests, exported.amount, State::Moved { left });
+            let left = in_ledger(connection, month).await?;
+            return Ok(Archived { left, ..moved });
+        }
         Some(exported) if dry_run => {
             return Ok(result(exported.requests, exported.amount, State::Due));
         }
@@ -181,12 +200,26 @@ async fn one(
             (exported.sha256, exported.payments, exported.amount)
         }
     };
-    let left =
-        relocate::relocate(connection, month, &folder.join(month.file_name()), &sha256).await?;
-    Ok(result(payments, amount, State::Moved { left }))
+    let left = relocate::relocate(connection, month, &file, (&sha256, payments)).await?;
+    let moved = result(payments, amount, State::Moved { left });
+    let left = in_ledger(connection, month).await?;
+    Ok(Archived { left, ..moved })
 }
 
-/// What the books have of a month.
+/// Ids of payments of a month that are in the ledger, the first [`NAMED`].
+async fn in_ledger(connection: &mut PgConnection, month: Month) -> Result<Vec<Uuid>, sqlx::Error> {
+    sqlx::query_scalar!(
+        "SELECT correlation_id FROM payment_processed WHERE requested_at >= $1 AND requested_at < $2
+        ORDER BY requested_at, correlation_id LIMIT $3",
+        month.start(),
+        month.end(),
+        i64::try_from(NAMED).expect("a small number")
+    )
+    .fetch_all(connection)
+    .await
+}
+
+/// What the ledger has of a month.
 async fn totals(
     connection: &mut PgConnection,
     month: Month,

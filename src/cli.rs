@@ -9,7 +9,7 @@ use clap_complete::Shell;
 
 use crate::config::{ListenSettings, LogFormat, MigrateSettings, Settings};
 use crate::operate::{
-    ArchiveArgs, DeadLetterArgs, PaymentArgs, ReconcileArgs, StatusArgs, SummaryArgs,
+    ArchiveArgs, DeadLetterArgs, PaymentArgs, ReconcileArgs, RestoreArgs, StatusArgs, SummaryArgs,
 };
 use crate::simulator;
 use crate::telemetry::DEFAULT_FILTER;
@@ -56,6 +56,9 @@ pub enum Command {
     /// Move the settled payments of past months out of the books, to files, while the service runs
     #[command(after_help = exit_codes("done", "a month could not be archived, or not all of it", "it could not be done; run it again"))]
     Archive(Box<ArchiveArgs>),
+    /// Take an archived month back from its file into the ledger, in one transaction, while the service runs
+    #[command(after_help = exit_codes("done", "it was refused, and nothing was changed", "it could not be done, and nothing was changed unless the error says otherwise"))]
+    Restore(Box<RestoreArgs>),
     /// Ask the instance that listens on LISTEN whether it is ready
     #[command(after_help = exit_codes("it is", NOT_USED, "it is not, or does not answer"))]
     Probe(ListenSettings),

@@ -84,6 +84,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::DeadLetter(args) => return operate::dead_letter(*args).await,
             Command::Reconcile(args) => return operate::reconcile(*args).await,
             Command::Archive(args) => return operate::archive(*args).await,
+            Command::Restore(args) => return operate::restore(*args).await,
             Command::Completions { shell } => Cli::complete(shell, &mut std::io::stdout().lock()),
             Command::Probe(settings) => probe::probe(&settings.listen)?,
             Command::SimulateProcessor(args) => simulator::run(*args, shutdown).await?,

@@ -1,7 +1,7 @@
 //! The export of a month, and the proof that the file has all of it.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use futures_util::TryStreamExt;
 use rust_decimal::Decimal;
 use sqlx::{Connection, Executor, PgConnection};
 
-use super::relocate::Lines;
+use super::file::{Lines, Partial};
 use super::{COLUMNS, Month};
 
 /// What one transaction reads. Its snapshot keeps vacuum from cleaning the queue for as long.
@@ -36,22 +36,21 @@ pub(super) async fn export(
     folder: &Path,
 ) -> anyhow::Result<Exported> {
     let path = folder.join(month.file_name());
-    let partial = folder.join(format!("{}.partial", month.file_name()));
-    let file = ours_alone(&partial)?;
-    let expected = write(connection, month, &file)
+    let partial = Partial::create(folder.join(format!("{}.partial", month.file_name())))?;
+    let expected = write(connection, month, &partial.file)
         .await
-        .with_context(|| format!("writing {}", partial.display()))?;
-    file.sync_all()?;
-    let (sha256, found) = read_back(connection, &partial).await?;
+        .with_context(|| format!("writing {}", partial.path().display()))?;
+    partial.file.sync_all()?;
+    let (sha256, found) = read_back(connection, partial.path()).await?;
     if found != expected {
         bail!(
             "{} does not add up to payment_rollup; nothing has been moved",
-            partial.display()
+            partial.path().display()
         );
     }
     let payments: i64 = found.values().map(|(payments, _)| payments).sum();
     let amount: Decimal = found.values().map(|(_, amount)| amount).sum();
-    // Of two that export the same month, the second waits here, and is refused before it renames anything.
+    // Of two that export the same month, the second waits here, and is refused before it publishes anything.
     let mut transaction = connection.begin().await?;
     sqlx::query!(
         "INSERT INTO payment_archived_month (month, file, sha256, requests, amount) VALUES ($1, $2, $3, $4, $5)",
@@ -63,34 +62,13 @@ pub(super) async fn export(
     )
     .execute(&mut *transaction)
     .await?;
-    std::fs::rename(&partial, &path)?;
-    File::open(folder)?.sync_all()?;
+    partial.publish(&path, &sha256)?;
     transaction.commit().await?;
     Ok(Exported {
         sha256,
         payments,
         amount,
     })
-}
-
-/// An empty file that no other run writes to. What an interrupted run left there is overwritten.
-fn ours_alone(path: &Path) -> anyhow::Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .with_context(|| path.display().to_string())?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            bail!("{} is being written by another run", path.display())
-        }
-        Err(TryLockError::Error(error)) => return Err(error.into()),
-    }
-    file.set_len(0)?;
-    Ok(file)
 }
 
 /// Writes the payments of a month, and returns what they must add up to.

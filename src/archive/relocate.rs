@@ -1,18 +1,15 @@
 //! What is in the file of a month leaves the books.
 
-use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use chrono::Days;
-use sha2::{Digest, Sha256};
 use sqlx::{Connection, PgConnection};
 
 use super::export::load;
-use super::{COLUMNS, Month};
+use super::file::{Content, Lines, sync};
+use super::month::Month;
 
 /// Payments that move in one transaction, at most.
 pub const MOVE_BATCH: usize = 500;
@@ -25,20 +22,27 @@ pub(super) async fn relocate(
     connection: &mut PgConnection,
     month: Month,
     path: &Path,
-    sha256: &str,
+    (sha256, payments): (&str, i64),
 ) -> anyhow::Result<i64> {
-    let name = path.display();
-    let mut whole = Lines::open(path).with_context(|| {
-        format!("{month} was exported before, and some of it may only be there: {name}")
+    let content = Content::of(path);
+    let content = content.with_context(|| {
+        format!("{month} was exported before, and some of it may only be in its file")
     })?;
-    while whole.next(MOVE_BATCH)?.is_some() {}
-    ensure!(
-        whole.sha256() == sha256,
-        "{name} is not the file that was verified: its SHA-256 must be {sha256}"
-    );
+    content.expect(path, sha256, payments)?;
+    // It may be a copy that somebody has just made.
+    sync(path)?;
     let mut lines = Lines::open(path)?;
     while let Some(batch) = lines.next(MOVE_BATCH)? {
         let mut transaction = connection.begin().await?;
+        // Of a run of `restore` meanwhile one of both waits, and finds what the other has done.
+        let archived = sqlx::query!(
+            "SELECT month FROM payment_archived_month WHERE month = $1 AND sha256 = $2 FOR SHARE",
+            month.first_day(),
+            sha256
+        )
+        .fetch_optional(&mut *transaction)
+        .await?;
+        ensure!(archived.is_some(), "{month} has been restored meanwhile");
         load(&mut transaction, batch).await?;
         // The triggers take out of payment_rollup what this takes out of the books.
         let moved: i64 = sqlx::query_scalar(
@@ -94,49 +98,4 @@ async fn finish(connection: &mut PgConnection, month: Month) -> anyhow::Result<i
     .await?;
     let (left, _) = super::totals(connection, month).await?;
     Ok(left)
-}
-
-/// The lines of a file without its header, some at a time, and the SHA-256 of what was read.
-pub(super) struct Lines {
-    file: BufReader<File>,
-    hash: Sha256,
-}
-
-impl Lines {
-    pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
-        let mut lines = Self {
-            file: BufReader::new(File::open(path)?),
-            hash: Sha256::new(),
-        };
-        let header = lines.next(1)?.unwrap_or_default();
-        ensure!(
-            header.trim_ascii_end() == COLUMNS.as_bytes(),
-            "{} does not begin with the names of the columns",
-            path.display()
-        );
-        Ok(lines)
-    }
-
-    /// The next lines, at most so many; none at the end. No field of ours has a line break in it.
-    pub(super) fn next(&mut self, count: usize) -> std::io::Result<Option<Vec<u8>>> {
-        let mut lines = Vec::new();
-        for _ in 0..count {
-            if self.file.read_until(b'\n', &mut lines)? == 0 {
-                break;
-            }
-        }
-        self.hash.update(&lines);
-        Ok((!lines.is_empty()).then_some(lines))
-    }
-
-    /// In hexadecimal.
-    pub(super) fn sha256(self) -> String {
-        self.hash
-            .finalize()
-            .iter()
-            .fold(String::new(), |mut text, byte| {
-                let _ = write!(text, "{byte:02x}");
-                text
-            })
-    }
 }

@@ -32,7 +32,7 @@ pub struct ArchiveArgs {
     pub json: bool,
 }
 
-/// Runs `archive`. Exits with [`DIFFERS`] when a month was refused, or payments of one stayed in the books.
+/// Runs `archive`. Exits with [`DIFFERS`] when a month was refused, or payments of one stayed in the ledger.
 ///
 /// # Errors
 /// As [`months::archive`].
@@ -71,8 +71,13 @@ fn print_month(archived: &Archived) {
             println!("{month}: {payments} payments of {amount} are in {file}")
         }
         State::Moved { left } => println!(
-            "{month}: {payments} payments of {amount} are in {file}; {left} of that month were booked or changed \
-             after the export and stay in the books"
+            "{month}: {payments} payments of {amount} are in {}; {left} of that month were recorded or changed after \
+             the export and stay in the ledger (`restore {month} --keep-late`, and archive to another folder, to have \
+             them in one file)",
+            month.file_name()
         ),
+    }
+    for id in &archived.left {
+        println!("  {id} stays in the ledger");
     }
 }

@@ -3,7 +3,9 @@
 mod archive;
 mod dead_letter;
 mod payment;
+mod progress;
 mod reconcile;
+mod restore;
 mod status;
 mod summary;
 
@@ -15,7 +17,9 @@ use serde::Serialize;
 pub use archive::{ArchiveArgs, archive};
 pub use dead_letter::{DeadLetterAction, DeadLetterArgs, dead_letter};
 pub use payment::{PaymentArgs, payment};
+use progress::Progress;
 pub use reconcile::{ReconcileArgs, reconcile};
+pub use restore::{RestoreArgs, restore};
 pub use status::{StatusArgs, status};
 pub use summary::{SummaryArgs, summary};
 

@@ -1,5 +1,8 @@
 //! What is known of payments that are archived, and what is done with those that come again.
 
+use std::path::Path;
+use std::process::Stdio;
+
 use chrono::{DateTime, Utc};
 use payment_proxy::archive::{State, archive};
 use payment_proxy::charge::Outcome;
@@ -10,10 +13,12 @@ use payment_proxy::summary::{NoSummary, Summary, Totals, summarize};
 use reqwest::StatusCode;
 use rust_decimal::Decimal;
 use tempfile::TempDir;
+use tokio::process::Command;
 use uuid::Uuid;
 
-use crate::archive::{PAYMENTS, filled, month, whole_hours};
-use crate::server::psql;
+use crate::archive::{PAYMENTS, filled, month, run, whole_hours};
+use crate::forwarder::Forwarder;
+use crate::server::Server;
 use crate::support::{
     CENTS, Database, Gateway, enqueue, eventually, hold, new_claim, new_payment, processor,
     processors, production_terms,
@@ -119,48 +124,314 @@ async fn a_part_of_an_archived_hour_is_refused_and_whole_hours_are_not() {
     }
 }
 
-#[tokio::test]
-async fn an_archived_month_is_restored_as_the_readme_says() {
-    const README: &str = include_str!("../../README.md");
-    let database = filled().await;
-    let content = async || -> (String, String) {
-        sqlx::query_as(
-            "SELECT (SELECT md5(string_agg(p::text, '|' ORDER BY correlation_id)) FROM payment_processed p),
-                (SELECT md5(string_agg(r::text, '|' ORDER BY unit, starts_at, processor)) FROM payment_rollup r)",
-        )
-        .fetch_one(&database.pool)
-        .await
-        .expect("the books")
-    };
-    let before = content().await;
-    let folder = move_all(&database).await;
-    let section = README.split("\n## Old months").nth(1).expect("a section");
-    let script = section
-        .split("```sql\n")
-        .nth(1)
-        .and_then(|rest| rest.split("```").next());
-    let script = script.expect("a script");
-    for month in ["2025-05", "2025-06"] {
-        let file = folder.path().join("restore.sql");
-        std::fs::write(&file, script.replace("2026-07", month)).expect("a file");
-        let done = std::process::Command::new(psql())
-            .args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--file"])
-            .arg(&file)
-            .arg(&database.url)
-            .current_dir(folder.path())
-            .output()
-            .expect("psql runs");
-        let said = String::from_utf8_lossy(&done.stderr);
-        assert!(done.status.success(), "{said}");
-    }
-    assert_eq!(content().await, before);
+/// All that the database has, as one value.
+async fn content(database: &Database) -> Vec<Option<String>> {
+    let mut content = Vec::new();
     for table in [
+        "payment_processed",
+        "payment_rollup",
         "payment_archived",
         "payment_archived_hour",
         "payment_archived_month",
+        "payment_queue",
     ] {
-        assert_eq!(database.count(table).await, 0, "{table}");
+        let digest =
+            format!("SELECT md5(string_agg(t::text, '|' ORDER BY t::text)) FROM {table} t");
+        let digest = sqlx::query_scalar(sqlx::AssertSqlSafe(digest));
+        content.push(digest.fetch_one(&database.pool).await.expect("a table"));
     }
+    content
+}
+
+/// The program, as somebody runs it who wants a month back.
+fn restoring(database: &Database, month: &str, folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_payment-proxy"));
+    command
+        .args(["restore", month, "--from"])
+        .arg(folder)
+        .env("DATABASE_URL", &database.url)
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+#[tokio::test]
+async fn an_archived_month_comes_back_by_a_command() {
+    let database = filled().await;
+    let before = content(&database).await;
+    let folder = move_all(&database).await;
+    let archived = content(&database).await;
+    for month in ["2025-05", "2025-06"] {
+        let mut command = restoring(&database, month, folder.path());
+        let held = content(&database).await;
+        let (code, said) = run(command.arg("--dry-run")).await;
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("would come back"), "{said}");
+        assert_eq!(content(&database).await, held, "a dry run");
+        let mut command = restoring(&database, month, folder.path());
+        let (code, said) = run(&mut command).await;
+        assert_eq!(code, Some(0), "{said}");
+        assert!(
+            said.ends_with("are in the ledger again\n"),
+            "nothing of progress: {said}"
+        );
+        let (code, said) = run(&mut command).await;
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("it is not archived"), "{said}");
+    }
+    assert_eq!(content(&database).await, before);
+
+    // And goes again, into the file that is there.
+    let settings = database.settings(QueueDurability::Unlogged);
+    let again = archive(&settings, month("2025-07"), folder.path(), false).await;
+    assert_eq!(again.expect("an answer").len(), 2);
+    assert_eq!(content(&database).await[..4], archived[..4]);
+}
+
+/// A statement of the owner, or a change of the file, and what `restore` says of it with which exit code.
+type Harm<'a> = (&'a str, &'a dyn Fn(&str) -> Option<String>, &'a str, i32);
+
+#[tokio::test]
+async fn a_month_that_cannot_come_back_whole_changes_nothing() {
+    let database = filled().await;
+    let folder = move_all(&database).await;
+    let file = folder.path().join("payments-2025-06.csv");
+    let text = std::fs::read_to_string(&file).expect("a file");
+    let as_it_is = |text: &str| Some(text.to_owned());
+    let late = "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+        VALUES ('00000000-0000-4000-8000-000000000001', 5, 'default', '2025-06-01T00:30:00Z', now(), 1)";
+    let harms: &[Harm<'_>] = &[
+        ("SELECT", &|_| None, "No such file", 2),
+        ("SELECT", &|_| Some(String::new()), "names of the columns", 2),
+        ("SELECT", &|text| Some(cut(text, 2_000)), "has 1999 payments, which must be 6000", 2),
+        ("SELECT", &|text| Some(text[..text.len() - 1].to_owned()), "SHA-256", 2),
+        ("SELECT", &|text| Some(text.replacen("default", "Default", 1)), "SHA-256", 2),
+        ("SELECT", &|text| Some(format!("{text}{}\n", text.lines().last()?)), "has 6001 payments", 2),
+        (
+            "DELETE FROM payment_archived WHERE correlation_id =
+                (SELECT max(correlation_id::text)::uuid FROM payment_archived WHERE month = '2025-06-01')",
+            &as_it_is,
+            "neither archived",
+            2,
+        ),
+        (
+            "UPDATE payment_archived SET amount = amount + 1 WHERE correlation_id =
+                (SELECT max(correlation_id::text)::uuid FROM payment_archived WHERE month = '2025-06-01')",
+            &as_it_is,
+            "neither archived",
+            2,
+        ),
+        (
+            "UPDATE payment_archived_hour SET requests = requests + 1 WHERE starts_at = '2025-06-01T01:00Z'",
+            &as_it_is,
+            "2 payments of 0 that are not in",
+            2,
+        ),
+        (
+            "UPDATE payment_archived_month SET amount = amount + 1",
+            &as_it_is,
+            "adds up to",
+            2,
+        ),
+        (
+            "UPDATE payment_archived_month SET requests = requests + 1",
+            &as_it_is,
+            "has 6000 payments, which must be 6001",
+            2,
+        ),
+        (late, &as_it_is, "00000000-0000-4000-8000-000000000001 was recorded or changed", 1),
+    ];
+    for (statement, harm, expected, code) in harms {
+        let mut undo = database.pool.begin().await.expect("a transaction");
+        // What is harmed is put back as it was; the tables are small.
+        sqlx::raw_sql(
+            "CREATE TABLE was_archived AS TABLE payment_archived;
+            CREATE TABLE was_hour AS TABLE payment_archived_hour;
+            CREATE TABLE was_month AS TABLE payment_archived_month",
+        )
+        .execute(&mut *undo)
+        .await
+        .expect("copies");
+        undo.commit().await.expect("a commit");
+        database.execute(statement).await;
+        match harm(&text) {
+            Some(text) => std::fs::write(&file, text).expect("a file"),
+            None => std::fs::remove_file(&file).expect("a file"),
+        }
+        let before = content(&database).await;
+        let (found, said) = run(&mut restoring(&database, "2025-06", folder.path())).await;
+        assert_eq!(found, Some(*code), "{expected}: {said}");
+        assert!(said.contains(expected), "{expected}: {said}");
+        assert_eq!(content(&database).await, before, "{expected}");
+        std::fs::write(&file, &text).expect("a file");
+        if *statement != late {
+            database
+                .execute(
+                    "TRUNCATE payment_archived, payment_archived_hour, payment_archived_month;
+                     INSERT INTO payment_archived TABLE was_archived;
+                     INSERT INTO payment_archived_hour TABLE was_hour;
+                     INSERT INTO payment_archived_month TABLE was_month",
+                )
+                .await;
+        }
+        database
+            .execute("DROP TABLE was_archived, was_hour, was_month")
+            .await;
+    }
+
+    // The late one stays where it is told to, and the whole month can be archived anew, in another place.
+    let mut command = restoring(&database, "2025-06", folder.path());
+    let (code, said) = run(command.arg("--keep-late")).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(database.count("payment_processed").await, 6_001);
+    let settings = database.settings(QueueDurability::Unlogged);
+    let refused = archive(&settings, month("2025-07"), folder.path(), false).await;
+    let refused = format!("{:#}", refused.expect_err("the old file is there"));
+    assert!(
+        refused.contains("exists and has other content"),
+        "{refused}"
+    );
+    let other = tempfile::tempdir().expect("a folder");
+    let again = archive(&settings, month("2025-07"), other.path(), false).await;
+    assert_eq!(again.expect("an answer")[0].payments, 6_001);
+}
+
+/// The first lines of a text.
+fn cut(text: &str, lines: usize) -> String {
+    text.split_inclusive('\n').take(lines).collect()
+}
+
+#[tokio::test]
+async fn a_restore_that_waits_or_is_killed_changes_nothing_and_no_payment_is_forgotten_meanwhile() {
+    let database = filled().await;
+    let folder = move_all(&database).await;
+    let processor = processor().await;
+    let gateway = Gateway::start(&database, &processors(&[&processor]), &[]).await;
+    let before = content(&database).await;
+    let text = std::fs::read_to_string(folder.path().join("payments-2025-06.csv"));
+    let text = text.expect("a file");
+    let known = |line: &str| {
+        let mut fields = line.split(',');
+        let id = fields.next().and_then(|id| id.parse().ok());
+        let cents = fields.next().map(|amount| amount.replace('.', ""));
+        let cents = cents.and_then(|cents| cents.parse::<i64>().ok());
+        (id.expect("an id"), cents.expect("an amount"))
+    };
+    let (first, last) = (text.lines().nth(1), text.lines().last());
+    let ids: [(Uuid, i64); 2] = [first, last].map(|line| known(line.expect("a line")));
+
+    // It has loaded nearly all when it comes to the last one, which somebody holds.
+    for kill in [false, true] {
+        let mut holder = database.pool.begin().await.expect("a transaction");
+        sqlx::query("SELECT FROM payment_archived WHERE correlation_id = $1 FOR UPDATE")
+            .bind(ids[1].0)
+            .execute(&mut *holder)
+            .await
+            .expect("it is held");
+        let mut command = restoring(&database, "2025-06", folder.path());
+        let mut restoring = command
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        eventually("it waits", async || {
+            database.waiting_for_a_lock("archive_line").await > 0
+        })
+        .await;
+        for (id, cents) in ids {
+            assert_eq!(gateway.post(id, cents).await, StatusCode::ACCEPTED);
+            assert_eq!(gateway.post(id, cents + 1).await, StatusCode::CONFLICT);
+        }
+        if kill {
+            restoring.kill().await.expect("it is there");
+        } else {
+            let ended = restoring.wait_with_output().await.expect("it ends");
+            let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+            assert_eq!(ended.status.code(), Some(2), "{said}");
+            assert!(said.contains("lock"), "{said}");
+        }
+        holder.rollback().await.expect("it is let go");
+        eventually("the server has given it up", async || {
+            let running = "pg_stat_activity WHERE application_name = 'payment-proxy restore'
+                AND datname = current_database()";
+            database.count(running).await == 0
+        })
+        .await;
+        assert_eq!(content(&database).await, before);
+    }
+
+    // At every moment of one that succeeds.
+    let mut command = restoring(&database, "2025-06", folder.path());
+    let mut restoring = command.spawn().expect("the program starts");
+    let lines: Vec<&str> = text.lines().skip(1).step_by(97).collect();
+    let mut posted = 0;
+    let status = loop {
+        for line in lines.iter().skip(posted % 50).take(10) {
+            let (id, cents) = known(line);
+            assert_eq!(gateway.post(id, cents).await, StatusCode::ACCEPTED);
+            assert_eq!(gateway.post(id, cents + 1).await, StatusCode::CONFLICT);
+        }
+        posted += 10;
+        if let Some(status) = restoring.try_wait().expect("a child") {
+            break status;
+        }
+    };
+    assert!(status.success(), "{status}");
+    assert_eq!(database.count("payment_queue").await, 0);
+    assert_eq!(
+        processor.processor.payments().len(),
+        0,
+        "nothing is charged again"
+    );
+    assert_eq!(database.count("payment_processed").await, 6_000);
+}
+
+#[tokio::test]
+async fn a_restore_whose_commit_is_not_confirmed_says_how_it_ended() {
+    let server = Server::start().await;
+    let database = Database::at(&server.url());
+    let settings = database.migrate_settings(QueueDurability::Unlogged);
+    payment_proxy::database::migrate(&settings)
+        .await
+        .expect("tables");
+    crate::archive::fill(&database).await;
+    let folder = move_all(&database).await;
+    let before = content(&database).await;
+    database
+        .execute(
+            "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1.5); RETURN NULL; END';
+             CREATE CONSTRAINT TRIGGER wait AFTER DELETE ON payment_archived_month DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW EXECUTE FUNCTION wait()",
+        )
+        .await;
+    let committing = "pg_stat_activity WHERE query = 'COMMIT' AND wait_event = 'PgSleep'";
+    let forwarder = Forwarder::to(server.socket()).await;
+    let through = Database::at(&forwarder.url());
+    for (terminated, code) in [(true, 2), (false, 0)] {
+        let mut command = restoring(&through, "2025-06", folder.path());
+        let command = command
+            .stderr(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn();
+        eventually("it commits", async || database.count(committing).await > 0).await;
+        if terminated {
+            let kill = format!("SELECT pg_terminate_backend(pid) FROM {committing}");
+            database.execute(&kill).await;
+        } else {
+            forwarder.cut();
+        }
+        let ended = command.expect("it runs").wait_with_output().await;
+        let ended = ended.expect("it ends");
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!(
+            ended.status.code(),
+            Some(code),
+            "terminated: {terminated}: {said}"
+        );
+        assert_eq!(said.contains("nothing has changed"), terminated, "{said}");
+        let restored = content(&database).await != before;
+        assert_eq!(restored, !terminated);
+    }
+    assert_eq!(database.count("payment_processed").await, 6_000);
 }
 
 /// A payment that `default` has charged under that stamp.

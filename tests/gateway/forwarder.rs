@@ -13,6 +13,8 @@ enum Line {
     Open,
     /// Nothing goes through any more, and nobody is told.
     Dead,
+    /// They are closed.
+    Cut,
 }
 
 /// An address on this machine that leads to a server's socket.
@@ -64,6 +66,11 @@ impl Forwarder {
     pub fn silence(&self) {
         self.line.send_replace(Line::Dead);
     }
+
+    /// The connections that are open are closed.
+    pub fn cut(&self) {
+        self.line.send_replace(Line::Cut);
+    }
 }
 
 async fn forward(mut client: TcpStream, socket: PathBuf, mut line: watch::Receiver<Line>) {
@@ -73,6 +80,10 @@ async fn forward(mut client: TcpStream, socket: PathBuf, mut line: watch::Receiv
     };
     tokio::select! {
         _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
-        _ = line.changed() => std::future::pending().await,
+        _ = line.changed() => {
+            if *line.borrow() == Line::Dead {
+                std::future::pending().await
+            }
+        }
     }
 }

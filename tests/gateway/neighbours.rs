@@ -1,7 +1,7 @@
 //! A database that fails in every way that databases do: told of once, refused with 503, survived without a
 //! restart, and nothing that was accepted is lost or doubled.
 
-mod full_disk;
+pub mod full_disk;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -9,11 +9,11 @@ use crate::server::Server;
 use crate::support::Database;
 
 /// A folder on a small disk of its own, which is gone with this.
-struct SmallDisk(tempfile::TempDir);
+pub struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
     /// None where file systems cannot be mounted.
-    fn mount(megabytes: u32) -> Option<Self> {
+    pub fn mount(megabytes: u32) -> Option<Self> {
         let folder = tempfile::Builder::new()
             .prefix("pp")
             .tempdir_in("/tmp")
@@ -27,6 +27,10 @@ impl SmallDisk {
             Ok(done) if done.status.success() => Some(Self(folder)),
             _ => None,
         }
+    }
+
+    pub fn path(&self) -> &std::path::Path {
+        self.0.path()
     }
 
     /// Leaves no byte of it.

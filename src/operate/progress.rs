@@ -1,0 +1,36 @@
+//! How far a command is, for a person who waits: on a terminal only, never in a file or a pipe.
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// A line on standard error, if that is a terminal.
+#[derive(Debug)]
+pub(super) struct Progress(ProgressBar);
+
+impl Progress {
+    /// Nothing is done yet of `things`.
+    pub(super) fn new(things: &str) -> Self {
+        let line = format!(
+            "{{bar:30}} {{human_pos}} of {{human_len}} {things}, {{per_sec}}, {{eta}} left"
+        );
+        let style = ProgressStyle::with_template(&line);
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+        Self(ProgressBar::new(0).with_style(style))
+    }
+
+    /// `done` of about `total` are done.
+    pub(super) fn at(&self, done: u64, total: u64) {
+        self.0.set_length(total.max(done));
+        self.0.set_position(done);
+    }
+
+    /// Removes the line.
+    pub(super) fn end(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
