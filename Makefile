@@ -1,13 +1,16 @@
 # Each target is a script in scripts/, which says at its top what it does and what it reads.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test queries load routing-bench bench pure-bench durability-bench outage soak torture fuzz screenshots supply-chain reproducible
+.PHONY: help run env test queries load routing-bench bench pure-bench durability-bench outage soak torture fuzz screenshots supply-chain reproducible
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 run: ## build and run everything on this machine, API on port 9999
 	@scripts/run.sh
+
+env: ## random passwords and tokens for docker-compose.yml, into .env; what is there stays
+	@scripts/env.sh
 
 test: ## format, lints, query data, all tests, on a PostgreSQL of their own
 	@scripts/test.sh

@@ -33,25 +33,20 @@ READY_S = 30
 # How long instances have to hear that a processor was taken out of use, or put back, in seconds: twice as long as they go
 # without a look.
 SWITCH_S = 2
-# Settings of an instance that are about places, which are others here.
-PLACES = {"LISTEN", "OPERATOR_LISTEN", "DATABASE_URL", "ALLOW_PURGE", "QUEUE_DURABILITY"}
+# What operators say to an instance here. docker-compose.yml sets nothing else that is not about places.
+OPERATOR_TOKEN = "for-the-bench-only"
 
 
 def compose():
-    """What docker-compose.yml says: the settings of PostgreSQL, the environment of an instance, and each service's CPUs."""
+    """What docker-compose.yml says: the settings of PostgreSQL, and each service's CPUs."""
     services = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())["services"]
     cpus = {name: with_defaults(service["cpuset"]) for name, service in services.items() if "cpuset" in service}
-    return postgres_settings(services["postgres"]["command"]), instance_environment(services["api1"]["environment"]), cpus
+    return postgres_settings(services["postgres"]["command"]), cpus
 
 
 def postgres_settings(command):
     """The values of the flags `-c` of a command."""
     return [value for flag, value in zip(command, command[1:]) if flag == "-c"]
-
-
-def instance_environment(environment):
-    """What is not about places."""
-    return {name: with_defaults(value) for name, value in environment.items() if name not in PLACES}
 
 
 def with_defaults(value):
@@ -106,7 +101,7 @@ class Stack:
     def __init__(self, groups, logs, delay_ms=0, durability="unlogged", postgres=()):
         self.groups, self.logs, self.durability = groups, logs, durability
         self.delay_ms = delay_ms
-        settings, self.instance, self.cpus = compose()
+        settings, self.cpus = compose()
         self.settings = [*settings, *postgres]
         logs.mkdir(parents=True, exist_ok=True)
         self.children = {}
@@ -156,7 +151,7 @@ class Stack:
             self.processors[name] = f"http://127.0.0.1:{port}"
             self.child(name, [BINARY, "simulate-processor", "--listen", f"127.0.0.1:{port}", "--fee", fee, "--delay", self.delay_ms], boxed=False)
         self.environment = {
-            **self.instance,
+            "OPERATOR_TOKEN": OPERATOR_TOKEN,
             "DATABASE_URL": self.url("payment_proxy", "payments"),
             "QUEUE_DURABILITY": self.durability,
             "PROCESSORS": " ".join(f"{name},{FEES[name]},{url}" for name, url in self.processors.items()),

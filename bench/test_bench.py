@@ -138,17 +138,13 @@ class Box(unittest.TestCase):
 
 class Compose(unittest.TestCase):
     def test_the_limits_and_settings_of_the_compose_file_are_read(self):
-        settings, environment, cpus = stack.compose()
+        settings, cpus = stack.compose()
         self.assertIn("shared_buffers", {setting.split("=")[0] for setting in settings})
         self.assertTrue(all("=" in setting for setting in settings))
-        self.assertNotIn("DATABASE_URL", environment)
-        self.assertNotIn("OPERATOR_LISTEN", environment, "two instances on one machine cannot share a port")
-        self.assertEqual(environment["RUST_LOG"], "info,sqlx=error")
         self.assertEqual(cpus, {"nginx": "0", "api1": "0", "api2": "0", "postgres": "1"})
 
     def test_defaults_of_the_environment_are_taken(self):
-        given = {"A": "${A:-one}/${B-two}", "LISTEN": "x", "T": 1}
-        self.assertEqual(stack.instance_environment(given), {"A": "one/two", "T": "1"})
+        self.assertEqual(stack.with_defaults("${A:-one}/${B-two}"), "one/two")
 
 
 class Ports(unittest.TestCase):

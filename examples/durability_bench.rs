@@ -54,6 +54,7 @@ async fn main() -> anyhow::Result<()> {
             );
             let settings = DatabaseSettings {
                 database_url: url.parse().map_err(anyhow::Error::msg)?,
+                database_password: None,
                 database_password_file: None,
                 queue_durability: *mode,
             };

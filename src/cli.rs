@@ -191,7 +191,7 @@ mod tests {
         for (arguments, expected) in [
             (
                 ["serve", "--listen", "nowhere"],
-                "error: LISTEN (--listen): \"nowhere\" is not accepted: expected an IP address and port such as 127.0.0.1:8080, or unix:/path\n",
+                "error: LISTEN (--listen): \"nowhere\" is not accepted: expected an address and port such as 127.0.0.1:8080 or name:8080, or unix:/path\n",
             ),
             (
                 ["serve", "--queue-durability", "yes"],

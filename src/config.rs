@@ -29,7 +29,16 @@ pub struct DatabaseSettings {
     )]
     pub database_url: DatabaseUrl,
 
-    /// A file that holds the password, which then need not be in the URL
+    /// The password, which then need not be in the URL, where some characters mean something else
+    #[arg(
+        long,
+        env = "DATABASE_PASSWORD",
+        value_name = "DATABASE_PASSWORD",
+        hide_env_values = true
+    )]
+    pub database_password: Option<Password>,
+
+    /// A file that holds the password; it goes before DATABASE_PASSWORD
     #[arg(
         long,
         env = "DATABASE_PASSWORD_FILE",
@@ -47,8 +56,9 @@ impl DatabaseSettings {
     #[must_use]
     pub fn connect_options(&self) -> PgConnectOptions {
         let options = self.database_url.0.clone();
-        match &self.database_password_file {
-            Some(InFile(Password(password))) => options.password(password),
+        let in_file = self.database_password_file.as_ref().map(|file| &file.0);
+        match in_file.or(self.database_password.as_ref()) {
+            Some(Password(password)) => options.password(password),
             None => options,
         }
     }
@@ -66,7 +76,17 @@ pub struct OwnerSettings {
     )]
     pub migrate_database_url: Option<DatabaseUrl>,
 
-    /// A file that holds the password of that role
+    /// The password of that role
+    #[arg(
+        long,
+        env = "MIGRATE_DATABASE_PASSWORD",
+        value_name = "MIGRATE_DATABASE_PASSWORD",
+        requires = "migrate_database_url",
+        hide_env_values = true
+    )]
+    pub migrate_database_password: Option<Password>,
+
+    /// A file that holds the password of that role; it goes before MIGRATE_DATABASE_PASSWORD
     #[arg(
         long,
         env = "MIGRATE_DATABASE_PASSWORD_FILE",
@@ -84,6 +104,7 @@ impl OwnerSettings {
             None => service.clone(),
             Some(url) => DatabaseSettings {
                 database_url: url.clone(),
+                database_password: self.migrate_database_password.clone(),
                 database_password_file: self.migrate_database_password_file.clone(),
                 queue_durability: service.queue_durability,
             },
@@ -477,6 +498,8 @@ impl fmt::Display for DatabaseUrl {
 pub enum Listen {
     /// A TCP address.
     Tcp(SocketAddr),
+    /// `host:port`: the first address of this machine that the name leads to when an instance starts.
+    Name(String),
     /// A unix socket, made at start and open to every local user.
     Unix(PathBuf),
 }
@@ -488,9 +511,14 @@ impl FromStr for Listen {
         match text.strip_prefix("unix:") {
             Some(path) if path.starts_with('/') => Ok(Self::Unix(path.into())),
             Some(_) => Err("expected an absolute path after unix:".to_owned()),
-            None => text.parse().map(Self::Tcp).map_err(|_| {
-                "expected an IP address and port such as 127.0.0.1:8080, or unix:/path".to_owned()
-            }),
+            None => match text.parse() {
+                Ok(address) => Ok(Self::Tcp(address)),
+                Err(_) if is_name_and_port(text) => Ok(Self::Name(text.to_owned())),
+                Err(_) => Err(
+                    "expected an address and port such as 127.0.0.1:8080 or name:8080, or unix:/path"
+                        .to_owned(),
+                ),
+            },
         }
     }
 }
@@ -499,9 +527,20 @@ impl fmt::Display for Listen {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => write!(out, "{address}"),
+            Self::Name(name) => out.write_str(name),
             Self::Unix(path) => write!(out, "unix:{}", path.display()),
         }
     }
+}
+
+/// Whether that is a host's name and a port. What has digits and dots only is a mistyped address.
+fn is_name_and_port(text: &str) -> bool {
+    let letters = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        host.bytes().all(letters)
+            && host.bytes().any(|byte| byte.is_ascii_alphabetic())
+            && port.parse::<u16>().is_ok()
+    })
 }
 
 /// A payment processor as configured.
@@ -605,6 +644,56 @@ mod tests {
         ] {
             let error = text.parse::<Processors>().expect_err(text);
             assert!(error.contains(expected), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_place_to_listen_is_an_address_a_name_or_a_socket() {
+        for (text, expected) in [
+            (
+                "[::1]:0",
+                Listen::Tcp(SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 0))),
+            ),
+            (
+                "api-1.stack:8081",
+                Listen::Name("api-1.stack:8081".to_owned()),
+            ),
+            ("unix:/a b", Listen::Unix("/a b".into())),
+        ] {
+            assert_eq!(text.parse(), Ok(expected), "{text}");
+        }
+        for text in [
+            "",
+            "nowhere",
+            ":8080",
+            "a:b",
+            "a:65536",
+            "127.0.0.256:80",
+            "a b:80",
+            "::1:80",
+            "unix:a",
+        ] {
+            assert!(text.parse::<Listen>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_the_files_or_else_the_variables_or_else_the_urls() {
+        let settings = |file: Option<&str>, variable: Option<&str>| DatabaseSettings {
+            database_url: "postgres://me:url@db/books".parse().expect("a URL"),
+            database_password: variable.map(|text| text.parse().expect("a password")),
+            database_password_file: file.map(|text| InFile(text.parse().expect("a password"))),
+            queue_durability: QueueDurability::Unlogged,
+        };
+        let nasty = "/#?@:% '\"\\$x";
+        for (file, variable, expected) in [
+            (None, None, "url"),
+            (None, Some(nasty), nasty),
+            (Some(nasty), Some("variable"), nasty),
+        ] {
+            let options = settings(file, variable).connect_options();
+            let same = options.clone().password(expected);
+            assert_eq!(format!("{options:?}"), format!("{same:?}"), "{expected}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Asks an instance whether it is ready: the health check of a container that has no curl.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -23,8 +23,10 @@ const STATUS_LINE_BYTES: usize = 12;
 /// Nothing listens there, or it does not answer in [`PROBE_TIMEOUT`], or it says that it is not ready.
 pub fn probe(listen: &Listen) -> io::Result<()> {
     match listen {
-        Listen::Tcp(address) => {
-            let stream = TcpStream::connect_timeout(&reachable(*address), PROBE_TIMEOUT)?;
+        Listen::Tcp(_) | Listen::Name(_) => {
+            let mut addresses = listen.to_string().to_socket_addrs()?;
+            let address = addresses.next().ok_or(io::ErrorKind::NotFound)?;
+            let stream = TcpStream::connect_timeout(&reachable(address), PROBE_TIMEOUT)?;
             stream.set_read_timeout(Some(PROBE_TIMEOUT))?;
             stream.set_write_timeout(Some(PROBE_TIMEOUT))?;
             ask(stream)

@@ -25,8 +25,10 @@ pub(super) async fn listen(
 ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + use<>> {
     let cannot = || format!("{setting}: cannot listen on {address}");
     Ok(match address {
-        Listen::Tcp(socket) => {
-            let listener = TcpListener::bind(socket).await.with_context(cannot)?;
+        Listen::Tcp(_) | Listen::Name(_) => {
+            let listener = TcpListener::bind(address.to_string())
+                .await
+                .with_context(cannot)?;
             let listener = listener.tap_io(|connection| {
                 if let Err(error) = connection.set_nodelay(true) {
                     tracing::debug!(error = %error, "no TCP_NODELAY");

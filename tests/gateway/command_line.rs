@@ -45,6 +45,33 @@ pub async fn json(command: &mut Command) -> (i32, Value) {
 }
 
 #[tokio::test]
+async fn an_instance_listens_where_a_name_leads_and_is_found_there() {
+    let (database, default) = (Database::migrated().await, processor().await);
+    let free = || {
+        let listener = std::net::TcpListener::bind("localhost:0").expect("a port");
+        format!(
+            "localhost:{}",
+            listener.local_addr().expect("an address").port()
+        )
+    };
+    let (listen, operators) = (free(), free());
+    let settings = [
+        ("LISTEN", listen.as_str()),
+        ("OPERATOR_LISTEN", operators.as_str()),
+        ("OPERATOR_TOKEN", TOKEN),
+    ];
+    // Not reached by its socket, so the program itself has to say that it is ready.
+    let gateway = Gateway::spawn(&database.url, &processors(&[&default]), &settings);
+    let mut probe = Command::new(env!("CARGO_BIN_EXE_payment-proxy"));
+    probe.arg("probe").env("LISTEN", &listen);
+    eventually("the probe finds it", async || run(&mut probe).await.0 == 0).await;
+    let (code, text) = run(program(&database.url, &["status"]).envs(settings)).await;
+    assert!(!text.contains("without breakers"), "{code}: {text}");
+    let log = gateway.log();
+    assert!(log.contains(&operators) && log.contains(&listen), "{log}");
+}
+
+#[tokio::test]
 async fn status_tells_how_the_deployment_is_and_what_wants_attention() {
     let (database, default, fallback) = (
         Database::create().await,

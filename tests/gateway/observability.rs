@@ -221,7 +221,7 @@ fn every_alert_fires_when_it_should_and_says_what_to_do() {
 
 #[test]
 fn the_operators_port_is_neither_published_nor_behind_nginx() {
-    assert!(COMPOSE.contains("OPERATOR_LISTEN: 0.0.0.0:8081"));
+    assert!(COMPOSE.contains("OPERATOR_LISTEN: operators-of-api1:8081"));
     assert!(!NGINX.contains("8081"));
     let published = COMPOSE.lines().filter(|line| line.contains("ports:"));
     for ports in published.filter(|ports| ports.contains(":8081")) {

@@ -94,6 +94,7 @@ impl Database {
     pub fn settings(&self, queue_durability: QueueDurability) -> DatabaseSettings {
         DatabaseSettings {
             database_url: self.url.parse().expect("a URL"),
+            database_password: None,
             database_password_file: None,
             queue_durability,
         }
@@ -105,6 +106,7 @@ impl Database {
             database: self.settings(queue_durability),
             owner: OwnerSettings {
                 migrate_database_url: None,
+                migrate_database_password: None,
                 migrate_database_password_file: None,
             },
             purge: PurgeSettings { allow_purge: false },

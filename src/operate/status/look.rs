@@ -150,6 +150,7 @@ impl Looker {
         let http = tls::plain().timeout(OPERATOR_TIMEOUT);
         let (http, host) = match &operator.operator_listen {
             Listen::Tcp(address) => (http, reachable(*address).to_string()),
+            Listen::Name(name) => (http, name.clone()),
             Listen::Unix(path) => (http.unix_socket(path.as_path()), "operator".to_owned()),
         };
         let token = operator.token();

@@ -1,0 +1,283 @@
+//! `docker-compose.yml` is the front door: every setting goes through it, and no secret is in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use clap::CommandFactory;
+use payment_proxy::cli::Cli;
+use serde_json::Value;
+
+const COMPOSE: &str = include_str!("../docker-compose.yml");
+const README: &str = include_str!("../README.md");
+const INSTANCES: [&str; 2] = ["api1", "api2"];
+
+/// Settings that have another name in `.env`: there is one password of each role, and init.sql sets it, too.
+const RENAMED: [(&str, &str); 2] = [
+    ("DATABASE_PASSWORD", "PAYMENT_PROXY_PASSWORD"),
+    ("MIGRATE_DATABASE_PASSWORD", "PAYMENT_PROXY_OWNER_PASSWORD"),
+];
+/// Settings that are the stack's own: its nginx and its Prometheus ask at these addresses.
+const OF_THE_STACK: [&str; 2] = ["LISTEN", "OPERATOR_LISTEN"];
+
+fn services() -> Value {
+    let mut file: Value = serde_saphyr::from_str(COMPOSE).expect("docker-compose.yml is YAML");
+    file["services"].take()
+}
+
+/// What a service's process finds in its environment: null for what compose passes on from `.env`.
+fn environment(service: &str) -> BTreeMap<String, Value> {
+    let environment = services()[service]["environment"].take();
+    serde_json::from_value(environment).expect("a mapping")
+}
+
+/// The variables that a command reads.
+fn settings(command: &str) -> BTreeSet<String> {
+    let cli = Cli::command();
+    let arguments = cli.find_subcommand(command).expect("a subcommand");
+    let arguments = arguments.get_arguments().chain(cli.get_arguments());
+    let names = arguments.filter_map(|argument| argument.get_env()?.to_str().map(str::to_owned));
+    names.collect()
+}
+
+/// Whether a setting comes from `.env`, and is the program's default where that does not say it. Two of them name the
+/// database of the stack instead.
+fn is_passed_on(setting: &str, value: &Value) -> bool {
+    let name = RENAMED.iter().find(|(renamed, _)| *renamed == setting);
+    match (name, value) {
+        (None, Value::Null) => true,
+        (None, Value::String(text)) => {
+            setting.ends_with("DATABASE_URL")
+                && text.starts_with(&format!("${{{setting}:-postgres://"))
+        }
+        (Some((_, name)), Value::String(text)) => text.starts_with(&format!("${{{name}:?")),
+        _ => false,
+    }
+}
+
+/// Every `${NAME...}` of the file, with what follows the name.
+fn interpolated() -> Vec<(&'static str, &'static str)> {
+    let lines = COMPOSE
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'));
+    let parts = lines.flat_map(|line| line.split("${").skip(1).zip(line.split("${")));
+    // Two dollars are one, for the shell in the container.
+    let parts = parts.filter(|(_, before)| !before.ends_with('$'));
+    let parts = parts.filter_map(|(part, _)| part.split('}').next());
+    let is_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    let parts =
+        parts.map(|part| part.split_at(part.find(|letter| !is_name(letter)).unwrap_or(part.len())));
+    parts.collect()
+}
+
+#[test]
+fn every_setting_reaches_the_containers_from_the_environment_file() {
+    let services = INSTANCES.map(|instance| (instance, "serve"));
+    for (service, command) in services.into_iter().chain([("migrate", "migrate")]) {
+        let environment = environment(service);
+        let settings = settings(command);
+        assert!(settings.len() > 5, "{settings:?}");
+        for setting in &settings {
+            let value = environment.get(setting);
+            let value = value.unwrap_or_else(|| panic!("{service} is not told of {setting}"));
+            let of_the_stack = OF_THE_STACK.contains(&setting.as_str());
+            assert!(
+                of_the_stack || is_passed_on(setting, value),
+                "{service}: {setting} is {value}, whatever is in .env"
+            );
+        }
+        // What the program does not read by itself is for its libraries.
+        for other in environment.keys().filter(|name| !settings.contains(*name)) {
+            assert!(
+                other.starts_with("OTEL_"),
+                "{service} does not read {other}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_the_readme_says_of_traces_reaches_the_instances() {
+    let names =
+        README.split(|letter: char| !(letter.is_ascii_uppercase() || "_*".contains(letter)));
+    let names: BTreeSet<&str> = names.filter(|name| name.starts_with("OTEL_")).collect();
+    assert!(names.len() >= 4, "{names:?}");
+    for name in names {
+        for instance in INSTANCES {
+            let environment = environment(instance);
+            let reaches = |key: &String| match name.strip_suffix('*') {
+                Some(start) => key.starts_with(start),
+                None => key == name,
+            };
+            let passed_on = environment.iter().filter(|(key, _)| reaches(key));
+            let values: Vec<&Value> = passed_on.map(|(_, value)| value).collect();
+            assert!(!values.is_empty(), "{instance} is not told of {name}");
+            assert!(
+                values.iter().all(|value| value.is_null()),
+                "{name}: {values:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn files_that_settings_name_are_mounted_and_not_in_the_repository() {
+    let services = services();
+    for service in ["api1", "api2", "migrate"] {
+        let volumes = services[service]["volumes"].as_array().expect("volumes");
+        let mounted = volumes
+            .iter()
+            .any(|volume| volume == "./secrets:/run/secrets:ro");
+        assert!(mounted, "{service}: {volumes:?}");
+    }
+    let root = env!("CARGO_MANIFEST_DIR");
+    for file in ["secrets/password", ".env"] {
+        let ignored = Command::new("git")
+            .args(["-C", root, "check-ignore", "--quiet", file])
+            .status();
+        assert!(ignored.expect("git runs").success(), "git would add {file}");
+    }
+}
+
+#[test]
+fn operators_are_not_reachable_from_the_processors_network() {
+    let services = services();
+    for instance in INSTANCES {
+        let listen = environment(instance)
+            .remove("OPERATOR_LISTEN")
+            .expect("it is set");
+        let (name, _) = listen
+            .as_str()
+            .and_then(|listen| listen.split_once(':'))
+            .expect("name:port");
+        let networks = services[instance]["networks"]
+            .as_object()
+            .expect("a mapping");
+        let knows = |network: &Value| {
+            let aliases = network["aliases"].as_array();
+            aliases.is_some_and(|aliases| aliases.iter().any(|alias| alias == name))
+        };
+        let known_in = networks.iter().filter(|(_, network)| knows(network));
+        let known_in: Vec<&String> = known_in.map(|(network, _)| network).collect();
+        assert_eq!(known_in, ["stack"], "{name}");
+        // Neither may be the name of the container, which is known in all its networks.
+        assert_ne!(services[instance]["hostname"], name);
+        assert!(services[name].is_null(), "{name} is a service");
+        assert!(
+            services[instance]["ports"].is_null(),
+            "{instance} publishes a port"
+        );
+    }
+    let joined = services
+        .as_object()
+        .expect("services")
+        .iter()
+        .filter(|(_, service)| {
+            let networks = &service["networks"];
+            networks.get("payment-processor").is_some()
+                || networks
+                    .as_array()
+                    .is_some_and(|all| all.iter().any(|name| name == "payment-processor"))
+        });
+    let joined: Vec<&String> = joined.map(|(name, _)| name).collect();
+    assert_eq!(joined, INSTANCES, "nobody else has to do with processors");
+}
+
+#[test]
+fn passwords_are_demanded_and_made_once() {
+    let secret = |name: &str| ["PASSWORD", "TOKEN"].iter().any(|word| name.contains(word));
+    let demanded: BTreeSet<&str> = interpolated()
+        .into_iter()
+        .filter(|(name, _)| secret(name))
+        .inspect(|(name, rest)| {
+            assert!(
+                rest.starts_with(":?") && rest.contains("make env"),
+                "{name} is not demanded: {rest}"
+            );
+        })
+        .map(|(name, _)| name)
+        .collect();
+    assert!(demanded.len() >= 5, "{demanded:?}");
+
+    let folder = tempfile::Builder::new()
+        .prefix("with a space ü ")
+        .tempdir()
+        .expect("a folder");
+    let file = folder.path().join(".env");
+    let make = || {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/env.sh");
+        let made = Command::new(script)
+            .arg(&file)
+            .env_clear()
+            .env("PATH", env!("PATH"))
+            .output();
+        let made = made.expect("the script runs");
+        assert!(
+            made.status.success(),
+            "{}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+        let said = String::from_utf8_lossy(&made.stdout).into_owned();
+        (std::fs::read_to_string(&file).expect("a file"), said)
+    };
+    // One is there already, behind another line and without an end of line; another one is there without a value.
+    std::fs::write(&file, "GRAFANA_PASSWORD=\nAUDITOR_PASSWORD='a b#c'").expect("a file");
+    let (first, said) = make();
+    let lines: BTreeMap<&str, &str> = first
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .collect();
+    for name in demanded.iter().chain(&["OPERATOR_TOKEN", "METRICS_TOKEN"]) {
+        let value = lines
+            .get(name)
+            .unwrap_or_else(|| panic!("{name} is not made"));
+        assert!(
+            !said.contains(value) || *name == "AUDITOR_PASSWORD",
+            "a secret is shown: {said}"
+        );
+        match *name {
+            "AUDITOR_PASSWORD" => assert_eq!(*value, "'a b#c'"),
+            _ => assert_eq!(value.len(), 32, "{name}"),
+        }
+    }
+    let distinct: BTreeSet<&&str> = lines.values().collect();
+    assert_eq!(distinct.len(), lines.len(), "two are the same");
+    assert_eq!(
+        make(),
+        (first, String::new()),
+        "a second time changes nothing"
+    );
+
+    std::fs::remove_file(&file).expect("it is there");
+    make();
+    let mode = std::fs::metadata(&file)
+        .expect("a file")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn the_limits_are_those_of_the_contest() {
+    let services = services();
+    let public = services.as_object().expect("services").values();
+    let public = public.filter(|service| service["profiles"].is_null());
+    let limits = public.map(|service| &service["deploy"]["resources"]["limits"]);
+    let (mut cpus, mut megabytes) = (0.0, 0);
+    for limit in limits {
+        cpus += limit["cpus"]
+            .as_str()
+            .and_then(|cpus| cpus.parse::<f64>().ok())
+            .expect("CPUs");
+        let memory = limit["memory"]
+            .as_str()
+            .and_then(|memory| memory.strip_suffix("MB"));
+        megabytes += memory
+            .and_then(|memory| memory.parse::<u32>().ok())
+            .expect("megabytes");
+    }
+    assert!(
+        cpus <= 1.5 + f64::EPSILON * 8.0 && megabytes <= 350,
+        "{cpus} CPUs, {megabytes} MB"
+    );
+}
