@@ -64,7 +64,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Serve(settings) => settings.worker_threads.get(),
         _ => 1,
     };
-    runtime(threads)?.block_on(async {
+    let runtime = runtime(threads)?;
+    let outcome = runtime.block_on(async {
         let (mut terminate, mut interrupt) = (
             signal(SignalKind::terminate())?,
             signal(SignalKind::interrupt())?,
@@ -90,5 +91,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::SimulateProcessor(args) => simulator::run(*args, shutdown).await?,
         }
         Ok(ExitCode::SUCCESS)
-    })
+    });
+    // A thread may wait for a name server, which takes as long as that likes.
+    runtime.shutdown_background();
+    outcome
 }

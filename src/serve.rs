@@ -241,7 +241,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
 /// # Errors
 /// A processor cannot be called at all.
 pub fn processors(settings: &ProcessorsSettings) -> anyhow::Result<Arc<Vec<Processor>>> {
-    let names = Names::of_system()?;
+    let names = Names::of_system();
     let processors = settings.processors.0.iter().map(|processor| {
         let client = ProcessorClient::new(
             processor,

@@ -188,7 +188,7 @@ mod tests {
             let address = listener.local_addr().expect("an address");
             let tls = (scheme == "https").then(trusting_nobody);
             let caller = Self {
-                connections: Connections::new(Names::of_system().expect("names"), tls),
+                connections: Connections::new(Names::of_system(), tls),
                 url: format!("{scheme}://{address}/"),
             };
             (listener, caller)

@@ -202,9 +202,21 @@ impl Gateway {
         settings: &[(&str, &str)],
         log: impl FnOnce(&Path) -> L,
     ) -> Self {
+        let program = Command::new(env!("CARGO_BIN_EXE_payment-proxy"));
+        Self::spawn_by(program, database_url, processors, settings, log)
+    }
+
+    /// Starts one by a command that ends in the program.
+    pub fn spawn_by<L: Into<Stdio>>(
+        mut program: Command,
+        database_url: &str,
+        processors: &str,
+        settings: &[(&str, &str)],
+        log: impl FnOnce(&Path) -> L,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let log = log(folder.path());
-        let child = Command::new(env!("CARGO_BIN_EXE_payment-proxy"))
+        let child = program
             .arg("serve")
             .env(
                 "LISTEN",
@@ -326,6 +338,16 @@ impl Gateway {
         }
     }
 
+    /// How many threads of that name it has.
+    pub fn threads(&self, name: &str) -> usize {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let names = tasks.expect("it runs").filter_map(|task| {
+            let name = std::fs::read_to_string(task.ok()?.path().join("comm")).ok()?;
+            Some(name.trim_end().to_owned())
+        });
+        names.filter(|found| found == name).count()
+    }
+
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).expect("a pid");
         kill(Pid::from_raw(pid), signal).expect("the process is there");
@@ -388,7 +410,7 @@ pub fn new_claim() -> Claim {
 
 /// What the system knows of names; processors of tests are called by address.
 pub fn resolver() -> Names {
-    Names::of_system().expect("names")
+    Names::of_system()
 }
 
 /// Puts a payment into the queue, held for the default processor, whatever the books say.
