@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a command of this repository needs and that are missing here.
-# usage: install.sh PROGRAM...     of: c++ cc chromedriver curl initdb jq libpq nginx promtool shellcheck
+# usage: install.sh PROGRAM...     of: c++ cc chromedriver curl faketime initdb jq libpq nginx promtool shellcheck
 #
 # Installs as root or with sudo. Exit 3 if something is missing and stays missing, after one line
 # that says what to install.

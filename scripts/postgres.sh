@@ -22,6 +22,9 @@
 # root the server runs as user `postgres`, who has to be able to enter DATA and SOCKETS.
 #
 # With STOP_WITH_PARENT=yes the server stops also when the process that started it is killed.
+#
+# With CLOCK_FILE=path the server's clock differs from the machine's by what stands in that file, in
+# seconds with a sign (`+85`), and steps when the file is replaced. It takes Debian's libfaketime.
 set -euo pipefail
 
 unset "${!PG@}" # whoever calls may have settings for another server
@@ -93,6 +96,14 @@ run() {
     local become=("${owner[@]}")
     # After the change of user, which would undo it.
     [ "${STOP_WITH_PARENT:-no}" = no ] || become+=(setpriv --pdeathsig INT --)
+    if [ -n "${CLOCK_FILE:-}" ]; then
+        local faketime
+        faketime=$(printf '%s\n' /usr/lib/*/faketime/libfaketime.so.1 | head -n 1)
+        [ -e "$faketime" ] || fail "libfaketime is not installed"
+        # Timers and pauses go on as they are: only what the clock shows is changed.
+        become+=(env "LD_PRELOAD=$faketime" "FAKETIME_TIMESTAMP_FILE=$CLOCK_FILE" FAKETIME_NO_CACHE=1
+            FAKETIME_DONT_FAKE_MONOTONIC=1 FAKE_STAT=0)
+    fi
     cd /
     exec "${become[@]}" "$programs/postgres" -D "$data" -p "$port" \
         -c "unix_socket_directories=\"$sockets\"" -c unix_socket_permissions=0700 "${settings[@]}"

@@ -12,7 +12,7 @@ trap 'exit 143' TERM
 trap 'exit 129' HUP
 
 if [ "${1:-}" != with-postgres ]; then
-    scripts/install.sh cc chromedriver curl initdb nginx promtool python3
+    scripts/install.sh cc chromedriver curl faketime initdb nginx promtool python3
     step - cargo fmt --check
     step - cargo clippy --quiet --locked --all-targets -- --deny warnings
     if scripts/install.sh shellcheck; then

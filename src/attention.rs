@@ -96,6 +96,9 @@ kinds! {
     /// A payment is open for long.
     OldPayment = "old_payment", Watch,
         "`payment-proxy status` names it, `payment-proxy payment ID` tells its life";
+    /// Doubts wait, and sums of hours may be of others.
+    ClockStep = "clock_step", Watch,
+        "payments go on; see to the time synchronisation of the database server: docs/clocks-and-copies.md";
     /// Vacuum cannot clean up.
     LongTransaction = "long_transaction", Watch,
         "it keeps vacuum from cleaning the queue: see pg_stat_activity";
@@ -222,7 +225,7 @@ pub async fn in_database(
     census: &Census,
 ) -> Result<Vec<Item>, sqlx::Error> {
     let instances = sqlx::query!(
-        r#"SELECT seen_at > now() - $1::interval AS "alive!",
+        r#"SELECT seen_at BETWEEN now() - $1::interval AND now() + $1::interval AS "alive!",
             extract(epoch FROM now() - seen_at)::float8 AS "silent_for!", processors, attention::text AS "attention!"
         FROM service_instance"#,
         interval(INSTANCE_TTL)

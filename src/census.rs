@@ -72,7 +72,11 @@ impl Census {
                 pg_stat_get_dead_tuples('payment_queue'::regclass) AS "dead_rows!"
             FROM (
                 SELECT count(*) AS queued, min(accepted_at) AS accepted_at, count(*) FILTER (
-                    WHERE processor IS NOT NULL AND (lease_until <= now() + $2 OR requested_at < now() - $3::interval)
+                    WHERE processor IS NOT NULL AND (
+                        lease_until <= now() + $2
+                        -- Of the future: sent before the clock was set back.
+                        OR requested_at NOT BETWEEN now() - $3::interval AND now() + $3::interval
+                    )
                 ) AS in_doubt
                 FROM (SELECT * FROM payment_queue ORDER BY id LIMIT $1::bigint + 1) AS oldest
             ) AS queue, (

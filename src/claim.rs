@@ -17,6 +17,7 @@ use sqlx::PgPool;
 use sqlx::postgres::types::PgInterval;
 use uuid::Uuid;
 
+use crate::clock::{DatabaseClock, WATCH_GAP};
 use crate::payment::Payment;
 use crate::trace::Traceparent;
 
@@ -85,7 +86,7 @@ pub struct Claim {
 pub struct EarlierAttempt {
     /// From then on (database clock) a 404 of the processor proves that it did not charge.
     pub doubt_until: DateTime<Utc>,
-    /// Whether that time had come at the claim.
+    /// Whether that time had come at the claim, by the database's clock and by this instance's.
     pub over: bool,
 }
 
@@ -99,13 +100,13 @@ struct ClaimRow {
     processor: String,
     requested_at: DateTime<Utc>,
     doubt_until: Option<DateTime<Utc>>,
-    over: Option<bool>,
+    /// The time that the statement read, where doubts are compared with it.
+    database_now: Option<DateTime<Utc>>,
     traceparent: Option<String>,
 }
 
 impl ClaimRow {
-    fn held(self, send_by: Instant) -> Claim {
-        let earlier = self.doubt_until.zip(self.over);
+    fn held(self, send_by: Instant, is_over: impl Fn(DateTime<Utc>) -> bool) -> Claim {
         Claim {
             id: self.id,
             payment: Payment {
@@ -120,7 +121,10 @@ impl ClaimRow {
             processor: self.processor,
             requested_at: self.requested_at,
             send_by,
-            earlier: earlier.map(|(doubt_until, over)| EarlierAttempt { doubt_until, over }),
+            earlier: self.doubt_until.map(|doubt_until| EarlierAttempt {
+                doubt_until,
+                over: is_over(doubt_until),
+            }),
         }
     }
 }
@@ -197,7 +201,7 @@ async fn claim_up_to(
         ))
         RETURNING id, correlation_id, amount, accepted_at, attempt,
             processor AS "processor!", requested_at AS "requested_at!",
-            NULL::timestamptz AS doubt_until, NULL::boolean AS over, traceparent"#,
+            NULL::timestamptz AS doubt_until, NULL::timestamptz AS database_now, traceparent"#,
         processor,
         i64::try_from(limit).unwrap_or(i64::MAX),
         from_id,
@@ -207,46 +211,66 @@ async fn claim_up_to(
     )
     .fetch_all(pool)
     .await?;
-    Ok(rows.into_iter().map(|row| row.held(send_by)).collect())
+    let claims = rows.into_iter().map(|row| row.held(send_by, |_| false));
+    Ok(claims.collect())
 }
 
 /// Claims payments that a processor may have charged, whose lease or pause is over, up to row
-/// `up_to_id`. Processor and stamp stay what they are.
+/// `up_to_id`. Processor and `requested_at` stay what they are.
+///
+/// A lease that ends later than any that could be given now, and a doubt, are left of a clock that has been set
+/// back: such a lease has ended, and such a doubt lasts as long as one that begins now. `clock` takes note of the
+/// time that the statement read, and says which doubts are over.
 ///
 /// # Errors
 /// As for [`claim_free`].
 pub async fn claim_doubtful(
     pool: &PgPool,
     terms: LeaseTerms,
+    clock: &DatabaseClock,
     limit: usize,
     up_to_id: i64,
 ) -> Result<Vec<Claim>, sqlx::Error> {
+    let sent_at = tokio::time::Instant::now();
     let send_by = Instant::now() + SEND_WITHIN;
     let rows = sqlx::query_as!(
         ClaimRow,
         r#"WITH doubtful AS MATERIALIZED (
-            SELECT id, doubt_until, doubt_until <= now() AS over FROM payment_queue
-            WHERE id <= $2 AND processor IS NOT NULL AND lease_until <= now()
+            SELECT id, least(doubt_until, now() + $3::interval + $4::interval) AS doubt_until FROM payment_queue
+            WHERE id <= $2 AND processor IS NOT NULL
+                AND (lease_until <= now() OR lease_until > now() + $3::interval + $5::interval)
             ORDER BY id LIMIT $1
             FOR NO KEY UPDATE SKIP LOCKED
         )
         UPDATE payment_queue q
         SET attempt = q.attempt + 1,
             lease_until = now() + $3::interval,
-            doubt_until = greatest(q.doubt_until, now() + $3::interval + $4::interval)
+            doubt_until = now() + $3::interval + $4::interval
         WHERE id = ANY (ARRAY(SELECT id FROM doubtful))
         RETURNING q.id, q.correlation_id, q.amount, q.accepted_at, q.attempt,
             q.processor AS "processor!", q.requested_at AS "requested_at!",
-            (SELECT d.doubt_until FROM doubtful d WHERE d.id = q.id) AS doubt_until,
-            (SELECT d.over FROM doubtful d WHERE d.id = q.id) AS over, q.traceparent"#,
+            (SELECT d.doubt_until FROM doubtful d WHERE d.id = q.id) AS doubt_until, q.traceparent,
+            now() AS database_now"#,
         i64::try_from(limit).unwrap_or(i64::MAX),
         up_to_id,
         interval(terms.lease),
         interval(terms.late_charge),
+        // Others that began a little later have leases that end later, too.
+        interval(WATCH_GAP),
     )
     .fetch_all(pool)
     .await?;
-    Ok(rows.into_iter().map(|row| row.held(send_by)).collect())
+    let received_at = tokio::time::Instant::now();
+    if let Some(read_at) = rows.first().and_then(|row| row.database_now) {
+        clock.observe(sent_at, read_at, received_at);
+    }
+    let claims = rows.into_iter().map(|row| {
+        let read_at = row.database_now;
+        row.held(send_by, |doubt_until| {
+            read_at.is_some_and(|read_at| clock.is_over(doubt_until, sent_at, read_at))
+        })
+    });
+    Ok(claims.collect())
 }
 
 /// The highest row of the queue and of any claim so far, to bound a search for doubtful payments.

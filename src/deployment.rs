@@ -18,6 +18,7 @@ use uuid::Uuid;
 use crate::attention::OwnAttention;
 use crate::charge::HEALTH_TIMEOUT;
 use crate::claim::interval;
+use crate::clock::{DatabaseClock, WATCH_GAP};
 use crate::database::{Outage, within};
 use crate::route::{Event, SharedRouter};
 use crate::worker::Processor;
@@ -50,6 +51,8 @@ pub struct Member {
     pub id: Uuid,
     /// Connections.
     pub pool: PgPool,
+    /// Takes note of each time that a heartbeat reads.
+    pub clock: Arc<DatabaseClock>,
     /// In the router's order.
     pub processors: Arc<Vec<Processor>>,
     /// Learns what is read.
@@ -135,7 +138,9 @@ impl Member {
             let next_poll_in = row
                 .and_then(|row| row.next_poll_in_ms)
                 .unwrap_or(f64::NEG_INFINITY);
-            if next_poll_in > 0.0 {
+            // Further away than any poll that could be arranged now: the database's clock was set back since.
+            let longest = (HEALTH_LEASE + WATCH_GAP).as_secs_f64() * 1_000.0;
+            if next_poll_in > 0.0 && next_poll_in <= longest {
                 let next_poll_in = Duration::from_secs_f64((next_poll_in / 1_000.0).min(60.0));
                 synced.next_poll_in = synced.next_poll_in.min(next_poll_in);
             } else if self.take_poll(&processor.name).await? {
@@ -197,22 +202,25 @@ impl Member {
         }
     }
 
-    /// Gives a sign of life. Returns how many instances are alive, this one included.
+    /// Gives a heartbeat, and takes note of the database's time. Returns how many instances are alive, this one
+    /// included. Heartbeats of the future are of instances that died before the clock was set back.
     async fn heartbeat(&self) -> Result<u32, sqlx::Error> {
         let processors = self.processors.iter();
         let processors: Vec<String> = processors.map(|each| each.name.clone()).collect();
         let attention = serde_json::to_string(&self.own.items())
             .map_err(|error| sqlx::Error::Encode(error.into()))?;
-        let others = sqlx::query_scalar!(
+        let sent_at = tokio::time::Instant::now();
+        let row = sqlx::query!(
             r#"WITH beat AS (
                 INSERT INTO service_instance (id, seen_at, processors, attention)
                 VALUES ($1, now(), $4, $5::text::jsonb)
                 ON CONFLICT ON CONSTRAINT service_instance_pkey
                 DO UPDATE SET seen_at = now(), attention = excluded.attention
             ), forgotten AS (
-                DELETE FROM service_instance WHERE seen_at < now() - $3::interval
+                DELETE FROM service_instance WHERE seen_at NOT BETWEEN now() - $3::interval AND now() + $3::interval
             )
-            SELECT count(*) AS "others!" FROM service_instance WHERE id <> $1 AND seen_at > now() - $2::interval"#,
+            SELECT count(*) AS "others!", now() AS "database_now!" FROM service_instance
+            WHERE id <> $1 AND seen_at BETWEEN now() - $2::interval AND now() + $2::interval"#,
             self.id,
             interval(INSTANCE_TTL),
             interval(INSTANCE_FORGOTTEN),
@@ -221,7 +229,11 @@ impl Member {
         )
         .fetch_one(&self.pool)
         .await?;
-        Ok(u32::try_from(others).unwrap_or(u32::MAX).saturating_add(1))
+        let received_at = tokio::time::Instant::now();
+        self.clock.observe(sent_at, row.database_now, received_at);
+        Ok(u32::try_from(row.others)
+            .unwrap_or(u32::MAX)
+            .saturating_add(1))
     }
 
     /// Takes the next poll of a processor, if nobody else has it.
@@ -229,10 +241,12 @@ impl Member {
         let taken = sqlx::query!(
             "INSERT INTO processor_health AS h (processor, next_poll_at, poller) VALUES ($1, now() + $3::interval, $2)
             ON CONFLICT ON CONSTRAINT processor_health_pkey
-            DO UPDATE SET next_poll_at = now() + $3::interval, poller = $2 WHERE h.next_poll_at <= now()",
+            DO UPDATE SET next_poll_at = now() + $3::interval, poller = $2
+            WHERE h.next_poll_at <= now() OR h.next_poll_at > now() + $3::interval + $4::interval",
             processor,
             self.id,
-            interval(HEALTH_LEASE)
+            interval(HEALTH_LEASE),
+            interval(WATCH_GAP)
         )
         .execute(&self.pool)
         .await?;

@@ -32,6 +32,7 @@ pub mod census;
 pub mod charge;
 pub mod claim;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod database;
 pub mod dead_letter;

@@ -21,6 +21,7 @@ use crate::accept::Acceptor;
 use crate::attention::OwnAttention;
 use crate::charge::{Names, ProcessorClient, Stop};
 use crate::claim::LeaseTerms;
+use crate::clock::DatabaseClock;
 use crate::config::{ProcessorsSettings, Settings};
 use crate::database::{self, Pools, RETRY_PAUSE, Schema};
 use crate::deployment::Member;
@@ -92,11 +93,13 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
 
     let names: Arc<[String]> = terms.iter().map(|terms| terms.name.clone()).collect();
     let lease = LeaseTerms::new(settings.processors.processor_timeout, settings.late_charge);
+    let clock = Arc::new(DatabaseClock::new(lease));
     let (ended, endings) = mpsc::channel(SETTLE_BACKLOG);
     let wake = Arc::new(Notify::new());
     let worker = Arc::new(Worker {
         pool: pools.claims.clone(),
         terms: lease,
+        clock: Arc::clone(&clock),
         processors: Arc::clone(&processors),
         router: router.clone(),
         ended,
@@ -115,6 +118,8 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     let full = Arc::clone(&room);
     own.add(move || full.attention());
     own.add(settle::charged_twice);
+    let stepped = Arc::clone(&clock);
+    own.add(move || stepped.attention(tokio::time::Instant::now()));
     let own = Arc::new(own);
     let mut parts = JoinSet::new();
     let http_stop = CancellationToken::new();
@@ -188,6 +193,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     let member = Arc::new(Member {
         id: instance,
         pool: pools.claims.clone(),
+        clock,
         processors,
         router,
         own,

@@ -17,6 +17,7 @@ use crate::claim::{
     CLAIM_BATCH, Claim, ClaimedFor, DOUBTFUL_BATCH, LeaseTerms, claim_doubtful, claim_free,
     claim_untried, newest_id,
 };
+use crate::clock::DatabaseClock;
 use crate::database::{Outage, RETRY_PAUSE, within};
 use crate::metrics::COUNTS;
 use crate::route::{Permit, Queue, SharedRouter};
@@ -68,6 +69,8 @@ pub struct Worker {
     pub pool: PgPool,
     /// How long claims last.
     pub terms: LeaseTerms,
+    /// Says which doubts are over.
+    pub clock: Arc<DatabaseClock>,
     /// In the router's order.
     pub processors: Arc<Vec<Processor>>,
     /// Chooses.
@@ -364,7 +367,8 @@ impl Worker {
         self.depth.newest.store(newest, Ordering::Relaxed);
         let places = self.places(DOUBTFUL_BATCH, 0);
         let bound = self.doubtful_bound();
-        let claims = claim_doubtful(&self.pool, self.terms, places.len(), bound).await?;
+        let claims =
+            claim_doubtful(&self.pool, self.terms, &self.clock, places.len(), bound).await?;
         let count = claims.len();
         COUNTS.claimed_doubtful.add_batch(count);
         for (claim, place) in claims.into_iter().zip(places) {

@@ -58,6 +58,7 @@ pub struct Counts {
     pub row_gone: Total,
     pub booked_before: Total,
     pub charged_twice: Total,
+    pub clock_steps: Total,
     pub spans_exported: Total,
     pub spans_lost: Total,
     pub log_lines: LogLines,
@@ -163,6 +164,7 @@ impl Counts {
             row_gone: kind(&anomalies, "row_gone"),
             booked_before: kind(&anomalies, "booked_before"),
             charged_twice: kind(&anomalies, "charged_twice"),
+            clock_steps: all.total("database_clock_steps", "Steps of the database server's clock against this instance's"),
             spans_exported: all.total("spans_exported", "Spans that the collector of traces took"),
             spans_lost: all.total("spans_lost", "Spans that the collector of traces did not take"),
             log_lines: LogLines {

@@ -6,7 +6,9 @@ use payment_proxy::charge::Outcome;
 use payment_proxy::claim::{Claim, claim_doubtful, claim_free};
 use payment_proxy::settle::{Anomaly, Ended, record};
 
-use crate::support::{Database, enqueue, expire_lease, hold, new_payment, production_terms};
+use crate::support::{
+    Database, enqueue, expire_lease, hold, new_payment, production_terms, watched_clock,
+};
 
 async fn claim_one(database: &Database, processor: &str) -> Claim {
     enqueue(&database.pool, &[new_payment()])
@@ -25,7 +27,14 @@ async fn claim_again(database: &Database, processor: &str) -> Claim {
 
 async fn reclaim(database: &Database, claim: &Claim) -> Claim {
     expire_lease(database, claim).await;
-    let claims = claim_doubtful(&database.pool, production_terms(), 10, i64::MAX).await;
+    let claims = claim_doubtful(
+        &database.pool,
+        production_terms(),
+        &watched_clock(production_terms()),
+        10,
+        i64::MAX,
+    )
+    .await;
     claims
         .expect("the database answers")
         .pop()
@@ -79,9 +88,15 @@ async fn a_claimed_payment_is_claimed_by_nobody_else() {
         []
     );
     assert_eq!(
-        claim_doubtful(&database.pool, production_terms(), 10, i64::MAX)
-            .await
-            .expect("an answer"),
+        claim_doubtful(
+            &database.pool,
+            production_terms(),
+            &watched_clock(production_terms()),
+            10,
+            i64::MAX
+        )
+        .await
+        .expect("an answer"),
         []
     );
 }
@@ -276,10 +291,16 @@ async fn a_doubt_ends_when_its_time_is_over_and_a_pinned_retry_prolongs_it() {
         until
     );
     database
-        .execute("UPDATE payment_queue SET doubt_until = now() - interval '1 ms'")
+        .execute("UPDATE payment_queue SET doubt_until = now() - interval '8 s'")
         .await;
     let fourth = reclaim(&database, &third).await;
-    assert!(fourth.earlier.expect("an earlier attempt").over);
+    // A tenth of the longest doubt and half a second later, for what the clocks may differ.
+    assert!(!fourth.earlier.expect("an earlier attempt").over);
+    database
+        .execute("UPDATE payment_queue SET doubt_until = now() - interval '9 s'")
+        .await;
+    let fifth = reclaim(&database, &fourth).await;
+    assert!(fifth.earlier.expect("an earlier attempt").over);
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use payment_proxy::summary::summarize;
 use sqlx::Connection;
 
 use crate::executed_plans::ExecutedPlans;
-use crate::support::{Database, enqueue, new_payment, production_terms};
+use crate::support::{Database, enqueue, new_payment, production_terms, watched_clock};
 
 /// Payments in a deep queue, or in old books.
 const MANY: i64 = 1_000_000;
@@ -93,9 +93,15 @@ async fn a_deep_queue_is_not_searched() {
                 .expect("an answer");
             assert_eq!(claims.len(), BATCH);
             newest = claims.iter().map(|claim| claim.id).max().expect("some");
-            let doubtful = claim_doubtful(&pools.claims, production_terms(), 64, newest)
-                .await
-                .expect("an answer");
+            let doubtful = claim_doubtful(
+                &pools.claims,
+                production_terms(),
+                &watched_clock(production_terms()),
+                64,
+                newest,
+            )
+            .await
+            .expect("an answer");
             assert_eq!(doubtful, []);
             settle(&pools, claims).await;
         }
@@ -258,9 +264,15 @@ async fn a_deep_queue_is_read_by_index_without_sorting_and_updated_in_place() {
     let plans = ExecutedPlans::of(&database).await;
     let pools = Pools::new(&database.settings(QueueDurability::Unlogged));
     churn(&pools, 60).await;
-    claim_doubtful(&pools.claims, production_terms(), 64, i64::MAX)
-        .await
-        .expect("an answer");
+    claim_doubtful(
+        &pools.claims,
+        production_terms(),
+        &watched_clock(production_terms()),
+        64,
+        i64::MAX,
+    )
+    .await
+    .expect("an answer");
     let executed = plans.take("payment_");
     for (statement, at_least) in [
         ("INSERT INTO payment_queue", 60),

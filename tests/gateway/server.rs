@@ -16,6 +16,8 @@ pub struct Server {
     postgres: Option<Child>,
     settings: Vec<String>,
     port: u16,
+    /// Whether its clock can be [set](Self::set_clock).
+    clock_can_be_set: bool,
 }
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/postgres.sh");
@@ -30,6 +32,29 @@ impl Server {
         let mut server = Self::prepare(settings);
         server.run().await;
         server
+    }
+
+    /// One whose clock can be set while it runs.
+    pub async fn start_with_own_clock() -> Self {
+        let mut server = Self::prepare(&[]);
+        server.clock_can_be_set = true;
+        server.set_clock(0);
+        server.run().await;
+        server
+    }
+
+    /// Sets its clock, which is then so many seconds ahead of the machine's, or behind it.
+    pub fn set_clock(&self, seconds: i64) {
+        use std::os::unix::fs::PermissionsExt;
+        let (file, written) = (self.clock_file(), self.folder.path().join("clock.written"));
+        std::fs::write(&written, format!("{seconds:+}\n")).expect("a file");
+        let all = std::fs::Permissions::from_mode(0o644);
+        std::fs::set_permissions(&written, all).expect("it is ours");
+        std::fs::rename(written, file).expect("it is ours");
+    }
+
+    fn clock_file(&self) -> PathBuf {
+        self.folder.path().join("clock")
     }
 
     /// A standby of that server, which streams what it commits.
@@ -70,6 +95,7 @@ impl Server {
                 .map(|setting| (*setting).to_owned())
                 .collect(),
             port: 5432,
+            clock_can_be_set: false,
         }
     }
 
@@ -92,7 +118,11 @@ impl Server {
     pub async fn run(&mut self) {
         let log = std::fs::File::create(self.folder.path().join("log")).expect("a log file");
         let (data, socket) = (self.folder.path().join("d"), self.folder.path().join("s"));
-        let command = Command::new(SCRIPT)
+        let mut command = Command::new(SCRIPT);
+        if self.clock_can_be_set {
+            command.env("CLOCK_FILE", self.clock_file());
+        }
+        let command = command
             .env("STOP_WITH_PARENT", "yes")
             .arg("run")
             .args([&data, &socket])

@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use payment_proxy::accept::Accepted;
 use payment_proxy::charge::{Names, ProcessorClient};
 use payment_proxy::claim::{Claim, LeaseTerms};
+use payment_proxy::clock::{DatabaseClock, WATCH_GAP};
 use payment_proxy::config::{
     DatabaseSettings, MigrateSettings, OwnerSettings, ProcessorSettings, PurgeSettings,
     QueueDurability,
@@ -474,6 +476,7 @@ impl Bench {
         let worker = Worker {
             pool: pools.claims.clone(),
             terms,
+            clock: std::sync::Arc::new(watched_clock(terms)),
             processors: std::sync::Arc::new(processors.collect()),
             router: SharedRouter::new(Router::new(Policy::default(), terms_of, Duration::ZERO)),
             ended: sender,
@@ -487,6 +490,23 @@ impl Bench {
         };
         Self { worker, ended }
     }
+}
+
+/// The database's clock of an instance that has watched it for longer than any doubt lasts.
+pub fn watched_clock(terms: LeaseTerms) -> DatabaseClock {
+    watched_clock_at(terms, chrono::Utc::now())
+}
+
+/// The same, where that clock shows this time.
+pub fn watched_clock_at(terms: LeaseTerms, database_now: DateTime<Utc>) -> DatabaseClock {
+    let clock = DatabaseClock::new(terms);
+    let now = tokio::time::Instant::now();
+    let looks = (terms.lease + terms.late_charge).as_secs() / WATCH_GAP.as_secs() + 2;
+    for look in (0..=looks).rev() {
+        let ago = WATCH_GAP * u32::try_from(look).expect("few");
+        clock.observe(now - ago, database_now - ago, now - ago);
+    }
+    clock
 }
 
 /// The terms of a worker in production.

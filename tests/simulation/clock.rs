@@ -1,15 +1,17 @@
-//! The clock of the simulation. It stands still, except in [`Clock::pass`].
+//! The clocks of the simulation. They stand still, except in [`World::pass`](crate::world::World::pass).
 //!
-//! Three clocks go together: tokio's, by which calls and processors wait, is paused and moved by hand;
-//! the database's goes on, and its leases and doubts are moved the other way, which is the same; the
-//! machine's goes on, and what is compared with it is moved when it is used ([`Moment`]).
+//! Three clocks go together: tokio's, by which calls and processors wait and instances watch the database's, is
+//! paused and moved by hand; the database's is a row of a table, which `now()` and `clock_timestamp()` read; the
+//! machine's goes on, and what is compared with it is moved when it is used ([`Moment`]). And the database's can step.
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use sqlx::PgPool;
 use tokio::runtime::{Builder, Runtime};
+
+use crate::support::Database;
 
 /// How long anything that must happen without time going by may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -66,31 +68,54 @@ pub async fn until(what: &str, mut check: impl FnMut() -> bool) {
     }
 }
 
-/// How far simulated time is ahead of the database's, in microseconds, at some moment.
+/// How much time has gone by in the simulation, in microseconds, at some moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Moment(i64);
 
+/// What PostgreSQL takes for the time in the database of the simulation.
+const DATABASE_CLOCK: &str = "CREATE SCHEMA sim;
+    CREATE TABLE sim.clock (time timestamptz NOT NULL);
+    INSERT INTO sim.clock VALUES (clock_timestamp());
+    CREATE FUNCTION sim.now() RETURNS timestamptz LANGUAGE sql STABLE AS 'SELECT time FROM sim.clock';
+    CREATE FUNCTION sim.clock_timestamp() RETURNS timestamptz LANGUAGE sql STABLE AS 'SELECT time FROM sim.clock';
+    DO $$ BEGIN
+        EXECUTE format('ALTER DATABASE %I SET search_path = sim, pg_catalog, public', current_database());
+    END $$";
+/// What the database's clock goes on with every claim and post, so that no two attempts have the same time.
+const TICK: Duration = Duration::from_millis(1);
+
 #[derive(Debug)]
 pub struct Clock {
+    /// How much time has gone by.
     ahead: i64,
-    looked_at: Instant,
+    /// What the database's clock shows.
+    database: DateTime<Utc>,
+    /// When that stepped last.
+    stepped_at: Option<tokio::time::Instant>,
 }
 
 impl Clock {
-    pub fn start() -> Self {
-        Self {
+    /// Gives a database the clock of the simulation, for connections that are opened later.
+    pub async fn install(database: &Database) {
+        database.execute(DATABASE_CLOCK).await;
+    }
+
+    pub async fn start(pool: &PgPool) -> Self {
+        let mut clock = Self {
             ahead: 0,
-            looked_at: Instant::now(),
-        }
+            database: Utc::now(),
+            stepped_at: None,
+        };
+        clock.set_database(pool, Utc::now()).await;
+        clock
     }
 
     pub fn now(&self) -> Moment {
         Moment(self.ahead)
     }
 
-    /// The same time as seen from now, of one that the database named then.
-    pub fn carried(&self, time: DateTime<Utc>, then: Moment) -> DateTime<Utc> {
-        time - TimeDelta::microseconds(self.ahead - then.0)
+    pub fn database(&self) -> DateTime<Utc> {
+        self.database
     }
 
     /// The same deadline as seen from now, of one that was set then.
@@ -101,21 +126,35 @@ impl Clock {
         now + left.saturating_sub(passed)
     }
 
-    /// Lets the leases and doubts in the database grow older by `length`, and takes back by how much
-    /// they did by themselves since the last time.
+    /// Lets so much time go by in the database.
     pub async fn pass_in_database(&mut self, pool: &PgPool, length: Duration) {
-        let now = Instant::now();
-        let by = micros(length) - micros(now - self.looked_at);
-        self.looked_at = now;
-        self.ahead += by;
-        sqlx::query(
-            "UPDATE payment_queue SET lease_until = lease_until - $1 * interval '1 microsecond',
-                doubt_until = doubt_until - $1 * interval '1 microsecond'",
-        )
-        .bind(by)
-        .execute(pool)
-        .await
-        .expect("the database answers");
+        self.ahead += i64::try_from(length.as_micros()).expect("a length of a test");
+        self.set_database(pool, self.database + length).await;
+    }
+
+    pub async fn tick(&mut self, pool: &PgPool) {
+        self.pass_in_database(pool, TICK).await;
+    }
+
+    /// Sets the database's clock forward or back.
+    pub async fn step(&mut self, pool: &PgPool, seconds: i64) {
+        self.stepped_at = Some(tokio::time::Instant::now());
+        self.set_database(pool, self.database + TimeDelta::seconds(seconds))
+            .await;
+    }
+
+    /// Whether the database's clock has stepped since then.
+    pub fn stepped_since(&self, then: tokio::time::Instant) -> bool {
+        self.stepped_at.is_some_and(|at| at >= then)
+    }
+
+    async fn set_database(&mut self, pool: &PgPool, time: DateTime<Utc>) {
+        self.database = time.trunc_subsecs(6);
+        sqlx::query("UPDATE sim.clock SET time = $1")
+            .bind(self.database)
+            .execute(pool)
+            .await
+            .expect("the database answers");
     }
 }
 
@@ -124,8 +163,4 @@ pub async fn pass_in_process(to: tokio::time::Instant) {
     let now = tokio::time::Instant::now();
     tokio::time::advance(to.saturating_duration_since(now) + TIMER_GRAIN).await;
     turn().await;
-}
-
-fn micros(length: Duration) -> i64 {
-    i64::try_from(length.as_micros()).expect("a length of a test")
 }

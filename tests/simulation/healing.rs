@@ -1,5 +1,6 @@
 //! The end of a sequence: all is well again, and every payment finds its end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use payment_proxy::worker::Step;
@@ -8,11 +9,11 @@ use proptest::prop_assert_eq;
 use crate::clock;
 use crate::site::Site;
 use crate::step::WORKERS;
-use crate::support::Bench;
+use crate::support::{Bench, watched_clock_at};
 use crate::world::{Checked, World};
 
 /// Longer than any call, lease and doubt together.
-const LONG_ENOUGH: Duration = Duration::from_secs(85);
+const LONG_ENOUGH: Duration = Duration::from_secs(95);
 /// Rounds of claims after which a deployment with nothing wrong has settled everything.
 const ROUNDS: usize = 6;
 /// Payments that a worker asks for in one claim.
@@ -27,6 +28,9 @@ impl World<'_> {
         let running: Vec<_> = self.sites.iter().map(Site::running).collect();
         let mut bench = Bench::new(&self.ground.database, &running, self.terms);
         bench.worker.pool = self.pools.claims.clone();
+        let clock = Arc::new(watched_clock_at(self.terms, self.clock.database()));
+        bench.worker.clock = Arc::clone(&clock);
+        self.healer = Some(clock);
         for _ in 0..ROUNDS {
             if self.ground.database.count("payment_queue").await == 0 {
                 return Ok(());

@@ -51,6 +51,8 @@ pub enum Step {
     Stop { worker: usize },
     /// Time goes by, for calls, leases and doubts.
     Pass(Duration),
+    /// The database's clock is set forward or back, by so many seconds.
+    SetClock(i64),
     /// All connections to a processor are cut and new ones refused for a while; it goes on with its work.
     CutOff { site: usize },
     /// A processor dies and comes back: what it was working on is not stored.
@@ -137,6 +139,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => worker().prop_map(|worker| Step::Crash { worker }),
         1 => worker().prop_map(|worker| Step::Stop { worker }),
         4 => pass().prop_map(Step::Pass),
+        2 => clock_step().prop_map(Step::SetClock),
         1 => (0..SITES).prop_map(|site| Step::CutOff { site }),
         1 => (0..SITES).prop_map(|site| Step::Restart { site }),
         2 => (0..PAYMENTS).prop_map(|nth| Step::PostRace { nth }),
@@ -183,5 +186,11 @@ fn fate() -> impl Strategy<Value = Fate> {
 
 /// Lengths that end a pause, the right to send, a call, a lease, a doubt, and both of these.
 fn pass() -> impl Strategy<Value = Duration> {
-    prop::sample::select(vec![1, 2, 2, 4, 16, 21, 61, 85]).prop_map(Duration::from_secs)
+    prop::sample::select(vec![1, 2, 2, 4, 16, 21, 61, 95]).prop_map(Duration::from_secs)
+}
+
+/// Less than a lease, a lease, a doubt, an hour, a day, each way.
+fn clock_step() -> impl Strategy<Value = i64> {
+    let length = prop::sample::select(vec![5, 21, 85, 85, 600, 86_400]);
+    (length, prop::bool::ANY).prop_map(|(length, back)| if back { -length } else { length })
 }

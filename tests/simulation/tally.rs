@@ -28,10 +28,12 @@ pub enum Met {
     CallLost,
     EndLost,
     NotSentInTime,
+    ClockStep,
+    StepSeenByClaim,
 }
 
 /// Those that every run meets often enough not to be missed by chance: all but `Revived`.
-const EVENTS: [Met; 20] = [
+const EVENTS: [Met; 22] = [
     Met::Accepted,
     Met::Duplicate,
     Met::Conflict,
@@ -52,6 +54,8 @@ const EVENTS: [Met; 20] = [
     Met::CallLost,
     Met::EndLost,
     Met::NotSentInTime,
+    Met::ClockStep,
+    Met::StepSeenByClaim,
 ];
 
 /// How often each event was met, over all sequences.

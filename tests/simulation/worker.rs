@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use payment_proxy::charge::{Outcome, Stop, charge, resolve};
-use payment_proxy::claim::Claim;
+use payment_proxy::charge::{Stop, charge, resolve};
+use payment_proxy::claim::{Claim, LeaseTerms};
+use payment_proxy::clock::DatabaseClock;
 use payment_proxy::route::{Policy, Router, SharedRouter, Terms};
 use payment_proxy::settle::Ended;
 use rust_decimal::Decimal;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::clock::{self, Clock, Moment};
+use crate::clock::{self, Moment};
 use crate::site::{CALL_TIMEOUT, Site, Ways};
 use crate::step::{Ending, Fate};
 
@@ -27,16 +28,17 @@ pub struct Call {
     /// When it is over at the latest.
     pub due: Instant,
     task: JoinHandle<Ended>,
-    /// When it was claimed: the times of a claim are never read again after it.
-    since: Moment,
 }
 
 pub struct Actor {
+    terms: LeaseTerms,
+    /// What it knows of the database's clock: nothing when it has just started.
+    pub clock: Arc<DatabaseClock>,
     ways: Arc<Vec<Ways>>,
     stop: Stop,
     pub claims: Vec<Held<Claim>>,
     pub calls: Vec<Call>,
-    pub ended: Vec<Held<Ended>>,
+    pub ended: Vec<Ended>,
 }
 
 /// What came of a send.
@@ -48,8 +50,10 @@ pub enum Sent {
 }
 
 impl Actor {
-    pub fn start(sites: &[Site]) -> Self {
+    pub fn start(sites: &[Site], terms: LeaseTerms) -> Self {
         Self {
+            terms,
+            clock: Arc::new(DatabaseClock::new(terms)),
             ways: Arc::new(sites.iter().map(Site::ways).collect()),
             stop: Stop::default(),
             claims: Vec::new(),
@@ -60,7 +64,7 @@ impl Actor {
 
     /// Sends a claim as the worker does. It comes back as an end, or as a call that waits for time.
     pub async fn send(&mut self, sites: &[Site], held: Held<Claim>, fate: Fate) -> Sent {
-        let Held { what: claim, since } = held;
+        let claim = held.what;
         let index = index_of(sites, &claim.processor);
         let site = &sites[index];
         let client = site.prepare(&self.ways[index], fate);
@@ -94,7 +98,6 @@ impl Actor {
             site: index,
             due: Instant::now() + works_for,
             task,
-            since,
         });
         self.collect().await;
         if in_the_works {
@@ -111,10 +114,8 @@ impl Actor {
             .partition::<Vec<_>, _>(|call| call.task.is_finished());
         self.calls = open;
         for call in over {
-            self.ended.push(Held {
-                what: call.task.await.expect("a call does not panic"),
-                since: call.since,
-            });
+            self.ended
+                .push(call.task.await.expect("a call does not panic"));
         }
     }
 
@@ -132,7 +133,7 @@ impl Actor {
 
     /// Dies, and begins anew with nothing.
     pub async fn crash(&mut self, sites: &[Site]) {
-        for call in std::mem::replace(self, Self::start(sites)).calls {
+        for call in std::mem::replace(self, Self::start(sites, self.terms)).calls {
             call.task.abort();
             let _ = call.task.await;
         }
@@ -151,26 +152,10 @@ impl Actor {
         self.wait_for(|_| true).await;
     }
 
-    /// The first ends that it holds, as they are to be recorded now.
-    pub fn take_ended(&mut self, count: usize, clock: &Clock) -> Vec<Ended> {
+    /// The first ends that it holds.
+    pub fn take_ended(&mut self, count: usize) -> Vec<Ended> {
         let count = count.min(self.ended.len());
-        let taken = self.ended.drain(..count);
-        taken
-            .map(
-                |Held {
-                     what: mut ended,
-                     since,
-                 }| {
-                    if let Outcome::Doubtful {
-                        until: Some(until), ..
-                    } = &mut ended.outcome
-                    {
-                        *until = clock.carried(*until, since);
-                    }
-                    ended
-                },
-            )
-            .collect()
+        self.ended.drain(..count).collect()
     }
 }
 

@@ -1,11 +1,13 @@
 //! A deployment and its surroundings, and what each step does to them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use payment_proxy::accept::{Accepted, enqueue};
 use payment_proxy::charge::Outcome;
 use payment_proxy::claim::{Claim, ClaimedFor, LeaseTerms, claim_doubtful, claim_free};
+use payment_proxy::clock::{DatabaseClock, WATCH_GAP};
 use payment_proxy::config::QueueDurability;
 use payment_proxy::database::Pools;
 use payment_proxy::dead_letter;
@@ -43,6 +45,7 @@ pub struct Ground {
 impl Ground {
     pub async fn prepare() -> Self {
         let database = Database::migrated().await;
+        Clock::install(&database).await;
         let pools = Pools::new(&database.settings(QueueDurability::Unlogged));
         Self {
             database,
@@ -66,6 +69,8 @@ pub struct World<'a> {
     pub terms: LeaseTerms,
     pub sites: Vec<Site>,
     pub actors: Vec<Actor>,
+    /// What the worker that heals knows of the database's clock.
+    pub healer: Option<Arc<DatabaseClock>>,
     pub clock: Clock,
     /// What clients were told is accepted.
     pub accepted: BTreeMap<Uuid, Decimal>,
@@ -101,13 +106,15 @@ impl<'a> World<'a> {
             .execute("DELETE FROM payment_queue; DELETE FROM payment_processed; DELETE FROM payment_dead_letter; DELETE FROM payment_attempt")
             .await;
         let sites = vec![Site::open("default").await, Site::open("fallback").await];
+        let terms = LeaseTerms::new(CALL_TIMEOUT, LATE_CHARGE);
         Self {
             ground,
             pools: &ground.pools,
-            terms: LeaseTerms::new(CALL_TIMEOUT, LATE_CHARGE),
-            actors: (0..WORKERS).map(|_| Actor::start(&sites)).collect(),
+            terms,
+            actors: (0..WORKERS).map(|_| Actor::start(&sites, terms)).collect(),
+            healer: None,
             sites,
-            clock: Clock::start(),
+            clock: Clock::start(&ground.pools.requests).await,
             accepted: BTreeMap::new(),
             open: Vec::new(),
             leases: BTreeMap::new(),
@@ -138,6 +145,10 @@ impl<'a> World<'a> {
             Step::Crash { worker } => self.crash(*worker).await,
             Step::Stop { worker } => self.stop(*worker).await?,
             Step::Pass(length) => self.pass(*length).await,
+            Step::SetClock(seconds) => {
+                self.clock.step(&self.pools.requests, *seconds).await;
+                self.met(Met::ClockStep, 1);
+            }
             Step::CutOff { site } => {
                 self.sites[*site].cut_off();
                 self.calls_end_at(*site).await;
@@ -154,6 +165,7 @@ impl<'a> World<'a> {
     }
 
     async fn post(&mut self, posted: &[Posted], claimed: Option<(usize, usize)>) -> Checked {
+        self.clock.tick(&self.pools.requests).await;
         let payments: Vec<Payment> = posted.iter().map(payment).collect();
         let claimed_for = claimed.map(|(_, site)| ClaimedFor {
             processor: self.sites[site].name,
@@ -227,6 +239,7 @@ impl<'a> World<'a> {
     }
 
     async fn claim(&mut self, worker: usize, site: usize, limit: usize) -> Checked {
+        self.clock.tick(&self.pools.requests).await;
         let name = self.sites[site].name;
         let claims = claim_free(&self.pools.claims, self.terms, name, limit, 0)
             .await
@@ -238,10 +251,14 @@ impl<'a> World<'a> {
     }
 
     async fn claim_doubtful(&mut self, worker: usize, limit: usize) -> Checked {
-        self.freeze().await;
-        let claims = claim_doubtful(&self.pools.claims, self.terms, limit, i64::MAX)
+        self.clock.tick(&self.pools.requests).await;
+        let clock = &self.actors[worker].clock;
+        let known = clock.last_step();
+        let claims = claim_doubtful(&self.pools.claims, self.terms, clock, limit, i64::MAX)
             .await
             .expect("the database answers");
+        let seen = clock.last_step() != known;
+        self.met(Met::StepSeenByClaim, usize::from(seen));
         invariants::check_pinned(self, &claims)?;
         self.met(Met::DoubtfulClaim, claims.len());
         self.hold(worker, claims);
@@ -323,7 +340,7 @@ impl<'a> World<'a> {
     }
 
     pub async fn record_ends_of(&mut self, worker: usize, count: usize, twice: bool) -> Checked {
-        let ended = self.actors[worker].take_ended(count, &self.clock);
+        let ended = self.actors[worker].take_ended(count);
         self.record(&ended).await?;
         if twice {
             self.record(&ended).await?;
@@ -413,23 +430,26 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Takes back the time that went by in the database while the simulation stood still.
-    async fn freeze(&mut self) {
-        let pool = &self.pools.requests;
-        self.clock.pass_in_database(pool, Duration::ZERO).await;
-    }
-
     pub async fn pass(&mut self, length: Duration) {
-        let pool = &self.pools.requests;
-        self.clock.pass_in_database(pool, length).await;
-        let target = Instant::now() + length;
+        let (begun_at, database) = (Instant::now(), self.clock.database());
+        let target = begun_at + length;
         loop {
-            // From one call that is over to the next, so that its worker hears of it in time.
+            // From one call that is over to the next, so that its worker hears of it in time; and workers look at
+            // the database's clock.
             let dues = self.actors.iter().flat_map(|actor| &actor.calls);
             let next = dues.map(|call| call.due).min();
-            let to = next.map_or(target, |due| due.min(target));
+            let look = Instant::now() + WATCH_GAP - Duration::from_secs(1);
+            let to = next.map_or(target, |due| due.min(target)).min(look);
             clock::pass_in_process(to).await;
             let now = Instant::now();
+            for clock in self
+                .actors
+                .iter()
+                .map(|actor| &actor.clock)
+                .chain(&self.healer)
+            {
+                clock.observe(now, database + (now - begun_at), now);
+            }
             for actor in &mut self.actors {
                 actor.wait_for(|call| call.due <= now).await;
             }
@@ -438,6 +458,8 @@ impl<'a> World<'a> {
             }
         }
         let now = Instant::now();
+        let pool = &self.pools.requests;
+        self.clock.pass_in_database(pool, now - begun_at).await;
         self.open.retain(|open| open.until > now);
         self.sites.iter_mut().for_each(Site::time_passed);
     }

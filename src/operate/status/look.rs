@@ -197,7 +197,7 @@ impl Looker {
         let processors = self.processors().await?;
         let stuck = self.stuck().await?;
         let row = sqlx::query!(
-            r#"SELECT (SELECT count(*) FROM service_instance WHERE seen_at > now() - $1::interval) AS "instances!",
+            r#"SELECT (SELECT count(*) FROM service_instance WHERE seen_at BETWEEN now() - $1::interval AND now() + $1::interval) AS "instances!",
                 (SELECT relpersistence = 'p' FROM pg_class WHERE oid = 'payment_queue'::regclass) AS "logged!",
                 (SELECT sum(numbackends) FROM pg_stat_database)::bigint AS "connections!",
                 current_setting('max_connections')::integer AS "max_connections!""#,
