@@ -42,9 +42,12 @@ pub const ACCEPT_BACKLOG: usize = 600;
 /// How long a client waits for its commit before it gets 503. Less than the 5 s after which nginx gives up,
 /// and more than [`ACQUIRE_TIMEOUT`](crate::database::ACQUIRE_TIMEOUT), after which the reason is known.
 pub const ACCEPT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Attempts to write, where the connection breaks: that of a server that restarted since is broken, a new one
-/// is not.
+/// Attempts to write, each on a new connection: that of a server that restarted or became a standby since is of no
+/// use, a new one is.
 const WRITE_ATTEMPTS: usize = 2;
+/// An attempt that the server refused is made again if it took no longer than this: whoever waits for the next has
+/// the time that it takes.
+const RETRY_REFUSED_WITHIN: Duration = Duration::from_secs(1);
 /// How often a payment that is neither inserted nor found is looked for again: it was settled, or
 /// died, between the two looks.
 const LOOKS: usize = 5;
@@ -323,7 +326,7 @@ impl Writer {
             .as_ref()
             .and_then(|worker| worker.claim_on_arrival(payments.len()));
         let claimed_for = on_arrival.as_ref().map(OnArrival::claimed_for);
-        let mut attempt = 1;
+        let (mut attempt, begun_at) = (1, Instant::now());
         let (outcomes, claims) = loop {
             let written = {
                 // Pinned here, because it is large and would be moved.
@@ -335,8 +338,13 @@ impl Writer {
                 Ok(written) => break written,
                 Err(error) => {
                     connection.give_up();
-                    // Doing it again is safe.
-                    if !matches!(error, sqlx::Error::Io(_)) || attempt == WRITE_ATTEMPTS {
+                    // Doing it again is safe, and what the server refused it has not written.
+                    let again = match &error {
+                        sqlx::Error::Io(_) => true,
+                        sqlx::Error::Database(_) => begun_at.elapsed() < RETRY_REFUSED_WITHIN,
+                        _ => false,
+                    };
+                    if !again || attempt == WRITE_ATTEMPTS {
                         return Err(error);
                     }
                     attempt += 1;

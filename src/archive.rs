@@ -17,15 +17,16 @@ mod relocate;
 mod restore;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
 use serde::Serialize;
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use sqlx::{Connection, Executor, PgConnection};
 use uuid::Uuid;
 
 use crate::config::DatabaseSettings;
-use crate::database::LOCK_TIMEOUT;
+use crate::database::Session;
 
 pub use export::EXPORT_SLICE;
 pub use month::Month;
@@ -114,19 +115,24 @@ pub async fn archive(
     Ok(archived)
 }
 
-/// A connection on which no statement waits for long, or keeps anybody waiting.
+/// A connection on which no statement waits for long, or keeps anybody waiting. An hour of payments takes as long as it
+/// takes to be read.
 async fn connect(
     settings: &DatabaseSettings,
     application: &str,
 ) -> Result<PgConnection, sqlx::Error> {
-    let options = settings.connect_options().application_name(application);
-    let mut connection = PgConnection::connect_with(&options).await?;
-    let limits = format!(
-        "SET lock_timeout = {}; SET timezone = 'UTC'; SET datestyle = 'ISO'; SET extra_float_digits = 1;
-         SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off; SET jit = off",
-        LOCK_TIMEOUT.as_millis()
-    );
-    connection.execute(AssertSqlSafe(limits)).await?;
+    let session = Session {
+        statement_timeout: Duration::ZERO,
+        own: &[
+            ("enable_hashjoin", "off"),
+            ("enable_mergejoin", "off"),
+            ("enable_seqscan", "off"),
+        ],
+        by_key: false,
+        ..Session::SERVICE
+    };
+    let options = settings.connect_options(application);
+    let mut connection = session.connect(&options).await?;
     // As it stands in the file, line by line; whatever PostgreSQL wrote there it reads back.
     connection
         .execute(

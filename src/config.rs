@@ -52,10 +52,14 @@ pub struct DatabaseSettings {
 }
 
 impl DatabaseSettings {
-    /// How to connect.
+    /// How to connect, under the name that the URL gives in `application_name`, or else as `application`.
     #[must_use]
-    pub fn connect_options(&self) -> PgConnectOptions {
+    pub fn connect_options(&self, application: &str) -> PgConnectOptions {
         let options = self.database_url.0.clone();
+        let options = match options.get_application_name() {
+            Some(_) => options,
+            None => options.application_name(application),
+        };
         let in_file = self.database_password_file.as_ref().map(|file| &file.0);
         match in_file.or(self.database_password.as_ref()) {
             Some(Password(password)) => options.password(password),
@@ -454,6 +458,28 @@ impl fmt::Debug for SimulatorToken {
     }
 }
 
+/// What the query of a database's URL may say. The library below leaves out what it does not know.
+const URL_PARAMETERS: [&str; 18] = [
+    "application_name",
+    "dbname",
+    "host",
+    "hostaddr",
+    "options",
+    "password",
+    "port",
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
+    "ssl-mode",
+    "ssl-root-cert",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslrootcert",
+    "statement-cache-capacity",
+    "user",
+];
+
 /// A PostgreSQL URL that does not print its password.
 #[derive(Clone)]
 pub struct DatabaseUrl(pub PgConnectOptions);
@@ -465,6 +491,21 @@ impl FromStr for DatabaseUrl {
         let accepted = "expected postgres://user:password@host:port/database";
         if !(text.starts_with("postgres://") || text.starts_with("postgresql://")) {
             return Err(accepted.to_owned());
+        }
+        if text.contains('#') {
+            return Err(format!("a # is written %23 in a URL; {accepted}"));
+        }
+        // Where this is no URL at all, the next step says so.
+        let url = Url::parse(text).ok();
+        for (name, _) in url.iter().flat_map(Url::query_pairs) {
+            let is_option = name.strip_prefix("options[");
+            let is_option = is_option.is_some_and(|name| name.len() > 1 && name.ends_with(']'));
+            if !is_option && !URL_PARAMETERS.contains(&&*name) {
+                return Err(format!(
+                    "the parameter {name:?} is not known; known are {} and options[NAME]",
+                    URL_PARAMETERS.join(", ")
+                ));
+            }
         }
         PgConnectOptions::from_str(text)
             .map(Self)
@@ -678,6 +719,32 @@ mod tests {
     }
 
     #[test]
+    fn what_a_database_url_says_and_nobody_would_heed_is_refused_by_its_name() {
+        for (url, expected) in [
+            (
+                "postgres://db/a?target_session_attrs=read-write",
+                "\"target_session_attrs\"",
+            ),
+            (
+                "postgres://db/a?sslmode=require&connect_timeout=3",
+                "\"connect_timeout\"",
+            ),
+            (
+                "postgres://db/a?channel_binding=require",
+                "\"channel_binding\"",
+            ),
+            ("postgres://db/a?SSLMODE=require", "\"SSLMODE\""),
+            ("postgres://db/a?options[]=1", "\"options[]\""),
+            ("postgres://db/a?=", "\"\""),
+            ("postgres://me:se#cret@db/a", "%23"),
+        ] {
+            let error = url.parse::<DatabaseUrl>().expect_err(url);
+            assert!(error.contains(expected), "{url}: {error}");
+            assert!(!error.contains("cret"), "{error}");
+        }
+    }
+
+    #[test]
     fn a_password_is_the_files_or_else_the_variables_or_else_the_urls() {
         let settings = |file: Option<&str>, variable: Option<&str>| DatabaseSettings {
             database_url: "postgres://me:url@db/books".parse().expect("a URL"),
@@ -691,10 +758,43 @@ mod tests {
             (None, Some(nasty), nasty),
             (Some(nasty), Some("variable"), nasty),
         ] {
-            let options = settings(file, variable).connect_options();
+            let options = settings(file, variable).connect_options("payment-proxy");
             let same = options.clone().password(expected);
             assert_eq!(format!("{options:?}"), format!("{same:?}"), "{expected}");
         }
+    }
+
+    #[test]
+    fn what_a_database_url_says_is_heeded() {
+        let url: DatabaseUrl = "postgres://h/d?user=u&password=p&host=%2Fs&port=7&dbname=e\
+            &application_name=till&options=-c%20geqo%3Doff&options[work_mem]=8MB&sslmode=disable\
+            &statement-cache-capacity=50"
+            .parse()
+            .expect("a URL");
+        let settings = DatabaseSettings {
+            database_url: url,
+            database_password: None,
+            database_password_file: None,
+            queue_durability: QueueDurability::Logged,
+        };
+        let options = settings.connect_options("payment-proxy");
+        assert_eq!(options.get_application_name(), Some("till"));
+        assert_eq!(options.get_options(), Some("-c geqo=off -c work_mem=8MB"));
+        assert_eq!(
+            (
+                options.get_username(),
+                options.get_database(),
+                options.get_port()
+            ),
+            ("u", Some("e"), 7)
+        );
+        let url = "postgres://h/d".parse().expect("a URL");
+        let settings = DatabaseSettings {
+            database_url: url,
+            ..settings
+        };
+        let options = settings.connect_options("payment-proxy");
+        assert_eq!(options.get_application_name(), Some("payment-proxy"));
     }
 
     #[test]

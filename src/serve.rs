@@ -155,6 +155,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         pool: pools.requests.clone(),
         processors: names,
         allow_purge: settings.purge.allow_purge,
+        unrecorded: Arc::clone(&worker.returned.unrecorded),
         stopping: Arc::clone(&stopping),
     };
     let address = &settings.listen.listen;
@@ -272,7 +273,8 @@ async fn prepare_when_reachable(settings: &Settings, pool: &PgPool) -> anyhow::R
         let prepared = async {
             let found = database::prepare(&settings.database).await?;
             if found == Schema::Ready {
-                fee::record(pool, &settings.processors.processors).await?;
+                let recorded = fee::record(pool, &settings.processors.processors);
+                database::within(recorded).await?;
             }
             anyhow::Ok(found)
         };
@@ -306,7 +308,9 @@ fn database_error(error: anyhow::Error) -> anyhow::Result<sqlx::Error> {
         error
             .downcast::<MigrateError>()
             .and_then(|error| match error {
-                MigrateError::Execute(error) => Ok(error),
+                MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+                    Ok(error)
+                }
                 other => Err(other.into()),
             })
     })

@@ -3,6 +3,8 @@
 //! A late success is a fact: a payment that a processor charged is booked whoever holds its row by
 //! now. A late failure is an opinion: only the newest claim of a row may give it back.
 
+mod held;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -18,9 +20,13 @@ use uuid::Uuid;
 use crate::attention::{Attention, Item};
 use crate::charge::{Outcome, doubt_pause};
 use crate::claim::{Claim, LeaseTerms, SEND_WITHIN, interval};
-use crate::database::{Outage, RETRY_PAUSE, is_transient, within};
+use crate::database::{concerns_all, lacks_character, within};
 use crate::metrics::COUNTS;
 use crate::trace;
+
+pub use held::{HELD_PAUSE, SETTLE_HELD, Unrecorded};
+
+use held::Held;
 
 /// Claims that are written in one statement, at most.
 pub const SETTLE_BATCH: usize = 500;
@@ -43,6 +49,11 @@ pub const SETTLE_REST: Duration = Duration::from_millis(50);
 /// Claims of an instance that are not written yet, at most, those on their way to a processor included. Beyond that
 /// nothing more is claimed.
 pub const SETTLE_BACKLOG: usize = 4_096;
+/// Statements by which those claims of a batch are found that the database refuses, at most, before other batches
+/// have their turn.
+pub const SETTLE_TRIES: usize = 32;
+/// How long that may take, at most, but for the last of them.
+pub const SETTLE_TRIES_TIME: Duration = Duration::from_secs(5);
 
 /// A claim and what is to be recorded of it.
 #[derive(Debug, Clone)]
@@ -61,6 +72,8 @@ pub struct Returned {
     pub free: Arc<Notify>,
     /// Woken when payments were left in doubt.
     pub doubtful: Notify,
+    /// What the database does not take.
+    pub unrecorded: Arc<Unrecorded>,
 }
 
 impl Returned {
@@ -71,6 +84,7 @@ impl Returned {
             lowest_id: AtomicI64::new(i64::MAX),
             free,
             doubtful: Notify::new(),
+            unrecorded: Arc::default(),
         }
     }
 
@@ -96,46 +110,192 @@ impl Returned {
     }
 }
 
-/// Writes what ended until `ended` is closed and empty. While the database is away it waits; nothing
-/// is dropped.
+/// Writes what ended until `ended` is closed and everything is written. Nothing is dropped: what the database refuses
+/// is kept and tried again until it is recorded, on whatever server comes, and does not keep the rest from the books.
 pub async fn run(
     pool: PgPool,
     terms: LeaseTerms,
     mut ended: mpsc::Receiver<Ended>,
     returned: Arc<Returned>,
 ) {
+    let mut recorder = Recorder {
+        pool,
+        terms,
+        returned,
+        held: Held::new(),
+    };
     let mut batch = Vec::with_capacity(SETTLE_BATCH);
-    let mut outage = Outage::new("settle");
     let mut rested_at = Instant::now();
-    while ended.recv_many(&mut batch, SETTLE_BATCH).await > 0 {
-        gather(&mut ended, &mut batch, rested_at).await;
-        rested_at = Instant::now() + SETTLE_REST;
+    while recorder.next(&mut ended, &mut batch).await {
+        if !batch.is_empty() {
+            gather(&mut ended, &mut batch, rested_at).await;
+            rested_at = Instant::now() + SETTLE_REST;
+            recorder.record(&mut batch).await;
+        }
+        recorder.record_held().await;
+        recorder.held.settle_down(&recorder.returned.unrecorded);
+    }
+}
+
+/// Records what became of claims, and keeps what it cannot record.
+struct Recorder {
+    pool: PgPool,
+    terms: LeaseTerms,
+    returned: Arc<Returned>,
+    held: Held,
+}
+
+impl Recorder {
+    /// Takes in more, or waits until what is held is to be tried again. False when there is nothing left.
+    async fn next(&self, ended: &mut mpsc::Receiver<Ended>, batch: &mut Vec<Ended>) -> bool {
+        let Some(retry_at) = self.held.retry_at() else {
+            return ended.recv_many(batch, SETTLE_BATCH).await > 0;
+        };
+        let retry = tokio::time::sleep_until(retry_at.into());
+        if self.held.has_room() && !(ended.is_closed() && ended.is_empty()) {
+            tokio::select! {
+                _ = ended.recv_many(batch, SETTLE_BATCH) => {}
+                () = retry => {}
+            }
+        } else {
+            retry.await;
+        }
+        true
+    }
+
+    /// Records a batch, and leaves it empty.
+    async fn record(&mut self, batch: &mut Vec<Ended>) {
         let begun_at = trace::now();
-        loop {
-            match within(record(&pool, terms, &batch)).await {
-                Ok(anomalies) => {
-                    outage.over();
-                    observe(&batch, &anomalies, begun_at);
-                    break;
+        match within(record(&self.pool, self.terms, batch)).await {
+            Ok(anomalies) => self.recorded(batch, &anomalies, begun_at),
+            Err(error) => self.refused(vec![(std::mem::take(batch), error)]).await,
+        }
+        batch.clear();
+    }
+
+    /// Tries again what is held, if it is time.
+    async fn record_held(&mut self) {
+        if self.held.retry_at().is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        let mut held = self.held.take();
+        let mut rest = held.split_off(held.len().min(SETTLE_BATCH));
+        self.record(&mut held).await;
+        while !rest.is_empty() {
+            let mut batch = rest;
+            rest = batch.split_off(batch.len().min(SETTLE_BATCH));
+            if self.held.has_room() {
+                self.record(&mut batch).await;
+            } else {
+                self.held.keep_untried(batch);
+            }
+        }
+    }
+
+    fn recorded(&mut self, batch: &[Ended], anomalies: &[Anomaly], begun_at: Option<SystemTime>) {
+        self.held.progress();
+        observe(batch, anomalies, begun_at);
+        self.returned.note(batch);
+    }
+
+    /// The database has refused these. It is asked which of them it takes, by halves, and keeps the others.
+    async fn refused(&mut self, mut parts: Vec<(Vec<Ended>, sqlx::Error)>) {
+        let (mut tries, begun_at) = (0, Instant::now());
+        let mut untried: Vec<Vec<Ended>> = Vec::new();
+        while let Some((mut part, error)) = parts.pop() {
+            if concerns_all(&error) {
+                self.held.keep(part, &error, &self.pool).await;
+                break;
+            }
+            let reworded = lacks_character(&error) && reword(&mut part);
+            let mut pieces = if reworded {
+                vec![part]
+            } else {
+                divide(part, &error)
+            };
+            if pieces.len() == 1 && !reworded {
+                self.held.keep(pieces.remove(0), &error, &self.pool).await;
+                continue;
+            }
+            for piece in pieces {
+                if tries == SETTLE_TRIES || begun_at.elapsed() >= SETTLE_TRIES_TIME {
+                    untried.push(piece);
+                    continue;
                 }
-                Err(error) if is_transient(&error) => {
-                    outage.goes_on(&error, &pool).await;
-                    tokio::time::sleep(RETRY_PAUSE).await;
-                }
-                Err(error) if batch.len() > 1 => {
-                    tracing::error!(error = %error, "a batch was refused; recording its claims one by one");
-                    record_apart(&pool, terms, &batch).await;
-                    break;
-                }
-                Err(error) => {
-                    leave_in_doubt(&batch, &error);
-                    break;
+                tries += 1;
+                let piece_begun_at = trace::now();
+                match within(record(&self.pool, self.terms, &piece)).await {
+                    Ok(anomalies) => self.recorded(&piece, &anomalies, piece_begun_at),
+                    Err(error) => parts.push((piece, error)),
                 }
             }
         }
-        returned.note(&batch);
-        batch.clear();
+        // Where it was broken off.
+        untried.extend(parts.into_iter().map(|(part, _)| part));
+        for part in untried {
+            self.held.keep_untried(part);
+        }
     }
+}
+
+/// Parts of which one may be taken where the whole was refused: first by the statements that write them, then by halves,
+/// unless it is the statement as such that is refused. One part: there is nothing left to try.
+fn divide(part: Vec<Ended>, error: &sqlx::Error) -> Vec<Vec<Ended>> {
+    let mut kinds: BTreeMap<Kind, Vec<Ended>> = BTreeMap::new();
+    for ended in part {
+        kinds.entry(Kind::of(&ended)).or_default().push(ended);
+    }
+    let mut parts: Vec<Vec<Ended>> = kinds.into_values().collect();
+    let code = error.as_database_error().and_then(|error| error.code());
+    let refuses_statement = code.is_some_and(|code| code.starts_with("42") || code == "3F000");
+    if let ([part], false) = (&mut parts[..], refuses_statement)
+        && part.len() > 1
+    {
+        let half = part.split_off(part.len() / 2);
+        parts.push(half);
+    }
+    parts
+}
+
+/// Which statement writes an end down.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Charged(String),
+    Returned,
+    Dead,
+}
+
+impl Kind {
+    fn of(ended: &Ended) -> Self {
+        match ended.outcome {
+            Outcome::Charged { .. } => Self::Charged(ended.claim.processor.clone()),
+            Outcome::Free { .. } | Outcome::Doubtful { .. } => Self::Returned,
+            Outcome::Dead { .. } => Self::Dead,
+        }
+    }
+}
+
+/// Writes reasons in characters that every encoding has. Returns whether that changed any.
+fn reword(part: &mut [Ended]) -> bool {
+    let mut changed = false;
+    for ended in part {
+        let (Outcome::Free { reason }
+        | Outcome::Doubtful { reason, .. }
+        | Outcome::Dead { reason, .. }) = &mut ended.outcome
+        else {
+            continue;
+        };
+        if !reason.is_ascii() || reason.contains('\0') {
+            let letters = reason.chars().map(|letter| match letter {
+                '\0' => "\\0".to_owned(),
+                letter if letter.is_ascii() => letter.to_string(),
+                letter => letter.escape_unicode().to_string(),
+            });
+            *reason = letters.collect();
+            changed = true;
+        }
+    }
+    changed
 }
 
 /// Waits for more ends than those in `batch`, as long as all of them can wait; from `rested_at` on for fewer.
@@ -166,17 +326,6 @@ fn patience(ended: &Ended, now: Instant) -> Duration {
     match ended.outcome {
         Outcome::Charged { .. } if !is_old => SETTLE_PAUSE,
         _ => SETTLE_SOON,
-    }
-}
-
-/// One refused claim must not keep the others from the books.
-async fn record_apart(pool: &PgPool, terms: LeaseTerms, batch: &[Ended]) {
-    for ended in batch.chunks(1) {
-        let begun_at = trace::now();
-        match within(record(pool, terms, ended)).await {
-            Ok(anomalies) => observe(ended, &anomalies, begun_at),
-            Err(error) => leave_in_doubt(ended, &error),
-        }
     }
 }
 
@@ -214,16 +363,6 @@ fn observe(batch: &[Ended], anomalies: &[Anomaly], begun_at: Option<SystemTime>)
     }
     for (processor, payments) in charged {
         COUNTS.settled(processor).add_batch(payments);
-    }
-}
-
-/// The row keeps its evidence: after the lease its processor is asked again.
-fn leave_in_doubt(batch: &[Ended], error: &sqlx::Error) {
-    for ended in batch {
-        tracing::error!(
-            payment.id = %ended.claim.payment.correlation_id, error = %error,
-            "the end of a claim cannot be recorded; its processor is asked again after the lease"
-        );
     }
 }
 

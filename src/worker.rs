@@ -339,10 +339,13 @@ impl Worker {
         let mut outage = Outage::new("claim doubtful");
         while !self.stop.draining.is_cancelled() {
             let pause = match within(self.doubtful_step()).await {
-                Ok(0) => DOUBTFUL_POLL,
-                Ok(_) => {
+                Ok(found) => {
                     outage.over();
-                    DOUBTFUL_PACE
+                    if found == 0 {
+                        DOUBTFUL_POLL
+                    } else {
+                        DOUBTFUL_PACE
+                    }
                 }
                 Err(error) => {
                     outage.goes_on(&error, &self.pool).await;

@@ -4,11 +4,13 @@
 //! role of its own, that one may neither change the tables nor the books: `payment-proxy migrate` runs as the
 //! owner and gives it what it needs, and an instance waits until that has been done.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 
-use super::{Condition, condition, within};
+use super::{Condition, Session, condition, within};
 use crate::config::{DatabaseSettings, MigrateSettings, QueueDurability};
 
 /// The tables, in the order in which they came to be.
@@ -136,8 +138,14 @@ async fn connect(
     settings: &DatabaseSettings,
     application: &str,
 ) -> Result<PgConnection, sqlx::Error> {
-    let options = settings.connect_options().application_name(application);
-    within(PgConnection::connect_with(&options)).await
+    let session = Session {
+        statement_timeout: Duration::ZERO,
+        by_key: false,
+        ..Session::SERVICE
+    };
+    session
+        .connect(&settings.connect_options(application))
+        .await
 }
 
 fn newest() -> i64 {

@@ -4,20 +4,24 @@ mod kept;
 mod look;
 mod migrate;
 mod outage;
+mod session;
 mod trust;
 
 use std::time::Duration;
 
 use sqlx::postgres::PgPoolOptions;
-use sqlx::{AssertSqlSafe, Connection, Executor, PgPool};
+use sqlx::{Connection, PgPool};
 
 pub use kept::Kept;
 pub use look::Look;
 pub use migrate::{MIGRATIONS, NotReady, Schema, check_ready, migrate, prepare};
 pub use outage::{
-    Condition, FAILURE_REMEMBERED, Outage, Writes, condition, is_not_allowed, is_transient,
+    Condition, FAILURE_REMEMBERED, Outage, Writes, concerns_all, condition, is_not_allowed,
+    is_transient, lacks_character,
 };
-pub use trust::{ANSWER_DEADLINE, within};
+pub(crate) use session::Session;
+pub use session::{IDLE_IN_TRANSACTION_TIMEOUT, Unfit};
+pub use trust::{ANSWER_DEADLINE, heed, within};
 
 use crate::config::{DatabaseSettings, QueueDurability};
 
@@ -64,16 +68,20 @@ impl Pools {
     /// Pools for that database; nothing is opened yet.
     #[must_use]
     pub fn new(settings: &DatabaseSettings) -> Self {
-        let settle_commit = match settings.queue_durability {
-            QueueDurability::Unlogged => "on",
-            QueueDurability::Logged => "off",
+        let service = Session::SERVICE;
+        let settle = match settings.queue_durability {
+            QueueDurability::Unlogged => service,
+            QueueDurability::Logged => Session {
+                own: &[("synchronous_commit", "off")],
+                ..service
+            },
         };
         Self {
-            accepts: std::array::from_fn(|_| pool(settings, 1, "on")),
-            requests: pool(settings, REQUEST_CONNECTIONS, "on"),
-            claims: pool(settings, CLAIM_CONNECTIONS, "on"),
-            settles: pool(settings, SETTLE_CONNECTIONS, settle_commit),
-            operators: pool(settings, OPERATOR_CONNECTIONS, "on"),
+            accepts: std::array::from_fn(|_| pool(settings, 1, service)),
+            requests: pool(settings, REQUEST_CONNECTIONS, service),
+            claims: pool(settings, CLAIM_CONNECTIONS, service),
+            settles: pool(settings, SETTLE_CONNECTIONS, settle),
+            operators: pool(settings, OPERATOR_CONNECTIONS, service),
         }
     }
 
@@ -90,15 +98,7 @@ impl Pools {
     }
 }
 
-/// Our statements look rows up by key, or walk along a key. The queue fills and empties within seconds
-/// and the books only grow, so statistics and cached plans are of another time: a planner that believes
-/// a table to be small would read all of it. These leave it no other way. And since there is no other way,
-/// one plan per statement and connection is enough: to plan each time costs more than the statement itself.
-const BY_KEY: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off;
-    SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off;
-    SET plan_cache_mode = force_generic_plan";
-
-fn pool(settings: &DatabaseSettings, connections: u32, synchronous_commit: &'static str) -> PgPool {
+fn pool(settings: &DatabaseSettings, connections: u32, session: Session) -> PgPool {
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -115,20 +115,9 @@ fn pool(settings: &DatabaseSettings, connections: u32, synchronous_commit: &'sta
                 Ok(use_so_far.idle_for <= TRUSTED_IDLE || connection.ping().await.is_ok())
             })
         })
-        .after_release(|_, use_so_far| {
-            Box::pin(async move { Ok(trust::holds(use_so_far.age)) })
-        })
+        .after_release(|_, use_so_far| Box::pin(async move { Ok(trust::holds(use_so_far.age)) }))
         .after_connect(move |connection, _| {
-            Box::pin(async move {
-                let limits = format!(
-                    "SET statement_timeout = {}; SET lock_timeout = {}; SET synchronous_commit = {synchronous_commit}",
-                    STATEMENT_TIMEOUT.as_millis(),
-                    LOCK_TIMEOUT.as_millis()
-                );
-                connection.execute(AssertSqlSafe(limits)).await?;
-                connection.execute(BY_KEY).await?;
-                Ok(())
-            })
+            Box::pin(async move { session.begin(connection).await })
         })
-        .connect_lazy_with(settings.connect_options().application_name("payment-proxy"))
+        .connect_lazy_with(settings.connect_options("payment-proxy"))
 }

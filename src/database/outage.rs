@@ -4,10 +4,10 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, PgPool};
 use tokio::sync::Mutex;
 
-use super::trust;
+use super::{Session, Unfit};
 use crate::metrics::COUNTS;
 
 /// How long the question may take why no connection could be had.
@@ -16,23 +16,32 @@ const DIAGNOSIS_TIMEOUT: Duration = Duration::from_secs(1);
 /// payments while everything else still works.
 pub const FAILURE_REMEMBERED: Duration = Duration::from_secs(5);
 
-/// Whether the same statement may succeed when it is tried again: the database is away, starting,
-/// stopping, full, read-only, not migrated yet, or broke a deadlock.
+/// Classes of errors that concern the server, the database or the connection, and no statement more than another:
+/// 08 connection, 0A what a standby cannot do, 25 transaction state (read-only), 26 a prepared statement that is not
+/// there, 28 role or password, 3D database, 53 resources, 57 operator intervention, 58 system, F0 configuration.
+/// (PostgreSQL, Appendix A.)
+const CONCERN_ALL: [&str; 10] = ["08", "0A", "25", "26", "28", "3D", "53", "57", "58", "F0"];
+/// Others that pass. 40 rollback, 55 object state (lock), XX internal, as in a crash. 42501, 42703, 42883, 42P01 and
+/// 3F000, no right or no such column, function, table or schema: not migrated yet. 42P05, a prepared statement that
+/// is there already.
+const PASSING: [&str; 9] = [
+    "40", "55", "XX", "42501", "42703", "42883", "42P01", "42P05", "3F000",
+];
+
+/// Whether the same statement may succeed when it is tried again: the database is away, starting, stopping, full,
+/// read-only, not migrated yet, lets nobody in, crashed, or broke a deadlock.
 #[must_use]
 pub fn is_transient(error: &sqlx::Error) -> bool {
+    concerns_all(error) || has_code(error, &PASSING)
+}
+
+/// Whether no other statement would fare better at this moment.
+#[must_use]
+pub fn concerns_all(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Database(error) => {
-            // Classes of PostgreSQL's Appendix A: 08 connection, 25 transaction state (read-only),
-            // 40 rollback, 53 resources, 55 object state (lock), 57 operator intervention, 58 system.
-            // 42501, 42703, 42883, 42P01 and 3F000, no right or no such column, function, table or schema: not
-            // migrated yet.
-            const PASSING: [&str; 12] = [
-                "08", "25", "40", "53", "55", "57", "58", "42501", "42703", "42883", "42P01",
-                "3F000",
-            ];
-            let code = error.code();
-            code.is_some_and(|code| PASSING.iter().any(|class| code.starts_with(class)))
-        }
+        // 57014: this statement took too long.
+        sqlx::Error::Database(_) => has_code(error, &CONCERN_ALL) && !has_code(error, &["57014"]),
+        sqlx::Error::Configuration(cause) => cause.is::<Unfit>(),
         sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)
         | sqlx::Error::Protocol(_)
@@ -41,6 +50,24 @@ pub fn is_transient(error: &sqlx::Error) -> bool {
         | sqlx::Error::WorkerCrashed => true,
         _ => false,
     }
+}
+
+/// Whether the code of an error of the server begins with one of those.
+fn has_code(error: &sqlx::Error, codes: &[&str]) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| codes.iter().any(|start| code.starts_with(start)))
+}
+
+/// Whether the database does not know a character of a text that it was given.
+#[must_use]
+pub fn lacks_character(error: &sqlx::Error) -> bool {
+    has_code(error, &["22P05", "22021"])
+}
+
+/// An error after which all open connections are given up: they lead to a server that has become a standby, or have
+/// prepared what a migration has changed.
+pub(super) fn withdraws(error: &sqlx::Error) -> bool {
+    has_code(error, &["25006", "0A000", "26000"])
 }
 
 /// Whether the role of this connection lacks a right.
@@ -60,6 +87,14 @@ pub enum Condition {
     OutOfDisk,
     /// It does not write: a standby, or `default_transaction_read_only`.
     ReadOnly,
+    /// It is a standby, and our tables are unlogged; or it was migrated, and what we have prepared is of no use.
+    Elsewhere,
+    /// It does not know our role, or that has another password.
+    NotLetIn,
+    /// The server has no such database.
+    NoDatabase,
+    /// It has something set with which we cannot work: [`Unfit`].
+    Unfit,
     /// Somebody holds a lock for too long.
     Locked,
     /// A statement took too long.
@@ -77,19 +112,23 @@ impl Condition {
     #[must_use]
     pub fn of(error: &sqlx::Error) -> Self {
         let sqlx::Error::Database(error) = error else {
-            return match is_transient(error) {
-                true => Self::Away,
-                false => Self::Failing,
+            return match error {
+                sqlx::Error::Configuration(cause) if cause.is::<Unfit>() => Self::Unfit,
+                error if is_transient(error) => Self::Away,
+                _ => Self::Failing,
             };
         };
         match error.code().as_deref() {
             Some("53300") => Self::OutOfConnections,
             Some("53100") => Self::OutOfDisk,
             Some("25006") => Self::ReadOnly,
+            Some("0A000") => Self::Elsewhere,
+            Some("3D000") => Self::NoDatabase,
             Some("55P03") => Self::Locked,
             Some("57014") => Self::Slow,
             Some("42501") => Self::NotAllowed,
             Some("42703" | "42883" | "42P01" | "3F000") => Self::NotMigrated,
+            Some(code) if code.starts_with("28") => Self::NotLetIn,
             Some(code) if code.starts_with("08") || code.starts_with("57P") => Self::Away,
             _ => Self::Failing,
         }
@@ -103,6 +142,10 @@ impl fmt::Display for Condition {
             Self::OutOfConnections => "the database takes no more connections",
             Self::OutOfDisk => "the disk of the database is full",
             Self::ReadOnly => "the database is read-only",
+            Self::Elsewhere => "the database is a standby, or was migrated meanwhile",
+            Self::NotLetIn => "the database refuses our role or its password",
+            Self::NoDatabase => "the server has no such database",
+            Self::Unfit => "the database has a setting that we cannot work with",
             Self::Locked => "somebody holds a lock in the database",
             Self::Slow => "the database takes too long",
             Self::NotMigrated => "the database is not migrated",
@@ -139,10 +182,6 @@ impl Outage {
         let cause = diagnose(error, pool).await;
         let error = cause.as_ref().unwrap_or(error);
         let condition = Condition::of(error);
-        if condition == Condition::ReadOnly {
-            // The server that we are connected to is a standby now; the address may lead to another.
-            trust::withdraw();
-        }
         // That it does not answer is told by whatever else is wrong, too.
         let news = !self.told.contains(&condition);
         if news && (self.told.is_empty() || condition != Condition::Away) {
@@ -176,7 +215,7 @@ async fn diagnose(error: &sqlx::Error, pool: &PgPool) -> Option<sqlx::Error> {
         return None;
     }
     let options = pool.connect_options();
-    let connecting = PgConnection::connect_with(&options);
+    let connecting = Session::SERVICE.connect(&options);
     match tokio::time::timeout(DIAGNOSIS_TIMEOUT, connecting).await {
         Ok(Ok(connection)) => {
             let _ = connection.close().await;

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::STATEMENT_TIMEOUT;
+use super::outage::withdraws;
 
 /// How long the statements of one step may take, after which their connection is given up: the server ends each
 /// of them after [`STATEMENT_TIMEOUT`], so it does not hear us any more.
@@ -25,6 +26,14 @@ pub(super) fn withdraw() {
     }
 }
 
+/// Gives up all open connections where an error says that they lead to another server than they did, or that what
+/// they have prepared is of no use any more.
+pub fn heed(error: &sqlx::Error) {
+    if withdraws(error) {
+        withdraw();
+    }
+}
+
 /// Whether a connection of that age may be used.
 pub(super) fn holds(age: Duration) -> bool {
     lock().is_none_or(|at| age <= at.elapsed())
@@ -36,7 +45,8 @@ fn lock() -> std::sync::MutexGuard<'static, Option<Instant>> {
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// Gives statements [`ANSWER_DEADLINE`], and their connection up after that.
+/// Gives statements [`ANSWER_DEADLINE`], and their connection up after that. All connections are given up where the
+/// error says that they lead to another server than they did.
 ///
 /// # Errors
 /// Those of the statements, or that there was no answer.
@@ -46,7 +56,7 @@ pub async fn within<T>(
     // It is dropped after the withdrawal: a connection that went back before would be tried for ever.
     let mut statements = pin!(statements);
     match tokio::time::timeout(ANSWER_DEADLINE, statements.as_mut()).await {
-        Ok(outcome) => outcome,
+        Ok(outcome) => outcome.inspect_err(heed),
         Err(_) => {
             withdraw();
             let silence = std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time");

@@ -30,6 +30,7 @@ pub use server::{Limits, serve};
 pub use summary::{Bounds, range};
 
 use crate::accept::Acceptor;
+use crate::settle::Unrecorded;
 
 /// The longest request body that is read, in bytes.
 pub const MAX_BODY_BYTES: usize = 4 * 1024;
@@ -45,6 +46,8 @@ pub struct Api {
     pub processors: Arc<[String]>,
     /// Whether the books may be emptied.
     pub allow_purge: bool,
+    /// What cannot be recorded.
+    pub unrecorded: Arc<Unrecorded>,
     /// Whether the instance is shutting down.
     pub stopping: Arc<AtomicBool>,
 }

@@ -15,7 +15,8 @@ pub(super) async fn live() -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
-/// Whether the instance takes payments: the database accepts payments, and no shutdown is under way
+/// Whether the instance takes payments: the database accepts them and records what became of them, and no shutdown
+/// is under way
 #[utoipa::path(
     get, path = "/readyz", tag = "probes",
     responses((status = 204, description = "It does"), DatabaseProblems)
@@ -28,7 +29,12 @@ pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<StatusCode, Pro
         return Err(Problem::unavailable(condition.to_string()));
     }
     match crate::database::check_ready(&api.pool).await {
-        Ok(()) => Ok(StatusCode::NO_CONTENT),
+        Ok(()) => match api.unrecorded.now() {
+            None => Ok(StatusCode::NO_CONTENT),
+            Some((payments, condition)) => Err(Problem::unavailable(format!(
+                "{condition}: what became of {payments} payments cannot be recorded yet"
+            ))),
+        },
         Err(error) => {
             tracing::debug!(error = %error, "not ready");
             let condition = error.condition(&api.pool).await;

@@ -23,7 +23,7 @@ use utoipa::{IntoResponses, PartialSchema, ToSchema};
 use super::MAX_BODY_BYTES;
 use super::patience::TooSlow;
 use super::payments::check_content_type;
-use crate::database::{Condition, within};
+use crate::database::{Condition, heed, within};
 
 /// Seconds after which a client should try again what could not be done, for want of the database or of room.
 const RETRY_AFTER_SECONDS: &str = "1";
@@ -201,6 +201,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Fields<T> {
 
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
+        heed(&error);
         if crate::database::is_transient(&error) {
             LOST_REQUESTS.note(&error);
             Self::unavailable(format!("{}; try again", Condition::of(&error)))

@@ -10,6 +10,7 @@ mod series;
 use std::sync::LazyLock;
 
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
@@ -59,6 +60,7 @@ pub struct Counts {
     pub booked_before: Total,
     pub charged_twice: Total,
     pub clock_steps: Total,
+    pub unrecorded: Gauge,
     pub spans_exported: Total,
     pub spans_lost: Total,
     pub log_lines: LogLines,
@@ -165,6 +167,7 @@ impl Counts {
             booked_before: kind(&anomalies, "booked_before"),
             charged_twice: kind(&anomalies, "charged_twice"),
             clock_steps: all.total("database_clock_steps", "Steps of the database server's clock against this instance's"),
+            unrecorded: all.gauge("unrecorded_payments", "Payments whose charge, or other end of a claim, the database has refused to record; they are kept and tried again"),
             spans_exported: all.total("spans_exported", "Spans that the collector of traces took"),
             spans_lost: all.total("spans_lost", "Spans that the collector of traces did not take"),
             log_lines: LogLines {
@@ -236,6 +239,12 @@ impl Registering<'_> {
         self.0
             .register(format!("{name}_total"), help, total.clone());
         total
+    }
+
+    fn gauge(&mut self, name: &str, help: &str) -> Gauge {
+        let gauge = Gauge::default();
+        self.0.register(name, help, gauge.clone());
+        gauge
     }
 
     fn totals(&mut self, name: &str, help: &str) -> Totals {

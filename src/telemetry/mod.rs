@@ -18,6 +18,9 @@ pub use writer::{LOG_BACKLOG, LOG_DRAIN, LogWriter};
 /// connection that is lost, for which an outage is logged once.
 pub const DEFAULT_FILTER: &str = "info,sqlx=error";
 
+/// What pools say of each connection that cannot be used is left out unless a filter names it: an outage says it once.
+const POOLS: &str = "sqlx_core::pool";
+
 /// Who reads the log, and so what happens where nobody does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Process {
@@ -36,7 +39,12 @@ pub fn start(
     filter: &str,
     process: Process,
 ) -> anyhow::Result<Option<LogWriter>> {
-    let filter = EnvFilter::builder().parse(filter).map_err(|error| {
+    let quiet = match filter.contains(POOLS) {
+        true => String::new(),
+        false => format!("{POOLS}=off,"),
+    };
+    let parsed = EnvFilter::builder().parse(format!("{quiet}{filter}"));
+    let filter = parsed.map_err(|error| {
         anyhow::anyhow!("RUST_LOG: {filter:?} is not accepted: {error}; expected levels such as info,payment_proxy=debug")
     })?;
     let (writer, destination) = match process {

@@ -12,6 +12,7 @@ mod books;
 mod census;
 mod clocks;
 mod command_line;
+mod databases;
 mod duplicates;
 mod durability;
 mod executed_plans;

@@ -14,6 +14,7 @@ use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use crate::forwarder::Forwarder;
+use crate::metrics::free_address;
 use crate::server::Server;
 use crate::support::{CENTS, Database, Gateway, eventually, payment_json, processor, processors};
 
@@ -32,7 +33,11 @@ struct Site {
     posted: BTreeSet<Uuid>,
     /// Length of the log when the trouble began.
     told: usize,
+    /// The operators' address, where there is one.
+    operators: String,
 }
+
+const OPERATOR_TOKEN: &str = "the-operators-own-token";
 
 impl Site {
     /// `database` is the way by which the test looks at the books.
@@ -45,6 +50,7 @@ impl Site {
             database,
             posted: BTreeSet::new(),
             told: 0,
+            operators: String::new(),
         };
         site.recovers().await;
         site
@@ -81,6 +87,23 @@ impl Site {
             }
         }
         (accepted, refused)
+    }
+
+    /// A call of an operator.
+    async fn operate(&self, method: &str, path: &str) -> (StatusCode, String) {
+        let client = payment_proxy::tls::plain().build().expect("a client");
+        let url = format!("http://{}{path}", self.operators);
+        let request = client.request(method.parse().expect("a method"), url);
+        let request = request
+            .bearer_auth(OPERATOR_TOKEN)
+            .header("content-type", "application/json")
+            .body(if path.starts_with("/dead") {
+                r#"{"ids":[]}"#
+            } else {
+                ""
+            });
+        let reply = request.send().await.expect("a reply");
+        (reply.status(), reply.text().await.expect("text"))
     }
 
     /// Asks for that many summaries at once, whatever comes back.
@@ -164,7 +187,30 @@ impl Site {
         assert_eq!(self.database.count("payment_processed").await, count);
         let charged = self.default.processor.payments();
         assert_eq!(charged.len(), posted.len(), "charged once each");
+        self.ends_are_told().await;
         self.told = self.gateway.log().len();
+    }
+
+    /// Each task that told of an outage tells that it is over.
+    async fn ends_are_told(&self) {
+        let task = |line: &str| {
+            let task = line.split("task=\"").nth(1)?.split('"').next()?;
+            Some(task.to_owned())
+        };
+        eventually("every task tells that it is over", async || {
+            let log = self.gateway.log()[self.told..].to_owned();
+            let mut open = BTreeSet::new();
+            for line in log.lines() {
+                if let Some(task) = task(line) {
+                    match line.contains("; trying again") {
+                        true => open.insert(task),
+                        false => open.remove(&task),
+                    };
+                }
+            }
+            open.is_empty()
+        })
+        .await;
     }
 }
 
@@ -206,6 +252,80 @@ async fn a_failing_database_is_told_of_once_and_survived() {
     let others = take_all_connections(&server).await;
     site.suffers(Condition::OutOfConnections).await;
     drop(others);
+    site.recovers().await;
+}
+
+/// What any request is answered while the database lets nobody in: 503, and when to come again.
+async fn is_unavailable_everywhere(site: &Site) {
+    let id = Uuid::new_v4();
+    for path in ["/readyz", "/payments-summary", &format!("/payments/{id}")] {
+        let reply = site.gateway.get(path).await;
+        assert_eq!(reply.status(), StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        assert!(reply.headers().contains_key(RETRY_AFTER), "{path}");
+    }
+    let purge = site.gateway.post_body("/purge-payments", "").await;
+    assert_eq!(purge.status(), StatusCode::SERVICE_UNAVAILABLE);
+    for (method, path) in OPERATORS_CALLS {
+        let (status, text) = site.operate(method, path).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{path}: {text}");
+    }
+    let (status, text) = site.operate("GET", "/metrics").await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(text.contains("payment_proxy_census_up 0"), "{text}");
+}
+
+/// Calls of operators that need the database.
+const OPERATORS_CALLS: [(&str, &str); 3] = [
+    ("GET", "/dead-letters"),
+    ("POST", "/dead-letters/retry"),
+    ("POST", "/routing/default/enable"),
+];
+
+#[tokio::test]
+async fn a_password_or_a_database_that_is_changed_is_an_outage_and_no_fault_of_requests() {
+    let port = free_address()
+        .rsplit(':')
+        .next()
+        .expect("a port")
+        .to_owned();
+    let server = Server::start_on(port.parse().expect("a port")).await;
+    let admin = Database::at(&server.url());
+    admin
+        .execute("CREATE ROLE till LOGIN SUPERUSER PASSWORD 'first'")
+        .await;
+    admin.execute("CREATE DATABASE books").await;
+    let address = free_address();
+    let settings = [
+        ("OPERATOR_LISTEN", address.as_str()),
+        ("OPERATOR_TOKEN", OPERATOR_TOKEN),
+    ];
+    let url = format!("postgres://till:first@127.0.0.1:{port}/books");
+    let server_url = server.url();
+    let (server_address, _) = server_url.rsplit_once('/').expect("a path");
+    let looking = Database::at(&format!("{server_address}/books"));
+    let mut site = Site::open(&url, looking, &settings).await;
+    site.operators = address.clone();
+    let end_sessions = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE datname = 'books' AND pid <> pg_backend_pid()";
+
+    admin.execute("ALTER ROLE till PASSWORD 'second'").await;
+    admin.execute(end_sessions).await;
+    site.suffers(Condition::NotLetIn).await;
+    is_unavailable_everywhere(&site).await;
+    admin.execute("ALTER ROLE till PASSWORD 'first'").await;
+    site.recovers().await;
+
+    admin
+        .execute("ALTER DATABASE books ALLOW_CONNECTIONS false")
+        .await;
+    admin.execute(end_sessions).await;
+    admin.execute("ALTER DATABASE books RENAME TO old").await;
+    site.suffers(Condition::NoDatabase).await;
+    is_unavailable_everywhere(&site).await;
+    admin.execute("ALTER DATABASE old RENAME TO books").await;
+    admin
+        .execute("ALTER DATABASE books ALLOW_CONNECTIONS true")
+        .await;
     site.recovers().await;
 }
 

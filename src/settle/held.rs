@@ -1,0 +1,185 @@
+//! What the database has refused to record, kept until it takes it.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use super::Ended;
+use crate::charge::Outcome;
+use crate::database::{Condition, Outage, RETRY_PAUSE, concerns_all};
+use crate::metrics::COUNTS;
+use crate::payment::format_time;
+
+/// Claims that are kept after the database has refused them, at most, before no more are taken in. Those that end
+/// meanwhile wait in their channel, and when that is full nothing more is claimed.
+pub const SETTLE_HELD: usize = 1_024;
+/// The longest pause between two attempts to record what is refused while other claims are recorded.
+pub const HELD_PAUSE: Duration = Duration::from_secs(5);
+/// The time between two lines in the log about a payment that cannot be recorded.
+const NAMED_PAUSE: Duration = Duration::from_secs(60);
+
+/// Claims whose end cannot be recorded at present.
+#[derive(Debug)]
+pub(super) struct Held {
+    ends: VecDeque<Ended>,
+    /// When to try again; none: nothing is held.
+    retry_at: Option<Instant>,
+    pause: Duration,
+    /// The last error concerned all statements.
+    away: Outage,
+    is_away: bool,
+    refused: Outage,
+    condition: Condition,
+    named_at: Option<Instant>,
+}
+
+impl Held {
+    pub(super) fn new() -> Self {
+        Self {
+            ends: VecDeque::new(),
+            retry_at: None,
+            pause: RETRY_PAUSE,
+            away: Outage::new("settle"),
+            is_away: false,
+            refused: Outage::new("settle"),
+            condition: Condition::Failing,
+            named_at: None,
+        }
+    }
+
+    /// When what is held is to be recorded again.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    /// Whether more may be taken in: the database records something, and not too much is held.
+    pub(super) fn has_room(&self) -> bool {
+        !self.is_away && self.ends.len() < SETTLE_HELD
+    }
+
+    /// Gives out what is held, to be recorded again now.
+    pub(super) fn take(&mut self) -> Vec<Ended> {
+        self.ends.drain(..).collect()
+    }
+
+    /// Something was recorded.
+    pub(super) fn progress(&mut self) {
+        self.away.over();
+        self.is_away = false;
+    }
+
+    /// Keeps claims that were not tried: they come first when it is tried again.
+    pub(super) fn keep_untried(&mut self, part: Vec<Ended>) {
+        for ended in part.into_iter().rev() {
+            if self.is_news(&ended) {
+                self.ends.push_front(ended);
+            }
+        }
+    }
+
+    /// Keeps claims that the database has refused.
+    pub(super) async fn keep(&mut self, part: Vec<Ended>, error: &sqlx::Error, pool: &PgPool) {
+        self.is_away = concerns_all(error);
+        self.condition = match self.is_away {
+            true => self.away.goes_on(error, pool).await,
+            false => self.refused.goes_on(error, pool).await,
+        };
+        let named = self.named_at.is_some_and(|at| at.elapsed() < NAMED_PAUSE);
+        if let ([ended], false, false) = (&part[..], self.is_away, named) {
+            self.named_at = Some(Instant::now());
+            tracing::error!(
+                payment.id = %ended.claim.payment.correlation_id,
+                processor.name = ended.claim.processor,
+                error = %error,
+                "what became of this payment cannot be recorded; it is kept; trying again"
+            );
+        }
+        for ended in part {
+            if self.is_news(&ended) {
+                self.ends.push_back(ended);
+            }
+        }
+    }
+
+    /// Says how it stands once everything was tried.
+    pub(super) fn settle_down(&mut self, unrecorded: &Unrecorded) {
+        if self.ends.is_empty() {
+            if self.retry_at.take().is_some() {
+                self.refused.over();
+                self.pause = RETRY_PAUSE;
+                self.named_at = None;
+                unrecorded.set(None);
+            }
+            return;
+        }
+        let now = Instant::now();
+        if self.retry_at.is_none_or(|at| at <= now) {
+            self.retry_at = Some(now + self.pause);
+            self.pause = match self.is_away {
+                true => RETRY_PAUSE,
+                false => (self.pause * 2).min(HELD_PAUSE),
+            };
+        }
+        unrecorded.set(Some((self.ends.len(), self.condition)));
+    }
+
+    /// Whether this has to be kept beside what is held. A payment that stays in its queue is claimed and asked for
+    /// again and again: one charge is kept once, and of other ends the newest.
+    fn is_news(&mut self, new: &Ended) -> bool {
+        let Some(old) = self.ends.iter_mut().find(|old| fact(old) == fact(new)) else {
+            return true;
+        };
+        if old.claim.attempt < new.claim.attempt && charged_by(new).is_none() {
+            old.clone_from(new);
+        }
+        false
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        for Ended { claim, outcome } in &self.ends {
+            if let Outcome::Charged { requested_at } = outcome {
+                tracing::error!(
+                    payment.id = %claim.payment.correlation_id,
+                    payment.amount = %claim.payment.amount,
+                    processor.name = claim.processor,
+                    charge.requested_at = %format_time(*requested_at),
+                    "charged, and not recorded when the instance ended; its processor is asked after the lease"
+                );
+            }
+        }
+    }
+}
+
+/// What two ends of claims have in common that say the same: the payment, and who has charged it.
+fn fact(ended: &Ended) -> (Uuid, Option<&str>) {
+    (ended.claim.payment.correlation_id, charged_by(ended))
+}
+
+fn charged_by(ended: &Ended) -> Option<&str> {
+    matches!(ended.outcome, Outcome::Charged { .. }).then_some(&*ended.claim.processor)
+}
+
+/// What an instance cannot record at present, for whoever asks how it is.
+#[derive(Debug, Default)]
+pub struct Unrecorded(Mutex<Option<(usize, Condition)>>);
+
+impl Unrecorded {
+    /// How many claims have ended and cannot be recorded, and why not; none: everything is recorded.
+    #[must_use]
+    pub fn now(&self) -> Option<(usize, Condition)> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, state: Option<(usize, Condition)>) {
+        let count = state.map_or(0, |(count, _)| count);
+        COUNTS
+            .unrecorded
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+}
