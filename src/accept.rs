@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -66,7 +67,8 @@ pub enum Accepted {
     },
 }
 
-/// Why a payment was not accepted. It may be posted again.
+/// Why a payment was not accepted, as far as is known. It may be posted again, and has to be under the same id: after
+/// [`TooLate`](Self::TooLate) and [`Unconfirmed`](Self::Unconfirmed) it may be in the queue.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum NotAccepted {
     /// [`ACCEPT_BACKLOG`] payments wait already.
@@ -75,12 +77,18 @@ pub enum NotAccepted {
     /// The queue is as long as it may get.
     #[error("too many payments are waiting to be settled; try again")]
     QueueFull,
+    /// No writer took the payment up within [`ACCEPT_TIMEOUT`]: the database was not sent it.
+    #[error("too many payments are waiting to be accepted; try again")]
+    Expired,
     /// There was no commit within [`ACCEPT_TIMEOUT`]. The database may or may not have the payment.
     #[error("the payment was not confirmed within {ACCEPT_TIMEOUT:?}; post it again")]
     TooLate,
-    /// The database did not confirm the payment. It may or may not have it.
+    /// The database was not sent the payment, or refused it: it does not have it.
+    #[error("the database did not take the payment: {0}")]
+    Refused(Arc<sqlx::Error>),
+    /// The database was sent the payment and did not confirm it. It may or may not have it.
     #[error("the database did not confirm the payment: {0}")]
-    Database(Arc<sqlx::Error>),
+    Unconfirmed(Arc<sqlx::Error>),
 }
 
 struct Posted {
@@ -177,7 +185,8 @@ impl Acceptor {
             .try_send(posted)
             .map_err(|_| NotAccepted::Overloaded)?;
         match tokio::time::timeout(ACCEPT_TIMEOUT, answer).await {
-            Ok(answer) => answer.unwrap_or(Err(NotAccepted::Overloaded)),
+            // A writer that broke may have sent it.
+            Ok(answer) => answer.unwrap_or(Err(NotAccepted::TooLate)),
             Err(_) => Err(NotAccepted::TooLate),
         }
     }
@@ -244,6 +253,13 @@ impl Pace {
     }
 }
 
+/// Why a commit is not known to have happened.
+struct NotWritten {
+    error: sqlx::Error,
+    /// Whether it may have happened all the same.
+    in_doubt: bool,
+}
+
 /// What one commit came to.
 struct Written {
     /// Of each payment, in their order.
@@ -273,7 +289,9 @@ impl Writer {
         while turn.take(&mut batch).await {
             // Whoever was told that it was too late is not kept waiting for by others.
             let now = Instant::now();
-            batch.retain(|posted| posted.give_up_at > now);
+            for late in batch.extract_if(.., |posted| posted.give_up_at <= now) {
+                let _ = late.reply.send(Err(NotAccepted::Expired));
+            }
             if batch.is_empty() {
                 continue;
             }
@@ -292,7 +310,7 @@ impl Writer {
 
     /// A client that went away is told nothing; its payment is accepted all the same. Clients first: they wait for
     /// their answer, and of what was claimed nobody waits for the charge.
-    async fn answer(&self, batch: &mut Vec<Posted>, outcome: Result<Written, sqlx::Error>) {
+    async fn answer(&self, batch: &mut Vec<Posted>, outcome: Result<Written, NotWritten>) {
         match outcome {
             Ok(written) => {
                 self.writes.succeeded().await;
@@ -303,13 +321,15 @@ impl Writer {
                     on_arrival.start(written.claims);
                 }
             }
-            Err(error) => {
+            Err(NotWritten { error, in_doubt }) => {
                 self.writes.failed(&error, &self.pool).await;
                 let error = Arc::new(error);
+                let told = match in_doubt {
+                    true => NotAccepted::Unconfirmed,
+                    false => NotAccepted::Refused,
+                };
                 for posted in batch.drain(..) {
-                    let _ = posted
-                        .reply
-                        .send(Err(NotAccepted::Database(Arc::clone(&error))));
+                    let _ = posted.reply.send(Err(told(Arc::clone(&error))));
                 }
             }
         }
@@ -320,24 +340,30 @@ impl Writer {
         &self,
         connection: &mut Kept,
         payments: &[Payment],
-    ) -> Result<Written, sqlx::Error> {
+    ) -> Result<Written, NotWritten> {
         let worker = self.worker.upgrade();
         let on_arrival = worker
             .as_ref()
             .and_then(|worker| worker.claim_on_arrival(payments.len()));
         let claimed_for = on_arrival.as_ref().map(OnArrival::claimed_for);
         let (mut attempt, begun_at) = (1, Instant::now());
+        // Whether any attempt may have been committed.
+        let mut in_doubt = false;
         let (outcomes, claims) = loop {
+            let mut progress = Progress::NotSent;
             let written = {
                 // Pinned here, because it is large and would be moved.
-                let written =
-                    pin!(async { enqueue(connection.get().await?, payments, claimed_for).await });
+                let written = pin!(async {
+                    let connection = connection.get().await?;
+                    enqueue_step(connection, payments, claimed_for, &mut progress).await
+                });
                 within(written).await
             };
             match written {
                 Ok(written) => break written,
                 Err(error) => {
                     connection.give_up();
+                    in_doubt |= progress.is_in_doubt_after(&error);
                     // Doing it again is safe, and what the server refused it has not written.
                     let again = match &error {
                         sqlx::Error::Io(_) => true,
@@ -345,7 +371,7 @@ impl Writer {
                         _ => false,
                     };
                     if !again || attempt == WRITE_ATTEMPTS {
-                        return Err(error);
+                        return Err(NotWritten { error, in_doubt });
                     }
                     attempt += 1;
                 }
@@ -389,6 +415,46 @@ pub async fn enqueue(
     payments: &[Payment],
     claimed_for: Option<ClaimedFor<'_>>,
 ) -> Result<(Vec<Accepted>, Vec<Claim>), sqlx::Error> {
+    enqueue_step(connection, payments, claimed_for, &mut Progress::NotSent).await
+}
+
+/// How far an attempt to write has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Progress {
+    /// The server was sent nothing.
+    NotSent,
+    /// The server was sent the statement that commits.
+    Sent,
+    /// The server confirmed that statement.
+    Committed,
+}
+
+impl Progress {
+    /// Whether payments may be in the queue after an attempt that came this far and ended with `error`.
+    ///
+    /// An error of the statement itself proves that the statement was rolled back, which is a transaction by itself.
+    /// An error that ends the connection does not: the server may have committed before.
+    fn is_in_doubt_after(self, error: &sqlx::Error) -> bool {
+        match self {
+            Self::NotSent => false,
+            Self::Committed => true,
+            Self::Sent => {
+                let error = error.as_database_error();
+                let error = error.and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+                error.is_none_or(|error| {
+                    error.severity() != PgSeverity::Error || error.code().starts_with("08")
+                })
+            }
+        }
+    }
+}
+
+async fn enqueue_step(
+    connection: &mut PgConnection,
+    payments: &[Payment],
+    claimed_for: Option<ClaimedFor<'_>>,
+    progress: &mut Progress,
+) -> Result<(Vec<Accepted>, Vec<Claim>), sqlx::Error> {
     // In the order of their ids: two instances that insert the same ids wait for each other in the
     // same order, which excludes a deadlock. The first of several with one id is the one that counts.
     let mut open = BTreeMap::new();
@@ -400,7 +466,10 @@ pub async fn enqueue(
     let mut claims = Vec::new();
     for _ in 0..LOOKS {
         let send_by = Instant::now() + SEND_WITHIN;
+        // Once one of these statements was committed, what follows takes nothing back.
+        *progress = (*progress).max(Progress::Sent);
         let inserted = insert_new(&mut *connection, &open, claimed_for).await?;
+        *progress = Progress::Committed;
         for (id, booked) in inserted.booked {
             open.remove(&id);
             amounts.insert(id, (booked, false));

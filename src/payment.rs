@@ -52,15 +52,15 @@ pub enum InvalidPayment {
 
 /// The fields as they stand in the body, so that numbers are read as decimals and never as floats.
 #[derive(Deserialize, ToSchema)]
-#[schema(as = Payment)]
+#[schema(as = Payment, description = "A payment that is to be settled once")]
 pub(crate) struct Body<'a> {
     /// The client's id of the payment, unique for all time
     #[serde(borrow, rename = "correlationId")]
     #[schema(value_type = Uuid, required = true)]
     correlation_id: Option<&'a RawValue>,
-    /// What is to be charged: at most two decimals
+    /// What is to be charged, with at most two decimals. More of them are refused, not rounded
     #[serde(borrow)]
-    #[schema(value_type = f64, required = true, minimum = 0.01, maximum = 999_999_999_999.99, multiple_of = 0.01, example = 19.90)]
+    #[schema(value_type = f64, format = "decimal", required = true, minimum = 0.01, maximum = 999_999_999_999.99, example = 20.5)]
     amount: Option<&'a RawValue>,
 }
 

@@ -230,6 +230,12 @@ async fn assert_problem(reply: Response, status: StatusCode) {
     let problem: serde_json::Value = serde_json::from_str(&reply.text().await.unwrap()).unwrap();
     assert_eq!(problem["status"], status.as_u16());
     assert!(!problem["detail"].as_str().unwrap().is_empty());
+    let kinds = payment_proxy::http::ProblemKind::ALL;
+    let kind = kinds
+        .iter()
+        .find(|kind| problem["type"] == kind.reference());
+    let kind = kind.unwrap_or_else(|| panic!("{problem} has no type that is explained"));
+    assert_eq!(problem["title"], kind.title());
 }
 
 #[tokio::test]
@@ -244,7 +250,7 @@ async fn public_paths_reach_an_instance_as_they_were_asked_for() {
         assert_eq!(stack.get(path).await.status(), 200, "{path}");
         assert_eq!(stack.last_seen().unwrap(), format!("GET {path} HTTP/1.1"));
     }
-    for path in ["/openapi.json", "/docs", "/docs/", "/docs/swagger-ui.css"] {
+    for path in ["/openapi.json", "/problems/", "/problems/queue-full"] {
         assert_eq!(stack.get(path).await.status(), 200, "{path}");
         assert_eq!(stack.last_seen().unwrap(), format!("GET {path} HTTP/1.1"));
     }
@@ -280,8 +286,11 @@ async fn other_paths_reach_no_instance() {
         "/payments/%2e%2e/admin/queue",
         "/payments/x%2f..%2f..%2fadmin",
         "/payments//x/y",
-        "/docs/../metrics",
-        "/docs/a/b",
+        "/docs",
+        "/docs/",
+        "/docs/style.css",
+        "/problems/../metrics",
+        "/problems/a/b",
     ] {
         assert_problem(stack.get(path).await, StatusCode::NOT_FOUND).await;
         assert_eq!(stack.last_seen(), None, "{path}");

@@ -1,5 +1,6 @@
 //! The HTTP API.
 
+mod file;
 pub mod live;
 mod openapi;
 mod operator;
@@ -7,7 +8,9 @@ mod patience;
 mod payments;
 mod probes;
 mod problem;
+mod problem_kind;
 mod purge;
+mod reference;
 mod server;
 mod session;
 mod summary;
@@ -23,9 +26,11 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub(crate) use openapi::Amount;
-pub use openapi::{DOCUMENT_PATH, PAGE_PATH};
+pub use openapi::DOCUMENT_PATH;
 pub use operator::OperatorApi;
 pub use problem::Problem;
+pub use problem_kind::{PROBLEMS_PATH, ProblemKind};
+pub use reference::PAGE_PATH;
 pub use server::{Limits, serve};
 pub use summary::{Bounds, range};
 
@@ -34,6 +39,15 @@ use crate::settle::Unrecorded;
 
 /// The longest request body that is read, in bytes.
 pub const MAX_BODY_BYTES: usize = 4 * 1024;
+
+/// The groups of operations, and what they are for.
+const TAGS: [(&str, &str); 2] = [
+    ("payments", "Payments and the totals of what was settled"),
+    (
+        "probes",
+        "Whether an instance lives, and whether it takes payments",
+    ),
+];
 
 /// What the handlers share.
 #[derive(Debug, Clone)]
@@ -57,7 +71,8 @@ impl Api {
     pub fn routes(self) -> Router {
         let (routes, document) = Self::documented();
         routes
-            .merge(openapi::pages(&document))
+            .merge(openapi::document(&document))
+            .merge(reference::problems())
             .fallback(problem::not_found)
             .method_not_allowed_fallback(problem::method_not_allowed)
             .with_state(Arc::new(self))
@@ -80,7 +95,11 @@ impl Api {
             // It has a limit of its own, and a layer takes its part of each payment.
             .routes(routes!(payments::post));
         let about = "Settles each payment on exactly one of several payment processors. Errors are \
-            problem details (RFC 9457) that say what to change.";
-        openapi::split(router, "payment-proxy", about)
+            problem details (RFC 9457): `type` says what kind an error is, `detail` what to change. \
+            This API asks nobody who they are: it belongs behind a network that does.";
+        let (routes, mut document) = openapi::split(router, "payment-proxy", about, &TAGS);
+        document.security = Some(Vec::new());
+        openapi::allow_empty_parameters(&mut document, summary::PATH);
+        (routes, document)
     }
 }

@@ -1,38 +1,39 @@
-//! The APIs as OpenAPI 3.1 documents, made of the handlers' own annotations: at `/openapi.json`, and to
-//! read and try at `/docs/`. The page is in the program; it asks no other server for anything.
+//! The APIs as OpenAPI 3.1 documents, made of the handlers' own annotations, at `/openapi.json`.
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::Request;
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{StatusCode, Uri};
-use axum::middleware::{Next, from_fn};
-use axum::response::{IntoResponse, Response};
+use axum::http::HeaderMap;
 use axum::routing::get;
-use utoipa::openapi::schema::{ObjectBuilder, Type};
-use utoipa::openapi::{InfoBuilder, LicenseBuilder, OpenApi};
+use utoipa::openapi::extensions::Extensions;
+use utoipa::openapi::schema::{ObjectBuilder, SchemaFormat, Type};
+use utoipa::openapi::tag::TagBuilder;
+use utoipa::openapi::{ContactBuilder, InfoBuilder, LicenseBuilder, OpenApi, RefOr, ServerBuilder};
 use utoipa::{PartialSchema, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
-use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use super::problem::not_found;
+use super::file::{File, JSON};
+use super::problem::ProblemBody;
 
 /// Where the document is.
 pub const DOCUMENT_PATH: &str = "/openapi.json";
-/// Where the page is.
-pub const PAGE_PATH: &str = "/docs";
 
-/// The routes, and the document that they make.
+/// The routes, and the document that they make. `tags` are its groups of operations and what they are
+/// for.
 pub(super) fn split<S: Clone + Send + Sync + 'static>(
     router: OpenApiRouter<S>,
     title: &str,
     description: &str,
+    tags: &[(&str, &str)],
 ) -> (Router<S>, OpenApi) {
     let (routes, mut document) = router.split_for_parts();
     document.info = InfoBuilder::new()
         .title(title)
         .description(Some(description))
         .version(env!("CARGO_PKG_VERSION"))
+        .contact(Some(
+            ContactBuilder::new()
+                .name(Some("The operators of this deployment"))
+                .build(),
+        ))
         .license(Some(
             LicenseBuilder::new()
                 .name(env!("CARGO_PKG_LICENSE"))
@@ -40,33 +41,50 @@ pub(super) fn split<S: Clone + Send + Sync + 'static>(
                 .build(),
         ))
         .build();
+    let here = ServerBuilder::new()
+        .url("/")
+        .description(Some("The address that this document comes from"))
+        .build();
+    document.servers = Some(vec![here]);
+    let schemas = &mut document.components.get_or_insert_default().schemas;
+    schemas.insert(ProblemBody::name().into_owned(), ProblemBody::schema());
+    let tags = tags.iter().map(|(name, description)| {
+        TagBuilder::new()
+            .name(*name)
+            .description(Some(*description))
+            .build()
+    });
+    document.tags = Some(tags.collect());
     (routes, document)
 }
 
-/// The routes of a document and its page.
-pub(super) fn pages<S: Clone + Send + Sync + 'static>(document: &OpenApi) -> Router<S> {
+/// Says of the parameters of `path` that they may be empty, which utoipa has no word for. A schema that
+/// says it makes generators write a class for what is a time.
+pub(super) fn allow_empty_parameters(document: &mut OpenApi, path: &str) {
+    let operation = document.paths.paths.get_mut(path);
+    let operation = operation.and_then(|item| item.get.as_mut());
+    for parameter in operation
+        .into_iter()
+        .flat_map(|get| &mut get.parameters)
+        .flatten()
+    {
+        if let RefOr::T(parameter) = parameter {
+            let empty = Extensions::from_iter([("allowEmptyValue", true)]);
+            parameter.extensions = Some(empty);
+        }
+    }
+}
+
+/// The route of a document.
+pub(super) fn document<S: Clone + Send + Sync + 'static>(document: &OpenApi) -> Router<S> {
     let json = document
         .to_json()
         .expect("a document of text, numbers and maps with text keys is JSON");
-    let json = Bytes::from(json);
-    // The page would send the document to a validator on the internet.
-    let config = Config::from(DOCUMENT_PATH).validator_url("none");
-    let page = Router::from(SwaggerUi::new(PAGE_PATH).config(config));
-    Router::new()
-        .route(
-            DOCUMENT_PATH,
-            get(|| async { ([(CONTENT_TYPE, "application/json")], json) }),
-        )
-        .merge(page.route_layer(from_fn(explain_missing)))
-}
-
-/// The page's library says nothing about a file that it does not have.
-async fn explain_missing(uri: Uri, request: Request, next: Next) -> Response {
-    let reply = next.run(request).await;
-    match reply.status() {
-        StatusCode::NOT_FOUND => not_found(uri).await.into_response(),
-        _ => reply,
-    }
+    let file = File::new(JSON, json);
+    Router::new().route(
+        DOCUMENT_PATH,
+        get(async move |headers: HeaderMap| file.reply(&headers)),
+    )
 }
 
 /// An amount of money: a JSON number with at most two decimals.
@@ -74,11 +92,12 @@ pub(crate) struct Amount;
 
 impl PartialSchema for Amount {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        // No `multipleOf`: in floating point, which validators compute in, 19.9 is no multiple of .01.
         ObjectBuilder::new()
             .schema_type(Type::Number)
+            .format(Some(SchemaFormat::Custom("decimal".to_owned())))
             .description(Some("An amount with at most two decimals"))
-            .multiple_of(Some(0.01))
-            .examples([19.9])
+            .examples([20.5])
             .into()
     }
 }

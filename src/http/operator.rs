@@ -17,8 +17,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::live::{self, Feed, Simulator};
-use super::problem::{DatabaseProblems, OperatorProblems, ProblemBody};
-use super::{Problem, openapi, problem, session};
+use super::problem::{DATABASE, OPERATOR, problems};
+use super::{Api, Problem, ProblemKind, file, openapi, problem, reference, session};
 use crate::attention::Item;
 use crate::config::OperatorToken;
 use crate::deployment;
@@ -31,6 +31,22 @@ const METRICS: &str = "/metrics";
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// The name of the scheme by which operators identify themselves.
 const TOKEN: &str = "token";
+
+/// The groups of operations, and what they are for.
+const TAGS: [(&str, &str); 6] = [
+    ("attention", "What wants an operator's attention"),
+    ("metrics", "Numbers for Prometheus"),
+    (
+        "routing",
+        "What the router knows, and the switches that overrule it",
+    ),
+    ("dead letters", "Payments that no processor takes"),
+    (
+        "simulation",
+        "Simulated processors and traffic, for demonstrations",
+    ),
+    ("session", "How a browser signs in and out"),
+];
 
 /// What the operator's handlers share.
 #[derive(Clone)]
@@ -59,8 +75,12 @@ impl OperatorApi {
         let (routes, document) = Self::documented();
         let authorize = middleware::from_fn_with_state(self.clone(), session::authorize);
         // No secrets are in them, and a browser that opens the page has no token yet.
+        let open = Self::sessions()
+            .split_for_parts()
+            .0
+            .layer(middleware::from_fn(file::keep_from_caches));
         let open = live::page()
-            .merge(Self::sessions().split_for_parts().0)
+            .merge(open)
             .method_not_allowed_fallback(problem::method_not_allowed);
         routes
             .merge(live::stream())
@@ -68,8 +88,11 @@ impl OperatorApi {
             .method_not_allowed_fallback(problem::method_not_allowed)
             .layer(authorize)
             .layer(middleware::from_fn(problem::in_time))
+            .layer(middleware::from_fn(file::keep_from_caches))
             .merge(open)
-            .merge(openapi::pages(&document))
+            .merge(openapi::document(&document))
+            .merge(reference::page(&[Api::document(), document]))
+            .merge(reference::problems())
             .with_state(self)
     }
 
@@ -87,9 +110,11 @@ impl OperatorApi {
             .routes(routes!(disable))
             .routes(routes!(enable))
             .merge(live::routes());
-        let about = "What the router knows of the processors, switches to take one out of use, and what the \
-            live page at / calls. Every call bears the operator's token, or the cookie of a browser that said it.";
-        let (routes, mut document) = openapi::split(router, "payment-proxy for operators", about);
+        let about = "What the router knows of the processors, switches to take one out of use, and what \
+            the live page at / calls. Every call bears the operator's token, or the cookie of a browser \
+            that said it.";
+        let title = "payment-proxy for operators";
+        let (routes, mut document) = openapi::split(router, title, about, &TAGS);
         document.merge(Self::sessions().split_for_parts().1);
         let bearer = SecurityScheme::Http(
             HttpBuilder::new()
@@ -121,21 +146,30 @@ impl FromRef<OperatorApi> for OperatorToken {
     }
 }
 
+problems!(pub(super) OperatorProblems: OPERATOR);
+problems!(
+    pub(super) SwitchProblems: OPERATOR, DATABASE, [ProblemKind::ProcessorNotFound]
+);
+
 /// What Prometheus collects
+///
+/// `METRICS_TOKEN` opens it, too, where that is set.
 #[utoipa::path(
-    get, path = "/metrics", tag = "metrics",
+    get, path = "/metrics", tag = "metrics", operation_id = "getMetrics",
     responses(
         (status = 200, description = "Metrics in the text format of Prometheus", body = String, content_type = "text/plain"),
-        (status = 401, description = "The token is missing or wrong; METRICS_TOKEN will do here, too", body = ProblemBody, content_type = "application/problem+json"),
+        OperatorProblems,
     )
 )]
 async fn metrics(State(api): State<OperatorApi>) -> impl IntoResponse {
     ([(CONTENT_TYPE, METRICS_TYPE)], api.scrape.text().await)
 }
 
-/// What wants an operator's attention, the most urgent first; as this instance and the database tell it
+/// What wants an operator's attention, the most urgent first
+///
+/// As this instance and the database tell it.
 #[utoipa::path(
-    get, path = "/attention", tag = "attention",
+    get, path = "/attention", tag = "attention", operation_id = "getAttention",
     responses((status = 200, description = "Empty where all is well", body = Vec<Item>), OperatorProblems)
 )]
 async fn attention(State(api): State<OperatorApi>) -> Json<Vec<Item>> {
@@ -143,23 +177,25 @@ async fn attention(State(api): State<OperatorApi>) -> Json<Vec<Item>> {
 }
 
 /// What the router knows of each processor, and its last decisions
+///
+/// Breakers, beliefs and decisions are those of the instance that answers.
 #[utoipa::path(
-    get, path = "/routing", tag = "routing",
-    responses((status = 200, description = "A picture of this moment", body = Explanation), (status = 401, description = "The token is missing or wrong", body = ProblemBody, content_type = "application/problem+json"))
+    get, path = "/routing", tag = "routing", operation_id = "getRouting",
+    responses((status = 200, description = "What is known now", body = Explanation), OperatorProblems)
 )]
 async fn explain(State(api): State<OperatorApi>) -> Json<Explanation> {
     Json(api.router.explain())
 }
 
 /// Takes a processor out of use, for all instances, until it is enabled
+///
+/// Payments that it may have charged already stay with it.
 #[utoipa::path(
-    post, path = "/routing/{processor}/disable", tag = "routing",
+    post, path = "/routing/{processor}/disable", tag = "routing", operation_id = "disableProcessor",
     params(("processor" = String, Path, description = "Its name")),
     responses(
-        (status = 204, description = "All instances will know it in a second"),
-        (status = 401, description = "The token is missing or wrong", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such processor", body = ProblemBody, content_type = "application/problem+json"),
-        DatabaseProblems,
+        (status = 204, description = "All instances know it within a second"),
+        SwitchProblems,
     )
 )]
 async fn disable(
@@ -170,14 +206,14 @@ async fn disable(
 }
 
 /// Puts a processor back into use, for all instances
+///
+/// Putting one into use that is in use changes nothing.
 #[utoipa::path(
-    post, path = "/routing/{processor}/enable", tag = "routing",
+    post, path = "/routing/{processor}/enable", tag = "routing", operation_id = "enableProcessor",
     params(("processor" = String, Path, description = "Its name")),
     responses(
-        (status = 204, description = "All instances will know it in a second"),
-        (status = 401, description = "The token is missing or wrong", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "There is no such processor", body = ProblemBody, content_type = "application/problem+json"),
-        DatabaseProblems,
+        (status = 204, description = "All instances know it within a second"),
+        SwitchProblems,
     )
 )]
 async fn enable(
@@ -200,7 +236,7 @@ async fn switch(
     }
     let names = api.processors.join(", ");
     Err(Problem::new(
-        StatusCode::NOT_FOUND,
+        ProblemKind::ProcessorNotFound,
         format!("there is no processor {processor:?}; there are {names}"),
     ))
 }

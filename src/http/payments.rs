@@ -13,29 +13,32 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::problem::{self, DatabaseProblems, ProblemBody};
-use super::{Amount, Api, Problem};
+use super::problem::{self, BODY, DATABASE, problems};
+use super::{Amount, Api, Problem, ProblemKind};
 use crate::accept::{Accepted, NotAccepted};
 use crate::database::Condition;
 use crate::metrics::COUNTS;
 use crate::payment::{Body, InvalidPayment, Payment, format_time, parse_uuid};
 use crate::trace::{self, TRACEPARENT, Traceparent};
 
+problems!(
+    pub(super) PostProblems: BODY, DATABASE,
+    [ProblemKind::AmountConflict, ProblemKind::QueueFull, ProblemKind::OutcomeUnknown]
+);
+problems!(
+    pub(super) GetProblems: DATABASE, [ProblemKind::InvalidParameter, ProblemKind::PaymentNotFound]
+);
+
 /// Accepts a payment, which is then settled once, on one processor
 ///
-/// Posting the same again is safe. Fields that are not known are ignored.
+/// Posting the same id with the same amount again is safe, and what to do after any 503 and after a
+/// lost reply. Fields that are not known are ignored.
 #[utoipa::path(
-    post, path = "/payments", tag = "payments",
+    post, path = "/payments", tag = "payments", operation_id = "createPayment",
     request_body(content = Body<'_>, content_type = "application/json"),
     responses(
-        (status = 202, description = "It is committed, or was before"),
-        (status = 400, description = "The body is not a JSON object", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 408, description = "The body did not arrive in time", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "This id was accepted before with another amount", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 413, description = "The body is longer than 4 KiB", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 415, description = "The Content-Type is not application/json", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 422, description = "A field is missing or not what it must be", body = ProblemBody, content_type = "application/problem+json"),
-        DatabaseProblems,
+        (status = 202, description = "The payment is committed, or was before"),
+        PostProblems,
     )
 )]
 pub(super) async fn post(
@@ -49,12 +52,12 @@ pub(super) async fn post(
     content_type.inspect_err(|_| COUNTS.refused.media_type.add(1))?;
     let body = body.inspect_err(|_| COUNTS.refused.body.add(1))?;
     let mut payment = Payment::from_json(&body).map_err(|invalid| {
-        let (status, refused) = match invalid {
-            InvalidPayment::Malformed(_) => (StatusCode::BAD_REQUEST, &COUNTS.refused.malformed),
-            _ => (StatusCode::UNPROCESSABLE_ENTITY, &COUNTS.refused.invalid),
+        let (kind, refused) = match invalid {
+            InvalidPayment::Malformed(_) => (ProblemKind::MalformedBody, &COUNTS.refused.malformed),
+            _ => (ProblemKind::InvalidField, &COUNTS.refused.invalid),
         };
         refused.add(1);
-        Problem::new(status, invalid.to_string())
+        Problem::new(kind, invalid.to_string())
     })?;
     payment.traceparent = traceparent;
     let (begun_at, traced_at) = (Instant::now(), trace::now());
@@ -74,31 +77,45 @@ pub(super) async fn post(
         Ok(Accepted::Conflict { known }) => {
             COUNTS.refused.conflict.add(1);
             Err(Problem::new(
-                StatusCode::CONFLICT,
+                ProblemKind::AmountConflict,
                 format!(
                     "payment {} was accepted before with amount {known}",
                     payment.correlation_id
                 ),
             ))
         }
-        Err(error @ (NotAccepted::Overloaded | NotAccepted::QueueFull | NotAccepted::TooLate)) => {
-            COUNTS.refused.overloaded.add(1);
-            Err(Problem::unavailable(error.to_string()))
+        Err(not_accepted) => Err(told(&not_accepted)),
+    }
+}
+
+/// What a client is told whose payment is not known to be accepted.
+fn told(not_accepted: &NotAccepted) -> Problem {
+    use NotAccepted::{Expired, Overloaded, QueueFull, Refused, TooLate, Unconfirmed};
+    let counter = match not_accepted {
+        Overloaded | QueueFull | Expired | TooLate => &COUNTS.refused.overloaded,
+        Refused(_) | Unconfirmed(_) => &COUNTS.refused.database,
+    };
+    counter.add(1);
+    match not_accepted {
+        Overloaded | QueueFull | Expired => {
+            Problem::new(ProblemKind::QueueFull, not_accepted.to_string())
         }
-        Err(NotAccepted::Database(error)) => {
-            COUNTS.refused.database.add(1);
-            Err(if crate::database::is_transient(&error) {
-                let condition = Condition::of(&error);
-                Problem::unavailable(format!(
-                    "{condition}: the payment is not confirmed; post it again"
-                ))
-            } else {
-                Problem::new(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "the payment was not confirmed; post it again",
-                )
-            })
-        }
+        TooLate => Problem::new(ProblemKind::OutcomeUnknown, not_accepted.to_string()),
+        Unconfirmed(error) => Problem::new(
+            ProblemKind::OutcomeUnknown,
+            format!(
+                "{}: the payment is not confirmed; post it again",
+                Condition::of(error)
+            ),
+        ),
+        Refused(error) if crate::database::is_transient(error) => Problem::unavailable(format!(
+            "{}: the payment was not accepted; post it again",
+            Condition::of(error)
+        )),
+        Refused(_) => Problem::new(
+            ProblemKind::InternalError,
+            "the payment was not accepted; the log says why",
+        ),
     }
 }
 
@@ -118,7 +135,7 @@ pub(super) fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
         return Ok(());
     }
     Err(Problem::new(
-        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        ProblemKind::UnsupportedMediaType,
         format!("the Content-Type must be application/json, not {media_type:?}"),
     ))
 }
@@ -156,7 +173,7 @@ pub(super) struct PaymentView {
     archived_in: Option<String>,
 }
 
-/// The states of a payment.
+/// Where a payment stands
 #[derive(ToSchema)]
 #[schema(rename_all = "lowercase")]
 #[allow(dead_code)] // the words of the query below, for the document
@@ -170,14 +187,14 @@ enum PaymentState {
 }
 
 /// Where a payment stands
+///
+/// Whether it waits, is at a processor, was settled, or was given up, and when.
 #[utoipa::path(
-    get, path = "/payments/{id}", tag = "payments",
+    get, path = "/payments/{id}", tag = "payments", operation_id = "getPayment",
     params(("id" = Uuid, Path, description = "The client's id of the payment")),
     responses(
-        (status = 200, description = "It is known", body = PaymentView),
-        (status = 400, description = "The id is not a UUID", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 404, description = "It is not known", body = ProblemBody, content_type = "application/problem+json"),
-        DatabaseProblems,
+        (status = 200, description = "The payment", body = PaymentView),
+        GetProblems,
     )
 )]
 pub(super) async fn get(
@@ -187,7 +204,9 @@ pub(super) async fn get(
     let correlation_id = id
         .ok()
         .and_then(|Path(id)| parse_uuid(&id))
-        .ok_or_else(|| Problem::bad_request("the id in the path must be a UUID with hyphens"))?;
+        .ok_or_else(|| {
+            Problem::invalid_parameter("the id in the path must be a UUID with hyphens")
+        })?;
     let row = sqlx::query!(
         r#"SELECT 'settled' AS "state!", amount AS "amount!", accepted_at,
             processor, requested_at, attempt, NULL AS reason, NULL AS archived_in
@@ -210,7 +229,7 @@ pub(super) async fn get(
     .await?
     .ok_or_else(|| {
         Problem::new(
-            StatusCode::NOT_FOUND,
+            ProblemKind::PaymentNotFound,
             format!("payment {correlation_id} is not known"),
         )
     })?;

@@ -6,20 +6,29 @@ use std::sync::atomic::Ordering;
 use axum::extract::State;
 use axum::http::StatusCode;
 
-use super::problem::DatabaseProblems;
-use super::{Api, Problem};
+use super::problem::problems;
+use super::{Api, Problem, ProblemKind};
+
+problems!(pub(super) NotReady: [ProblemKind::Unavailable]);
 
 /// Whether the process answers
-#[utoipa::path(get, path = "/livez", tag = "probes", responses((status = 204, description = "It does")))]
+///
+/// It answers as long as the process lives, whatever its database does.
+#[utoipa::path(
+    get, path = "/livez", tag = "probes", operation_id = "getLiveness",
+    responses((status = 204, description = "The process answers"))
+)]
 pub(super) async fn live() -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
-/// Whether the instance takes payments: the database accepts them and records what became of them, and no shutdown
-/// is under way
+/// Whether the instance takes payments
+///
+/// It does while the database accepts payments and records what became of them, and no shutdown is under
+/// way.
 #[utoipa::path(
-    get, path = "/readyz", tag = "probes",
-    responses((status = 204, description = "It does"), DatabaseProblems)
+    get, path = "/readyz", tag = "probes", operation_id = "getReadiness",
+    responses((status = 204, description = "The instance takes payments"), NotReady)
 )]
 pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<StatusCode, Problem> {
     if api.stopping.load(Ordering::Relaxed) {

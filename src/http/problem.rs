@@ -17,82 +17,139 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use utoipa::openapi::{
     ContentBuilder, HeaderBuilder, Ref, RefOr, Response as ResponseDoc, ResponseBuilder,
+    example::ExampleBuilder,
 };
-use utoipa::{IntoResponses, PartialSchema, ToSchema};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::MAX_BODY_BYTES;
 use super::patience::TooSlow;
 use super::payments::check_content_type;
+use super::problem_kind::ProblemKind::{self, *};
 use crate::database::{Condition, heed, within};
 
 /// Seconds after which a client should try again what could not be done, for want of the database or of room.
 const RETRY_AFTER_SECONDS: &str = "1";
 
-/// An error (RFC 9457): `detail` says what to change, or when to try again
+/// An error (RFC 9457): `type` says what kind it is, `detail` what to change, or when to try again
 #[derive(ToSchema)]
 #[schema(as = Problem)]
 #[allow(dead_code)] // the shape of what `ProblemDetails` writes, for the document
 pub(super) struct ProblemBody {
-    /// What kind of error this is; `about:blank`: what the status says
-    #[schema(required = false)]
+    /// What kind of problem this is: a reference to the page that explains it
+    #[schema(format = "uri-reference", example = "/problems/outcome-unknown")]
     r#type: String,
-    /// The status in words
+    /// The kind in words
     title: String,
     /// The status
     #[schema(minimum = 400, maximum = 599)]
     status: u16,
-    /// What to change
+    /// What to change, or when to try again
     detail: String,
 }
 
-/// What any request that needs the database may be answered.
-pub(super) struct DatabaseProblems;
+/// The media type of problems.
+pub(super) const PROBLEM_TYPE: &str = "application/problem+json";
 
-impl IntoResponses for DatabaseProblems {
-    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
-        let problem = |description: &str| {
-            let content = ContentBuilder::new()
-                .schema(Some(Ref::from_schema_name(ProblemBody::name())))
-                .build();
-            ResponseBuilder::new()
-                .description(description)
-                .content("application/problem+json", content)
-        };
-        let retry_after = HeaderBuilder::new()
-            .description(Some("Seconds after which to try again"))
-            .schema(Some(String::schema()))
-            .build();
-        let unavailable = problem("The database is away, or too much waits for it: try again")
-            .header("Retry-After", retry_after)
-            .build();
-        let failed = problem("The request failed; the log says why").build();
-        [("500", failed), ("503", unavailable)]
-            .map(|(status, response)| (status.to_owned(), RefOr::T(response)))
-            .into()
+/// The responses of a document for those kinds: one for each status, with an example of each kind.
+pub(super) fn responses(kinds: &[ProblemKind]) -> BTreeMap<String, RefOr<ResponseDoc>> {
+    let mut by_status: BTreeMap<u16, Vec<ProblemKind>> = BTreeMap::new();
+    for kind in kinds {
+        let same = by_status.entry(kind.status().as_u16()).or_default();
+        if !same.contains(kind) {
+            same.push(*kind);
+        }
     }
+    by_status
+        .into_iter()
+        .map(|(status, kinds)| (status.to_string(), RefOr::T(response(status, &kinds))))
+        .collect()
 }
+
+fn response(status: u16, kinds: &[ProblemKind]) -> ResponseDoc {
+    let meanings = kinds
+        .iter()
+        .map(|kind| format!("`{}`: {}", kind.reference(), kind.meaning()));
+    let examples = kinds.iter().map(|kind| {
+        let value = serde_json::json!({
+            "type": kind.reference(),
+            "title": kind.title(),
+            "status": status,
+            "detail": "what to change, in words",
+        });
+        let example = ExampleBuilder::new()
+            .summary(kind.title())
+            .value(Some(value))
+            .build();
+        (kind.name(), RefOr::T(example))
+    });
+    let content = ContentBuilder::new()
+        .schema(Some(Ref::from_schema_name(ProblemBody::name())))
+        .examples_from_iter(examples)
+        .build();
+    let response = ResponseBuilder::new()
+        .description(meanings.collect::<Vec<_>>().join("\n\n"))
+        .content(PROBLEM_TYPE, content);
+    if !tells_when(kinds[0]) {
+        return response.build();
+    }
+    let retry_after = HeaderBuilder::new()
+        .description(Some("Seconds after which to try again"))
+        .schema(Some(i32::schema()))
+        .build();
+    response.header(RETRY_AFTER.as_str(), retry_after).build()
+}
+
+/// Declares the problems that an operation may answer, for its `responses(...)`.
+macro_rules! problems {
+    ($visibility:vis $name:ident: $($kinds:expr),+) => {
+        $visibility struct $name;
+
+        impl utoipa::IntoResponses for $name {
+            fn responses() -> std::collections::BTreeMap<
+                String,
+                utoipa::openapi::RefOr<utoipa::openapi::Response>,
+            > {
+                $crate::http::problem::responses(&[$(&$kinds[..]),+].concat())
+            }
+        }
+    };
+}
+pub(super) use problems;
+
+/// What any request that needs the database may be answered.
+pub(super) const DATABASE: [ProblemKind; 2] = [InternalError, Unavailable];
+/// What any request with a JSON body may be answered.
+pub(super) const BODY: [ProblemKind; 5] = [
+    MalformedBody,
+    BodyTimeout,
+    BodyTooLarge,
+    UnsupportedMediaType,
+    InvalidField,
+];
+/// What any request of somebody who is no operator is answered.
+pub(super) const OPERATOR: [ProblemKind; 2] = [TokenMissingOrWrong, ForeignPage];
 
 /// An error reply whose `detail` tells the caller what to change.
 #[derive(Debug)]
 pub struct Problem {
-    status: StatusCode,
+    kind: ProblemKind,
     detail: String,
 }
 
 impl Problem {
-    /// A problem with that status.
+    /// A problem of that kind.
     #[must_use]
-    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+    pub fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
         Self {
-            status,
+            kind,
             detail: detail.into(),
         }
     }
 
-    /// The request is wrong.
+    /// A part of the path or the query is wrong.
     #[must_use]
-    pub fn bad_request(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, detail)
+    pub fn invalid_parameter(detail: impl Into<String>) -> Self {
+        Self::new(InvalidParameter, detail)
     }
 
     /// The body could not be read: it is too long, came too slowly, or was broken off.
@@ -102,72 +159,26 @@ impl Problem {
                 return Self::too_long();
             }
             if let Some(slow) = cause.downcast_ref::<TooSlow>() {
-                return Self::new(StatusCode::REQUEST_TIMEOUT, slow.to_string());
+                return Self::new(BodyTimeout, slow.to_string());
             }
         }
-        Self::bad_request("the body ended too early")
+        Self::new(MalformedBody, "the body ended too early")
     }
 
     /// The body is longer than [`MAX_BODY_BYTES`].
     #[must_use]
     pub fn too_long() -> Self {
         Self::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
+            BodyTooLarge,
             format!("the body must be at most {MAX_BODY_BYTES} bytes"),
         )
     }
 
-    /// It cannot be done now; the same request may succeed soon.
+    /// Nothing was done; the same request may succeed soon.
     #[must_use]
     pub fn unavailable(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+        Self::new(Unavailable, detail)
     }
-}
-
-/// What a request with a JSON body may be answered.
-pub(super) struct BodyProblems;
-
-impl IntoResponses for BodyProblems {
-    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
-        responses([
-            ("400", "The body is not JSON"),
-            ("408", "The body did not arrive in time"),
-            ("413", "The body is too long"),
-            ("415", "The Content-Type is not application/json"),
-            (
-                "422",
-                "The body is not an object, or a field is missing, unknown or not what it must be",
-            ),
-        ])
-    }
-}
-
-/// What a request of somebody who is no operator is answered.
-pub(super) struct OperatorProblems;
-
-impl IntoResponses for OperatorProblems {
-    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
-        responses([
-            ("401", "The token is missing or wrong"),
-            (
-                "403",
-                "The cookie of a browser came from another page than ours",
-            ),
-        ])
-    }
-}
-
-fn responses<const N: usize>(described: [(&str, &str); N]) -> BTreeMap<String, RefOr<ResponseDoc>> {
-    let described = described.map(|(status, description)| {
-        let content = ContentBuilder::new()
-            .schema(Some(Ref::from_schema_name(ProblemBody::name())))
-            .build();
-        let response = ResponseBuilder::new()
-            .description(description)
-            .content("application/problem+json", content);
-        (status.to_owned(), RefOr::T(response.build()))
-    });
-    described.into()
 }
 
 /// Reads a body of at most [`MAX_BODY_BYTES`].
@@ -190,12 +201,12 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Fields<T> {
         // An array is not an object, though serde takes it for the fields in their order.
         let object: Map<String, Value> =
             serde_json::from_slice(&body).map_err(|error| match error.is_data() {
-                true => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "expected a JSON object"),
-                false => Problem::bad_request(format!("the body is not JSON: {error}")),
+                true => Problem::new(InvalidField, "expected a JSON object"),
+                false => Problem::new(MalformedBody, format!("the body is not JSON: {error}")),
             })?;
         serde_json::from_value(Value::Object(object))
             .map(Self)
-            .map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))
+            .map_err(|error| Problem::new(InvalidField, error.to_string()))
     }
 }
 
@@ -207,10 +218,7 @@ impl From<sqlx::Error> for Problem {
             Self::unavailable(format!("{}; try again", Condition::of(&error)))
         } else {
             tracing::error!(error = %error, "a request failed");
-            Self::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "the request failed; the log says why",
-            )
+            Self::new(InternalError, "the request failed; the log says why")
         }
     }
 }
@@ -236,12 +244,22 @@ impl LostRequests {
     }
 }
 
+/// Whether replies of a kind say when to try again.
+fn tells_when(kind: ProblemKind) -> bool {
+    matches!(
+        kind.status(),
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
+    )
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut response = ProblemDetails::from_status_code(self.status)
+        let mut response = ProblemDetails::from_status_code(self.kind.status())
+            .with_type(Uri::from_static(self.kind.reference()))
+            .with_title(self.kind.title())
             .with_detail(self.detail)
             .into_response();
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+        if tells_when(self.kind) {
             response
                 .headers_mut()
                 .insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
@@ -257,15 +275,12 @@ pub(super) async fn in_time(request: Request, next: Next) -> Response {
 }
 
 pub(super) async fn not_found(uri: Uri) -> Problem {
-    Problem::new(
-        StatusCode::NOT_FOUND,
-        format!("there is nothing at {}", uri.path()),
-    )
+    Problem::new(NotFound, format!("there is nothing at {}", uri.path()))
 }
 
 pub(super) async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
     Problem::new(
-        StatusCode::METHOD_NOT_ALLOWED,
+        MethodNotAllowed,
         format!(
             "{} does not take {method}; the Allow header says what it takes",
             uri.path()

@@ -5,23 +5,24 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::StatusCode;
 
-use super::problem::{DatabaseProblems, ProblemBody};
-use super::{Api, Problem};
+use super::problem::{DATABASE, problems};
+use super::{Api, Problem, ProblemKind};
 use crate::database::is_not_allowed;
 
-/// Empties queue and books, where that is allowed
+problems!(pub(super) PurgeProblems: [ProblemKind::PurgeNotAllowed], DATABASE);
+
+/// Deletes all payments, where that is allowed
+///
+/// Deletes every payment that was ever accepted, settled or not. It is for tests; a deployment allows
+/// it by `ALLOW_PURGE=true` only.
 #[utoipa::path(
-    post, path = "/purge-payments", tag = "payments",
-    responses(
-        (status = 204, description = "They are empty"),
-        (status = 403, description = "It is not allowed", body = ProblemBody, content_type = "application/problem+json"),
-        DatabaseProblems,
-    )
+    post, path = "/purge-payments", tag = "payments", operation_id = "purgePayments",
+    responses((status = 204, description = "All payments are deleted"), PurgeProblems)
 )]
 pub(super) async fn post(State(api): State<Arc<Api>>) -> Result<StatusCode, Problem> {
     if !api.allow_purge {
         return Err(Problem::new(
-            StatusCode::FORBIDDEN,
+            ProblemKind::PurgeNotAllowed,
             "purging is off; ALLOW_PURGE=true turns it on",
         ));
     }
@@ -33,7 +34,7 @@ pub(super) async fn post(State(api): State<Arc<Api>>) -> Result<StatusCode, Prob
     .await
     .map_err(|error| match is_not_allowed(&error) {
         true => Problem::new(
-            StatusCode::FORBIDDEN,
+            ProblemKind::PurgeNotAllowed,
             "the service's role may not purge; ALLOW_PURGE=true payment-proxy migrate lets it",
         ),
         false => error.into(),

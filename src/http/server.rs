@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::patience::{PatientBody, PatientStream, Requests};
-use super::{MAX_BODY_BYTES, Problem};
+use super::{MAX_BODY_BYTES, Problem, ProblemKind};
 use crate::metrics::COUNTS;
 
 /// What clients may hold of an address, and for how long. All of it is the same everywhere: whoever waits
@@ -119,7 +119,7 @@ fn refusal<B: Body>(request: &Request<B>) -> Option<Problem> {
     if request.version() == Version::HTTP_11 && request.headers().get_all(HOST).iter().count() != 1
     {
         let detail = "a request must have exactly one Host header";
-        return Some(Problem::bad_request(detail));
+        return Some(Problem::new(ProblemKind::MalformedRequest, detail));
     }
     // Nobody waits for what is too long already.
     (request.body().size_hint().lower() > MAX_BODY_BYTES as u64).then(|| {

@@ -15,8 +15,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::problem::{BodyProblems, Fields, OperatorProblems};
-use super::{OperatorApi, Problem};
+use super::problem::{BODY, Fields, OPERATOR, problems};
+use super::{OperatorApi, Problem, ProblemKind};
 use crate::config::OperatorToken;
 
 /// How long a browser is signed in.
@@ -73,10 +73,15 @@ pub(super) struct SignIn {
     token: String,
 }
 
+problems!(pub(super) SignInProblems: OPERATOR, BODY);
+
 /// Gives a browser that knows the token a cookie
+///
+/// The cookie is good for 12 hours, or until the browser signs out.
 #[utoipa::path(
-    post, path = "/session", tag = "session", request_body = SignIn, security(()),
-    responses((status = 204, description = "Signed in"), BodyProblems, OperatorProblems)
+    post, path = "/session", tag = "session", operation_id = "signIn", request_body = SignIn,
+    security(()),
+    responses((status = 204, description = "The browser is signed in"), SignInProblems)
 )]
 pub(super) async fn sign_in(
     State(token): State<OperatorToken>,
@@ -96,9 +101,11 @@ pub(super) async fn sign_in(
 }
 
 /// Takes the cookie back
+///
+/// Without a cookie nothing happens.
 #[utoipa::path(
-    delete, path = "/session", tag = "session", security(()),
-    responses((status = 204, description = "Signed out"))
+    delete, path = "/session", tag = "session", operation_id = "signOut", security(()),
+    responses((status = 204, description = "The browser is signed out"))
 )]
 pub(super) async fn sign_out(headers: HeaderMap) -> impl IntoResponse {
     let cookie = cookie(&headers, "", TimeDelta::zero());
@@ -114,9 +121,11 @@ pub(super) struct Session {
 }
 
 /// Whether the browser is signed in
+///
+/// Whether its cookie is one that was given, has not ended and was not taken back.
 #[utoipa::path(
-    get, path = "/session", tag = "session", security(()),
-    responses((status = 200, description = "How it stands with the cookie", body = Session))
+    get, path = "/session", tag = "session", operation_id = "getSession", security(()),
+    responses((status = 200, description = "Whether the cookie is good", body = Session))
 )]
 pub(super) async fn show(State(token): State<OperatorToken>, headers: HeaderMap) -> Json<Session> {
     Json(Session {
@@ -181,14 +190,14 @@ fn cookie(headers: &HeaderMap, value: &str, lifetime: TimeDelta) -> String {
 
 fn foreign_page() -> Problem {
     Problem::new(
-        StatusCode::FORBIDDEN,
+        ProblemKind::ForeignPage,
         "with a cookie only pages of this address may ask for that; programs use Authorization: Bearer",
     )
 }
 
 fn unauthorized() -> Response {
     let problem = Problem::new(
-        StatusCode::UNAUTHORIZED,
+        ProblemKind::TokenMissingOrWrong,
         "the operator's token is missing or wrong",
     );
     ([(WWW_AUTHENTICATE, "Bearer")], problem).into_response()

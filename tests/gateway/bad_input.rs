@@ -6,7 +6,9 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
-use crate::support::{Database, Gateway, PATIENCE, eventually, processor, processors};
+use crate::support::{
+    Database, Gateway, PATIENCE, eventually, problem_kind, processor, processors,
+};
 use table::{Answer, Row};
 
 /// The least number of rows that are refused.
@@ -85,7 +87,11 @@ fn complaint(reply: &Reply, expected: &Answer) -> Option<String> {
         return Some(format!("no problem document: {}", reply.head));
     }
     let problem: Value = serde_json::from_slice(&reply.body).ok()?;
-    (problem["status"] != expected.status || told() != detail).then(|| problem.to_string())
+    let kind = problem_kind(&problem);
+    let is_as_expected = problem["status"] == expected.status
+        && problem["title"] == kind.title()
+        && told() == detail;
+    (!is_as_expected).then(|| problem.to_string())
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use payment_proxy::http::{DOCUMENT_PATH, PAGE_PATH};
+use payment_proxy::http::{Api, DOCUMENT_PATH, OperatorApi, PAGE_PATH, ProblemKind};
+use serde_json::Value;
 use tokio::net::{TcpListener, UnixStream};
 use tokio::process::Command;
 
@@ -93,36 +94,155 @@ async fn schemathesis_finds_nothing_wrong_with_the_operators_api() {
     schemathesis(&operator, &["--header", &header]).await;
 }
 
-#[tokio::test]
-async fn both_documents_have_a_page_that_asks_no_other_server() {
-    let (_gateway, public, operator, _folder) = instance().await;
-    for address in [public, operator] {
-        let get = async |path: &str| {
-            let reply = payment_proxy::tls::plain()
-                .build()
-                .expect("a client")
-                .get(format!("http://{address}{path}"))
-                .send();
-            let reply = reply.await.expect("a reply");
-            assert!(reply.status().is_success(), "{path}: {}", reply.status());
-            reply.text().await.expect("text")
-        };
-        let document: serde_json::Value =
-            serde_json::from_str(&get(DOCUMENT_PATH).await).expect("JSON");
-        assert_eq!(document["openapi"], "3.1.0");
-        let page = get(PAGE_PATH).await;
-        let links = page.split("src=\"").skip(1);
-        let links = links.chain(page.split("href=\"").skip(1));
-        let links: Vec<&str> = links.filter_map(|rest| rest.split('"').next()).collect();
-        assert!(links.len() > 3, "{page}");
-        for link in links {
-            assert!(!link.contains("//"), "{link} is somewhere else");
-            get(&format!("{PAGE_PATH}/{}", link.trim_start_matches("./"))).await;
-        }
-        let settings = get(&format!("{PAGE_PATH}/swagger-initializer.js")).await;
-        assert!(settings.contains(DOCUMENT_PATH), "{settings}");
-        assert!(settings.contains(r#""validatorUrl": "none""#), "{settings}");
+/// What stands at a path, for a client that takes nothing but what `headers` say.
+async fn fetch(address: &str, path: &str, headers: &[(&str, &str)]) -> reqwest::Response {
+    let client = payment_proxy::tls::plain()
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .expect("a client");
+    let mut request = client.get(format!("http://{address}{path}"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
     }
+    request.send().await.expect("a reply")
+}
+
+#[tokio::test]
+async fn documents_and_pages_are_compressed_and_sent_once() {
+    let (_gateway, public, operator, _folder) = instance().await;
+    for (address, path) in [
+        (&public, DOCUMENT_PATH),
+        (&public, "/problems/queue-full"),
+        (&operator, DOCUMENT_PATH),
+        (&operator, PAGE_PATH),
+        (&operator, "/"),
+    ] {
+        let plain = fetch(address, path, &[]).await;
+        assert_eq!(plain.status(), 200, "{path}");
+        let tag = plain.headers()["etag"].to_str().expect("text").to_owned();
+        let plain = plain.bytes().await.expect("a body").len();
+        let gzip = fetch(address, path, &[("accept-encoding", "gzip")]).await;
+        assert_eq!(gzip.headers()["content-encoding"], "gzip", "{path}");
+        assert_eq!(gzip.headers()["vary"], "Accept-Encoding");
+        assert!(gzip.headers().contains_key("cache-control"));
+        let gzip = gzip.bytes().await.expect("a body").len();
+        assert!(
+            gzip < plain && gzip < 16 * 1024,
+            "{path}: {gzip} of {plain}"
+        );
+        let again = fetch(address, path, &[("if-none-match", &tag)]).await;
+        assert_eq!(again.status(), 304, "{path}");
+        assert_eq!(again.bytes().await.expect("no body").len(), 0);
+    }
+}
+
+#[tokio::test]
+async fn the_page_of_the_api_is_for_operators_and_runs_nothing() {
+    let (_gateway, public, operator, _folder) = instance().await;
+    for path in ["/docs", PAGE_PATH] {
+        assert_eq!(fetch(&public, path, &[]).await.status(), 404, "{path}");
+    }
+    let redirected = fetch(&operator, "/docs", &[]).await;
+    assert_eq!(redirected.headers()["location"], PAGE_PATH);
+    let page = fetch(&operator, PAGE_PATH, &[]).await;
+    let policy = page.headers()["content-security-policy"].to_str();
+    assert!(policy.expect("text").starts_with("default-src 'none'"));
+    assert_eq!(page.headers()["x-content-type-options"], "nosniff");
+    let page = page.text().await.expect("text");
+    for document in [&public, &operator] {
+        let document = fetch(document, DOCUMENT_PATH, &[]).await.text().await;
+        let document: Value = serde_json::from_str(&document.expect("text")).expect("JSON");
+        assert_eq!(document["openapi"], "3.1.0");
+        for path in document["paths"].as_object().expect("paths").keys() {
+            assert!(page.contains(&format!(" {path}</code>")), "{path}");
+        }
+    }
+    // It asks for nothing but its style sheet.
+    assert!(!page.contains("<script") && !page.contains("src="));
+    let links: Vec<&str> = page
+        .split("href=\"")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+        .filter(|link| !link.starts_with('#'))
+        .collect();
+    assert_eq!(links, ["/docs/style.css"]);
+    assert_eq!(fetch(&operator, links[0], &[]).await.status(), 200);
+}
+
+#[tokio::test]
+async fn every_problem_has_a_page_that_explains_it() {
+    let (_gateway, public, operator, _folder) = instance().await;
+    for address in [&public, &operator] {
+        for kind in ProblemKind::ALL {
+            let page = fetch(address, kind.reference(), &[]).await;
+            assert_eq!(page.status(), 200, "{kind:?}");
+            let page = page.text().await.expect("text");
+            assert!(page.contains(kind.title()), "{page}");
+        }
+        let unknown = fetch(address, "/problems/nothing", &[]).await;
+        assert_eq!(unknown.status(), 404);
+    }
+    // And every reply that is none of a route.
+    let nothing: Value = fetch(&public, "/nothing", &[])
+        .await
+        .json()
+        .await
+        .expect("JSON");
+    assert_eq!(nothing["type"], ProblemKind::NotFound.reference());
+}
+
+#[tokio::test]
+async fn nothing_that_operators_are_told_is_kept_by_a_cache() {
+    let (_gateway, _, operator, _folder) = instance().await;
+    let bearer = format!("Bearer {TOKEN}");
+    for path in [
+        "/routing",
+        "/dead-letters",
+        "/metrics",
+        "/live",
+        "/session",
+        "/nothing",
+    ] {
+        for headers in [&[][..], &[("authorization", bearer.as_str())]] {
+            let reply = fetch(&operator, path, headers).await;
+            assert_eq!(reply.headers()["cache-control"], "no-store", "{path}");
+            assert_eq!(
+                reply.headers()["x-content-type-options"],
+                "nosniff",
+                "{path}"
+            );
+        }
+    }
+}
+
+/// Generators make the names of functions of them.
+#[test]
+fn operation_ids_speak_and_are_unique_in_both_documents() {
+    let mut ids = Vec::new();
+    for document in [Api::document(), OperatorApi::document()] {
+        let document = serde_json::to_value(document).expect("JSON");
+        for (path, methods) in document["paths"].as_object().expect("paths") {
+            for (method, operation) in methods.as_object().expect("methods") {
+                let id = operation["operationId"].as_str().expect("an id").to_owned();
+                assert_ne!(&id, method, "{path}");
+                assert!(operation["description"].is_string(), "{id}");
+                assert_eq!(operation["tags"].as_array().map(Vec::len), Some(1), "{id}");
+                ids.push(id);
+            }
+        }
+    }
+    for id in [
+        "createPayment",
+        "getPayment",
+        "getPaymentsSummary",
+        "purgePayments",
+    ] {
+        assert!(ids.iter().any(|known| known == id), "{ids:?}");
+    }
+    let all = ids.len();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), all);
 }
 
 /// Routes are made with `routes!`, which takes documented handlers only. What is made by other means is
@@ -130,7 +250,7 @@ async fn both_documents_have_a_page_that_asks_no_other_server() {
 #[test]
 fn every_route_is_in_a_document() {
     /// The documents and their pages, the files of the live page, and its feed, which never ends.
-    const EXEMPT: [&str; 3] = ["openapi.rs", "assets.rs", "feed.rs"];
+    const EXEMPT: [&str; 4] = ["openapi.rs", "reference.rs", "assets.rs", "feed.rs"];
     let mut folders = vec![Path::new(ROOT).join("src")];
     let mut seen = 0;
     while let Some(folder) = folders.pop() {

@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use payment_proxy::accept::{ACCEPT_BACKLOG, ACCEPT_TIMEOUT, Acceptor, NotAccepted};
 use payment_proxy::config::QueueDurability;
 use payment_proxy::database::{ACCEPT_CONNECTIONS, Pools};
+use payment_proxy::http::ProblemKind;
 use payment_proxy::room::Room;
 use payment_proxy::route::{Policy, Router, SharedRouter};
 use reqwest::StatusCode;
@@ -27,6 +28,8 @@ const SLOWNESS: Duration = Duration::from_secs(5);
 struct Post {
     id: Uuid,
     status: StatusCode,
+    /// What kind of problem it was told, where it was not accepted.
+    problem: Option<ProblemKind>,
     took: Duration,
 }
 
@@ -37,13 +40,20 @@ async fn offer(gateway: &Gateway, count: usize) -> Vec<Post> {
         let body = payment_json(id, CENTS);
         let reply = gateway.post_body("/payments", body).await;
         let status = reply.status();
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        let problem = if status == StatusCode::SERVICE_UNAVAILABLE {
             assert_eq!(reply.headers()[RETRY_AFTER], "1");
+            Some(Gateway::problem(reply, status).await.0)
         } else {
             assert_eq!(status, StatusCode::ACCEPTED);
-        }
+            None
+        };
         let took = begun_at.elapsed();
-        Post { id, status, took }
+        Post {
+            id,
+            status,
+            problem,
+            took,
+        }
     });
     join_all(posts).await
 }
@@ -86,6 +96,11 @@ async fn a_full_queue_refuses_at_once_loses_nothing_and_is_back_within_5_s() {
         with_status(&refused, StatusCode::SERVICE_UNAVAILABLE).len(),
         LIMIT
     );
+    assert!(
+        refused
+            .iter()
+            .all(|post| post.problem == Some(ProblemKind::QueueFull))
+    );
     let slowest = refused.iter().map(|post| post.took).max();
     assert!(slowest < Some(ACCEPT_TIMEOUT), "nobody waits: {slowest:?}");
 
@@ -126,6 +141,72 @@ async fn while_nothing_can_be_committed_nobody_waits_longer_than_the_limit() {
 }
 
 #[tokio::test]
+async fn a_503_says_whether_the_payment_may_have_been_accepted() {
+    /// More than the writers take at once, all of which may wait.
+    const POSTS: usize = 400;
+    let (database, default) = (Database::create().await, processor().await);
+    let gateway = Gateway::start(&database, &processors(&[&default]), &[]).await;
+    let lock = database.lock("payment_queue").await;
+    // The server refuses the first of them for the lock. The rest is with it when clients are told.
+    let posts = offer(&gateway, POSTS).await;
+    lock.rollback().await.expect("the lock is gone");
+    accepted_again(&gateway).await;
+    let (mut unknown, mut accepted) = (0, 0);
+    for post in &posts {
+        let is_there = gateway
+            .get(&format!("/payments/{}", post.id))
+            .await
+            .status()
+            .is_success();
+        let told = post.problem.expect("none was accepted in time");
+        if told == ProblemKind::OutcomeUnknown {
+            unknown += 1;
+            accepted += usize::from(is_there);
+        } else {
+            assert!(!is_there, "{} was told {told:?}", post.id);
+        }
+    }
+    assert!((1..POSTS).contains(&unknown), "{unknown} unknown");
+    assert!(accepted > 0, "a 503 that means accepted was not seen");
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_while_it_commits_leaves_the_outcome_unknown() {
+    let (database, default) = (Database::create().await, processor().await);
+    let gateway = Gateway::start(&database, &processors(&[&default]), &[]).await;
+    let lock = database.lock("payment_queue").await;
+    let posts = offer(&gateway, 1);
+    let kill = async {
+        // Once for the statement, and once more where it is tried again.
+        for _ in 0..2 {
+            eventually("a post waits for the lock", async || {
+                database.waiting_for_a_lock("accept_payment").await > 0
+            })
+            .await;
+            database
+                .execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                    WHERE datname = current_database() AND query LIKE '%accept_payment%'
+                    AND wait_event_type = 'Lock'",
+                )
+                .await;
+        }
+    };
+    let told = tokio::select! {
+        posts = posts => posts,
+        () = async { kill.await; std::future::pending().await } => unreachable!("it pends"),
+    };
+    assert_eq!(told[0].problem, Some(ProblemKind::OutcomeUnknown));
+    lock.rollback().await.expect("the lock is gone");
+    // The right thing to do is to post the same again.
+    eventually("it is accepted", async || {
+        gateway.post(told[0].id, CENTS).await == StatusCode::ACCEPTED
+    })
+    .await;
+    gateway.until_settled(&[told[0].id]).await;
+}
+
+#[tokio::test]
 async fn beyond_the_backlog_payments_are_refused_at_once() {
     let database = Database::migrated().await;
     let pools = Pools::new(&database.settings(QueueDurability::Unlogged));
@@ -141,7 +222,9 @@ async fn beyond_the_backlog_payments_are_refused_at_once() {
             match outcome {
                 Err(NotAccepted::Overloaded) => at_once += 1,
                 // Those that a writer has are told by the server's own limit, the others by ours.
-                Err(NotAccepted::TooLate | NotAccepted::Database(_)) => late += 1,
+                Err(NotAccepted::TooLate | NotAccepted::Expired | NotAccepted::Refused(_)) => {
+                    late += 1
+                }
                 other => panic!("{other:?}"),
             }
         }

@@ -16,6 +16,7 @@ use payment_proxy::config::{
     QueueDurability,
 };
 use payment_proxy::database::{self, Pools};
+use payment_proxy::http::ProblemKind;
 use payment_proxy::payment::Payment;
 use payment_proxy::route::{Policy, Router, SharedRouter, Terms};
 use payment_proxy::settle::{Ended, Returned};
@@ -284,6 +285,17 @@ impl Gateway {
         request.body(body).send().await.expect("a reply")
     }
 
+    /// Asserts that this is a problem of a kind that is explained. Returns its `detail`.
+    pub async fn problem(response: Response, status: StatusCode) -> (ProblemKind, String) {
+        assert_eq!(response.status(), status);
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+        let body: Value = response.json().await.expect("JSON");
+        assert_eq!(body["status"], status.as_u16());
+        let kind = problem_kind(&body);
+        assert_eq!(body["title"], kind.title());
+        (kind, body["detail"].as_str().expect("a detail").to_owned())
+    }
+
     pub async fn post(&self, id: Uuid, cents: i64) -> StatusCode {
         self.post_body("/payments", payment_json(id, cents))
             .await
@@ -382,6 +394,13 @@ impl Drop for Gateway {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The kind of a problem, which is one that is explained.
+pub fn problem_kind(problem: &Value) -> ProblemKind {
+    let mut kinds = ProblemKind::ALL.iter();
+    let kind = kinds.find(|kind| problem["type"] == kind.reference());
+    *kind.unwrap_or_else(|| panic!("{problem} has no type that is explained"))
 }
 
 fn socket(folder: &Path) -> PathBuf {

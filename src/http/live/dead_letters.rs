@@ -7,16 +7,21 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::dead_letter::{self, DeadLetter};
-use crate::http::problem::{BodyProblems, DatabaseProblems, Fields, OperatorProblems};
+use crate::http::problem::{BODY, DATABASE, Fields, OPERATOR, problems};
 use crate::http::{OperatorApi, Problem};
 
 /// Dead letters in one reply, at most: the newest.
 pub(super) const LISTED: i64 = 100;
 
+problems!(pub(super) ListProblems: OPERATOR, DATABASE);
+problems!(pub(super) EndProblems: OPERATOR, DATABASE, BODY);
+
 /// The newest dead letters, at most 100
+///
+/// Dead letters are payments that no processor takes.
 #[utoipa::path(
-    get, path = "/dead-letters", tag = "dead letters",
-    responses((status = 200, description = "Newest first", body = Vec<DeadLetter>), OperatorProblems, DatabaseProblems)
+    get, path = "/dead-letters", tag = "dead letters", operation_id = "listDeadLetters",
+    responses((status = 200, description = "Newest first", body = Vec<DeadLetter>), ListProblems)
 )]
 pub(super) async fn list(State(api): State<OperatorApi>) -> Result<Json<Vec<DeadLetter>>, Problem> {
     Ok(Json(dead_letter::list(&api.pool, None, LISTED).await?))
@@ -48,9 +53,12 @@ impl Outcome {
 }
 
 /// Puts dead letters back into the queue
+///
+/// One whose id its processor holds is asked for there, and charged nowhere else.
 #[utoipa::path(
-    post, path = "/dead-letters/retry", tag = "dead letters", request_body = Ids,
-    responses((status = 200, description = "What became of them", body = Outcome), BodyProblems, OperatorProblems, DatabaseProblems)
+    post, path = "/dead-letters/retry", tag = "dead letters", operation_id = "retryDeadLetters",
+    request_body = Ids,
+    responses((status = 200, description = "What became of them", body = Outcome), EndProblems)
 )]
 pub(super) async fn retry(
     State(api): State<OperatorApi>,
@@ -61,10 +69,13 @@ pub(super) async fn retry(
     Ok(Outcome::new(ids, done))
 }
 
-/// Forgets dead letters for good; their ids may be posted again
+/// Forgets dead letters for good
+///
+/// Their ids may be posted again, and are new payments then.
 #[utoipa::path(
-    post, path = "/dead-letters/discard", tag = "dead letters", request_body = Ids,
-    responses((status = 200, description = "What became of them", body = Outcome), BodyProblems, OperatorProblems, DatabaseProblems)
+    post, path = "/dead-letters/discard", tag = "dead letters", operation_id = "discardDeadLetters",
+    request_body = Ids,
+    responses((status = 200, description = "What became of them", body = Outcome), EndProblems)
 )]
 pub(super) async fn discard(
     State(api): State<OperatorApi>,

@@ -20,8 +20,8 @@ use uuid::Uuid;
 use super::feed::Feed;
 use crate::accept::Acceptor;
 use crate::config::{ProcessorSettings, SimulatorToken};
-use crate::http::problem::{BodyProblems, Fields, OperatorProblems, ProblemBody};
-use crate::http::{OperatorApi, Problem};
+use crate::http::problem::{BODY, Fields, OPERATOR, problems};
+use crate::http::{OperatorApi, Problem, ProblemKind};
 use crate::payment::Payment;
 use crate::tls;
 
@@ -185,15 +185,22 @@ impl Simulator {
     }
 }
 
+problems!(
+    pub(super) ChangeProblems: OPERATOR, BODY,
+    [ProblemKind::ProcessorNotFound, ProblemKind::ProcessorNotConfirmed]
+);
+problems!(pub(super) TrafficProblems: OPERATOR, BODY, [ProblemKind::ProcessorNotFound]);
+
 /// Makes a simulated processor slow or failing, or well again
+///
+/// There is one only where `SIMULATOR_TOKEN` is set.
 #[utoipa::path(
-    put, path = "/simulator/processors/{processor}", tag = "simulation", request_body = Change,
+    put, path = "/simulator/processors/{processor}", tag = "simulation",
+    operation_id = "changeSimulatedProcessor", request_body = Change,
     params(("processor" = String, Path, description = "Its name")),
     responses(
-        (status = 204, description = "It behaves so"),
-        (status = 404, description = "There is no such processor, or none is simulated here", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 502, description = "It did not confirm", body = ProblemBody, content_type = "application/problem+json"),
-        BodyProblems, OperatorProblems,
+        (status = 204, description = "The processor behaves so"),
+        ChangeProblems,
     )
 )]
 pub(super) async fn change(
@@ -208,13 +215,13 @@ pub(super) async fn change(
     let processor = processor.ok_or_else(|| {
         let names = api.processors.join(", ");
         Problem::new(
-            StatusCode::NOT_FOUND,
+            ProblemKind::ProcessorNotFound,
             format!("there is no processor {name:?}; there are {names}"),
         )
     })?;
     let no_answer = |error: reqwest::Error| {
         Problem::new(
-            StatusCode::BAD_GATEWAY,
+            ProblemKind::ProcessorNotConfirmed,
             format!("processor {name} did not confirm: {}", error.without_url()),
         )
     };
@@ -236,13 +243,15 @@ pub(super) async fn change(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Makes so many payments up per second
+/// Sets how many payments the instance makes up per second
+///
+/// It makes them up while somebody looks at the live page.
 #[utoipa::path(
-    put, path = "/simulator/traffic", tag = "simulation", request_body = Traffic,
+    put, path = "/simulator/traffic", tag = "simulation", operation_id = "setSimulatedTraffic",
+    request_body = Traffic,
     responses(
-        (status = 204, description = "They come"),
-        (status = 404, description = "No processor is simulated here", body = ProblemBody, content_type = "application/problem+json"),
-        BodyProblems, OperatorProblems,
+        (status = 204, description = "The instance makes them up"),
+        TrafficProblems,
     )
 )]
 pub(super) async fn traffic(
@@ -258,7 +267,7 @@ pub(super) async fn traffic(
 fn simulator(api: &OperatorApi) -> Result<&Simulator, Problem> {
     api.simulator.as_deref().ok_or_else(|| {
         Problem::new(
-            StatusCode::NOT_FOUND,
+            ProblemKind::ProcessorNotFound,
             "no processors are simulated here (SIMULATOR_TOKEN is not set)",
         )
     })
@@ -267,7 +276,7 @@ fn simulator(api: &OperatorApi) -> Result<&Simulator, Problem> {
 fn configuration(processor: &ProcessorSettings, what: Option<&str>) -> Result<Url, Problem> {
     let mut url = processor.url.clone();
     url.path_segments_mut()
-        .map_err(|()| Problem::bad_request("the processor's URL cannot take a path"))?
+        .map_err(|()| Problem::invalid_parameter("the processor's URL cannot take a path"))?
         .pop_if_empty()
         .extend(["admin", "configurations"].into_iter().chain(what));
     Ok(url)

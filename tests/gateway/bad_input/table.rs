@@ -142,7 +142,7 @@ fn paths() -> Vec<Row> {
         ("GET /payments/", problem(404, "there is nothing at /payments/")), ("GET /Payments", problem(404, "there is nothing at /Payments")),
         ("GET /payments/a/b", problem(404, "there is nothing at /payments/a/b")), ("GET /%70ayments", problem(404, "there is nothing at /%70ayments")),
         ("GET /../etc/passwd", problem(404, "there is nothing at /../etc/passwd")), ("GET /metrics", problem(404, "there is nothing at /metrics")),
-        ("GET /openapi.json/x", problem(404, "there is nothing at /openapi.json/x")), ("GET /docs/nothing.js", problem(404, "there is nothing at /docs/nothing.js")),
+        ("GET /openapi.json/x", problem(404, "there is nothing at /openapi.json/x")), ("GET /docs/", problem(404, "there is nothing at /docs/")),
         ("GET http://gateway/nowhere", problem(404, "there is nothing at /nowhere")), ("GET http://gateway/payments-summary", OK),
         ("OPTIONS *", problem(404, "there is nothing at *")),
         ("GET /payments", problem(405, "/payments does not take GET; the Allow header says what it takes")),
@@ -156,7 +156,7 @@ fn paths() -> Vec<Row> {
         ("POST /purge-payments", problem(403, "purging is off; ALLOW_PURGE=true turns it on")),
         ("POST /livez", problem(405, "/livez does not take POST; the Allow header says what it takes")),
         ("POST /openapi.json", problem(405, "/openapi.json does not take POST; the Allow header says what it takes")),
-        ("POST /docs/", problem(405, "/docs/ does not take POST; the Allow header says what it takes")),
+        ("POST /problems/", problem(405, "/problems/ does not take POST; the Allow header says what it takes")),
         ("HEAD /payments-summary", OK), ("HEAD /nowhere", plain(404)), ("CONNECT gateway:443", problem(404, "there is nothing at ")),
     ]
     .into_iter()
