@@ -10,7 +10,6 @@
 //!    reader of the list finds the items of all living instances.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,10 +19,11 @@ use sqlx::{PgConnection, PgPool};
 use tokio::sync::Mutex;
 use utoipa::ToSchema;
 
-use crate::census::{CENSUS_INTERVAL, CENSUS_TIMEOUT, COUNTED, Census};
+use crate::census::{CENSUS_INTERVAL, CENSUS_TIMEOUT, Census};
 use crate::claim::interval;
 use crate::database::Look;
 use crate::deployment::INSTANCE_TTL;
+use crate::in_doubt;
 
 /// A payment that was accepted longer ago than this and is still open is reported.
 pub const STUCK_AFTER: Duration = Duration::from_secs(60);
@@ -89,7 +89,7 @@ kinds! {
         "`payment-proxy dead-letter list` says why, `dead-letter retry ID` tries again";
     /// Payments in doubt at a processor that no living instance is configured with.
     Stranded = "stranded", Alarm,
-        "add that processor to PROCESSORS again";
+        "add that processor to PROCESSORS again, or ask it by other means and say so with `payment-proxy in-doubt`";
     /// An instance ended without signing off.
     InstanceDied = "instance_died", Watch,
         "see its log; what it had claimed is taken up by others when the leases end";
@@ -238,7 +238,10 @@ pub async fn in_database(
     .fetch_all(&mut *connection)
     .await?;
     let (alive, died): (Vec<_>, Vec<_>) = instances.into_iter().partition(|row| row.alive);
-    let configured = Configured::of(alive.iter().map(|row| row.processors.as_slice()));
+    let configured = in_doubt::of_instances(alive.iter().map(|row| row.processors.as_slice()));
+    // As far as is known.
+    let is_configured =
+        |name: &String| configured.as_ref().is_none_or(|names| names.contains(name));
 
     let mut items: Vec<Item> = alive
         .iter()
@@ -270,7 +273,7 @@ pub async fn in_database(
     }
     let used: Vec<_> = processors
         .iter()
-        .filter(|row| configured.has(&row.processor))
+        .filter(|row| is_configured(&row.processor))
         .collect();
     let off: Vec<&str> = used
         .iter()
@@ -296,10 +299,15 @@ pub async fn in_database(
                 .map(|name| Attention::ProcessorOff.item(format!("{name} is switched off"))),
         );
     }
-    if let Configured::By(names) = &configured
+    if let Some(names) = &configured
         && census.in_doubt.value > 0
     {
-        items.extend(stranded(connection, names).await?);
+        let stranded = in_doubt::stranded(connection, names).await?;
+        items.extend(stranded.into_iter().map(|(processor, payments)| {
+            Attention::Stranded.item(format!(
+                "{payments} in doubt at {processor}, which no living instance has in PROCESSORS"
+            ))
+        }));
     }
     Ok(in_order(items))
 }
@@ -307,62 +315,6 @@ pub async fn in_database(
 /// What an instance wrote. What cannot be read was written by a program that is much newer.
 fn published(attention: &str) -> Vec<Item> {
     serde_json::from_str(attention).unwrap_or_default()
-}
-
-/// The processors that any living instance is configured with.
-enum Configured {
-    /// No instance says, or not all do.
-    Unknown,
-    /// These.
-    By(Vec<String>),
-}
-
-impl Configured {
-    fn of<'a>(instances: impl Iterator<Item = &'a [String]>) -> Self {
-        let mut names = BTreeSet::new();
-        for processors in instances {
-            if processors.is_empty() {
-                return Self::Unknown;
-            }
-            names.extend(processors.iter().cloned());
-        }
-        match names.is_empty() {
-            true => Self::Unknown,
-            false => Self::By(names.into_iter().collect()),
-        }
-    }
-
-    /// Whether it is configured, as far as is known.
-    fn has(&self, name: &str) -> bool {
-        match self {
-            Self::Unknown => true,
-            Self::By(names) => names.iter().any(|known| known == name),
-        }
-    }
-}
-
-/// Payments that only a processor that nobody calls any more can decide, among the oldest of the queue.
-async fn stranded(
-    connection: &mut PgConnection,
-    configured: &[String],
-) -> Result<Vec<Item>, sqlx::Error> {
-    let rows = sqlx::query!(
-        r#"SELECT processor AS "processor!", count(*) AS "payments!"
-        FROM (SELECT processor, lease_until FROM payment_queue ORDER BY id LIMIT $1) AS oldest
-        WHERE processor IS NOT NULL AND processor <> ALL ($2::text[])
-        GROUP BY processor ORDER BY processor"#,
-        COUNTED,
-        configured
-    )
-    .fetch_all(connection)
-    .await?;
-    let items = rows.into_iter().map(|row| {
-        Attention::Stranded.item(format!(
-            "{} in doubt at {}, which no living instance has in PROCESSORS",
-            row.payments, row.processor
-        ))
-    });
-    Ok(items.collect())
 }
 
 /// The census and the list of one look.
@@ -443,6 +395,8 @@ pub fn told(looked: Option<&Looked>) -> Result<Vec<Item>, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -463,23 +417,6 @@ mod tests {
         };
         let items = vec![off.clone(), dead.clone(), newer.clone(), off.clone()];
         assert_eq!(in_order(items), [dead, newer, off]);
-    }
-
-    #[test]
-    fn a_processor_counts_as_removed_only_where_every_living_instance_says_its_own() {
-        let names = |names: &[&str]| {
-            names
-                .iter()
-                .map(|&name| name.to_owned())
-                .collect::<Vec<_>>()
-        };
-        let (both, one, silent) = (names(&["a", "b"]), names(&["a"]), names(&[]));
-        let of = |instances: &[&Vec<String>]| {
-            Configured::of(instances.iter().map(|names| names.as_slice()))
-        };
-        assert!(of(&[&both, &one]).has("b"));
-        assert!(!of(&[&one]).has("b"));
-        assert!(of(&[&one, &silent]).has("b") && of(&[]).has("b"));
     }
 
     #[test]

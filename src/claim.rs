@@ -215,7 +215,7 @@ async fn claim_up_to(
     Ok(claims.collect())
 }
 
-/// Claims payments that a processor may have charged, whose lease or pause is over, up to row
+/// Claims payments that one of `processors` may have charged, whose lease or pause is over, up to row
 /// `up_to_id`. Processor and `requested_at` stay what they are.
 ///
 /// A lease that ends later than any that could be given now, and a doubt, are left of a clock that has been set
@@ -228,6 +228,7 @@ pub async fn claim_doubtful(
     pool: &PgPool,
     terms: LeaseTerms,
     clock: &DatabaseClock,
+    processors: &[String],
     limit: usize,
     up_to_id: i64,
 ) -> Result<Vec<Claim>, sqlx::Error> {
@@ -237,7 +238,7 @@ pub async fn claim_doubtful(
         ClaimRow,
         r#"WITH doubtful AS MATERIALIZED (
             SELECT id, least(doubt_until, now() + $3::interval + $4::interval) AS doubt_until FROM payment_queue
-            WHERE id <= $2 AND processor IS NOT NULL
+            WHERE id <= $2 AND processor = ANY ($6)
                 AND (lease_until <= now() OR lease_until > now() + $3::interval + $5::interval)
             ORDER BY id LIMIT $1
             FOR NO KEY UPDATE SKIP LOCKED
@@ -257,6 +258,7 @@ pub async fn claim_doubtful(
         interval(terms.late_charge),
         // Others that began a little later have leases that end later, too.
         interval(WATCH_GAP),
+        processors,
     )
     .fetch_all(pool)
     .await?;

@@ -9,7 +9,8 @@ use clap_complete::Shell;
 
 use crate::config::{ListenSettings, LogFormat, MigrateSettings, Settings};
 use crate::operate::{
-    ArchiveArgs, DeadLetterArgs, PaymentArgs, ReconcileArgs, RestoreArgs, StatusArgs, SummaryArgs,
+    ArchiveArgs, DeadLetterArgs, InDoubtArgs, PaymentArgs, ReconcileArgs, RestoreArgs, StatusArgs,
+    SummaryArgs,
 };
 use crate::simulator;
 use crate::telemetry::DEFAULT_FILTER;
@@ -50,6 +51,9 @@ pub enum Command {
     /// List, show, retry or discard the payments that no processor takes
     #[command(after_help = exit_codes("done", "an id is not among the dead letters", "it could not be done"))]
     DeadLetter(Box<DeadLetterArgs>),
+    /// List payments in doubt that the service cannot end by itself, and record an operator's word on them
+    #[command(after_help = exit_codes("done", "a payment was not decided, and the output says why", "it could not be done"))]
+    InDoubt(Box<InDoubtArgs>),
     /// Compare our books with the processors' records
     #[command(after_help = exit_codes("they agree, at the end", "they differ", "it could not be done, or a processor did not say"))]
     Reconcile(Box<ReconcileArgs>),

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::claim::interval;
+use crate::in_doubt::Author;
 
 /// How long a payment whose id was held by a processor stays with it after a retry, whatever it answers.
 pub const HELD_DOUBT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -87,14 +88,21 @@ pub async fn retry(pool: &PgPool, ids: Option<&[Uuid]>) -> Result<Vec<Uuid>, sql
     .await
 }
 
-/// Forgets dead letters for good. Their ids may be posted again. Returns the ids that are gone.
+/// Forgets dead letters for good, and records who did so and why. Their ids may be posted again. Returns the
+/// ids that are gone.
 ///
 /// # Errors
 /// The database did not confirm; doing it again is safe.
-pub async fn discard(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Uuid>, sqlx::Error> {
+pub async fn discard(
+    pool: &PgPool,
+    ids: &[Uuid],
+    author: &Author,
+) -> Result<Vec<Uuid>, sqlx::Error> {
     sqlx::query_scalar!(
-        "DELETE FROM payment_dead_letter WHERE correlation_id = ANY ($1) RETURNING correlation_id",
-        ids
+        r#"SELECT discard_dead_letters($1, $2, $3) AS "id!""#,
+        ids,
+        author.name,
+        author.reason
     )
     .fetch_all(pool)
     .await

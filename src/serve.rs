@@ -28,6 +28,7 @@ use crate::deployment::Member;
 use crate::fee;
 use crate::http::live::{Observer, Simulator};
 use crate::http::{Api, Limits};
+use crate::in_doubt;
 use crate::metrics::Scrape;
 use crate::room::Room;
 use crate::route::{Policy, Router, SharedRouter, Terms};
@@ -180,6 +181,11 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     let (room_pool, room_stop) = (pools.requests.clone(), stop.draining.clone());
     parts.spawn(async move {
         room.watch(&room_pool, room_stop).await;
+        Ok(())
+    });
+    let (stranded_pool, stranded_stop) = (pools.requests.clone(), stop.draining.clone());
+    parts.spawn(async move {
+        in_doubt::watch(&stranded_pool, stranded_stop).await;
         Ok(())
     });
     let doubtful = Arc::clone(&worker);

@@ -370,8 +370,11 @@ impl Worker {
         self.depth.newest.store(newest, Ordering::Relaxed);
         let places = self.places(DOUBTFUL_BATCH, 0);
         let bound = self.doubtful_bound();
-        let claims =
-            claim_doubtful(&self.pool, self.terms, &self.clock, places.len(), bound).await?;
+        // The others are for instances that have their processors, or else for an operator.
+        let processors = self.processors.iter();
+        let configured: Vec<String> = processors.map(|each| each.name.clone()).collect();
+        let (terms, clock, limit) = (self.terms, &self.clock, places.len());
+        let claims = claim_doubtful(&self.pool, terms, clock, &configured, limit, bound).await?;
         let count = claims.len();
         COUNTS.claimed_doubtful.add_batch(count);
         for (claim, place) in claims.into_iter().zip(places) {
@@ -401,16 +404,11 @@ impl Worker {
                     let permit = || router.try_permit(index);
                     resolve(&processors[index].client, &claim, earlier, permit, &stop).await
                 }
-                (_, earlier) => {
-                    tracing::error!(
-                        payment.id = %claim.payment.correlation_id, processor.name = claim.processor,
-                        "a payment may be charged by a processor that is not configured; add it to PROCESSORS"
-                    );
-                    Outcome::Doubtful {
-                        until: earlier.map(|earlier| earlier.doubt_until),
-                        reason: "no processor of this name is configured".to_owned(),
-                    }
-                }
+                // Only processors of ours are claimed for.
+                (_, earlier) => Outcome::Doubtful {
+                    until: earlier.map(|earlier| earlier.doubt_until),
+                    reason: "no processor of this name is configured".to_owned(),
+                },
             };
             hand_over(place, claim, outcome);
         });

@@ -31,12 +31,13 @@ const RIGHTS: &str = "
     GRANT INSERT, DELETE ON payment_dead_letter TO {role};
     GRANT INSERT, UPDATE (reason, last_claim, last_ended_at) ON payment_attempt TO {role};
     GRANT INSERT, UPDATE, DELETE ON service_instance TO {role};
-    GRANT INSERT, UPDATE ON processor_health TO {role}";
+    GRANT INSERT, UPDATE ON processor_health TO {role};
+    GRANT EXECUTE ON FUNCTION decide_in_doubt, discard_dead_letters TO {role}";
 
 /// The right to purge, where that is allowed.
 const PURGE_RIGHT: &str =
     "GRANT TRUNCATE ON payment_queue, payment_processed, payment_dead_letter, payment_attempt,
-    payment_archived, payment_archived_hour, payment_archived_month TO {role}";
+    payment_decision, payment_archived, payment_archived_hour, payment_archived_month TO {role}";
 
 /// Applies the migrations that are missing as the owner of the tables, gives the queue the durability asked
 /// for, and the service's role its rights where it is not the owner.

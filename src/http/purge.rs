@@ -28,7 +28,7 @@ pub(super) async fn post(State(api): State<Arc<Api>>) -> Result<StatusCode, Prob
     }
     sqlx::query!(
         "TRUNCATE payment_queue, payment_processed, payment_dead_letter, payment_attempt,
-            payment_archived, payment_archived_hour, payment_archived_month"
+            payment_decision, payment_archived, payment_archived_hour, payment_archived_month"
     )
     .execute(&api.pool)
     .await

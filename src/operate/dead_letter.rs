@@ -2,13 +2,16 @@
 
 use std::process::ExitCode;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use uuid::Uuid;
 
-use super::{DIFFERS, print_json, table};
+use super::output::{confirm, print_json, say};
+use super::{DIFFERS, UNNAMED, table};
 use crate::config::DatabaseSettings;
 use crate::database::Pools;
 use crate::dead_letter::{self as store, DeadLetter};
+use crate::in_doubt::Author;
 use crate::payment::format_time;
 
 /// Dead letters that are listed, at most.
@@ -52,6 +55,15 @@ pub enum DeadLetterAction {
         /// The correlation ids
         #[arg(required = true)]
         ids: Vec<Uuid>,
+        /// Why; it is kept, for auditors
+        #[arg(long, value_name = "TEXT", default_value = "no reason was given", value_parser = NonEmptyStringValueParser::new())]
+        reason: String,
+        /// Who discards them
+        #[arg(long, env = "USER", value_name = "NAME", default_value = UNNAMED, value_parser = NonEmptyStringValueParser::new())]
+        by: String,
+        /// Do it without asking
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -69,7 +81,7 @@ pub async fn dead_letter(args: DeadLetterArgs) -> anyhow::Result<ExitCode> {
             let letters = store::list(&pool, Some(id), 1).await?;
             print_letters(&letters, args.json)?;
             if !letters.is_empty() && !args.json {
-                println!();
+                say!()?;
                 super::payment::print_life(&pool, id, false).await?;
             }
             Ok(if letters.is_empty() {
@@ -83,8 +95,19 @@ pub async fn dead_letter(args: DeadLetterArgs) -> anyhow::Result<ExitCode> {
             let done = store::retry(&pool, ids.as_deref()).await?;
             print_done("queued again", ids.as_deref(), &done, args.json)
         }
-        DeadLetterAction::Discard { ids } => {
-            let done = store::discard(&pool, &ids).await?;
+        DeadLetterAction::Discard {
+            ids,
+            reason,
+            by,
+            yes,
+        } => {
+            let count = ids.len();
+            let question = format!("Forget {count} for good? They are never charged then.");
+            if !yes && !confirm(&question)? {
+                anyhow::bail!("nothing was discarded");
+            }
+            let author = Author { name: by, reason };
+            let done = store::discard(&pool, &ids, &author).await?;
             print_done("discarded", Some(&ids), &done, args.json)
         }
     }
@@ -114,10 +137,10 @@ fn print_letters(letters: &[DeadLetter], json: bool) -> anyhow::Result<ExitCode>
             "claims",
             "amount",
         ];
-        println!("{}", table(header, 4, rows));
+        say!("{}", table(header, 4, rows))?;
     }
     if letters.is_empty() {
-        println!("no dead letters");
+        say!("no dead letters")?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -136,12 +159,14 @@ fn print_done(
     if json {
         print_json(&serde_json::json!({ "done": done, "missing": missing }))?;
     } else {
-        done.iter().for_each(|id| println!("{id}  {verb}"));
-        missing
-            .iter()
-            .for_each(|id| println!("{id}  is not a dead letter"));
+        for id in done {
+            say!("{id}  {verb}")?;
+        }
+        for id in &missing {
+            say!("{id}  is not a dead letter")?;
+        }
         if done.is_empty() && missing.is_empty() {
-            println!("no dead letters");
+            say!("no dead letters")?;
         }
     }
     Ok(if missing.is_empty() {

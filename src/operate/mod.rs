@@ -2,6 +2,8 @@
 
 mod archive;
 mod dead_letter;
+mod in_doubt;
+pub mod output;
 mod payment;
 mod progress;
 mod reconcile;
@@ -9,13 +11,12 @@ mod restore;
 mod status;
 mod summary;
 
-use std::io::Write;
-
 use comfy_table::{CellAlignment, Table, TableStyle};
-use serde::Serialize;
 
 pub use archive::{ArchiveArgs, archive};
 pub use dead_letter::{DeadLetterAction, DeadLetterArgs, dead_letter};
+pub use in_doubt::{Decision, InDoubtAction, InDoubtArgs, in_doubt};
+use output::print_json;
 pub use payment::{PaymentArgs, payment};
 use progress::Progress;
 pub use reconcile::{ReconcileArgs, reconcile};
@@ -27,6 +28,9 @@ pub use summary::{SummaryArgs, summary};
 pub const DIFFERS: u8 = 1;
 /// The exit code when it could not be done.
 pub const FAILED: u8 = 2;
+
+/// Who decided something, where neither `--by` nor the environment says it. The role of the database is kept, too.
+const UNNAMED: &str = "unnamed";
 
 /// A table without lines. The columns from `numbers` on are aligned to the right.
 fn table<const N: usize>(
@@ -44,13 +48,4 @@ fn table<const N: usize>(
         }
     }
     table.trim_fmt()
-}
-
-/// Prints something as one line of JSON.
-fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    serde_json::to_writer(&mut out, value)?;
-    writeln!(out)?;
-    out.flush()?;
-    Ok(())
 }

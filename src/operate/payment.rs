@@ -9,7 +9,8 @@ use serde::Serialize;
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::{DIFFERS, print_json, table};
+use super::output::{print_json, say};
+use super::{DIFFERS, table};
 use crate::config::DatabaseSettings;
 use crate::database::Pools;
 use crate::payment::format_time;
@@ -71,7 +72,7 @@ pub async fn payment(args: PaymentArgs) -> anyhow::Result<ExitCode> {
 pub(super) async fn print_life(pool: &PgPool, id: Uuid, all: bool) -> anyhow::Result<bool> {
     let events = life(pool, id).await?;
     if events.is_empty() {
-        println!("payment {id} is not known");
+        say!("payment {id} is not known")?;
         return Ok(false);
     }
     let mut rows: Vec<_> = events.iter().map(row).collect();
@@ -83,10 +84,10 @@ pub(super) async fn print_life(pool: &PgPool, id: Uuid, all: bool) -> anyhow::Re
             rows.splice(middle, [told]);
         }
     }
-    println!(
+    say!(
         "{}",
         table(["at", "event", "processor", "claim", "detail"], 5, rows)
-    );
+    )?;
     Ok(true)
 }
 

@@ -6,7 +6,8 @@ use chrono::{DateTime, Utc};
 use clap::Args;
 use rust_decimal::Decimal;
 
-use super::{print_json, table};
+use super::output::{print_json, say};
+use super::table;
 use crate::config::{DatabaseSettings, ProcessorsSettings};
 use crate::database::Pools;
 use crate::summary::summarize;
@@ -60,6 +61,6 @@ pub async fn summary(args: SummaryArgs) -> anyhow::Result<ExitCode> {
     let rows = summary.0.iter();
     let rows = rows.map(|(name, totals)| line(name, totals.total_requests, totals.total_amount));
     let rows = rows.chain([line("all", requests, amount)]);
-    println!("{}", table(["processor", "payments", "amount"], 1, rows));
+    say!("{}", table(["processor", "payments", "amount"], 1, rows))?;
     Ok(ExitCode::SUCCESS)
 }

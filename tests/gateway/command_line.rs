@@ -25,7 +25,7 @@ pub fn program(database_url: &str, arguments: &[&str]) -> Command {
 }
 
 /// Runs it to its end: exit code, and what it printed.
-async fn run(command: &mut Command) -> (i32, String) {
+pub async fn run(command: &mut Command) -> (i32, String) {
     let Output {
         status,
         stdout,

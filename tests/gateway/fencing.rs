@@ -7,7 +7,7 @@ use payment_proxy::claim::{Claim, claim_doubtful, claim_free};
 use payment_proxy::settle::{Anomaly, Ended, record};
 
 use crate::support::{
-    Database, enqueue, expire_lease, hold, new_payment, production_terms, watched_clock,
+    Database, both, enqueue, expire_lease, hold, new_payment, production_terms, watched_clock,
 };
 
 async fn claim_one(database: &Database, processor: &str) -> Claim {
@@ -31,6 +31,7 @@ async fn reclaim(database: &Database, claim: &Claim) -> Claim {
         &database.pool,
         production_terms(),
         &watched_clock(production_terms()),
+        &both(),
         10,
         i64::MAX,
     )
@@ -92,6 +93,7 @@ async fn a_claimed_payment_is_claimed_by_nobody_else() {
             &database.pool,
             production_terms(),
             &watched_clock(production_terms()),
+            &both(),
             10,
             i64::MAX
         )

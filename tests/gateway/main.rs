@@ -19,6 +19,7 @@ mod executed_plans;
 mod fencing;
 mod forwarder;
 mod hostile;
+mod in_doubt;
 mod lifecycle;
 mod logs;
 mod metrics;

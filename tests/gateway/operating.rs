@@ -229,7 +229,7 @@ async fn a_payment_that_a_processor_refuses_is_a_dead_letter_that_can_be_retried
     let (code, done) = command(
         &database,
         &[&default],
-        &["dead-letter", "discard", &id_text],
+        &["dead-letter", "discard", "--yes", &id_text],
     )
     .await;
     assert_eq!(

@@ -12,7 +12,7 @@ use payment_proxy::summary::summarize;
 use sqlx::Connection;
 
 use crate::executed_plans::ExecutedPlans;
-use crate::support::{Database, enqueue, new_payment, production_terms, watched_clock};
+use crate::support::{Database, both, enqueue, new_payment, production_terms, watched_clock};
 
 /// Payments in a deep queue, or in old books.
 const MANY: i64 = 1_000_000;
@@ -97,6 +97,7 @@ async fn a_deep_queue_is_not_searched() {
                 &pools.claims,
                 production_terms(),
                 &watched_clock(production_terms()),
+                &both(),
                 64,
                 newest,
             )
@@ -268,6 +269,7 @@ async fn a_deep_queue_is_read_by_index_without_sorting_and_updated_in_place() {
         &pools.claims,
         production_terms(),
         &watched_clock(production_terms()),
+        &both(),
         64,
         i64::MAX,
     )

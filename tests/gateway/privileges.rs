@@ -39,6 +39,11 @@ const FORBIDDEN: &[&str] = &[
     "DELETE FROM payment_attempt",
     "UPDATE payment_attempt SET processor = 'fallback'",
     "UPDATE payment_dead_letter SET reason = 'none'",
+    // Put words into an operator's mouth.
+    "INSERT INTO payment_decision SELECT * FROM payment_decision",
+    "UPDATE payment_decision SET reason = 'none'",
+    "DELETE FROM payment_decision",
+    "TRUNCATE payment_decision",
     // Change a payment that waits, or lose them all.
     "UPDATE payment_queue SET amount = 1",
     "UPDATE payment_queue SET correlation_id = gen_random_uuid()",
@@ -188,7 +193,7 @@ async fn the_services_role_can_do_all_of_a_payments_life_and_nothing_else() {
             && admin.count("payment_attempt WHERE last_claim > 1").await > 0
     })
     .await;
-    program(&admin, &["dead-letter", "discard", &id], &[]).await;
+    program(&admin, &["dead-letter", "discard", "--yes", &id], &[]).await;
     let settled = ids[0].to_string();
     assert!(
         program(&admin, &["payment", &settled], &[])
@@ -224,6 +229,36 @@ async fn charge(running: &payment_proxy::simulator::Running, id: Uuid) {
         .post(format!("{}/payments", running.url()));
     let post = post.header("content-type", "application/json").body(body);
     assert!(post.send().await.expect("a reply").status().is_success());
+}
+
+#[tokio::test]
+async fn the_service_ends_a_doubt_by_an_operators_word_and_an_auditor_does_not() {
+    let (admin, service) = installed().await;
+    program(&admin, &["migrate"], &[]).await;
+    let id = Uuid::new_v4().to_string();
+    admin
+        .execute(&format!(
+            "INSERT INTO payment_queue (correlation_id, amount, processor, requested_at, doubt_until)
+             VALUES ('{id}', 19.90, 'old', now(), now())"
+        ))
+        .await;
+    let auditor = connect_as(&admin, "auditor");
+    let decide = format!(
+        "SELECT * FROM decide_in_doubt(ARRAY['{id}'::uuid], ARRAY[NULL::timestamptz], true, 'me', 'so', false)"
+    );
+    refused(&auditor, &decide).await;
+    refused(&auditor, "SELECT discard_dead_letters('{}', 'me', 'so')").await;
+    let word = ["--yes", "--by", "alice", "--reason", "asked"];
+    program(
+        &admin,
+        &[&["in-doubt", "charged"], &word[..], &[&id]].concat(),
+        &[],
+    )
+    .await;
+    let kept = "audit.decision WHERE decided_by = 'alice' AND database_role = 'payment_proxy'";
+    assert_eq!(auditor.count(kept).await, 1);
+    assert_eq!(auditor.count("payment_processed").await, 1);
+    refused(&service, "DELETE FROM payment_decision").await;
 }
 
 #[tokio::test]

@@ -166,6 +166,11 @@ pub fn processors(running: &[&Running]) -> String {
     entries.collect::<Vec<_>>().join(" ")
 }
 
+/// The names of the processors of tests.
+pub fn both() -> [String; 2] {
+    ["default", "fallback"].map(str::to_owned)
+}
+
 /// An instance of the service.
 pub struct Gateway {
     child: Child,

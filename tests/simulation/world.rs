@@ -253,10 +253,18 @@ impl<'a> World<'a> {
     async fn claim_doubtful(&mut self, worker: usize, limit: usize) -> Checked {
         self.clock.tick(&self.pools.requests).await;
         let clock = &self.actors[worker].clock;
+        let names = ["default", "fallback"].map(str::to_owned);
         let known = clock.last_step();
-        let claims = claim_doubtful(&self.pools.claims, self.terms, clock, limit, i64::MAX)
-            .await
-            .expect("the database answers");
+        let claims = claim_doubtful(
+            &self.pools.claims,
+            self.terms,
+            clock,
+            &names,
+            limit,
+            i64::MAX,
+        )
+        .await
+        .expect("the database answers");
         let seen = clock.last_step() != known;
         self.met(Met::StepSeenByClaim, usize::from(seen));
         invariants::check_pinned(self, &claims)?;

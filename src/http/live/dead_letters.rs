@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::dead_letter::{self, DeadLetter};
 use crate::http::problem::{BODY, DATABASE, Fields, OPERATOR, problems};
 use crate::http::{OperatorApi, Problem};
+use crate::in_doubt::Author;
 
 /// Dead letters in one reply, at most: the newest.
 pub(super) const LISTED: i64 = 100;
@@ -81,7 +82,11 @@ pub(super) async fn discard(
     State(api): State<OperatorApi>,
     Fields(Ids { ids }): Fields<Ids>,
 ) -> Result<Json<Outcome>, Problem> {
-    let done = dead_letter::discard(&api.pool, &ids).await?;
+    let author = Author {
+        name: "an operator of the API".to_owned(),
+        reason: "no reason was given".to_owned(),
+    };
+    let done = dead_letter::discard(&api.pool, &ids, &author).await?;
     tracing::info!(dead_letter.discarded = ?done, "discarded by an operator");
     Ok(Outcome::new(ids, done))
 }

@@ -70,16 +70,12 @@ pub async fn status(
 
 fn print(status: &Status, json: bool, screen: Option<&Screen>) -> anyhow::Result<()> {
     if json {
-        return super::print_json(status);
+        return Ok(super::output::print_json(status)?);
     }
     let text = report::report(status);
     match screen {
         Some(screen) => screen.show(&text)?,
-        None => {
-            let mut out = std::io::stdout().lock();
-            writeln!(out, "{text}")?;
-            out.flush()?;
-        }
+        None => super::output::say!("{text}")?,
     }
     Ok(())
 }
