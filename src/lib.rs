@@ -37,6 +37,7 @@ pub mod config;
 pub mod database;
 pub mod dead_letter;
 pub mod deployment;
+pub mod environment;
 pub mod fee;
 pub mod http;
 pub mod in_doubt;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use mimalloc::MiMalloc;
 use payment_proxy::cli::{Cli, Command};
 use payment_proxy::telemetry::{LogWriter, Process};
-use payment_proxy::{database, operate, probe, serve, simulator, telemetry, tls};
+use payment_proxy::{database, environment, operate, probe, serve, simulator, telemetry, tls};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -15,6 +15,10 @@ use tokio::signal::unix::{SignalKind, signal};
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
+    if let Err(error) = environment::leave_out_empty() {
+        let error = anyhow::Error::from(error).context("cannot leave out variables that are empty");
+        return failed(None, &error);
+    }
     let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {

@@ -8,6 +8,8 @@
 //!
 //! Without an exporter nothing of this is done but one thing: the client's `traceparent` goes on to the processor.
 
+mod resource;
+
 use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -126,6 +128,10 @@ pub fn start(endpoint: &Url) -> anyhow::Result<()> {
     // It has a runtime of its own, which cannot be made within another.
     let client = std::thread::spawn(|| {
         let builder = reqwest::blocking::Client::builder().tls_certs_only([]);
+        // The collector is where the setting says, and its key goes nowhere else.
+        let builder = builder
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none());
         builder.timeout(EXPORT_TIMEOUT).build()
     });
     let client = client
@@ -137,17 +143,16 @@ pub fn start(endpoint: &Url) -> anyhow::Result<()> {
         .with_protocol(Protocol::HttpBinary)
         .with_endpoint(endpoint)
         .build()?;
-    let mut resource = Resource::builder()
-        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
-    if std::env::var_os("OTEL_SERVICE_NAME").is_none() {
-        resource = resource.with_service_name(env!("CARGO_PKG_NAME"));
-    }
     let exporter = Reporting {
         exporter,
         failing: AtomicBool::new(false),
     };
     let mut processor = BatchSpanProcessor::builder(exporter).build();
-    processor.set_resource(&resource.build());
+    let variable = |name| std::env::var(name).ok();
+    processor.set_resource(&resource::resource(
+        variable("OTEL_SERVICE_NAME").as_deref(),
+        variable("OTEL_RESOURCE_ATTRIBUTES").as_deref(),
+    ));
     let _ = EXPORT.set(Export {
         processor,
         sampler: Config::default().sampler,

@@ -15,6 +15,7 @@ mod command_line;
 mod databases;
 mod duplicates;
 mod durability;
+mod environment;
 mod executed_plans;
 mod fencing;
 mod forwarder;

@@ -22,13 +22,13 @@ const CLIENT_SPAN: &str = "00f067aa0ba902b7";
 
 /// A collector that decodes what it is sent.
 #[derive(Clone, Default)]
-struct Collector {
+pub struct Collector {
     spans: Arc<Mutex<Vec<Span>>>,
-    services: Arc<Mutex<Vec<String>>>,
+    pub services: Arc<Mutex<Vec<String>>>,
 }
 
 impl Collector {
-    async fn start() -> (Self, String) {
+    pub async fn start() -> (Self, String) {
         let collector = Self::default();
         let taking = collector.clone();
         let routes = Router::new().route(

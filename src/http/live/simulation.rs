@@ -10,6 +10,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use futures_util::future::join_all;
 use rand::RngExt;
+use reqwest::redirect::Policy;
 use reqwest::{Client, Url};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -118,7 +119,10 @@ impl Simulator {
         acceptor: Acceptor,
     ) -> anyhow::Result<Arc<Self>> {
         Ok(Arc::new(Self {
-            http: tls::plain().timeout(SIMULATOR_TIMEOUT).build()?,
+            http: tls::plain()
+                .redirect(Policy::none())
+                .timeout(SIMULATOR_TIMEOUT)
+                .build()?,
             token,
             processors: processors.to_vec(),
             acceptor,

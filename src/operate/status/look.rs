@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use reqwest::Client;
+use reqwest::redirect::Policy;
 use serde::{Deserialize, Serialize, Serializer};
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -147,7 +148,9 @@ pub(super) struct Looker {
 
 impl Looker {
     pub(super) fn new(pool: PgPool, operator: &OperatorSettings) -> anyhow::Result<Self> {
-        let http = tls::plain().timeout(OPERATOR_TIMEOUT);
+        let http = tls::plain()
+            .redirect(Policy::none())
+            .timeout(OPERATOR_TIMEOUT);
         let (http, host) = match &operator.operator_listen {
             Listen::Tcp(address) => (http, reachable(*address).to_string()),
             Listen::Name(name) => (http, name.clone()),
