@@ -72,6 +72,9 @@ kinds! {
     /// Two processors have charged one payment.
     ChargedTwice = "charged_twice", Alarm,
         "the log says CHARGED TWICE with the id; have one of the charges refunded, `payment-proxy reconcile` lists both";
+    /// The database refuses what became of payments.
+    Unrecorded = "unrecorded", Alarm,
+        "the instance keeps it and tries again: its log says why (task settle); do not end it before that is put right";
     /// Nobody serves.
     NoInstance = "no_instance", Alarm,
         "start one with `payment-proxy serve`";

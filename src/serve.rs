@@ -119,6 +119,8 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     let full = Arc::clone(&room);
     own.add(move || full.attention());
     own.add(settle::charged_twice);
+    let unrecorded = Arc::clone(&worker.returned.unrecorded);
+    own.add(move || unrecorded.attention());
     let stepped = Arc::clone(&clock);
     own.add(move || stepped.attention(tokio::time::Instant::now()));
     let own = Arc::new(own);

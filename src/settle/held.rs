@@ -8,6 +8,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::Ended;
+use crate::attention::{Attention, Item};
 use crate::charge::Outcome;
 use crate::database::{Condition, Outage, RETRY_PAUSE, concerns_all};
 use crate::metrics::COUNTS;
@@ -173,6 +174,15 @@ impl Unrecorded {
     #[must_use]
     pub fn now(&self) -> Option<(usize, Condition)> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells operators of it.
+    #[must_use]
+    pub fn attention(&self) -> Option<Item> {
+        let (count, condition) = self.now()?;
+        Some(Attention::Unrecorded.item(format!(
+            "an instance cannot record what became of {count} payments: {condition}"
+        )))
     }
 
     fn set(&self, state: Option<(usize, Condition)>) {

@@ -2,6 +2,7 @@
 //! said by us or refused in one line, and a charge that we hold is never thrown away.
 
 mod refused;
+mod room;
 mod settings;
 
 use payment_proxy::simulator::Running;

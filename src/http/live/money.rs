@@ -166,6 +166,26 @@ mod tests {
     }
 
     #[test]
+    fn a_trillion_payments_of_the_largest_amount_are_added_up_to_the_cent() {
+        let total_amount =
+            Decimal::new(99_999_999_999_999, 2) * Decimal::from(1_000_000_000_000_i64);
+        let part = |name: &str| {
+            let totals = Totals {
+                total_requests: 1_000_000_000_000,
+                total_amount,
+            };
+            (name.to_owned(), totals)
+        };
+        let terms = vec![Terms {
+            name: "default".to_owned(),
+            fee: "0.0512345678901234567890123456".parse().expect("a fee"),
+        }];
+        let money = Money::of(&Summary(vec![part("default"), part("fallback")]), &terms);
+        assert_eq!(money.gross.to_string(), "1999999999999980000000000.00");
+        assert_eq!(money.fees.to_string(), "51234567890122944443333.44");
+    }
+
+    #[test]
     fn amounts_go_out_as_text_to_the_last_cent() {
         let summary = Summary(vec![totals("default", 1, 9_007_199_254_740_993)]);
         let json = serde_json::to_value(Money::of(&summary, &terms())).expect("JSON");

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use payment_proxy::charge::Outcome;
 use payment_proxy::claim::claim_free;
+use payment_proxy::config::QueueDurability;
 use payment_proxy::database::{Condition, Pools};
 use payment_proxy::settle::{self, Ended, Returned, Unrecorded};
 use reqwest::StatusCode;
@@ -13,13 +14,13 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::are_charged_once;
+use crate::command_line::{json, program};
 use crate::metrics::Watched;
 use crate::server::{Server, connect_as};
 use crate::support::{
     CENTS, Database, Gateway, enqueue, eventually, new_payment, processor, processors,
     production_terms,
 };
-use payment_proxy::config::QueueDurability;
 
 /// The task that records, by itself.
 struct Settling {
@@ -136,6 +137,12 @@ async fn one_charge_that_is_refused_keeps_no_other_from_being_recorded() {
     );
     let scraped = watched.scrape().await;
     assert_eq!(scraped.value("unrecorded_payments"), 1.0);
+    eventually("status tells it", async || {
+        let (_, status) = json(&mut program(&database.url, &["status"])).await;
+        let mut found = status["attention"].as_array().expect("a list").iter();
+        found.any(|item| item["kind"] == "unrecorded")
+    })
+    .await;
     // Others come and go meanwhile.
     let later = gateway.post_many(20).await;
     gateway.until_settled(&later).await;
