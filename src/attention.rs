@@ -93,6 +93,9 @@ kinds! {
     /// Payments in doubt at a processor that no living instance is configured with.
     Stranded = "stranded", Alarm,
         "add that processor to PROCESSORS again, or ask it by other means and say so with `payment-proxy in-doubt`";
+    /// Ledger and processors differ, by what `payment-proxy reconcile` found last.
+    Unreconciled = "unreconciled", Alarm,
+        "table reconcile_finding has the ids; `payment-proxy reconcile` compares again and takes out what agrees";
     /// An instance ended without signing off.
     InstanceDied = "instance_died", Watch,
         "see its log; what it had claimed is taken up by others when the leases end";
@@ -302,6 +305,7 @@ pub async fn in_database(
                 .map(|name| Attention::ProcessorOff.item(format!("{name} is switched off"))),
         );
     }
+    items.extend(unreconciled(connection).await?);
     if let Some(names) = &configured
         && census.in_doubt.value > 0
     {
@@ -318,6 +322,23 @@ pub async fn in_database(
 /// What an instance wrote. What cannot be read was written by a program that is much newer.
 fn published(attention: &str) -> Vec<Item> {
     serde_json::from_str(attention).unwrap_or_default()
+}
+
+/// What `payment-proxy reconcile` found and nobody has put right since.
+async fn unreconciled(connection: &mut PgConnection) -> Result<Option<Item>, sqlx::Error> {
+    let found = sqlx::query!(
+        r#"SELECT
+            (SELECT string_agg(f.payments || ' ' || f.kind, ', ' ORDER BY f.kind)
+                FROM (SELECT kind, count(*) AS payments FROM reconcile_finding GROUP BY kind) AS f) AS payments,
+            (SELECT nullif(array_to_string(r.totals_differ, ', '), '') FROM reconcile_run r ORDER BY r.id DESC LIMIT 1)
+                AS totals"#
+    )
+    .fetch_one(connection)
+    .await?;
+    let totals = found.totals.map(|names| format!("other totals at {names}"));
+    let parts: Vec<String> = found.payments.into_iter().chain(totals).collect();
+    Ok((!parts.is_empty())
+        .then(|| Attention::Unreconciled.item(format!("reconcile found {}", parts.join("; ")))))
 }
 
 /// The census and the list of one look.

@@ -611,11 +611,16 @@ impl FromStr for Processors {
             return Err("expected at least one name,fee,url".to_owned());
         }
         for (index, processor) in processors.iter().enumerate() {
-            if processors[..index]
-                .iter()
-                .any(|earlier| earlier.name == processor.name)
-            {
-                return Err(format!("the name {:?} stands twice", processor.name));
+            let same =
+                |earlier: &&ProcessorSettings| earlier.name.eq_ignore_ascii_case(&processor.name);
+            if let Some(earlier) = processors[..index].iter().find(same) {
+                return Err(match earlier.name == processor.name {
+                    true => format!("the name {:?} stands twice", processor.name),
+                    false => format!(
+                        "the names {:?} and {:?} differ by case only, which people take for one processor",
+                        earlier.name, processor.name
+                    ),
+                });
             }
         }
         Ok(Self(processors))
@@ -682,6 +687,7 @@ mod tests {
             ("default,0.05,ftp://a", "a URL"),
             ("a,0,http://me:secret@a", "a user or a password"),
             ("a,0,http://a a,0,http://b", "stands twice"),
+            ("a,0,http://a A,0,http://b", "differ by case only"),
         ] {
             let error = text.parse::<Processors>().expect_err(text);
             assert!(error.contains(expected), "{text:?}: {error}");

@@ -5,6 +5,26 @@ use sqlx::PgPool;
 
 use crate::config::Processors;
 
+/// A configured name that the database knows in another spelling, and that spelling: people, and the systems that they
+/// copy names to, take both for one processor.
+///
+/// # Errors
+/// The database did not answer.
+pub async fn other_spelling(
+    pool: &PgPool,
+    processors: &Processors,
+) -> Result<Option<(String, String)>, sqlx::Error> {
+    let names: Vec<String> = processors.0.iter().map(|each| each.name.clone()).collect();
+    let known = sqlx::query!(
+        r#"SELECT c.name AS "name!", f.processor FROM UNNEST($1::text[]) AS c (name)
+        JOIN processor_fee f ON lower(f.processor) = lower(c.name) AND f.processor <> c.name LIMIT 1"#,
+        &names
+    )
+    .fetch_optional(pool)
+    .await?;
+    Ok(known.map(|row| (row.name, row.processor)))
+}
+
 /// Writes down the configured fees that are new: from now on, or from ever for a processor that had none.
 /// Returns how many there were.
 ///

@@ -281,8 +281,15 @@ async fn prepare_when_reachable(settings: &Settings, pool: &PgPool) -> anyhow::R
         let prepared = async {
             let found = database::prepare(&settings.database).await?;
             if found == Schema::Ready {
-                let recorded = fee::record(pool, &settings.processors.processors);
-                database::within(recorded).await?;
+                let processors = &settings.processors.processors;
+                let spelling = database::within(fee::other_spelling(pool, processors)).await?;
+                if let Some((name, known)) = spelling {
+                    anyhow::bail!(
+                        "PROCESSORS has {name:?}, which this database knows as {known:?}: names that differ by case \
+                         only are one processor"
+                    );
+                }
+                database::within(fee::record(pool, processors)).await?;
             }
             anyhow::Ok(found)
         };

@@ -32,7 +32,9 @@ const RIGHTS: &str = "
     GRANT INSERT, UPDATE (reason, last_claim, last_ended_at) ON payment_attempt TO {role};
     GRANT INSERT, UPDATE, DELETE ON service_instance TO {role};
     GRANT INSERT, UPDATE ON processor_health TO {role};
-    GRANT EXECUTE ON FUNCTION decide_in_doubt, discard_dead_letters TO {role}";
+    GRANT EXECUTE ON FUNCTION decide_in_doubt, discard_dead_letters TO {role};
+    GRANT INSERT ON reconcile_run TO {role};
+    GRANT INSERT, UPDATE, DELETE ON reconcile_finding TO {role}";
 
 /// The right to purge, where that is allowed.
 const PURGE_RIGHT: &str =

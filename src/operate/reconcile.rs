@@ -1,15 +1,16 @@
 //! `payment-proxy reconcile`: our books against the processors' records.
 
+use std::num::NonZeroU32;
 use std::process::ExitCode;
 
 use chrono::{DateTime, Utc};
 use clap::Args;
 use sqlx::PgPool;
 
-use super::{DIFFERS, FAILED, print_json};
+use super::{DIFFERS, FAILED, Progress, print_json};
 use crate::config::{DatabaseSettings, OwnerSettings, ProcessorsSettings};
 use crate::database::Pools;
-use crate::reconcile::{self as compare, Difference, Finding, Report, Scope};
+use crate::reconcile::{self as compare, Finding, RATE, Report, Scope};
 use crate::serve;
 
 /// `payment-proxy reconcile`.
@@ -27,7 +28,7 @@ pub struct ReconcileArgs {
     /// The first requestedAt that is compared, such as 2026-07-10T12:34:56Z; without it, everything
     #[arg(long, value_name = "TIME")]
     pub from: Option<DateTime<Utc>>,
-    /// The last requestedAt that is compared; without it, until now
+    /// The last requestedAt that is compared; without it, everything
     #[arg(long, value_name = "TIME")]
     pub to: Option<DateTime<Utc>>,
     /// Put right what the processors prove; as the owner of the tables (MIGRATE_DATABASE_URL) where the service may
@@ -43,17 +44,27 @@ pub struct ReconcileArgs {
         hide_env_values = true
     )]
     pub token: Option<String>,
+    /// Payments per second that are looked up, at most: whoever posts meanwhile shares the CPUs
+    #[arg(long, value_name = "PAYMENTS", default_value_t = NonZeroU32::new(RATE).expect("not 0"))]
+    pub rate: NonZeroU32,
+    /// A processor that is gone and cannot be asked: it is taken to have no payments but those that our records place
+    /// there, and of these it is not known
+    #[arg(long, value_name = "NAME")]
+    pub without: Vec<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
 
-/// Runs `reconcile`. Exits with [`DIFFERS`] when books and processors do not agree at its end, with [`FAILED`] when
-/// that is not known because a processor did not answer.
+/// Runs `reconcile`. Exits with [`DIFFERS`] when ledger and processors do not agree at its end, with [`FAILED`] when
+/// that is not known: a processor was not asked or did not answer, or payments are archived.
 ///
 /// # Errors
-/// The database did not answer.
+/// The range is upside down, or the database did not answer.
 pub async fn reconcile(args: ReconcileArgs) -> anyhow::Result<ExitCode> {
+    if matches!((args.from, args.to), (Some(from), Some(to)) if from > to) {
+        anyhow::bail!("--from must not be after --to");
+    }
     let settings = match args.repair {
         true => args.owner.of(&args.database),
         false => args.database,
@@ -61,12 +72,17 @@ pub async fn reconcile(args: ReconcileArgs) -> anyhow::Result<ExitCode> {
     let pool: PgPool = Pools::new(&settings).requests;
     let processors = serve::processors(&args.processors)?;
     let scope = Scope {
-        from: args.from.unwrap_or(DateTime::UNIX_EPOCH),
-        to: args.to.unwrap_or_else(Utc::now),
+        from: args.from,
+        to: args.to,
         repair: args.repair,
         token: args.token,
+        rate: args.rate,
+        without: args.without,
     };
-    let report = compare::reconcile(&pool, &processors, &scope).await?;
+    let progress = Progress::new("payments");
+    let done = |payments, of| progress.at(payments, of);
+    let report = compare::reconcile(&pool, &processors, &scope, done).await?;
+    progress.end();
     if args.json {
         print_json(&report)?;
     } else {
@@ -89,7 +105,7 @@ fn print_report(report: &Report) {
         let (name, booked) = (&totals.processor, &totals.booked);
         match &totals.charged {
             Ok(charged) => println!(
-                "totals of {name}: {} payments of {} booked, {} of {} charged",
+                "totals of {name}: {} payments of {} recorded, {} of {} charged",
                 booked.total_requests,
                 booked.total_amount,
                 charged.total_requests,
@@ -98,19 +114,42 @@ fn print_report(report: &Report) {
             Err(reason) => println!("totals of {name}: no answer: {reason}"),
         }
     }
-    let count = |of: fn(&Finding) -> bool| report.findings.iter().filter(|each| of(each)).count();
-    let (unknown, repaired) = (
-        count(Finding::is_silence),
-        count(|finding| finding.repaired),
-    );
-    let differ = report.findings.len() - unknown;
+    for group in &report.not_known {
+        let first: Vec<String> = group.first.iter().map(ToString::to_string).collect();
+        println!(
+            "{} payments: not known whether {} has them: {}; the first: {}",
+            group.payments,
+            group.processor,
+            group.reason,
+            first.join(" ")
+        );
+    }
+    for name in &report.not_asked {
+        println!("{name} was not asked: it is known to the database and not in PROCESSORS");
+    }
+    let archived = report.archived;
+    if archived.payments > 0 {
+        let how = match report.totals_compared {
+            true => "compared by totals only",
+            false => "not compared: give --token to compare totals, or restore the month",
+        };
+        println!(
+            "{} payments of {} are archived and {how}",
+            archived.payments, archived.amount
+        );
+    }
+    if let Some(reason) = &report.not_left {
+        eprintln!("what was found is not left for `status`: {reason}");
+    }
+    let repaired = report.findings.iter().filter(|each| each.repaired).count();
     print!(
-        "{} compared, {differ} differ, {repaired} of them repaired",
-        report.compared
+        "{} compared, {} differ, {repaired} of them repaired",
+        report.compared,
+        report.findings.len()
     );
-    match unknown {
+    match report.payments_not_known {
         0 => println!(),
-        1.. => println!("; of {unknown} it is not known, because a processor does not say"),
+        not_known => println!("; of {not_known} it is not known"),
     }
 }
 
@@ -120,22 +159,7 @@ fn finding_line(finding: &Finding) -> String {
         compare::Ours::Queued => "queued",
         compare::Ours::Dead => "dead",
     };
-    let theirs = match &finding.difference {
-        Difference::ChargedTwice { processors } => {
-            format!("CHARGED TWICE, by {}", processors.join(" and "))
-        }
-        Difference::NotCharged => "no processor has it".to_owned(),
-        Difference::NotBooked { processor } => format!("{processor} has it"),
-        Difference::OtherProcessor { processor } => format!("{processor} has it instead"),
-        Difference::OtherStamp { requested_at } => {
-            format!("the processor has it at {}", requested_at.to_rfc3339())
-        }
-        Difference::OtherAmount { amount } => format!("the processor has it with amount {amount}"),
-        Difference::NoAnswer { processor, reason } => format!("{processor} does not say: {reason}"),
-    };
+    let (id, difference) = (finding.correlation_id, &finding.difference);
     let repaired = if finding.repaired { "; repaired" } else { "" };
-    format!(
-        "{}  {ours} here; {theirs}{repaired}",
-        finding.correlation_id
-    )
+    format!("{id}  {ours} here; {difference}{repaired}")
 }

@@ -3,8 +3,9 @@
 use std::process::Output;
 use std::time::Duration;
 
+use payment_proxy::config::QueueDurability;
 use payment_proxy::simulator::Running;
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::support::{CENTS, Database, Gateway, eventually, processor, processors};
@@ -44,9 +45,12 @@ async fn settled(count: usize) -> (Database, Running, Running, Vec<Uuid>) {
 
 /// Puts a payment into a processor's books behind our back.
 async fn charge(running: &Running, id: Uuid, amount: &str) {
-    let body = format!(
-        r#"{{"correlationId":"{id}","amount":{amount},"requestedAt":"2026-07-01T00:00:00.000Z"}}"#
-    );
+    charge_at(running, id, amount, "2026-07-01T00:00:00.000Z").await;
+}
+
+async fn charge_at(running: &Running, id: Uuid, amount: &str, requested_at: &str) {
+    let body =
+        format!(r#"{{"correlationId":"{id}","amount":{amount},"requestedAt":"{requested_at}"}}"#);
     let post = payment_proxy::tls::plain()
         .build()
         .expect("a client")
@@ -174,21 +178,234 @@ async fn reconcile_leaves_to_a_person_what_is_not_provable() {
 
 #[tokio::test]
 async fn reconcile_does_not_take_silence_for_a_difference_nor_for_agreement() {
-    let (database, default, fallback, ids) = settled(3).await;
+    let (database, default, fallback, ids) = settled(30).await;
     fallback.processor.refuse_for(Duration::from_secs(60));
     let running = [&default, &fallback];
-    let (code, report) = command(&database, &running, &["reconcile"]).await;
-    let silent = |finding: &Value| finding["difference"]["kind"] == "noAnswer";
-    let findings = report["findings"].as_array().expect("findings");
+    let (code, report) = command(&database, &running, &["reconcile", "--repair"]).await;
+    let silent = report["notKnown"].as_array().expect("groups");
     assert!(
-        code == 2 && findings.len() == ids.len() && findings.iter().all(silent),
+        code == 2 && report["compared"] == 0 && report["findings"] == json!([]),
         "{code} {report}"
     );
+    assert_eq!(silent.len(), 1, "errors are grouped: {report}");
+    assert_eq!(silent[0]["processor"], "fallback");
+    assert_eq!(silent[0]["payments"], ids.len());
     fallback.processor.refuse_for(Duration::ZERO);
     eventually("they agree", async || {
         command(&database, &running, &["reconcile"]).await.0 == 0
     })
     .await;
+}
+
+#[tokio::test]
+async fn reconcile_says_which_processor_it_did_not_ask_and_repairs_nothing_that_may_be_there() {
+    let (database, default, fallback, ids) = settled(6).await;
+    // Charged at both, recorded at the one that is left out; in doubt, and dead, at it.
+    charge(&fallback, ids[0], "19.90").await;
+    database
+        .execute(&format!(
+            "UPDATE payment_processed SET processor = 'fallback', requested_at = '2026-07-01T00:00Z'
+             WHERE correlation_id = '{}';
+             WITH gone AS (DELETE FROM payment_processed WHERE correlation_id = '{}' RETURNING *)
+             INSERT INTO payment_queue (correlation_id, amount, accepted_at, processor, requested_at, doubt_until)
+             SELECT correlation_id, amount, accepted_at, 'fallback', now(), now() FROM gone;
+             WITH gone AS (DELETE FROM payment_processed WHERE correlation_id = '{}' RETURNING *)
+             INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt, processor, reason)
+             SELECT correlation_id, amount, accepted_at, 1, 'fallback', 'none' FROM gone",
+            ids[0], ids[1], ids[2]
+        ))
+        .await;
+    let tables = async || {
+        let digest = "SELECT md5(string_agg(t, '|' ORDER BY t)) FROM (
+            SELECT p::text FROM payment_processed p UNION ALL SELECT q::text FROM payment_queue q
+            UNION ALL SELECT d::text FROM payment_dead_letter d) AS all_of_it (t)";
+        let digest: String = sqlx::query_scalar(digest)
+            .fetch_one(&database.pool)
+            .await
+            .expect("tables");
+        digest
+    };
+    let before = tables().await;
+    let (code, report) = command(&database, &[&default], &["reconcile", "--repair"]).await;
+    assert_eq!(
+        (code, &report["notAsked"]),
+        (2, &json!(["fallback"])),
+        "{report}"
+    );
+    assert_eq!(report["findings"], json!([]), "{report}");
+    assert_eq!(
+        (&report["compared"], &report["paymentsNotKnown"]),
+        (&json!(0), &json!(6))
+    );
+    assert_eq!(tables().await, before, "nothing was repaired");
+
+    // Said to be gone, it keeps what our records place there.
+    let (code, report) = command(
+        &database,
+        &[&default],
+        &["reconcile", "--repair", "--without", "Fallback"],
+    )
+    .await;
+    assert_eq!((code, &report["compared"]), (2, &json!(3)), "{report}");
+    assert_eq!(report["notKnown"][0]["processor"], "fallback");
+    assert_eq!(report["notKnown"][0]["payments"], 3);
+    assert_eq!(tables().await, before, "nothing was repaired");
+
+    // Asked, it has the first one as well; of the others its "no" is an answer, and the default's "yes" is proof.
+    let running = [&default, &fallback];
+    let (code, report) = command(&database, &running, &["reconcile", "--repair"]).await;
+    let findings = report["findings"].as_array().expect("findings");
+    let twice = |finding: &&Value| finding["difference"]["kind"] == "chargedTwice";
+    assert_eq!((code, findings.len()), (1, 3), "{report}");
+    let twice: Vec<&Value> = findings.iter().filter(twice).collect();
+    assert_eq!(twice[0]["correlationId"], ids[0].to_string());
+    assert_eq!(twice[0]["repaired"], false);
+
+    // It is left for others to see until it is put right.
+    let found: Vec<(Uuid, String, Vec<String>)> =
+        sqlx::query_as("SELECT correlation_id, kind, charged_by FROM reconcile_finding")
+            .fetch_all(&database.pool)
+            .await
+            .expect("findings");
+    let both = ["default", "fallback"].map(str::to_owned).to_vec();
+    assert_eq!(found, [(ids[0], "charged twice".to_owned(), both)]);
+    let attention = payment_proxy::attention::look(&database.pool).await;
+    let (_, attention) = attention.expect("an answer");
+    assert!(
+        attention
+            .iter()
+            .any(|item| item.kind == "unreconciled" && item.text.contains("1 charged twice")),
+        "{attention:?}"
+    );
+    fallback.processor.purge().expect("it is purged");
+    let (code, _) = command(&database, &running, &["reconcile", "--repair"]).await;
+    assert_eq!(code, 0);
+    assert_eq!(database.count("reconcile_finding").await, 0);
+}
+
+#[tokio::test]
+async fn reconcile_says_what_of_the_range_is_archived() {
+    let (database, default) = (Database::migrated().await, processor().await);
+    let id = Uuid::new_v4();
+    charge_at(&default, id, "5.00", "2025-06-01T12:00:00.000Z").await;
+    database
+        .execute(&format!(
+            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+             VALUES ('{id}', 5, 'default', '2025-06-01T12:00:00Z', '2025-06-01T12:00:00Z', 1)"
+        ))
+        .await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let settings = database.settings(QueueDurability::Unlogged);
+    let before = "2025-07".parse().expect("a month");
+    let archived = payment_proxy::archive::archive(&settings, before, folder.path(), false).await;
+    archived.expect("it is archived");
+    for (arguments, expected) in [
+        (&["reconcile"][..], 2),
+        (&["reconcile", "--from", "2025-06-01T12:30:00Z"], 2),
+        (&["reconcile", "--from", "2025-06-01T13:00:00Z"], 0),
+        (&["reconcile", "--to", "2025-06-01T11:59:59Z"], 0),
+        (&["reconcile", "--token", "123"], 0),
+    ] {
+        let (code, report) = command(&database, &[&default], arguments).await;
+        assert_eq!(code, expected, "{arguments:?}: {report}");
+        let archived = report["archived"]["payments"].as_i64();
+        let says_so = expected == 2 || arguments.contains(&"--token");
+        assert_eq!(
+            archived,
+            Some(i64::from(says_so)),
+            "{arguments:?}: {report}"
+        );
+    }
+    // Totals see what is not known of single payments.
+    charge_at(&default, Uuid::new_v4(), "1.00", "2025-06-01T12:00:00.000Z").await;
+    let (code, report) = command(&database, &[&default], &["reconcile", "--token", "123"]).await;
+    assert_eq!(code, 1, "{report}");
+}
+
+#[tokio::test]
+async fn reconcile_has_a_rate_groups_errors_and_draws_nothing_where_nobody_looks() {
+    let (database, default, fallback, _) = settled(24).await;
+    let reconcile = async |processors: String, arguments: &[&str]| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_payment-proxy"));
+        command
+            .arg("reconcile")
+            .args(arguments)
+            .env("DATABASE_URL", &database.url)
+            .env("PROCESSORS", processors);
+        let begun_at = std::time::Instant::now();
+        let Output { stdout, stderr, .. } = command.output().await.expect("the program starts");
+        assert_eq!(String::from_utf8_lossy(&stderr), "");
+        let text = String::from_utf8(stdout).expect("text");
+        (text, begun_at.elapsed())
+    };
+    let both = processors(&[&default, &fallback]);
+    let (text, took) = reconcile(both.clone(), &["--rate", "12"]).await;
+    assert_eq!(text, "24 compared, 0 differ, 0 of them repaired\n");
+    assert!(
+        took > Duration::from_millis(1_700),
+        "{took:?} for 24 payments at 12/s"
+    );
+    let nobody = "default,0.05,http://127.0.0.1:1 fallback,0.15,http://127.0.0.1:1".to_owned();
+    let (text, _) = reconcile(nobody, &[]).await;
+    assert_eq!(text.lines().count(), 3, "a line for each processor: {text}");
+    assert!(text.ends_with("0 compared, 0 differ, 0 of them repaired; of 24 it is not known\n"));
+    for arguments in [
+        ["reconcile", "--rate", "0"].as_slice(),
+        &[
+            "reconcile",
+            "--from",
+            "2026-07-02T00:00:00Z",
+            "--to",
+            "2026-07-01T00:00:00Z",
+        ],
+    ] {
+        let refused = tokio::process::Command::new(env!("CARGO_BIN_EXE_payment-proxy"))
+            .args(arguments)
+            .env("DATABASE_URL", &database.url)
+            .env("PROCESSORS", &both)
+            .output()
+            .await
+            .expect("the program starts");
+        assert_eq!(refused.status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_charge_that_is_far_from_its_payment_is_not_recorded() {
+    let (database, default, fallback, _) = settled(1).await;
+    let id = Uuid::new_v4();
+    charge_at(&default, id, "19.90", "0001-01-01T00:00:00.000Z").await;
+    database
+        .execute(&format!(
+            "INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt, processor, reason)
+             VALUES ('{id}', 19.90, now(), 1, 'default', 'none')"
+        ))
+        .await;
+    let running = [&default, &fallback];
+    let (code, report) = command(&database, &running, &["reconcile", "--repair"]).await;
+    assert_eq!(code, 1, "{report}");
+    assert_eq!(report["findings"].as_array().map(Vec::len), Some(1));
+    assert_eq!(database.count("payment_dead_letter").await, 1);
+    assert_eq!(database.count("payment_processed").await, 1);
+}
+
+#[tokio::test]
+async fn a_processor_that_is_known_in_another_spelling_stops_the_start() {
+    let (database, default, fallback, _) = settled(1).await;
+    let other = processors(&[&default, &fallback]).replacen("default", "Default", 1);
+    let Output { status, stderr, .. } =
+        tokio::process::Command::new(env!("CARGO_BIN_EXE_payment-proxy"))
+            .arg("serve")
+            .env("LISTEN", "127.0.0.1:0")
+            .env("DATABASE_URL", &database.url)
+            .env("PROCESSORS", other)
+            .kill_on_drop(true)
+            .output()
+            .await
+            .expect("the program starts");
+    let said = String::from_utf8_lossy(&stderr);
+    assert_eq!(status.code(), Some(2), "{said}");
+    assert!(said.contains("knows as \"default\""), "{said}");
 }
 
 #[tokio::test]

@@ -296,7 +296,7 @@ impl Stack {
     /// What `payment-proxy reconcile` finds wrong; nothing if it finds books and processors equal.
     pub(crate) async fn reconcile(&self) -> anyhow::Result<Option<String>> {
         let mut command = tokio::process::Command::new(&self.binary);
-        command.args(["reconcile", "--token", "123"]);
+        command.args(["reconcile", "--token", "123", "--rate", "10000"]);
         let environment = self.environment.iter().cloned();
         let done = command
             .envs(environment)
