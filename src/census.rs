@@ -44,7 +44,8 @@ pub struct Census {
     /// Payments that no processor takes.
     pub dead_letters: Count,
     /// The age of the oldest open transaction in this database, in seconds. Vacuum cleans up nothing
-    /// that died after it began. Sessions of other roles are seen by members of `pg_read_all_stats` only.
+    /// that died after it began. Sessions of other roles count where the owner of the tables is a member of
+    /// `pg_read_all_stats`.
     pub oldest_transaction_seconds: f64,
     /// Dead rows of the queue that no vacuum has removed yet, by the server's statistics.
     pub dead_rows: u64,
@@ -61,12 +62,11 @@ impl Census {
 
     /// Takes it, on that connection.
     pub(crate) async fn read(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
-        // A payment in doubt waits to be asked for, or has been for too long. Of transactions, the functions behind
-        // the views are asked: to plan joins with roles, which nobody needs, takes longer than all of this.
+        // A payment in doubt waits to be asked for, or has been for too long.
         let row = sqlx::query!(
             r#"SELECT queued AS "queued!", in_doubt AS "in_doubt!", dead_letters AS "dead_letters!",
                 coalesce(greatest(extract(epoch FROM clock_timestamp() - accepted_at), 0), 0)::float8 AS "oldest_age!",
-                coalesce(greatest(extract(epoch FROM clock_timestamp() - begun_at), 0), 0)::float8 AS "oldest_transaction!",
+                oldest_transaction_seconds() AS "oldest_transaction!",
                 pg_stat_get_live_tuples('payment_queue'::regclass) AS "queue_estimate!",
                 pg_stat_get_live_tuples('payment_dead_letter'::regclass) AS "dead_letter_estimate!",
                 pg_stat_get_dead_tuples('payment_queue'::regclass) AS "dead_rows!"
@@ -82,15 +82,7 @@ impl Census {
             ) AS queue, (
                 SELECT count(*) AS dead_letters
                 FROM (SELECT FROM payment_dead_letter ORDER BY correlation_id LIMIT $1::bigint + 1) AS letters
-            ) AS dead_letter, (
-                SELECT min(begun_at) AS begun_at
-                FROM pg_database AS here CROSS JOIN LATERAL (
-                    SELECT xact_start AS begun_at FROM pg_stat_get_activity(NULL)
-                    WHERE datid = here.oid AND pid <> pg_backend_pid()
-                    UNION ALL SELECT prepared FROM pg_prepared_xact() WHERE dbid = here.oid
-                ) AS begun
-                WHERE here.datname = current_database()
-            ) AS transaction"#,
+            ) AS dead_letter"#,
             COUNTED,
             interval(LONGEST_DOUBT_PAUSE),
             interval(CALL_OVERDUE),

@@ -33,21 +33,12 @@ pub async fn other_spelling(
 pub async fn record(pool: &PgPool, processors: &Processors) -> Result<u64, sqlx::Error> {
     let names: Vec<String> = processors.0.iter().map(|each| each.name.clone()).collect();
     let fees: Vec<Decimal> = processors.0.iter().map(|each| each.fee).collect();
-    let recorded = sqlx::query!(
-        "INSERT INTO processor_fee (processor, valid_from, fee)
-        SELECT c.processor, CASE WHEN known.fee IS NULL THEN '-infinity' ELSE clock_timestamp() END, c.fee
-        FROM UNNEST($1::text[], $2::numeric[]) AS c (processor, fee)
-        LEFT JOIN LATERAL (
-            SELECT f.fee FROM processor_fee f
-            WHERE f.processor = c.processor AND f.valid_from <= clock_timestamp()
-            ORDER BY f.valid_from DESC LIMIT 1
-        ) AS known ON true
-        WHERE known.fee IS DISTINCT FROM c.fee
-        ON CONFLICT ON CONSTRAINT processor_fee_pkey DO NOTHING",
+    let recorded = sqlx::query_scalar!(
+        r#"SELECT record_fees($1, $2) AS "recorded!""#,
         &names,
         &fees
     )
-    .execute(pool)
+    .fetch_one(pool)
     .await?;
-    Ok(recorded.rows_affected())
+    Ok(u64::try_from(recorded).unwrap_or_default())
 }

@@ -190,6 +190,11 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         in_doubt::watch(&stranded_pool, stranded_stop).await;
         Ok(())
     });
+    let (auditors_pool, auditors_stop) = (pools.requests.clone(), stop.draining.clone());
+    parts.spawn(async move {
+        database::watch_auditors(auditors_pool, auditors_stop).await;
+        Ok(())
+    });
     let doubtful = Arc::clone(&worker);
     parts.spawn(async move {
         worker.run().await;

@@ -16,8 +16,9 @@ use crate::config::{DatabaseSettings, MigrateSettings, QueueDurability};
 /// The tables, in the order in which they came to be.
 pub static MIGRATIONS: Migrator = sqlx::migrate!();
 
-/// What the service's role may do, and nothing else: settled payments and the history of fees can be added
-/// to and not be changed, and totals are written by triggers only, as their owner.
+/// What the service's role may do, and nothing else: settled payments can be added to and not be changed, totals are
+/// written by triggers only, as their owner, and what the database fills in by itself (ids, times of the past) is in no
+/// list of columns.
 const RIGHTS: &str = "
     REVOKE ALL ON ALL TABLES IN SCHEMA public, audit FROM {role};
     REVOKE ALL ON ALL SEQUENCES IN SCHEMA public, audit FROM {role};
@@ -25,11 +26,17 @@ const RIGHTS: &str = "
     GRANT USAGE ON SCHEMA public, audit TO {role};
     GRANT SELECT ON ALL TABLES IN SCHEMA public, audit TO {role};
     GRANT SELECT ON SEQUENCE payment_queue_id_seq TO {role};
-    GRANT INSERT, DELETE, UPDATE (lease_until, attempt, processor, requested_at, doubt_until)
+    GRANT INSERT (correlation_id, amount, accepted_at, lease_until, attempt, processor, requested_at, doubt_until,
+            traceparent),
+        DELETE, UPDATE (lease_until, attempt, processor, requested_at, doubt_until)
         ON payment_queue TO {role};
-    GRANT INSERT ON payment_processed, processor_fee TO {role};
-    GRANT INSERT, DELETE ON payment_dead_letter TO {role};
+    GRANT INSERT (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+        ON payment_processed TO {role};
+    GRANT INSERT (correlation_id, amount, accepted_at, attempt, processor, reason, requested_at), DELETE
+        ON payment_dead_letter TO {role};
     GRANT INSERT, UPDATE (reason, last_claim, last_ended_at) ON payment_attempt TO {role};
+    GRANT EXECUTE ON FUNCTION oldest_transaction_seconds(), end_long_audits(), record_fees(text[], numeric[])
+        TO {role};
     GRANT INSERT, UPDATE, DELETE ON service_instance TO {role};
     GRANT INSERT, UPDATE ON processor_health TO {role};
     GRANT EXECUTE ON FUNCTION decide_in_doubt, discard_dead_letters TO {role};
@@ -55,6 +62,7 @@ pub async fn migrate(settings: &MigrateSettings) -> anyhow::Result<()> {
         grant(&mut connection, service, settings.purge.allow_purge)
             .await
             .with_context(|| format!("the rights of role {service}"))?;
+        told_of_an_old_init_sql(&mut connection, service).await?;
     }
     connection.close().await?;
     Ok(())
@@ -180,7 +188,7 @@ async fn missing(
 ) -> Result<Option<String>, sqlx::Error> {
     let readable: bool = sqlx::query_scalar(
         "SELECT coalesce(has_table_privilege(to_regclass('_sqlx_migrations'), 'SELECT')
-            AND has_table_privilege(to_regclass('payment_queue'), 'INSERT'), false)",
+            AND has_any_column_privilege(to_regclass('payment_queue'), 'INSERT'), false)",
     )
     .fetch_one(&mut *connection)
     .await?;
@@ -243,6 +251,32 @@ async fn grant(connection: &mut PgConnection, role: &str, purge: bool) -> Result
         sqlx::raw_sql(rights).execute(&mut *transaction).await?;
     }
     transaction.commit().await
+}
+
+/// Logs what only `init.sql` can mend, and an older one left otherwise.
+async fn told_of_an_old_init_sql(
+    connection: &mut PgConnection,
+    service: &str,
+) -> Result<(), sqlx::Error> {
+    let (sees_statements, ends_audits): (bool, bool) = sqlx::query_as(
+        "SELECT pg_has_role($1::name, 'pg_read_all_stats', 'USAGE'),
+            coalesce(pg_has_role(to_regrole('auditor'), 'USAGE'), true)",
+    )
+    .bind(service)
+    .fetch_one(connection)
+    .await?;
+    if sees_statements {
+        tracing::warn!(
+            database.role = service,
+            "the service's role reads other roles' statements (pg_read_all_stats): run init.sql again"
+        );
+    }
+    if !ends_audits {
+        tracing::warn!(
+            "no auditor's long transaction can be ended (the owner is no member of role auditor): run init.sql again"
+        );
+    }
+    Ok(())
 }
 
 /// Of several that start at once, one after the other.

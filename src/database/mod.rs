@@ -1,5 +1,6 @@
 //! Connections to PostgreSQL, the migrations and rights, and what is done while it is away.
 
+mod auditors;
 mod kept;
 mod look;
 mod migrate;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, PgPool};
 
+pub use auditors::{AUDIT_CHECK, end_long_audits, watch_auditors};
 pub use kept::Kept;
 pub use look::Look;
 pub use migrate::{MIGRATIONS, NotReady, Schema, check_ready, migrate, prepare};

@@ -104,7 +104,10 @@ async fn a_census_of_a_deep_queue_takes_milliseconds() {
 async fn a_census_sees_the_transactions_of_others_and_what_they_keep_alive() {
     let database = Database::migrated().await;
     database
-        .execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO payment_proxy")
+        .execute(
+            "GRANT SELECT ON ALL TABLES IN SCHEMA public TO payment_proxy;
+             GRANT EXECUTE ON FUNCTION oldest_transaction_seconds() TO payment_proxy",
+        )
         .await;
     // As in production: the service's own role, and somebody else's open transaction.
     let own = database.url.replace("postgres@", "payment_proxy@");

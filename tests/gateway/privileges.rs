@@ -9,7 +9,7 @@ use sqlx::AssertSqlSafe;
 use tokio::process::Command;
 use uuid::Uuid;
 
-use crate::server::{connect_as, run_init_sql};
+use crate::server::{SERVICES_PASSWORD, Server, connect_as, init_sql, run_init_sql};
 use crate::support::{CENTS, Database, Gateway, eventually, processor, processors};
 
 const SERVICE: &str = "payment_proxy";
@@ -25,6 +25,13 @@ const FORBIDDEN: &[&str] = &[
     "TRUNCATE payment_processed CASCADE",
     "BEGIN; LOCK TABLE payment_processed IN ACCESS EXCLUSIVE MODE",
     "INSERT INTO payment_rollup VALUES ('hour', now(), 'default', 1, 1)",
+    "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt, settled_at)
+     VALUES (gen_random_uuid(), 1, 'default', now(), now(), 1, '2020-01-01')",
+    "INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt, processor, reason, died_at)
+     VALUES (gen_random_uuid(), 1, now(), 1, 'default', 'none', '2020-01-01')",
+    "INSERT INTO payment_queue (id, correlation_id, amount) OVERRIDING SYSTEM VALUE
+     VALUES (9223372036854775807, gen_random_uuid(), 1)",
+    "INSERT INTO processor_fee VALUES ('default', '2020-01-01', 0)",
     "UPDATE payment_rollup SET amount = 1",
     "DELETE FROM payment_rollup",
     "TRUNCATE payment_rollup",
@@ -99,8 +106,39 @@ const FORBIDDEN: &[&str] = &[
     "SET session_replication_role = replica",
     "SELECT pg_reload_conf()",
     "SELECT pg_switch_wal()",
+    "SET temp_file_limit = -1",
+    // Fill the disk, or the memory for locks.
+    "SELECT lo_create(0)",
+    "SELECT lo_creat(-1)",
+    "SELECT lo_from_bytea(0, 'mine')",
+    "SELECT lo_put(1, 0, 'mine')",
+    "SELECT lowrite(1, 'mine')",
+    "SELECT pg_logical_emit_message(false, 'mine', 'mine')",
+    "SELECT pg_advisory_lock(1)",
+    "SELECT pg_try_advisory_xact_lock(1)",
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'postgres'",
     "CHECKPOINT",
+];
+
+/// What nobody may do either who has got hold of an auditor's password, with that role's limits lifted.
+const FORBIDDEN_TO_AUDITORS: &[&str] = &[
+    "INSERT INTO payment_queue (correlation_id, amount) VALUES (gen_random_uuid(), 1)",
+    "DELETE FROM payment_processed",
+    "UPDATE payment_attempt SET reason = 'none'",
+    "SELECT record_fees('{default}', '{0}')",
+    "SELECT * FROM end_long_audits()",
+    "SELECT oldest_transaction_seconds()",
+    "CREATE TABLE mine (id integer)",
+    "CREATE TEMPORARY TABLE mine (id integer)",
+    "SELECT lo_from_bytea(0, 'mine')",
+    "SELECT lo_create(0)",
+    "SELECT pg_logical_emit_message(false, 'mine', 'mine')",
+    "SELECT pg_advisory_lock(1)",
+    "SET temp_file_limit = -1",
+    "ALTER ROLE auditor SET temp_file_limit = -1",
+    "ALTER ROLE auditor CONNECTION LIMIT -1",
+    "SET ROLE payment_proxy",
+    "SELECT passwd FROM pg_shadow",
 ];
 
 /// The installation as init.sql makes it: the cluster's superuser, then the service's role.
@@ -212,6 +250,53 @@ async fn the_services_role_can_do_all_of_a_payments_life_and_nothing_else() {
     }
     assert_eq!(admin.count("payment_processed").await, 25);
 
+    // What was seen of a settled payment's attempts does not change, nor is anything seen of it later.
+    let seen = "SELECT string_agg(a::text, ' ' ORDER BY a::text) FROM payment_attempt a";
+    let before: Option<String> = admin.value(seen).await;
+    let settled = "(SELECT correlation_id FROM payment_processed)";
+    for forged in [
+        format!("UPDATE payment_attempt SET reason = 'forged', last_ended_at = '2020-01-01' WHERE correlation_id IN {settled}"),
+        "UPDATE payment_attempt SET last_claim = 0".to_owned(),
+        "INSERT INTO payment_attempt (correlation_id, requested_at, outcome, processor, reason, first_claim, last_claim)
+             SELECT correlation_id, '2020-01-01', 'refused', 'default', 'forged', 1, 1 FROM payment_processed"
+            .to_owned(),
+    ] {
+        service.execute(&forged).await;
+    }
+    assert_eq!(admin.value::<Option<String>>(seen).await, before);
+    assert!(before.is_some(), "no attempt was seen");
+    // Of an open payment it is added to, under the time of the database.
+    service
+        .execute(
+            "INSERT INTO payment_attempt (correlation_id, requested_at, outcome, processor, reason, first_claim,
+                last_claim, first_ended_at, last_ended_at)
+             VALUES (gen_random_uuid(), now(), 'not charged', 'default', 'seen', 1, 1, '2020-01-01', '2020-01-01')",
+        )
+        .await;
+    let past =
+        "payment_attempt WHERE first_ended_at < '2026-01-01' OR last_ended_at < '2026-01-01'";
+    assert_eq!(admin.count(past).await, 0);
+    assert_eq!(
+        admin.count("payment_attempt WHERE reason = 'seen'").await,
+        1
+    );
+
+    // Fees are valid from now on, whoever says so.
+    service
+        .execute("SELECT record_fees('{default,new}', '{0.5,0.1}')")
+        .await;
+    let changed = "processor_fee WHERE processor = 'default' AND valid_from BETWEEN now() - interval '1 min' AND now()";
+    assert_eq!(admin.count(changed).await, 1);
+
+    // It sees how old the oldest transaction is, and what no other role says.
+    let _open = admin.lock("payment_archived_hour").await;
+    let age: f64 = service.value("SELECT oldest_transaction_seconds()").await;
+    assert!(age > 0.0, "{age}");
+    let others =
+        "pg_stat_activity WHERE usename <> current_user AND query <> '<insufficient privilege>'
+        AND query <> ''";
+    assert_eq!(service.count(others).await, 0);
+
     // Nothing was refused that it needs.
     let (_, log) = gateway.stop().await;
     assert!(!log.contains("permission denied"), "{log}");
@@ -319,4 +404,200 @@ async fn a_service_that_owns_everything_needs_no_other_role() {
         database::prepare(&settings).await.expect("an answer"),
         database::Schema::Ready
     );
+}
+
+#[tokio::test]
+async fn an_auditor_can_neither_fill_the_disk_nor_go_elsewhere_whatever_limits_it_lifts() {
+    let (admin, service) = installed().await;
+    program(&admin, &["migrate"], &[]).await;
+    let name = admin.url.rsplit('/').next().expect("a name").to_owned();
+    let auditor = connect_as(&admin, "auditor");
+    // Its own settings are a role's to change, for ever.
+    auditor
+        .execute(&format!(
+            "SET TRANSACTION READ WRITE;
+             ALTER ROLE auditor IN DATABASE {name} SET default_transaction_read_only = off;
+             ALTER ROLE auditor IN DATABASE {name} SET statement_timeout = 0"
+        ))
+        .await;
+    // What it has changed is for its next sessions, of which it has few.
+    auditor.pool.close().await;
+    let auditor = connect_as(&admin, "auditor");
+    for statement in FORBIDDEN_TO_AUDITORS {
+        refused(&auditor, statement).await;
+    }
+    for role in [&service, &auditor] {
+        let limit: String = role
+            .value("SELECT current_setting('temp_file_limit')")
+            .await;
+        assert_eq!(limit, "1GB");
+        role.pool.close().await;
+        for elsewhere in ["postgres", "template1"] {
+            let (server, _) = role.url.rsplit_once('/').expect("a path");
+            let database = Database::at(&format!("{server}/{elsewhere}"));
+            let refusal = sqlx::query("SELECT 1").execute(&database.pool).await;
+            let error = refusal.expect_err(elsewhere);
+            assert!(
+                database::is_not_allowed(&error),
+                "{} {elsewhere}: {error}",
+                role.url
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_auditors_long_transaction_is_ended_and_told_of_whatever_limits_it_lifts() {
+    let (admin, service) = installed().await;
+    program(&admin, &["migrate"], &[]).await;
+    // Nobody wants to wait here for as long as an auditor may take.
+    let definition: String = admin
+        .value("SELECT pg_get_functiondef('end_long_audits'::regproc)")
+        .await;
+    let shorter = definition.replace("'60 s'", "'2 s'");
+    assert_ne!(shorter, definition);
+    admin.execute(&shorter).await;
+    let auditor = connect_as(&admin, "auditor");
+    let lifted =
+        "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; BEGIN; SELECT 1";
+    let (mut long, mut idle) = (
+        auditor.pool.acquire().await.expect("a connection"),
+        auditor.pool.acquire().await.expect("a connection"),
+    );
+    sqlx::raw_sql(lifted)
+        .execute(&mut *long)
+        .await
+        .expect("it is its own to lift");
+    sqlx::raw_sql("SELECT 1")
+        .execute(&mut *idle)
+        .await
+        .expect("an answer");
+    let mut backup = admin.pool.begin().await.expect("a transaction");
+    sqlx::raw_sql("SELECT 1")
+        .execute(&mut *backup)
+        .await
+        .expect("an answer");
+
+    let default = processor().await;
+    let gateway = Gateway::start(&service, &processors(&[&default]), &[]).await;
+    eventually("the auditor's transaction is ended", async || {
+        gateway.log().contains("its session was ended")
+    })
+    .await;
+    eventually("its connection is gone", async || {
+        sqlx::raw_sql("SELECT 1").execute(&mut *long).await.is_err()
+    })
+    .await;
+    // Neither a session without a transaction, nor anybody else's.
+    sqlx::raw_sql("SELECT 1")
+        .execute(&mut *idle)
+        .await
+        .expect("an answer");
+    backup.commit().await.expect("it is open");
+    gateway.until_settled(&gateway.post_many(3).await).await;
+}
+
+/// An administrator of a managed service is no superuser: it makes roles and databases.
+#[tokio::test]
+async fn an_administrator_who_is_no_superuser_installs_and_is_told_what_that_costs() {
+    let port = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        listener.local_addr().expect("an address").port()
+    };
+    let server = Server::start_on(port).await;
+    let superuser = Database::at(&server.url());
+    superuser
+        .execute("CREATE ROLE provider LOGIN CREATEROLE CREATEDB PASSWORD 'test'")
+        .await;
+    superuser.execute("CREATE ROLE backup LOGIN").await;
+    let provider = connect_as(&superuser, "provider");
+    // A database that the provider has made, as some do, and one that there is not yet; both twice.
+    provider.execute("CREATE DATABASE books").await;
+    for name in ["books", "books", "payments", "payments"] {
+        let said = init_sql(&provider.url, name).expect("it gets through");
+        for told in [
+            "temp_file_limit is not set",
+            "can write large objects",
+            "postgres, template1 as well",
+        ] {
+            assert!(said.contains(told), "{told} is not in: {said}");
+        }
+        assert!(!said.contains("WARNING"), "{said}");
+    }
+    let borrowed: bool = provider
+        .value("SELECT pg_has_role('payment_proxy_owner', 'USAGE')")
+        .await;
+    assert!(!borrowed, "it keeps the owner's rights");
+
+    let admin = Database::at(&format!(
+        "{}/payments",
+        superuser.url.rsplit_once('/').expect("a path").0
+    ));
+    program(&admin, &["migrate"], &[]).await;
+    let service = connect_as(&admin, SERVICE);
+    let default = processor().await;
+    // By TCP, which takes the password.
+    let url = format!("postgres://{SERVICE}@127.0.0.1:{port}/payments");
+    let password = [("DATABASE_PASSWORD", SERVICES_PASSWORD)];
+    let by_tcp = Database {
+        url,
+        pool: service.pool.clone(),
+    };
+    let gateway = Gateway::start(&by_tcp, &processors(&[&default]), &password).await;
+    gateway.until_settled(&gateway.post_many(5).await).await;
+
+    // All transactions count, and an auditor's can be ended.
+    let owner_sees: bool = admin
+        .value(
+            "SELECT pg_has_role('payment_proxy_owner', 'pg_read_all_stats', 'USAGE')
+            AND pg_has_role('payment_proxy_owner', 'auditor', 'USAGE')",
+        )
+        .await;
+    assert!(owner_sees);
+    let superusers_only = [
+        "SELECT lo_",
+        "SELECT lowrite",
+        "SELECT pg_logical_emit",
+        "SELECT pg_advisory",
+        "SELECT pg_try_advisory",
+    ];
+    for statement in FORBIDDEN {
+        if !superusers_only
+            .iter()
+            .any(|start| statement.starts_with(start))
+        {
+            refused(&service, statement).await;
+        }
+    }
+}
+
+/// An installation of before init.sql knew better is told of.
+#[tokio::test]
+async fn rights_that_an_older_installation_left_are_told_of_and_taken_back() {
+    let server = Server::start().await;
+    let cluster = Database::at(&server.url());
+    for statement in [
+        "CREATE ROLE payment_proxy LOGIN; CREATE ROLE payment_proxy_owner LOGIN; CREATE ROLE auditor LOGIN;
+         CREATE ROLE monitor LOGIN; GRANT pg_read_all_stats TO payment_proxy",
+        "CREATE DATABASE payments OWNER payment_proxy_owner",
+    ] {
+        cluster.execute(statement).await;
+    }
+    let (server_url, _) = cluster.url.rsplit_once('/').expect("a path");
+    let payments = Database::at(&format!("{server_url}/payments"));
+    payments
+        .execute("ALTER SCHEMA public OWNER TO payment_proxy_owner")
+        .await;
+    let told = [
+        "reads other roles' statements",
+        "no auditor's long transaction can be ended",
+    ];
+    let said = program(&payments, &["migrate"], &[]).await;
+    assert!(told.iter().all(|told| said.contains(told)), "{said}");
+    init_sql(&cluster.url, "payments").expect("it gets through");
+    let said = program(&payments, &["migrate"], &[]).await;
+    assert!(!told.iter().any(|told| said.contains(told)), "{said}");
+    // Who could log in at the administrators' database before still can.
+    let monitor = connect_as(&cluster, "monitor");
+    assert_eq!(monitor.value::<i32>("SELECT 1").await, 1);
 }

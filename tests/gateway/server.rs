@@ -203,11 +203,21 @@ pub fn psql() -> PathBuf {
     Path::new(String::from_utf8_lossy(&bin.stdout).trim()).join("psql")
 }
 
+/// The service's password, with characters that mean something in URLs, shells, SQL and files of settings.
+pub const SERVICES_PASSWORD: &str = "/#?@:% it's a \"nasty\" \\ one $1 ü";
+
 /// Runs init.sql, as an installation does, on a database of that name. The roles are those of the cluster, so tests do
 /// it one after the other.
 pub fn run_init_sql(database: &Database) {
-    let root = env!("CARGO_MANIFEST_DIR");
     let name = database.url.rsplit('/').next().expect("a name");
+    let cluster = std::env::var("TEST_DATABASE_URL").expect("a cluster");
+    let said = init_sql(&cluster, name);
+    assert!(said.is_ok(), "{said:?}");
+}
+
+/// Runs init.sql on a database of that name, as whom that URL says. Returns what it said, or why it stopped.
+pub fn init_sql(url: &str, name: &str) -> Result<String, String> {
+    let root = env!("CARGO_MANIFEST_DIR");
     let mut turn = std::fs::File::open(format!("{root}/init.sql")).expect("init.sql");
     turn.lock().expect("a lock");
     let init = std::io::read_to_string(&mut turn).expect("init.sql");
@@ -217,9 +227,18 @@ pub fn run_init_sql(database: &Database) {
     let done = Command::new(psql())
         .args(["--no-psqlrc", "--quiet", "--file"])
         .arg(&file)
-        .arg(std::env::var("TEST_DATABASE_URL").expect("a cluster"))
+        .arg(url)
+        .env("PAYMENT_PROXY_PASSWORD", SERVICES_PASSWORD)
+        .envs([
+            ("PAYMENT_PROXY_OWNER_PASSWORD", "test"),
+            ("AUDITOR_PASSWORD", "test"),
+        ])
         .output()
         .expect("psql runs");
-    let said = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{said}");
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    if done.status.success() {
+        Ok(said)
+    } else {
+        Err(said)
+    }
 }

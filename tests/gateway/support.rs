@@ -123,6 +123,15 @@ impl Database {
             .expect("a count")
     }
 
+    /// The one value that a query returns.
+    pub async fn value<T>(&self, query: &str) -> T
+    where
+        T: for<'r> sqlx::Decode<'r, Postgres> + sqlx::Type<Postgres> + Send + Unpin,
+    {
+        let value = sqlx::query_scalar(AssertSqlSafe(query.to_owned()));
+        value.fetch_one(&self.pool).await.expect(query)
+    }
+
     /// A table that nobody else gets at until this ends.
     pub async fn lock(&self, table: &str) -> Transaction<'static, Postgres> {
         let mut transaction = self.pool.begin().await.expect("a transaction");
