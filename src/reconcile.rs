@@ -84,9 +84,9 @@ pub enum Difference {
     OtherAmount {
         /// The processor's name.
         processor: String,
-        /// What the processor charged.
-        #[serde(with = "rust_decimal::serde::arbitrary_precision")]
-        amount: Decimal,
+        /// What the processor charged; none where it has none, or one that no payment can have.
+        #[serde(with = "rust_decimal::serde::arbitrary_precision_option")]
+        amount: Option<Decimal>,
     },
 }
 
@@ -106,9 +106,13 @@ impl fmt::Display for Difference {
                 let at = requested_at.to_rfc3339_opts(SecondsFormat::AutoSi, true);
                 write!(out, "{processor} has it at {at}")
             }
-            Self::OtherAmount { processor, amount } => {
-                write!(out, "{processor} has it with amount {amount}")
-            }
+            Self::OtherAmount { processor, amount } => match amount {
+                Some(amount) => write!(out, "{processor} has it with amount {amount}"),
+                None => write!(
+                    out,
+                    "{processor} has it with an amount that no payment can have"
+                ),
+            },
         }
     }
 }
@@ -378,7 +382,10 @@ impl Run<'_> {
         let (asker, not_asked) = (&self.asker, &self.report.not_asked);
         let answered: Vec<(Row, Answers)> = stream::iter(rows)
             .map(|row| async move {
-                let answers = asker.ask(row.correlation_id).await;
+                let mut answers = asker.ask(row.correlation_id, false).await;
+                if difference(&row, &answers).is_some() {
+                    answers = asker.ask(row.correlation_id, true).await;
+                }
                 (row, answers)
             })
             .buffered(LOOKUPS)
@@ -467,7 +474,7 @@ fn difference(row: &Row, answers: &Answers) -> Option<(Difference, Option<Charge
             .then_some((Difference::NotCharged, None));
     };
     let processor = charge.processor.clone();
-    if charge.amount != row.amount {
+    if charge.amount != Some(row.amount) {
         let amount = charge.amount;
         // A dead letter with this reason is known already.
         return (row.ours != Ours::Dead)
@@ -478,7 +485,8 @@ fn difference(row: &Row, answers: &Answers) -> Option<(Difference, Option<Charge
     }
     let difference = match (&row.processor, row.requested_at) {
         (Some(recorded), Some(at)) => match recorded.eq_ignore_ascii_case(&charge.processor) {
-            true if at == charge.requested_at => return None,
+            // Finer digits than ours are not of our making.
+            true if at.timestamp_millis() == charge.requested_at.timestamp_millis() => return None,
             true => Difference::OtherStamp {
                 processor,
                 requested_at: charge.requested_at,
@@ -508,7 +516,7 @@ mod tests {
     fn charge(processor: &str) -> Charge {
         Charge {
             processor: processor.to_owned(),
-            amount: Decimal::ONE,
+            amount: Some(Decimal::ONE),
             requested_at: DateTime::UNIX_EPOCH,
         }
     }

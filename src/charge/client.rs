@@ -1,17 +1,21 @@
 //! The calls to one processor. None is ever repeated by itself.
 
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
-use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use hyper::{Method, Request, StatusCode, Uri};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Uri};
 use reqwest::Url;
 use rust_decimal::Decimal;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use uuid::Uuid;
 
-use super::pool::{Answer, Connections, Failed};
+use super::pool::{Answer, Connections, Failed, Line};
+use super::reading::{
+    Health, ProcessorTotals, read_health, read_lookup, read_post, read_totals, undocumented,
+};
+use super::verdict::Documented;
 use super::{Lookup, Names, Reply};
 use crate::claim::Claim;
 use crate::config::ProcessorSettings;
@@ -26,39 +30,25 @@ pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long a processor has for its totals of a range.
 pub const SUMMARY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Characters of a reply that a dead letter keeps.
-const MAX_REASON_CHARS: usize = 500;
 
 /// A processor that can be called.
 #[derive(Debug, Clone)]
 pub struct ProcessorClient {
     connections: Connections,
     timeout: Duration,
+    /// Its URL, to whose path those of the calls are added. A query is part of every call.
+    base: Url,
     payments: Uri,
-    health: Url,
-    summary: Url,
     counts: ProcessorCounts,
 }
 
-/// What a processor says of itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Health {
-    /// Payments fail.
-    pub failing: bool,
-    /// The least time that a payment takes, in milliseconds.
-    pub min_response_time: u32,
-}
-
-/// What a processor charged over a range, by its own books.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ProcessorTotals {
-    /// Number of payments.
-    pub total_requests: i64,
-    /// Their sum.
-    #[serde(with = "rust_decimal::serde::arbitrary_precision")]
-    pub total_amount: Decimal,
+/// What came back from a POST.
+#[derive(Debug)]
+pub struct Posted {
+    /// The reply.
+    pub reply: Reply,
+    /// The connection over which it came, if that can be used again.
+    line: Option<Line>,
 }
 
 #[derive(Serialize)]
@@ -68,15 +58,6 @@ struct PaymentRequest {
     #[serde(with = "rust_decimal::serde::arbitrary_precision")]
     amount: Decimal,
     requested_at: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct StoredPayment {
-    correlation_id: Uuid,
-    #[serde(with = "rust_decimal::serde::arbitrary_precision")]
-    amount: Decimal,
-    requested_at: DateTime<Utc>,
 }
 
 impl ProcessorClient {
@@ -93,21 +74,14 @@ impl ProcessorClient {
     ) -> anyhow::Result<Self> {
         let is_https = settings.url.scheme() == "https";
         let tls = is_https.then(|| tls::trusting(authorities)).transpose();
-        let tls = tls.with_context(|| format!("processor {}", settings.name))?;
-        let at = |path: &[&str]| -> anyhow::Result<Url> {
-            let mut url = settings.url.clone();
-            url.path_segments_mut()
-                .map_err(|()| anyhow::anyhow!("{} cannot take a path", settings.url))?
-                .pop_if_empty()
-                .extend(path);
-            Ok(url)
-        };
+        let of = || format!("processor {}", settings.name);
+        let tls = tls.with_context(of)?;
+        let payments = at(&settings.url, &["payments"]);
         Ok(Self {
             connections: Connections::new(names.clone(), tls),
             timeout,
-            payments: at(&["payments"])?.as_str().parse()?,
-            health: at(&["payments", "service-health"])?,
-            summary: at(&["admin", "payments-summary"])?,
+            payments: payments.as_str().parse().with_context(of)?,
+            base: settings.url.clone(),
             counts: COUNTS.processor(&settings.name),
         })
     }
@@ -119,9 +93,10 @@ impl ProcessorClient {
     }
 
     /// Posts the payment of a claim under its stamp, as part of that trace.
-    pub async fn post(&self, claim: &Claim, traceparent: Option<Traceparent>) -> Reply {
+    pub async fn post(&self, claim: &Claim, traceparent: Option<Traceparent>) -> Posted {
+        let id = claim.payment.correlation_id;
         let body = PaymentRequest {
-            correlation_id: claim.payment.correlation_id,
+            correlation_id: id,
             amount: claim.payment.amount,
             requested_at: format_time(claim.requested_at),
         };
@@ -134,40 +109,102 @@ impl ProcessorClient {
         if let Some(Ok(traceparent)) = traceparent.map(|trace| trace.to_string().try_into()) {
             headers.insert(TRACEPARENT, traceparent);
         }
-        match self.connections.send(request, &body, self.timeout).await {
-            Ok(response) => {
-                // The status is the answer, whatever follows it.
-                let code = response.status().as_u16();
-                let retry_after = retry_after(&response);
-                let text = match response.into_body() {
-                    Some(body) if code != 200 => printable(&body),
-                    _ => String::new(),
-                };
-                Reply::Status {
-                    code,
-                    retry_after,
-                    text,
+        let (reply, line) = match self.connections.send(request, &body, self.timeout).await {
+            Ok(Answer {
+                head,
+                body,
+                is_followed,
+                is_first,
+                line,
+            }) => {
+                let now = SystemTime::now();
+                let reply = read_post(id, &head, body.as_deref(), now);
+                // An answer that ends a connection which had served others may have been meant for one of those, or
+                // for nobody: no later answer will show it.
+                let may_be_stray = line.is_none() && !is_first;
+                match reply {
+                    Reply::Documented(Documented::Stored) if !is_followed => (reply, line),
+                    Reply::Documented(_) if !is_followed && !may_be_stray => (reply, line),
+                    _ => {
+                        Line::close(line);
+                        (undocumented(&head, body.as_deref(), now), None)
+                    }
                 }
             }
-            Err(Failed::NotConnected(error)) => Reply::NotConnected(error),
-            Err(Failed::NoReply(error)) => Reply::NoReply(error),
+            Err(Failed::NotConnected(error)) => (Reply::NotConnected(error), None),
+            Err(Failed::NoReply(error)) => (Reply::NoReply(error), None),
+        };
+        Posted { reply, line }
+    }
+
+    /// Asks whether the processor has a payment. Its answer may be late news: an absence is nothing to act upon.
+    pub async fn lookup(&self, correlation_id: Uuid) -> Lookup {
+        let line = self.connections.idle();
+        match self.ask(correlation_id, line, deadline()).await.0 {
+            // The connection may be out of step.
+            Lookup::OtherId(_) => self.ask(correlation_id, None, deadline()).await.0,
+            lookup => lookup,
         }
     }
 
-    /// Asks whether the processor has a payment.
-    pub async fn lookup(&self, correlation_id: Uuid) -> Lookup {
-        let url = format!("{}/{correlation_id}", self.payments);
-        let response = match self.get(&url, LOOKUP_TIMEOUT).await {
-            Ok(response) => response,
-            Err(error) => return Lookup::NoAnswer(error),
+    /// Asks whether the processor has a payment after a reply to its POST, over the same connection. The answers come in
+    /// the order of the requests, so the reply was the one to the POST where this one is understood. An absence is told
+    /// twice in a row: what nobody asked for could be taken for the first. After a reply with which an absence proves
+    /// nothing anyway it is asked once.
+    pub async fn lookup_after(&self, posted: &mut Posted, correlation_id: Uuid) -> Lookup {
+        let line = posted.line.take();
+        match posted.reply {
+            Reply::Documented(_) => self.ask_twice(correlation_id, line).await,
+            _ => self.lookup(correlation_id).await,
+        }
+    }
+
+    /// Asks whether the processor has a payment, over a connection of its own. An absence is told twice in a row.
+    pub async fn lookup_anew(&self, correlation_id: Uuid) -> Lookup {
+        self.ask_twice(correlation_id, None).await
+    }
+
+    async fn ask_twice(&self, correlation_id: Uuid, line: Option<Line>) -> Lookup {
+        let until = deadline();
+        let (first, line) = self.ask(correlation_id, line, until).await;
+        let again = match first {
+            Lookup::Absent => line,
+            Lookup::OtherId(_) => None,
+            answer => return answer,
         };
-        match response.status() {
-            StatusCode::NOT_FOUND => Lookup::Absent,
-            StatusCode::OK => match whole(response) {
-                Ok(body) => read_lookup(correlation_id, &body),
-                Err(error) => Lookup::NoAnswer(error),
-            },
-            status => Lookup::NoAnswer(status.to_string()),
+        self.ask(correlation_id, again, until).await.0
+    }
+
+    /// Asks over that connection, or over a new one. Returns the connection, too, if it can be used again.
+    async fn ask(
+        &self,
+        correlation_id: Uuid,
+        line: Option<Line>,
+        until: Instant,
+    ) -> (Lookup, Option<Line>) {
+        let id = correlation_id.as_hyphenated().to_string();
+        let request = match get(&at(&self.base, &["payments", &id])) {
+            Ok(request) => request,
+            Err(error) => return (Lookup::NoAnswer(error), None),
+        };
+        let within = until.saturating_duration_since(Instant::now());
+        match self.connections.send_over(line, request, &[], within).await {
+            Ok(answer) if answer.is_followed => {
+                let reason = "more than one answer came".to_owned();
+                (Lookup::NoAnswer(reason), None)
+            }
+            Ok(answer) => {
+                let lookup = read_lookup(correlation_id, &answer.head, answer.body.as_deref());
+                match lookup {
+                    Lookup::Found { .. } | Lookup::Absent => (lookup, answer.line),
+                    // After this the connection may be out of step.
+                    lookup => {
+                        Line::close(answer.line);
+                        (lookup, None)
+                    }
+                }
+            }
+            Err(error) => (Lookup::NoAnswer(error.to_string()), None),
         }
     }
 
@@ -176,14 +213,16 @@ impl ProcessorClient {
     /// # Errors
     /// What went wrong, in words.
     pub async fn health(&self) -> Result<Option<Health>, String> {
-        let response = self.get(self.health.as_str(), HEALTH_TIMEOUT).await?;
-        match response.status() {
-            StatusCode::OK => serde_json::from_slice(&whole(response)?)
-                .map(Some)
-                .map_err(in_words),
-            StatusCode::TOO_MANY_REQUESTS => Ok(None),
-            status => Err(status.to_string()),
+        let request = get(&at(&self.base, &["payments", "service-health"]))?;
+        let answer = self.connections.send(request, &[], HEALTH_TIMEOUT).await;
+        let Answer {
+            head, body, line, ..
+        } = answer.map_err(in_words)?;
+        let health = read_health(&head, body.as_deref());
+        if health.is_err() {
+            Line::close(line);
         }
+        health
     }
 
     /// What the processor charged with `from <= requestedAt <= to`.
@@ -196,75 +235,36 @@ impl ProcessorClient {
         from: DateTime<Utc>,
         to: DateTime<Utc>,
     ) -> Result<ProcessorTotals, String> {
-        let mut url = self.summary.clone();
+        let mut url = at(&self.base, &["admin", "payments-summary"]);
         url.query_pairs_mut()
             .append_pair("from", &from.to_rfc3339())
             .append_pair("to", &to.to_rfc3339());
-        let mut request = get(url.as_str())?;
+        let mut request = get(&url)?;
         let token = token.try_into().map_err(in_words)?;
         request.headers_mut().insert("X-Rinha-Token", token);
-        let response = self.connections.send(request, &[], SUMMARY_TIMEOUT).await;
-        let response = response.map_err(in_words)?;
-        match response.status() {
-            StatusCode::OK => serde_json::from_slice(&whole(response)?).map_err(in_words),
-            status => Err(status.to_string()),
-        }
-    }
-
-    async fn get(&self, url: &str, within: Duration) -> Result<Answer, String> {
-        let response = self.connections.send(get(url)?, &[], within).await;
-        response.map_err(in_words)
+        let answer = self.connections.send(request, &[], SUMMARY_TIMEOUT).await;
+        let answer = answer.map_err(in_words)?;
+        read_totals(&answer.head, answer.body.as_deref())
     }
 }
 
-fn get(url: &str) -> Result<Request<()>, String> {
-    Request::get(url).body(()).map_err(in_words)
+/// The URL of a call: the path added to that of the processor's URL, the query as it is there.
+fn at(base: &Url, path: &[&str]) -> Url {
+    let mut url = base.clone();
+    if let Ok(mut segments) = url.path_segments_mut() {
+        segments.pop_if_empty().extend(path);
+    }
+    url
 }
 
-fn whole(response: Answer) -> Result<Vec<u8>, String> {
-    let body = response.into_body();
-    body.ok_or_else(|| "the reply cannot be read".to_owned())
+fn deadline() -> Instant {
+    Instant::now() + LOOKUP_TIMEOUT
+}
+
+fn get(url: &Url) -> Result<Request<()>, String> {
+    Request::get(url.as_str()).body(()).map_err(in_words)
 }
 
 fn in_words(error: impl ToString) -> String {
     error.to_string()
-}
-
-/// What the body of a 200 says of the payment that was asked for.
-#[must_use]
-pub fn read_lookup(correlation_id: Uuid, body: &[u8]) -> Lookup {
-    match serde_json::from_slice(body) {
-        Ok(StoredPayment {
-            correlation_id: id,
-            amount,
-            requested_at,
-        }) if id == correlation_id => Lookup::Found {
-            amount,
-            requested_at,
-        },
-        Ok(_) => Lookup::NoAnswer("the reply is about another payment".to_owned()),
-        Err(error) => Lookup::NoAnswer(error.to_string()),
-    }
-}
-
-fn retry_after(response: &Answer) -> Option<Duration> {
-    /// The longest pause that a processor can ask for.
-    const LONGEST: Duration = Duration::from_secs(60);
-    let seconds = response
-        .headers()
-        .get(RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
-    Some(Duration::from_secs(seconds).min(LONGEST))
-}
-
-fn printable(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(body);
-    text.chars()
-        .filter(|letter| !letter.is_control())
-        .take(MAX_REASON_CHARS)
-        .collect()
 }

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tower_service::Service;
 
 use super::Names;
-use super::exchange::{Connection, Stream};
+use super::exchange::{Connection, Stream, Unread};
 
 /// How long a connection to a processor may take, with the search for its address and with TLS.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -70,13 +70,22 @@ impl Connector {
 }
 
 impl Stream for Secured {
-    fn is_quiet(&self) -> bool {
-        match self.inner() {
-            MaybeHttpsStream::Http(plain) => plain.inner().is_quiet(),
+    fn unread(&mut self) -> Unread {
+        match self.inner_mut() {
+            MaybeHttpsStream::Http(plain) => plain.inner_mut().unread(),
             MaybeHttpsStream::Https(tls) => {
-                let (tcp, session) = tls.inner().get_ref();
-                // It wants nothing more where there is something deciphered that nobody has read, or the end.
-                session.wants_read() && tcp.inner().inner().is_quiet()
+                let (tcp, session) = tls.inner_mut().get_mut();
+                match session.process_new_packets() {
+                    Ok(state) if state.plaintext_bytes_to_read() > 0 => Unread::Bytes,
+                    // What is not deciphered may be a word of TLS itself.
+                    Ok(state) if !state.peer_has_closed() => {
+                        match tcp.inner_mut().inner_mut().unread() {
+                            Unread::Nothing => Unread::Nothing,
+                            Unread::Bytes | Unread::End => Unread::End,
+                        }
+                    }
+                    Ok(_) | Err(_) => Unread::End,
+                }
             }
         }
     }

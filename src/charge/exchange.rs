@@ -2,8 +2,8 @@
 //! written and read, in the task that waits for the reply and with one buffer for both: of calls that are open hundreds
 //! wait at once.
 
-use std::io;
 use std::mem::MaybeUninit;
+use std::{fmt, io};
 
 use hyper::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use hyper::{Request, Response, StatusCode, Version};
@@ -21,18 +21,38 @@ const MAX_LINE_BYTES: usize = 64 * 1_024;
 /// The head of a reply with all that is said before it (1xx), at most.
 const MAX_HEAD_BYTES: usize = 64 * 1_024;
 
+/// What there is to read in a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unread {
+    /// Nothing.
+    Nothing,
+    /// Bytes of the other side.
+    Bytes,
+    /// The end, an error, or nobody knows what.
+    End,
+}
+
 /// What bytes come from and go to, with TLS or without.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
-    /// Whether there is nothing to read, the end included.
-    fn is_quiet(&self) -> bool;
+    /// What there is to read before anybody waits for it.
+    fn unread(&mut self) -> Unread;
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Connection")
+    }
 }
 
 impl Stream for TcpStream {
-    fn is_quiet(&self) -> bool {
+    fn unread(&mut self) -> Unread {
         // The kernel is asked only where its queue of events has told of something since the last read.
-        let peek = || SockRef::from(self).peek(&mut [MaybeUninit::uninit()]);
-        let unread = self.try_io(Interest::READABLE, peek);
-        matches!(unread, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        let peek = || SockRef::from(&*self).peek(&mut [MaybeUninit::uninit()]);
+        match self.try_io(Interest::READABLE, peek) {
+            Ok(1..) => Unread::Bytes,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Unread::Nothing,
+            Ok(_) | Err(_) => Unread::End,
+        }
     }
 }
 
@@ -76,6 +96,17 @@ pub(super) struct Rest {
     closes: bool,
 }
 
+/// What a connection is good for after a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    /// Another request.
+    Open,
+    /// Nothing.
+    Closes,
+    /// Nothing: there is more than the reply already, and nobody asked for it.
+    More,
+}
+
 impl Connection {
     pub(super) fn new(stream: Box<dyn Stream>) -> Self {
         Self {
@@ -85,8 +116,8 @@ impl Connection {
     }
 
     /// Whether the other side has neither closed it nor said anything that nobody asked for.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.stream.is_quiet()
+    pub(super) fn is_quiet(&mut self) -> bool {
+        self.stream.unread() == Unread::Nothing
     }
 
     /// Writes down a request, which is then to be sent. Nothing is left of the reply before.
@@ -150,7 +181,7 @@ impl Connection {
         }
     }
 
-    /// Reads what follows a head, and says whether the connection can be used again.
+    /// Reads what follows a head, and says what the connection is good for then.
     ///
     /// # Errors
     /// It is not all there, or longer than `most` bytes.
@@ -158,13 +189,19 @@ impl Connection {
         &mut self,
         rest: Rest,
         most: usize,
-    ) -> Result<(Vec<u8>, bool), Broken> {
+    ) -> Result<(Vec<u8>, Then), Broken> {
         let (body, ends) = match rest.body {
             Some(call) => self.body(call, most).await?,
             None => (Vec::new(), false),
         };
         self.buffer.shrink_to(ROOM);
-        Ok((body, !rest.closes && !ends && self.buffer.is_empty()))
+        let then = match self.stream.unread() {
+            _ if !self.buffer.is_empty() => Then::More,
+            Unread::Bytes => Then::More,
+            Unread::Nothing if !rest.closes && !ends => Then::Open,
+            Unread::Nothing | Unread::End => Then::Closes,
+        };
+        Ok((body, then))
     }
 
     async fn body(

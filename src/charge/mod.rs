@@ -8,6 +8,7 @@ mod connect;
 mod exchange;
 mod names;
 mod pool;
+mod reading;
 mod verdict;
 
 use std::time::{Duration, Instant};
@@ -15,14 +16,15 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
-pub use client::{
-    HEALTH_TIMEOUT, Health, LOOKUP_TIMEOUT, ProcessorClient, ProcessorTotals, SUMMARY_TIMEOUT,
-    read_lookup,
-};
+pub use client::{HEALTH_TIMEOUT, LOOKUP_TIMEOUT, Posted, ProcessorClient, SUMMARY_TIMEOUT};
 pub use connect::CONNECT_TIMEOUT;
 pub use names::{NAME_KEPT, Names};
 pub use pool::MAX_BODY_BYTES;
-pub use verdict::{Lookup, Reply, Verdict, judge};
+pub use reading::{
+    Health, MAX_RETRY_AFTER, ProcessorTotals, read_health, read_lookup, read_post, read_record,
+    read_totals,
+};
+pub use verdict::{Documented, Lookup, RECORD_TIME_LIMIT, Reply, Verdict, is_near, judge};
 
 use crate::claim::{Claim, EarlierAttempt};
 use crate::route::{self, Permit};
@@ -81,9 +83,13 @@ pub async fn charge(
     mut permit: Permit,
     stop: &Stop,
 ) -> Outcome {
-    let (verdict, seen) = send(client, claim, &mut permit, stop).await;
-    permit.finish(signal(&verdict));
-    decide(verdict, seen, claim.earlier)
+    let Sent {
+        verdict,
+        said,
+        retry_after,
+    } = send(client, claim, &mut permit, stop).await;
+    permit.finish(signal(&verdict, retry_after));
+    decide(verdict, said, claim.earlier)
 }
 
 /// Finds out whether a doubtful payment was charged, and posts it again to the same processor, under
@@ -99,12 +105,20 @@ pub async fn resolve(
         until: Some(earlier.doubt_until),
         reason,
     };
+    let id = claim.payment.correlation_id;
+    let asked = async {
+        match earlier.over {
+            // An absence ends the doubt.
+            true => client.lookup_anew(id).await,
+            false => client.lookup(id).await,
+        }
+    };
     let lookup = tokio::select! {
-        lookup = client.lookup(claim.payment.correlation_id) => lookup,
+        lookup = asked => lookup,
         () = stop.now.cancelled() => return keep(STOPPING.to_owned()),
     };
     match lookup {
-        Lookup::Found { .. } => {
+        Lookup::Found { .. } | Lookup::OtherId(_) => {
             let verdict = judge(claim, &Reply::NoReply(String::new()), Some(&lookup));
             decide(
                 verdict.unwrap_or(Verdict::Unknown),
@@ -121,55 +135,75 @@ pub async fn resolve(
                 "{lookup}, which may change; no permit to post it again"
             )),
         },
-        Lookup::NoAnswer(_) => keep(lookup.to_string()),
+        Lookup::Throttled | Lookup::NoAnswer(_) => keep(lookup.to_string()),
     }
 }
 
-/// One POST, and the question that follows it where its reply is no proof. Returns what was seen, too,
-/// but for a charge at once.
-async fn send(
-    client: &ProcessorClient,
-    claim: &Claim,
-    permit: &mut Permit,
-    stop: &Stop,
-) -> (Verdict, String) {
+/// What came of a POST.
+struct Sent {
+    verdict: Verdict,
+    /// What was seen, but for a charge at once.
+    said: String,
+    /// How long whoever answered wants to be left alone.
+    retry_after: Option<Duration>,
+}
+
+impl Sent {
+    fn new(verdict: Verdict, said: String) -> Self {
+        Self {
+            verdict,
+            said,
+            retry_after: None,
+        }
+    }
+}
+
+/// One POST, and the question that follows it where its reply is no proof.
+async fn send(client: &ProcessorClient, claim: &Claim, permit: &mut Permit, stop: &Stop) -> Sent {
     let not_sent = Verdict::NotSent { retry_after: None };
     if stop.draining.is_cancelled() {
-        return (not_sent, STOPPING.to_owned());
+        return Sent::new(not_sent, STOPPING.to_owned());
     }
     if Instant::now() >= claim.send_by {
-        return (not_sent, "not sent in time".to_owned());
+        return Sent::new(not_sent, "not sent in time".to_owned());
     }
     permit.sent();
     let attempt = Attempt::begin(claim);
     let proved = async {
         let sent_at = Instant::now();
-        let reply = client.post(claim, attempt.traceparent()).await;
+        let mut posted = client.post(claim, attempt.traceparent()).await;
         client
             .counts()
             .seconds
             .observe(sent_at.elapsed().as_secs_f64());
-        match judge(claim, &reply, None) {
-            Some(verdict @ Verdict::Charged { .. }) => return (verdict, String::new()),
-            Some(verdict) => return (verdict, reply.to_string()),
+        let reply = &posted.reply;
+        match judge(claim, reply, None) {
+            Some(verdict @ Verdict::Charged { .. }) => return Sent::new(verdict, String::new()),
+            Some(verdict) => return Sent::new(verdict, reply.to_string()),
             None => {}
         }
         // Boxed, because it is rare and every call would have the room for it.
-        let lookup = Box::pin(client.lookup(claim.payment.correlation_id)).await;
+        let lookup = client.lookup_after(&mut posted, claim.payment.correlation_id);
+        let lookup = Box::pin(lookup).await;
+        let reply = posted.reply;
         let verdict = judge(claim, &reply, Some(&lookup)).unwrap_or(Verdict::Unknown);
         tracing::debug!(
             payment.id = %claim.payment.correlation_id, processor.name = claim.processor,
             charge.reply = ?reply, charge.lookup = ?lookup, charge.verdict = ?verdict, "asked after a reply without proof"
         );
-        (verdict, format!("{reply}; {lookup}"))
+        Sent {
+            verdict,
+            said: format!("{reply}; {lookup}"),
+            retry_after: reply.retry_after(),
+        }
     };
-    let (verdict, said) = tokio::select! {
+    let sent = tokio::select! {
         proved = proved => proved,
-        () = stop.now.cancelled() => (Verdict::Unknown, STOPPING.to_owned()),
+        () = stop.now.cancelled() => Sent::new(Verdict::Unknown, STOPPING.to_owned()),
     };
-    client.counts().attempt(&verdict);
-    attempt.end(claim, &verdict);
-    (verdict, said)
+    client.counts().attempt(&sent.verdict);
+    attempt.end(claim, &sent.verdict);
+    sent
 }
 
 /// What a verdict on the newest attempt means for the payment, whose earlier attempt may be open.
@@ -193,20 +227,18 @@ fn decide(verdict: Verdict, seen: String, earlier: Option<EarlierAttempt>) -> Ou
     }
 }
 
-/// What the router learns from a verdict.
-fn signal(verdict: &Verdict) -> route::Verdict {
+/// What the router learns from a verdict. Whoever asks to be left alone is, whatever else it said.
+fn signal(verdict: &Verdict, retry_after: Option<Duration>) -> route::Verdict {
     match verdict {
         // A refusal is an answer about the payment, not a fault of the processor.
         Verdict::Charged { .. } | Verdict::Mismatch { .. } | Verdict::Refused { .. } => {
             route::Verdict::Charged
         }
         Verdict::Declined => route::Verdict::Declined,
-        Verdict::NotSent {
-            retry_after: Some(retry_after),
-        } => route::Verdict::Throttled {
-            retry_after: *retry_after,
-        },
-        Verdict::NotSent { retry_after: None } => route::Verdict::NotSent,
+        Verdict::NotSent { .. } | Verdict::Unknown if let Some(retry_after) = retry_after => {
+            route::Verdict::Throttled { retry_after }
+        }
+        Verdict::NotSent { .. } => route::Verdict::NotSent,
         Verdict::Unknown => route::Verdict::Unknown,
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::Names;
 use super::connect::Connector;
-use super::exchange::Connection;
+use super::exchange::{Connection, Then};
 
 /// Connections to one processor that are kept open while idle: as many as it takes payments at once.
 const IDLE_CONNECTIONS: usize = 800;
@@ -29,8 +29,44 @@ pub(super) struct Connections {
     idle: Arc<Idle>,
 }
 
-/// A response, with its body unless that is longer than [`MAX_BODY_BYTES`], ends too early or takes too long.
-pub(super) type Answer = Response<Option<Vec<u8>>>;
+/// A response.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) head: Response<()>,
+    /// None where it is longer than [`MAX_BODY_BYTES`], ends too early or takes too long.
+    pub(super) body: Option<Vec<u8>>,
+    /// More came with it than was asked for, so it may be the answer to something else.
+    pub(super) is_followed: bool,
+    /// Whether it is the first over its connection.
+    pub(super) is_first: bool,
+    /// Its connection, if that can be used again.
+    pub(super) line: Option<Line>,
+}
+
+/// A connection for the next request of its holder. The drop of it gives it back to all.
+#[derive(Debug)]
+pub(super) struct Line {
+    /// There until the drop.
+    connection: Option<Connection>,
+    idle: Arc<Idle>,
+}
+
+impl Line {
+    /// Ends the connection: what comes next over it may be meant for somebody else.
+    pub(super) fn close(line: Option<Self>) {
+        if let Some(mut line) = line {
+            line.connection = None;
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.idle.keep(connection);
+        }
+    }
+}
 
 /// Why there is no response, in words.
 #[derive(Debug, thiserror::Error)]
@@ -52,18 +88,40 @@ impl Connections {
         }
     }
 
-    /// Sends a request, and waits so long for the head of its response. It is sent once.
+    /// One that is open and that nobody uses.
+    pub(super) fn idle(&self) -> Option<Line> {
+        self.idle.take().map(|connection| self.line(connection))
+    }
+
+    /// Sends a request over any connection, as [`Self::send_over`] does.
     ///
     /// # Errors
-    /// There is none.
+    /// No response arrived within `within`, or the connection broke.
     pub(super) async fn send(
         &self,
         request: Request<()>,
         body: &[u8],
         within: Duration,
     ) -> Result<Answer, Failed> {
+        self.send_over(self.idle(), request, body, within).await
+    }
+
+    /// Sends a request over that connection, or over a new one, and waits up to `within` for the head of its response.
+    /// It is sent once.
+    ///
+    /// # Errors
+    /// No response arrived within `within`, or the connection broke, or something came over it before the request was
+    /// sent.
+    pub(super) async fn send_over(
+        &self,
+        line: Option<Line>,
+        request: Request<()>,
+        body: &[u8],
+        within: Duration,
+    ) -> Result<Answer, Failed> {
         let until = Instant::now() + within;
-        let mut connection = match self.idle.take() {
+        let is_first = line.is_none();
+        let mut connection = match line.and_then(|mut line| line.connection.take()) {
             Some(connection) => connection,
             None => {
                 let connected = Box::pin(self.connector.connect(request.uri().clone()));
@@ -73,23 +131,35 @@ impl Connections {
                     .map_err(|error| Failed::NotConnected(format!("{error:#}")))?
             }
         };
+        if !connection.is_quiet() {
+            let reason = "the connection was closed, or spoken over, before the request was sent";
+            return Err(Failed::NotConnected(reason.to_owned()));
+        }
         let prepared = connection.prepare(request, body);
         let prepared = prepared.map_err(|error| Failed::NoReply(error.to_string()))?;
-        let (response, rest) = timeout_at(until, connection.ask(prepared))
+        let (head, rest) = timeout_at(until, connection.ask(prepared))
             .await
             .map_err(|_| Failed::NoReply(format!("no reply within {within:?}")))?
             .map_err(|error| Failed::NoReply(error.to_string()))?;
         let body = connection.rest(rest, MAX_BODY_BYTES);
-        let body = match timeout(BODY_TIMEOUT, body).await {
-            Ok(Ok((body, open))) => {
-                if open {
-                    self.idle.keep(connection);
-                }
-                Some(body)
-            }
-            Ok(Err(_)) | Err(_) => None,
+        let (body, then) = match timeout(BODY_TIMEOUT, body).await {
+            Ok(Ok((body, then))) => (Some(body), then),
+            Ok(Err(_)) | Err(_) => (None, Then::Closes),
         };
-        Ok(response.map(|()| body))
+        Ok(Answer {
+            head,
+            body,
+            is_followed: then == Then::More,
+            is_first,
+            line: (then == Then::Open).then(|| self.line(connection)),
+        })
+    }
+
+    fn line(&self, connection: Connection) -> Line {
+        Line {
+            connection: Some(connection),
+            idle: Arc::clone(&self.idle),
+        }
     }
 }
 
@@ -109,7 +179,7 @@ impl Idle {
     /// The one that was used last: the others may be closed some time.
     fn take(&self) -> Option<Connection> {
         loop {
-            let (since, connection) = self.lock().connections.pop_back()?;
+            let (since, mut connection) = self.lock().connections.pop_back()?;
             if since.elapsed() < IDLE_TIMEOUT && connection.is_quiet() {
                 return Some(connection);
             }
@@ -214,7 +284,7 @@ mod tests {
     }
 
     fn text(answer: Result<Answer, Failed>) -> Option<String> {
-        let body = answer.expect("an answer").into_body()?;
+        let body = answer.expect("an answer").body?;
         Some(String::from_utf8(body).expect("text"))
     }
 

@@ -20,7 +20,8 @@ pub const RATE_SLACK: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Charge {
     pub(super) processor: String,
-    pub(super) amount: Decimal,
+    /// None where it has none, or one that no payment can have.
+    pub(super) amount: Option<Decimal>,
     pub(super) requested_at: DateTime<Utc>,
 }
 
@@ -55,8 +56,9 @@ impl<'a> Asker<'a> {
         }
     }
 
-    /// Asks every processor for that payment, when its turn has come.
-    pub(super) async fn ask(&self, id: Uuid) -> Answers {
+    /// Asks every processor for that payment, when its turn has come; for what differs `again`, over connections of
+    /// their own: what nobody asked for may have been taken for an answer.
+    pub(super) async fn ask(&self, id: Uuid, again: bool) -> Answers {
         let mut answers = Answers::default();
         let mut asked = false;
         for (Processor { name, client }, silence) in self.processors.iter().zip(&self.silences) {
@@ -67,7 +69,10 @@ impl<'a> Asker<'a> {
             if !std::mem::replace(&mut asked, true) {
                 self.pace.lock().await.turn().await;
             }
-            let answer = client.lookup(id).await;
+            let answer = match again {
+                true => client.lookup_anew(id).await,
+                false => client.lookup(id).await,
+            };
             lock(silence).heard(&answer, Instant::now());
             match answer {
                 Lookup::Found {
@@ -80,6 +85,9 @@ impl<'a> Asker<'a> {
                 }),
                 Lookup::Absent => {}
                 Lookup::NoAnswer(reason) => answers.silent.push((name.clone(), reason)),
+                Lookup::Throttled | Lookup::OtherId(_) => {
+                    answers.silent.push((name.clone(), answer.to_string()));
+                }
             }
         }
         answers

@@ -10,7 +10,8 @@ use hyper::{Method, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::http::{Reply, empty, json, message, not_allowed};
+use super::body::Body;
+use super::http::{Reply, empty, is_json, json, message, not_allowed};
 use super::listing::Listing;
 use super::wire::{
     Changed, Configuration, DelayRequest, FailureRequest, Range, SummaryReply, TokenRequest,
@@ -37,7 +38,13 @@ pub(super) fn answer(processor: &Arc<Processor>, head: &Parts, body: &[u8]) -> R
     if !token.is_some_and(|token| processor.admits(token.as_bytes())) {
         return empty(StatusCode::UNAUTHORIZED);
     }
-    match (head.uri.path(), &head.method) {
+    let path = head.uri.path();
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let sets = path.starts_with("/admin/configurations/") && head.method == Method::PUT;
+    if sets && !body.is_empty() && !is_json(&head.headers) {
+        return empty(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    }
+    match (path, &head.method) {
         ("/admin/payments-summary", &Method::GET) => summary(processor, head),
         ("/admin/payments-summary", _) => not_allowed("GET"),
         ("/admin/payment-ids", &Method::GET) => listing(processor),
@@ -63,22 +70,24 @@ pub(super) fn answer(processor: &Arc<Processor>, head: &Parts, body: &[u8]) -> R
 }
 
 fn summary(processor: &Processor, head: &Parts) -> Reply {
-    let Query(range) = match Query::<Range>::try_from_uri(&head.uri) {
-        Ok(range) => range,
-        Err(wrong) => return message(StatusCode::BAD_REQUEST, wrong.body_text()),
+    let Ok(Query(range)) = Query::<Range>::try_from_uri(&head.uri) else {
+        return empty(StatusCode::BAD_REQUEST);
     };
     let sum = processor.summary(range.from.map(|from| from.0), range.to.map(|to| to.0));
+    // With all decimals of both, also of nothing.
+    let mut fee = sum.amount * processor.fee();
+    fee.rescale(sum.amount.scale() + processor.fee().scale());
     let reply = SummaryReply {
         total_amount: sum.amount,
         total_requests: sum.count,
-        total_fee: sum.amount * processor.fee(),
+        total_fee: fee,
         fee_per_transaction: processor.fee(),
     };
     json(StatusCode::OK, &reply)
 }
 
 fn listing(processor: &Arc<Processor>) -> Reply {
-    let mut reply = Response::new(http_body_util::Either::Right(Listing::new(processor)));
+    let mut reply = Response::new(Body::Listing(Listing::new(processor)));
     reply.headers_mut().insert(
         CONTENT_TYPE,
         HeaderValue::from_static("application/x-ndjson"),
@@ -95,10 +104,7 @@ fn purge(processor: &Processor) -> Reply {
 
 /// Reads the body of a change and makes it.
 fn change<T: DeserializeOwned>(body: &[u8], make: impl FnOnce(T) -> Reply) -> Reply {
-    match serde_json::from_slice(body) {
-        Ok(request) => make(request),
-        Err(wrong) => message(StatusCode::BAD_REQUEST, wrong.to_string()),
-    }
+    serde_json::from_slice(body).map_or_else(|_| empty(StatusCode::BAD_REQUEST), make)
 }
 
 /// How it behaves at present, which the real processor does not tell.
@@ -143,18 +149,20 @@ fn faults(processor: &Processor) -> Reply {
 
 /// Replaces all faults; those that the body does not name are off.
 fn set_faults(processor: &Arc<Processor>, body: &[u8]) -> Reply {
-    change(body, |mut wanted: Faults| {
-        let outage = Duration::from_millis(std::mem::take(&mut wanted.refuse_for_ms));
-        if let Err(wrong) = processor.set_faults(wanted) {
-            return message(StatusCode::BAD_REQUEST, wrong);
-        }
-        if !outage.is_zero() {
-            let processor = Arc::clone(processor);
-            tokio::spawn(async move {
-                tokio::time::sleep(OUTAGE_STARTS_AFTER).await;
-                processor.refuse_for(outage);
-            });
-        }
-        faults(processor)
-    })
+    let mut wanted: Faults = match serde_json::from_slice(body) {
+        Ok(wanted) => wanted,
+        Err(wrong) => return message(StatusCode::BAD_REQUEST, wrong.to_string()),
+    };
+    let outage = Duration::from_millis(std::mem::take(&mut wanted.refuse_for_ms));
+    if let Err(wrong) = processor.set_faults(wanted) {
+        return message(StatusCode::BAD_REQUEST, wrong);
+    }
+    if !outage.is_zero() {
+        let processor = Arc::clone(processor);
+        tokio::spawn(async move {
+            tokio::time::sleep(OUTAGE_STARTS_AFTER).await;
+            processor.refuse_for(outage);
+        });
+    }
+    faults(processor)
 }

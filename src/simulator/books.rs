@@ -16,7 +16,7 @@ const EXPECTED_PAYMENTS: usize = 1 << 20;
 pub struct Payment {
     /// The id that the client chose, unique within a processor.
     pub id: Uuid,
-    /// The amount, rounded to two decimals.
+    /// The amount, with two decimals at most.
     pub amount: Decimal,
     /// The client's time stamp, to the microsecond.
     pub requested_at: DateTime<Utc>,
@@ -147,11 +147,9 @@ impl Books {
     }
 }
 
-/// Rounds to two decimals and shows both of them, as a NUMERIC column with scale 2 does.
+/// Rounds to two decimals, half to even; an amount with fewer keeps those that it has.
 pub(super) fn rounded(amount: Decimal) -> Decimal {
-    let mut amount = amount.round_dp_with_strategy(2, RoundingStrategy::MidpointAwayFromZero);
-    amount.rescale(2);
-    amount
+    amount.round_dp_with_strategy(2, RoundingStrategy::MidpointNearestEven)
 }
 
 #[cfg(test)]
@@ -188,15 +186,19 @@ mod tests {
     }
 
     #[test]
-    fn amounts_are_rounded_half_away_from_zero_to_two_decimals() {
+    fn amounts_are_rounded_half_to_even_and_keep_their_spelling() {
         for (given, stored) in [
-            ("19.9", "19.90"),
-            ("0.005", "0.01"),
+            ("19.9", "19.9"),
+            ("19.90", "19.90"),
+            ("19.999", "20.00"),
+            ("2.675", "2.68"),
+            ("2.665", "2.66"),
             ("77.82999999", "77.83"),
-            ("3", "3.00"),
+            ("3", "3"),
+            ("-0.005", "0.00"),
         ] {
             let given: Decimal = given.parse().unwrap();
-            assert_eq!(rounded(given).to_string(), stored);
+            assert_eq!(rounded(given).abs().to_string(), stored);
         }
     }
 

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use hyper::server::conn::http1;
@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::gateway::Unasked;
 use super::{Processor, http};
 
 /// The work that goes on when its client goes away.
@@ -37,6 +38,12 @@ impl Work {
             .ok()
             .flatten()
     }
+
+    /// Does the work, for which nobody waits.
+    pub(super) fn begin(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let killed = self.killed.clone();
+        self.tasks.spawn(killed.run_until_cancelled_owned(work));
+    }
 }
 
 /// Serves a connection until the client closes it, it is cut, or `closing` and its request is done.
@@ -48,17 +55,26 @@ pub(super) async fn converse(
     closing: CancellationToken,
 ) {
     let reset = Arc::new(AtomicBool::new(false));
+    let unasked = Arc::new(Mutex::new(None));
     let socket = Socket {
         stream,
         reset: Arc::clone(&reset),
+        unasked: Arc::clone(&unasked),
     };
     let resets = Arc::clone(&reset);
     let service = service_fn(move |request| {
         let (processor, work, resets) = (Arc::clone(&processor), work.clone(), Arc::clone(&resets));
+        let unasked = Arc::clone(&unasked);
         async move {
-            http::answer(&processor, &work, request)
+            let mut reply = http::answer(&processor, &work, request)
                 .await
-                .inspect_err(|cut| resets.store(cut.reset, Ordering::Release))
+                .inspect_err(|cut| resets.store(cut.reset, Ordering::Release));
+            if let Ok(reply) = &mut reply
+                && let Some(follows) = reply.extensions_mut().remove::<Unasked>()
+            {
+                *unasked.lock().expect("no code panics under this lock") = Some(follows);
+            }
+            reply
         }
     });
     let connection = http1::Builder::new()
@@ -85,6 +101,19 @@ pub(super) async fn converse(
 struct Socket {
     stream: TcpStream,
     reset: Arc<AtomicBool>,
+    /// What it is to say unasked.
+    unasked: Arc<Mutex<Option<Unasked>>>,
+}
+
+impl Socket {
+    /// Says what nobody asked for, where it is time for that.
+    fn speak(&self, next_has_come: bool) {
+        let mut unasked = self.unasked.lock().expect("no code panics under this lock");
+        if let Some(Unasked { bytes, .. }) = unasked.take_if(|it| it.waits == next_has_come) {
+            // Where the buffer of the system is full nobody reads any more.
+            let _ = self.stream.try_write(bytes);
+        }
+    }
 }
 
 impl Drop for Socket {
@@ -102,7 +131,12 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if matches!(read, Poll::Ready(Ok(()))) && buf.filled().len() > before {
+            self.speak(true);
+        }
+        read
     }
 }
 
@@ -128,7 +162,11 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        if flushed.is_ready() {
+            self.speak(false);
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

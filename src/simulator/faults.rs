@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// How often each fault is injected: rates from 0 (never) to 1 (always).
 ///
-/// The first six exclude each other, so their sum is at most 1.
+/// The first nine exclude each other, so their sum is at most 1.
 #[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct Faults {
@@ -30,12 +30,24 @@ pub struct Faults {
     /// Rate of payments that are refused with 429, nothing stored
     #[arg(long = "fault-too-many", env = "SIMULATOR_FAULT_TOO_MANY", default_value_t = 0.0, value_name = "RATE", help_heading = HEADING)]
     pub too_many: f64,
+    /// Rate of payments whose gateway gives up at once, with a status or page of its own; they are stored all the same
+    #[arg(long = "fault-gateway-gave-up", env = "SIMULATOR_FAULT_GATEWAY_GAVE_UP", default_value_t = 0.0, value_name = "RATE", help_heading = HEADING)]
+    pub gateway_gave_up: f64,
+    /// Rate of payments that a gateway turns away with a status or page of its own, nothing stored
+    #[arg(long = "fault-gateway-refused", env = "SIMULATOR_FAULT_GATEWAY_REFUSED", default_value_t = 0.0, value_name = "RATE", help_heading = HEADING)]
+    pub gateway_refused: f64,
+    /// Rate of payments that are answered with 500 and an error of the processor's database; half of them are stored
+    #[arg(long = "fault-fail-with-text", env = "SIMULATOR_FAULT_FAIL_WITH_TEXT", default_value_t = 0.0, value_name = "RATE", help_heading = HEADING)]
+    pub fail_with_text: f64,
     /// Rate of payments that are slow, whatever else happens to them
     #[arg(long = "fault-slow", env = "SIMULATOR_FAULT_SLOW", default_value_t = 0.0, value_name = "RATE", help_heading = HEADING)]
     pub slow: f64,
     /// How much longer a slow payment takes, in milliseconds
     #[arg(long = "fault-slow-ms", env = "SIMULATOR_FAULT_SLOW_MS", default_value_t = 0, value_name = "MS", help_heading = HEADING)]
     pub slow_ms: u64,
+    /// Rate of payments whose reply is followed by another one that nobody asked for, at once or when the next request comes
+    #[arg(long = "fault-unasked", env = "SIMULATOR_FAULT_UNASKED", default_value_t = 0.0, value_name = "RATE", help_heading = HEADING)]
+    pub unasked: f64,
     /// Rate of lookups (GET /payments/{id}) whose connection is closed or reset without a reply
     #[arg(long = "fault-lookup-lost", env = "SIMULATOR_FAULT_LOOKUP_LOST", default_value_t = 0.0, value_name = "RATE", help_heading = HEADING)]
     pub lookup_lost: f64,
@@ -60,7 +72,11 @@ impl Faults {
             ("failAfter", self.fail_after),
             ("failBefore", self.fail_before),
             ("tooMany", self.too_many),
+            ("gatewayGaveUp", self.gateway_gave_up),
+            ("gatewayRefused", self.gateway_refused),
+            ("failWithText", self.fail_with_text),
             ("slow", self.slow),
+            ("unasked", self.unasked),
             ("lookupLost", self.lookup_lost),
             ("connectionReset", self.connection_reset),
         ];
@@ -94,6 +110,7 @@ impl Faults {
     /// Draws what happens to one payment. Always takes the same number of random values.
     pub(super) fn draw(&self, rng: &mut impl Rng) -> Plan {
         let (ending, reset, slow): (f64, bool, f64) = (rng.random(), rng.random(), rng.random());
+        let (which, unasked): (usize, f64) = (rng.random_range(0..WHICH), rng.random());
         let stack = [
             (Ending::ReplyLost, self.reply_lost),
             (Ending::RequestLost, self.request_lost),
@@ -101,6 +118,9 @@ impl Faults {
             (Ending::FailAfter, self.fail_after),
             (Ending::FailBefore, self.fail_before),
             (Ending::TooMany, self.too_many),
+            (Ending::GatewayGaveUp, self.gateway_gave_up),
+            (Ending::GatewayRefused, self.gateway_refused),
+            (Ending::FailWithText, self.fail_with_text),
         ];
         let mut below = 0.0;
         let met = stack.into_iter().find_map(|(fault, rate)| {
@@ -111,12 +131,17 @@ impl Faults {
             ending: met.unwrap_or(Ending::Answered),
             reset,
             slower: (slow < self.slow).then(|| Duration::from_millis(self.slow_ms)),
+            which,
+            unasked: unasked < self.unasked,
         }
     }
 }
 
 /// How many of the rates exclude each other.
-const ENDINGS: usize = 6;
+const ENDINGS: usize = 9;
+
+/// Numbers that choose among the replies of gateways, or those that nobody asked for.
+const WHICH: usize = 1 << 16;
 
 /// How a request ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +153,9 @@ pub(super) enum Ending {
     FailAfter,
     FailBefore,
     TooMany,
+    GatewayGaveUp,
+    GatewayRefused,
+    FailWithText,
 }
 
 /// What happens to one request.
@@ -137,6 +165,10 @@ pub(super) struct Plan {
     /// A lost connection ends with a reset instead of an orderly close.
     pub(super) reset: bool,
     pub(super) slower: Option<Duration>,
+    /// Chooses a reply where there are several.
+    pub(super) which: usize,
+    /// A reply that nobody asked for follows.
+    pub(super) unasked: bool,
 }
 
 impl Plan {
@@ -145,6 +177,8 @@ impl Plan {
         ending: Ending::Answered,
         reset: false,
         slower: None,
+        which: 0,
+        unasked: false,
     };
 }
 

@@ -73,6 +73,11 @@ impl HealthGate {
             .take(Instant::now())
     }
 
+    /// Calls that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Acquire)
+    }
+
     /// Returns when the call may be answered.
     pub(super) async fn pass(&self) -> Result<(), Refused> {
         // Whoever comes while others wait stands behind them, even in a new window.

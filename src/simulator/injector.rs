@@ -31,6 +31,14 @@ pub struct Injected {
     pub fail_before: u64,
     /// Refused with 429 by chance; those that the limit refused are not counted.
     pub too_many: u64,
+    /// Answered by a gateway that gave up, stored all the same.
+    pub gateway_gave_up: u64,
+    /// Turned away by a gateway, nothing stored.
+    pub gateway_refused: u64,
+    /// Answered with 500 and an error of the database.
+    pub fail_with_text: u64,
+    /// Replies that were followed by one that nobody asked for.
+    pub unasked: u64,
     /// Took longer.
     pub slow: u64,
     /// Lookups without a reply.
@@ -104,6 +112,10 @@ impl FaultInjector {
         (state.faults.clone(), state.injected.clone())
     }
 
+    pub(super) fn count_unasked(&self) {
+        self.state().injected.unasked += 1;
+    }
+
     pub(super) fn count_outage(&self) {
         self.state().injected.outages += 1;
     }
@@ -128,10 +140,12 @@ impl FaultInjector {
             return;
         }
         let injected = &mut self.state().injected;
-        // These two end before a payment can be slow.
-        let slow =
-            plan.slower.is_some() && !matches!(plan.ending, Ending::RequestLost | Ending::TooMany);
-        injected.slow += u64::from(slow);
+        // These end before a payment can be slow.
+        let is_early = matches!(
+            plan.ending,
+            Ending::RequestLost | Ending::TooMany | Ending::GatewayRefused
+        );
+        injected.slow += u64::from(plan.slower.is_some() && !is_early);
         match plan.ending {
             Ending::Answered => {}
             Ending::ReplyLost => injected.reply_lost += 1,
@@ -140,6 +154,9 @@ impl FaultInjector {
             Ending::FailAfter => injected.fail_after += 1,
             Ending::FailBefore => injected.fail_before += 1,
             Ending::TooMany => injected.too_many += 1,
+            Ending::GatewayGaveUp => injected.gateway_gave_up += 1,
+            Ending::GatewayRefused => injected.gateway_refused += 1,
+            Ending::FailWithText => injected.fail_with_text += 1,
         }
     }
 
@@ -174,10 +191,10 @@ impl FaultInjector {
 }
 
 impl State {
-    /// Counts this arrival of an id while it meets faults; once it was answered it is not expected
-    /// back, so that the memory needed stays small.
+    /// Counts this arrival of an id while it meets faults; a payment that was answered is not expected
+    /// back, so that the memory needed stays small. Who asks for one may ask again.
     fn remember(&mut self, id: Uuid, call: Call, nth: u64, again: bool) {
-        if again {
+        if again || (call == Call::Lookup && nth > 0) {
             self.seen.insert((id, call), nth + 1);
         } else if nth > 0 {
             self.seen.remove(&(id, call));
@@ -188,6 +205,27 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lookup_can_be_answered_twice_in_a_row() {
+        let lookup_lost = 0.5;
+        let injector = FaultInjector::new(
+            4,
+            Faults {
+                lookup_lost,
+                ..Faults::default()
+            },
+        );
+        for n in 0..200 {
+            let id = Uuid::from_u128(n);
+            let lost = (0..64).map(|_| injector.plan_lookup(id).is_some());
+            let lost: Vec<bool> = lost.collect();
+            assert!(
+                lost.windows(2).any(|pair| pair == [false, false]),
+                "{lost:?}"
+            );
+        }
+    }
 
     #[test]
     fn a_payment_that_comes_again_meets_another_fault_in_the_end() {

@@ -30,9 +30,11 @@
 
 mod admin;
 mod args;
+mod body;
 mod books;
 mod connection;
 mod faults;
+mod gateway;
 mod health;
 mod http;
 mod injector;

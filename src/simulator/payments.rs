@@ -11,8 +11,9 @@ use super::Processor;
 use super::books::Payment;
 use super::connection::Work;
 use super::faults::{Ending, Plan};
-use super::http::{Cut, Reply, empty, fixed, json, message, too_many};
-use super::limiter::Entry;
+use super::gateway::{self, Unasked};
+use super::http::{Cut, Reply, chunked, empty, json, too_many, trace};
+use super::limiter::{Entry, Place};
 use super::wire::{PaymentReply, PaymentRequest};
 
 /// The reply to a stored payment.
@@ -38,16 +39,52 @@ pub(super) async fn charge(
 ) -> Result<Reply, Cut> {
     let payment = match PaymentRequest::read(body) {
         Ok(payment) => payment,
-        Err(wrong) => return Ok(message(StatusCode::BAD_REQUEST, wrong)),
+        Err(wrong) => {
+            tracing::debug!(%wrong, "no payment");
+            // Whatever else is configured, but not beyond the limit.
+            return Ok(match place(processor).await {
+                Some(_place) => empty(StatusCode::BAD_REQUEST),
+                None => too_many(),
+            });
+        }
     };
     let plan = processor.faults.plan_payment(payment.id);
-    let cut = Cut { reset: plan.reset };
-    if matches!(plan.ending, Ending::RequestLost | Ending::TooMany) {
+    let mut reply = charge_as_planned(processor, work, payment, plan).await?;
+    if plan.unasked {
+        processor.faults.count_unasked();
+        reply.extensions_mut().insert(Unasked::new(plan.which));
+    }
+    Ok(reply)
+}
+
+async fn charge_as_planned(
+    processor: &Arc<Processor>,
+    work: &Work,
+    payment: Payment,
+    plan: Plan,
+) -> Result<Reply, Cut> {
+    let cut = || Cut { reset: plan.reset };
+    let early = match plan.ending {
+        Ending::RequestLost => Some(Err(cut())),
+        Ending::TooMany => Some(Ok(too_many())),
+        Ending::GatewayRefused => Some(Ok(gateway::reply(plan.which))),
+        Ending::GatewayGaveUp => {
+            let processor = Arc::clone(processor);
+            work.begin(async move {
+                if let Some(_place) = place(&processor).await {
+                    let slower = plan.slower.unwrap_or_default();
+                    tokio::time::sleep(processor.delay() + slower).await;
+                    // Nobody hears what comes of it.
+                    insert(&processor, payment, Plan::SMOOTH);
+                }
+            });
+            Some(Ok(gateway::reply(plan.which)))
+        }
+        _ => None,
+    };
+    if let Some(early) = early {
         processor.faults.count(plan);
-        return match plan.ending {
-            Ending::RequestLost => Err(cut),
-            _ => Ok(too_many()),
-        };
+        return early;
     }
     let outcome = match processor.limiter.enter() {
         Entry::Refused => return Ok(too_many()),
@@ -73,7 +110,7 @@ pub(super) async fn charge(
     };
     match outcome {
         Outcome::Reply(reply) => Ok(reply),
-        Outcome::Lost => Err(cut),
+        Outcome::Lost => Err(cut()),
         Outcome::Silence => std::future::pending().await,
     }
 }
@@ -93,8 +130,12 @@ fn insert(processor: &Processor, payment: Payment, plan: Plan) -> Outcome {
         return Outcome::Reply(empty(StatusCode::INTERNAL_SERVER_ERROR));
     }
     processor.faults.count(plan);
-    if plan.ending == Ending::FailBefore {
-        return Outcome::Reply(empty(StatusCode::INTERNAL_SERVER_ERROR));
+    match plan.ending {
+        Ending::FailBefore => return Outcome::Reply(empty(StatusCode::INTERNAL_SERVER_ERROR)),
+        Ending::FailWithText if plan.which.is_multiple_of(2) => {
+            return Outcome::Reply(database_is_away());
+        }
+        _ => {}
     }
     let stored = processor.store(payment);
     if let Err(error) = &stored {
@@ -103,19 +144,34 @@ fn insert(processor: &Processor, payment: Payment, plan: Plan) -> Outcome {
     match (plan.ending, stored) {
         (Ending::ReplyLost, _) => Outcome::Lost,
         (Ending::ReplyHangs, _) => Outcome::Silence,
+        (Ending::FailWithText, _) => Outcome::Reply(database_is_away()),
         (Ending::FailAfter, _) => Outcome::Reply(empty(StatusCode::INTERNAL_SERVER_ERROR)),
-        (_, Ok(true)) => Outcome::Reply(fixed(StatusCode::OK, Bytes::from_static(PROCESSED))),
-        (_, Ok(false)) => Outcome::Reply(message(
+        (_, Ok(true)) => Outcome::Reply(chunked(StatusCode::OK, [Bytes::from_static(PROCESSED)])),
+        (_, Ok(false)) => Outcome::Reply(trace(
             StatusCode::UNPROCESSABLE_ENTITY,
-            format!(
+            &format!(
                 "Payment could not be processed. CorrelationId already exists: {}.",
                 payment.id
             ),
         )),
-        (_, Err(error)) => Outcome::Reply(message(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            error.to_string(),
-        )),
+        (_, Err(error)) => {
+            Outcome::Reply(trace(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()))
+        }
+    }
+}
+
+/// The processor's database ended the connection: what had been sent may be stored.
+fn database_is_away() -> Reply {
+    let error = "An exception has been raised that is likely due to a transient failure.";
+    trace(StatusCode::INTERNAL_SERVER_ERROR, error)
+}
+
+/// A place, as soon as there is one. None: too many wait for one.
+async fn place(processor: &Processor) -> Option<Place> {
+    match processor.limiter.enter() {
+        Entry::Now(place) => Some(place),
+        Entry::Later(turn) => Some(turn.come().await),
+        Entry::Refused => None,
     }
 }
 
@@ -124,10 +180,8 @@ pub(super) async fn look_up(processor: &Processor, id: Uuid) -> Result<Reply, Cu
     if let Some(reset) = processor.faults.plan_lookup(id) {
         return Err(Cut { reset });
     }
-    let _place = match processor.limiter.enter() {
-        Entry::Now(place) => place,
-        Entry::Later(turn) => turn.come().await,
-        Entry::Refused => return Ok(too_many()),
+    let Some(_place) = place(processor).await else {
+        return Ok(too_many());
     };
     Ok(match processor.payment(id) {
         Some(payment) => json(StatusCode::OK, &PaymentReply::from(&payment)),

@@ -167,6 +167,11 @@ impl Processor {
         self.limiter.in_service()
     }
 
+    /// Calls of the health endpoint that wait for a later window.
+    pub fn waiting_for_health(&self) -> usize {
+        self.health.waiting()
+    }
+
     /// Requests that wait for their turn.
     pub fn waiting(&self) -> usize {
         self.limiter.waiting()

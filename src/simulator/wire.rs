@@ -2,23 +2,24 @@
 
 use std::borrow::Cow;
 
-use chrono::{DateTime, NaiveDateTime, SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDate, NaiveDateTime, TimeDelta, Utc};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
 use super::books::{Payment, rounded};
 
-/// The largest amount that is taken, so that no sum can overflow: 10^15.
-const MAX_AMOUNT: i64 = 1_000_000_000_000_000;
+/// The largest amount that is taken, so that no sum can overflow: 2 x 10^19.
+const MAX_AMOUNT: Decimal = Decimal::from_parts(0x13D0_0000, 0x158E_4609, 1, false, 0);
 
-/// The body of `POST /payments`.
+/// The body of `POST /payments`. What is missing is nothing: no money, in the year 1.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct PaymentRequest {
     correlation_id: Uuid,
-    #[serde(with = "rust_decimal::serde::arbitrary_precision")]
-    amount: Decimal,
+    #[serde(default)]
+    amount: Amount,
+    #[serde(default)]
     requested_at: Timestamp,
 }
 
@@ -26,14 +27,39 @@ impl PaymentRequest {
     /// Reads a request, or says what is wrong with it.
     pub(super) fn read(body: &[u8]) -> Result<Payment, String> {
         let request: Self = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-        if request.amount.abs() > Decimal::from(MAX_AMOUNT) {
+        let Amount(amount) = request.amount;
+        if amount.abs() > MAX_AMOUNT {
             return Err(format!("amount is beyond {MAX_AMOUNT}"));
         }
         Ok(Payment {
             id: request.correlation_id,
-            amount: rounded(request.amount),
+            amount: rounded(amount),
             requested_at: request.requested_at.0,
         })
+    }
+}
+
+/// An amount as a number, or as a number in a string.
+#[derive(Debug, Default)]
+struct Amount(Decimal);
+
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written<'a> {
+            Number(serde_json::Number),
+            Text(#[serde(borrow)] Cow<'a, str>),
+        }
+        let text = match Written::deserialize(deserializer)? {
+            Written::Number(number) => number.to_string(),
+            Written::Text(text) => text.into_owned(),
+        };
+        let read = match text.contains(['e', 'E']) {
+            true => Decimal::from_scientific(&text),
+            false => text.parse(),
+        };
+        read.map(Self).map_err(serde::de::Error::custom)
     }
 }
 
@@ -70,11 +96,20 @@ pub(super) struct SummaryReply {
     pub(super) fee_per_transaction: Decimal,
 }
 
-/// The range of a summary.
+/// The range of a summary. An end that is empty is missing.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Range {
+    #[serde(default, deserialize_with = "unless_empty")]
     pub(super) from: Option<Timestamp>,
+    #[serde(default, deserialize_with = "unless_empty")]
     pub(super) to: Option<Timestamp>,
+}
+
+fn unless_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    let text = Cow::<str>::deserialize(deserializer)?;
+    let given = Some(text).filter(|text| !text.is_empty());
+    let time = given.map(|text| Timestamp::parse(&text)).transpose();
+    time.map_err(serde::de::Error::custom)
 }
 
 /// What `GET /payments/service-health` answers.
@@ -129,6 +164,13 @@ pub(super) struct Changed<T> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timestamp(pub(super) DateTime<Utc>);
 
+impl Default for Timestamp {
+    fn default() -> Self {
+        let year_one = NaiveDate::from_ymd_opt(1, 1, 1).and_then(|day| day.and_hms_opt(0, 0, 0));
+        Self(year_one.map(|time| time.and_utc()).unwrap_or_default())
+    }
+}
+
 impl Timestamp {
     fn parse(text: &str) -> Result<Self, String> {
         let moment = DateTime::parse_from_rfc3339(text)
@@ -152,7 +194,9 @@ impl<'de> Deserialize<'de> for Timestamp {
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0.to_rfc3339_opts(SecondsFormat::AutoSi, true))
+        // A column without a time zone: no offset, and no more digits than it takes.
+        let text = self.0.format("%Y-%m-%dT%H:%M:%S%.6f").to_string();
+        serializer.serialize_str(text.trim_end_matches('0').trim_end_matches('.'))
     }
 }
 
@@ -163,14 +207,13 @@ mod tests {
     #[test]
     fn time_stamps_are_cut_to_the_microsecond_and_are_utc_without_an_offset() {
         for (given, kept) in [
-            ("2025-07-15T12:34:56.000Z", "2025-07-15T12:34:56Z"),
-            (
-                "2025-07-15T12:34:56.1234569Z",
-                "2025-07-15T12:34:56.123456Z",
-            ),
-            ("9999-12-31T23:59:59Z", "9999-12-31T23:59:59Z"),
-            ("2025-07-15T12:34:56", "2025-07-15T12:34:56Z"),
-            ("2025-07-15T12:34:56.789+02:00", "2025-07-15T10:34:56.789Z"),
+            ("2025-07-15T12:34:56.000Z", "2025-07-15T12:34:56"),
+            ("2025-07-15T12:34:50Z", "2025-07-15T12:34:50"),
+            ("2025-07-15T12:34:56.120Z", "2025-07-15T12:34:56.12"),
+            ("2025-07-15T12:34:56.1234569Z", "2025-07-15T12:34:56.123456"),
+            ("9999-12-31T23:59:59Z", "9999-12-31T23:59:59"),
+            ("2025-07-15T12:34:56", "2025-07-15T12:34:56"),
+            ("2025-07-15T12:34:56.789+02:00", "2025-07-15T10:34:56.789"),
         ] {
             let kept_as = serde_json::to_string(&Timestamp::parse(given).unwrap()).unwrap();
             assert_eq!(kept_as, format!("\"{kept}\""));
@@ -187,5 +230,6 @@ mod tests {
             PaymentRequest::read(body).unwrap().amount.to_string(),
             "77.83"
         );
+        assert_eq!(MAX_AMOUNT.to_string(), "20000000000000000000");
     }
 }

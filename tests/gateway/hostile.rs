@@ -159,13 +159,14 @@ async fn answer(mut client: TcpStream, mode: Mode, honest: &str) -> std::io::Res
 /// What one call, and the question after it, prove.
 async fn verdict(client: &ProcessorClient) -> (Verdict, Reply, Option<Lookup>) {
     let claim = new_claim();
-    let reply = client.post(&claim, None).await;
-    if let Some(verdict) = judge(&claim, &reply, None) {
-        return (verdict, reply, None);
+    let mut posted = client.post(&claim, None).await;
+    if let Some(verdict) = judge(&claim, &posted.reply, None) {
+        return (verdict, posted.reply, None);
     }
-    let lookup = client.lookup(claim.payment.correlation_id).await;
-    let verdict = judge(&claim, &reply, Some(&lookup)).expect("a lookup decides");
-    (verdict, reply, Some(lookup))
+    let id = claim.payment.correlation_id;
+    let lookup = client.lookup_after(&mut posted, id).await;
+    let verdict = judge(&claim, &posted.reply, Some(&lookup)).expect("a lookup decides");
+    (verdict, posted.reply, Some(lookup))
 }
 
 #[tokio::test]
@@ -175,30 +176,27 @@ async fn whatever_a_processor_answers_proves_no_more_than_it_should() {
     let settings = default_at(&hostile.url());
     let timeout = Duration::from_millis(1_500);
     let client = ProcessorClient::new(&settings, timeout, &resolver(), None).expect("a client");
-    // The status is the answer, whatever follows it; everything else leaves the payment in doubt.
-    let charged = ["Charged"];
-    let unknown = ["Unknown"];
-    for (mode, expected) in [
-        (Mode::Endless(200), charged),
-        (Mode::EndlessSize(200), charged),
-        (Mode::WrongJson(200), charged),
-        (Mode::Short(200), charged),
-        (Mode::Endless(500), unknown),
-        (Mode::WrongJson(500), unknown),
-        (Mode::Short(500), unknown),
-        (Mode::Garbage, unknown),
-        (Mode::Redirect, unknown),
-        (Mode::HugeHeader, unknown),
-        (Mode::ManyHeaders, unknown),
-        (Mode::Reset, unknown),
-        (Mode::Continue, unknown),
-        (Mode::Trickle, unknown),
+    for mode in [
+        Mode::Endless(200),
+        Mode::EndlessSize(200),
+        Mode::WrongJson(200),
+        Mode::Short(200),
+        Mode::Endless(500),
+        Mode::WrongJson(500),
+        Mode::Short(500),
+        Mode::Garbage,
+        Mode::Redirect,
+        Mode::HugeHeader,
+        Mode::ManyHeaders,
+        Mode::Reset,
+        Mode::Continue,
+        Mode::Trickle,
     ] {
         hostile.mode.send_replace(mode);
         let begun_at = Instant::now();
         let (verdict, reply, lookup) = verdict(&client).await;
         let told = format!("{mode:?}: {verdict:?} of {reply:?} and {lookup:?}");
-        assert!(format!("{verdict:?}").starts_with(expected[0]), "{told}");
+        assert_eq!(verdict, Verdict::Unknown, "{told}");
         // A call and a question, each of which has its time.
         assert!(
             begun_at.elapsed() < Duration::from_secs(12),

@@ -129,8 +129,9 @@ async fn say_too_much(listener: TcpListener, bytes: usize) {
             while let Ok(1..) = client.read(&mut request).await {
                 let mut reply = "HTTP/1.1 503 S\r\nContent-Length: 0\r\n\r\n".to_owned();
                 if request.starts_with(b"POST") {
-                    let head = "HTTP/1.1 200 OK\r\nContent-Length: 900\r\nX: ";
-                    let rest = format!("\r\n\r\n{}", "y".repeat(900));
+                    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 900\r\nX: ";
+                    let stored = r#"{"message":"payment processed successfully"}"#;
+                    let rest = format!("\r\n\r\n{stored:<900}");
                     let filled = "x".repeat(bytes - head.len() - rest.len());
                     let more = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
                     reply = format!("{head}{filled}{rest}{more}");
@@ -158,9 +159,10 @@ async fn what_follows_a_reply_by_tls_is_not_taken_for_the_next() {
         let timeout = Duration::from_secs(5);
         let client = ProcessorClient::new(&settings, timeout, &resolver(), Some(&authorities));
         let (client, claim) = (client.expect("a client"), new_claim());
-        let reply = client.post(&claim, None).await;
+        let reply = client.post(&claim, None).await.reply;
+        // It may be the answer to something else, and so may what comes next.
         assert!(
-            matches!(reply, Reply::Status { code: 200, .. }),
+            matches!(reply, Reply::Undocumented { code: 200, .. }),
             "{bytes}: {reply:?}"
         );
         let lookup = client.lookup(claim.payment.correlation_id).await;

@@ -1,10 +1,13 @@
 //! What holds of the parsers whatever they are given. The fuzz targets (`fuzz/`) are these functions.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
-use axum::http::Uri;
+use axum::http::{Response, Uri};
 use chrono::DateTime;
-use payment_proxy::charge::{Health, Lookup, Reply, Verdict, judge, read_lookup};
+use payment_proxy::charge::{
+    Lookup, RECORD_TIME_LIMIT, Reply, Verdict, judge, read_health, read_lookup, read_post,
+    read_totals,
+};
 use payment_proxy::claim::Claim;
 use payment_proxy::http;
 use payment_proxy::payment::{AMOUNT_LIMIT, AMOUNT_SCALE, Payment, format_time};
@@ -82,48 +85,84 @@ pub fn traceparent(header: &[u8]) {
     assert_eq!(Traceparent::read(&written), Some(read));
 }
 
+/// The heads of replies, as processors and others write them.
+const HEADS: [&[(&str, &str)]; 5] = [
+    &[("Content-Type", "application/json; charset=utf-8")],
+    &[("Content-Length", "0")],
+    &[("Retry-After", "5")],
+    &[("Content-Type", "text/html"), ("Retry-After", "5")],
+    &[],
+];
+
 /// Whatever a processor says, a payment is only free, or charged, where that is proved.
 pub fn verdict(said: &[u8]) {
     let Some((&[kind, high, low], body)) = said.split_first_chunk() else {
         return;
     };
     let code = u16::from_be_bytes([high, low]);
-    let text = String::from_utf8_lossy(body).into_owned();
-    let (reply, silent) = match kind % 4 {
-        0 => (Reply::NoReply(text), true),
-        1 => (Reply::NotConnected(text), false),
-        _ => {
-            let retry_after = None;
-            let reply = Reply::Status {
-                code,
-                retry_after,
-                text,
-            };
-            (reply, matches!(code, 502..=504))
-        }
+    let headers = HEADS[usize::from(kind / 12) % HEADS.len()];
+    let head = |code: u16| {
+        let builder = headers
+            .iter()
+            .fold(Response::builder(), |head, (name, value)| {
+                head.header(*name, *value)
+            });
+        builder.status(code).body(())
+    };
+    let Ok(replied) = head(code) else {
+        return; // no status
     };
     let claim = claim();
+    let id = claim.payment.correlation_id;
+    let text = String::from_utf8_lossy(body).into_owned();
+    let reply = match kind % 4 {
+        0 => Reply::NoReply(text),
+        1 => Reply::NotConnected(text),
+        _ => read_post(id, &replied, Some(body), SystemTime::UNIX_EPOCH),
+    };
     let lookup = match kind / 4 % 3 {
         0 => None,
         1 => Some(Lookup::Absent),
-        _ => Some(read_lookup(claim.payment.correlation_id, body)),
+        _ => Some(read_lookup(id, &head(200).expect("a head"), Some(body))),
     };
-    let _ = serde_json::from_slice::<Health>(body);
+    let _ = (
+        read_health(&replied, Some(body)),
+        read_totals(&replied, Some(body)),
+    );
     let Some(verdict) = judge(&claim, &reply, lookup.as_ref()) else {
         assert!(lookup.is_none(), "a lookup settles it, if only as unknown");
         return;
     };
+    let documented = match &reply {
+        Reply::Documented(said) => Some(said.code()),
+        _ => None,
+    };
+    let is_absent = lookup == Some(Lookup::Absent);
     match verdict {
         Verdict::Charged { requested_at } => match lookup {
-            Some(Lookup::Found { amount, .. }) if code != 200 || kind % 4 < 2 => {
-                assert_eq!(amount, claim.payment.amount);
+            Some(Lookup::Found {
+                amount,
+                requested_at: found,
+            }) if documented != Some(200) => {
+                assert_eq!(amount, Some(claim.payment.amount));
+                let near = (found - claim.requested_at).abs() <= RECORD_TIME_LIMIT;
+                assert!(near, "{found}");
             }
-            _ => assert_eq!(requested_at, claim.requested_at),
+            _ => assert_eq!((documented, requested_at), (Some(200), claim.requested_at)),
         },
-        Verdict::Declined => assert!(!silent && lookup == Some(Lookup::Absent)),
-        Verdict::NotSent { .. } => assert!(kind % 4 == 1 || code == 429),
-        Verdict::Refused { .. } => assert!(matches!(code, 400 | 422) && kind % 4 > 1),
-        Verdict::Mismatch { .. } => assert!(matches!(lookup, Some(Lookup::Found { .. }))),
+        Verdict::Declined => assert!(documented == Some(500) && is_absent),
+        Verdict::NotSent { .. } => {
+            assert!(kind % 4 == 1 || documented == Some(429) && is_absent);
+        }
+        Verdict::Refused { .. } => {
+            assert!(matches!(documented, Some(400 | 415 | 422)) && is_absent);
+        }
+        Verdict::Mismatch { .. } => {
+            assert!(matches!(
+                lookup,
+                Some(Lookup::Found { .. } | Lookup::OtherId(_))
+            ));
+        }
         Verdict::Unknown => assert!(lookup.is_some()),
     }
     if let Some(Lookup::Found { requested_at, .. }) = lookup {

@@ -8,6 +8,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use payment_proxy::charge::ProcessorClient;
 use payment_proxy::config::ProcessorSettings;
@@ -99,6 +100,9 @@ impl Site {
                 fail_after: rate(Ending::FailAfter),
                 fail_before: rate(Ending::FailBefore),
                 too_many: rate(Ending::TooMany),
+                gateway_gave_up: rate(Ending::GatewayGaveUp),
+                fail_with_text: rate(Ending::FailWithText),
+                unasked: f64::from(u8::from(fate.unasked)),
                 slow: f64::from(u8::from(fate.slow.is_some())),
                 slow_ms: fate.slow.unwrap_or_default() * 1_000,
                 lookup_lost: f64::from(u8::from(fate.lookup_lost)),
@@ -121,6 +125,11 @@ impl Site {
             self.processor.in_service(),
             self.processor.injected().reply_hangs,
         )
+    }
+
+    /// Requests of which the gateway gave up, so far.
+    pub fn given_up(&self) -> u64 {
+        self.processor.injected().gateway_gave_up
     }
 
     /// Requests since the last [`Self::prepare`] that the front has answered and not yet brought to the processor's end.
@@ -227,14 +236,17 @@ impl Front {
         StatusCode::GATEWAY_TIMEOUT
     }
 
-    async fn look_up(State(front): State<Self>, Path(id): Path<Uuid>) -> (StatusCode, Bytes) {
+    async fn look_up(State(front): State<Self>, Path(id): Path<Uuid>) -> Response {
         let reply = front.http.get(format!("{}/payments/{id}", front.upstream));
-        match reply.send().await {
-            Ok(reply) => {
-                let status = reply.status();
-                (status, reply.bytes().await.unwrap_or_default())
-            }
-            Err(_) => (StatusCode::BAD_GATEWAY, Bytes::new()),
+        let Ok(reply) = reply.send().await else {
+            return StatusCode::BAD_GATEWAY.into_response();
+        };
+        let (status, media_type) = (reply.status(), reply.headers().get(CONTENT_TYPE).cloned());
+        let body = reply.bytes().await.unwrap_or_default();
+        let media_type = media_type.map(|media_type| [(CONTENT_TYPE, media_type)]);
+        match media_type {
+            Some(media_type) => (status, media_type, body).into_response(),
+            None => status.into_response(),
         }
     }
 }

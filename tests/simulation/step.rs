@@ -79,6 +79,8 @@ pub struct Fate {
     pub slow: Option<u64>,
     /// The question that follows a reply without proof is lost, too.
     pub lookup_lost: bool,
+    /// The reply is followed by another one that nobody asked for.
+    pub unasked: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,12 +100,16 @@ pub enum Ending {
     TooMany,
     /// A proxy answers 504 at once; the processor goes on.
     GatewayTimeout,
+    /// A gateway answers at once, with a status or page of its own; the processor goes on.
+    GatewayGaveUp,
+    /// Answered with 500 and an error of the processor's database; stored, or not.
+    FailWithText,
     /// Answered with 400, not stored.
     Refused,
 }
 
 impl Ending {
-    /// Whether the processor stores a request that ends so.
+    /// Whether the processor stores, or may store, a request that ends so.
     pub fn stores(self) -> bool {
         matches!(
             self,
@@ -112,6 +118,8 @@ impl Ending {
                 | Self::ReplyHangs
                 | Self::FailAfter
                 | Self::GatewayTimeout
+                | Self::GatewayGaveUp
+                | Self::FailWithText
         )
     }
 }
@@ -170,6 +178,8 @@ fn fate() -> impl Strategy<Value = Fate> {
         2 => Just(Ending::FailBefore),
         1 => Just(Ending::TooMany),
         3 => Just(Ending::GatewayTimeout),
+        3 => Just(Ending::GatewayGaveUp),
+        1 => Just(Ending::FailWithText),
         6 => Just(Ending::Refused),
     ];
     // Either side of the call's timeout, and the longest just inside the time for late charges.
@@ -177,10 +187,12 @@ fn fate() -> impl Strategy<Value = Fate> {
         1 => Just(None),
         2 => prop::sample::select(vec![2, 10, 20, 45, 45]).prop_map(Some),
     ];
-    (ending, slow, prop::bool::weighted(0.15)).prop_map(|(ending, slow, lookup_lost)| Fate {
+    let (lookup_lost, unasked) = (prop::bool::weighted(0.15), prop::bool::weighted(0.15));
+    (ending, slow, lookup_lost, unasked).prop_map(|(ending, slow, lookup_lost, unasked)| Fate {
         ending,
         slow,
         lookup_lost,
+        unasked,
     })
 }
 

@@ -69,6 +69,7 @@ impl Actor {
         let site = &sites[index];
         let client = site.prepare(&self.ways[index], fate);
         let (served, hanging) = site.pending();
+        let given_up = site.given_up();
         let stop = self.stop.clone();
         let task = tokio::spawn(async move {
             let outcome = match claim.earlier {
@@ -82,10 +83,13 @@ impl Actor {
             served_now > served || hanging_now > hanging
         };
         clock::until("a request is answered or waits for time", || {
-            if fate.ending == Ending::GatewayTimeout {
-                task.is_finished() && (waits() || site.on_the_way() == 0)
-            } else {
-                task.is_finished() || waits()
+            match fate.ending {
+                Ending::GatewayTimeout => task.is_finished() && (waits() || site.on_the_way() == 0),
+                Ending::GatewayGaveUp => {
+                    let at_once = fate.slow.is_none() || site.given_up() == given_up;
+                    task.is_finished() && (waits() || at_once)
+                }
+                _ => task.is_finished() || waits(),
             }
         })
         .await;

@@ -299,7 +299,8 @@ impl<'a> World<'a> {
         self.met(Met::NotSentInTime, usize::from(too_late));
         if matches!(sent, Sent::InTheWorks) && fate.ending.stores() {
             let works_for = Duration::from_secs(fate.slow.unwrap_or_default());
-            let after = works_for > CALL_TIMEOUT || fate.ending == Ending::GatewayTimeout;
+            let after = works_for > CALL_TIMEOUT
+                || matches!(fate.ending, Ending::GatewayTimeout | Ending::GatewayGaveUp);
             self.met(Met::ChargeAfterItsCall, usize::from(after));
             self.open.push(Open {
                 id,
@@ -432,6 +433,7 @@ impl<'a> World<'a> {
             ending: Ending::Answered,
             slow: None,
             lookup_lost: false,
+            unasked: false,
         };
         while !self.actors[worker].claims.is_empty() {
             self.send(worker, 0, fate).await;

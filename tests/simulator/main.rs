@@ -11,4 +11,5 @@ mod faults;
 mod health;
 mod limits;
 mod payments;
+mod replies;
 mod restart;

