@@ -113,7 +113,11 @@ pub fn parse_uuid(text: &str) -> Option<Uuid> {
         .flatten()
 }
 
-/// Reads a number of valid JSON syntax.
+/// Digits before the point of an amount below [`AMOUNT_LIMIT`], at most.
+const AMOUNT_WHOLE_DIGITS: i64 = 12;
+
+/// Reads a number of valid JSON syntax by its digits: exactly, or not at all. However many zeros stand where they mean
+/// nothing, and whatever its exponent, the value counts.
 fn parse_amount(raw: &str) -> Result<Decimal, InvalidPayment> {
     let Some(first) = raw
         .bytes()
@@ -122,33 +126,42 @@ fn parse_amount(raw: &str) -> Result<Decimal, InvalidPayment> {
     else {
         return Err(InvalidPayment::AmountType);
     };
-    let digits = raw.split(['e', 'E']).next().unwrap_or(raw);
-    if first == b'-' || !digits.bytes().any(|byte| (b'1'..=b'9').contains(&byte)) {
+    let (mantissa, exponent) = match raw.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, power(exponent)),
+        None => (raw, 0),
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = || whole.bytes().chain(fraction.bytes());
+    let leading_zeros = digits().take_while(|digit| *digit == b'0').count();
+    let written = whole.len() + fraction.len();
+    if first == b'-' || leading_zeros == written {
         return Err(InvalidPayment::AmountNotPositive);
     }
-    let mut amount = exact_decimal(raw)?.normalize();
-    if amount.scale() > AMOUNT_SCALE {
-        return Err(InvalidPayment::AmountPrecision);
-    }
-    if amount >= AMOUNT_LIMIT {
+    let trailing_zeros = digits().rev().take_while(|digit| *digit == b'0').count();
+    // The significant digits, and how many of them stand before the point. Both lengths are those of a body.
+    let significant = written - leading_zeros - trailing_zeros;
+    let before_point = (whole.len() as i64 - leading_zeros as i64).saturating_add(exponent);
+    if before_point > AMOUNT_WHOLE_DIGITS {
         return Err(InvalidPayment::AmountTooLarge);
     }
-    amount.rescale(AMOUNT_SCALE);
-    Ok(amount)
+    let decimals = (significant as i64).saturating_sub(before_point);
+    if decimals > i64::from(AMOUNT_SCALE) {
+        return Err(InvalidPayment::AmountPrecision);
+    }
+    let cents = digits()
+        .skip(leading_zeros)
+        .take(significant)
+        .fold(0, |cents, digit| cents * 10 + i64::from(digit - b'0'));
+    let missing_zeros = i64::from(AMOUNT_SCALE) - decimals;
+    let cents = (0..missing_zeros).fold(cents, |cents, _| cents * 10);
+    Ok(Decimal::new(cents, AMOUNT_SCALE))
 }
 
-/// The value of a positive JSON number without any rounding; what has more digits than a [`Decimal`]
-/// holds is either too large or too precise.
-fn exact_decimal(raw: &str) -> Result<Decimal, InvalidPayment> {
-    let exponent = raw.split_once(['e', 'E']).map(|(_, exponent)| exponent);
-    let value = match exponent {
-        Some(_) => Decimal::from_scientific(raw),
-        None => Decimal::from_str_exact(raw),
-    };
-    value.map_err(|error| match (error, exponent) {
-        (rust_decimal::Error::Underflow, _) => InvalidPayment::AmountPrecision,
-        (_, Some(exponent)) if exponent.starts_with('-') => InvalidPayment::AmountPrecision,
-        _ => InvalidPayment::AmountTooLarge,
+/// The exponent of a JSON number; one that is beyond an `i64` is as good as its bound.
+fn power(exponent: &str) -> i64 {
+    exponent.parse().unwrap_or(match exponent.starts_with('-') {
+        true => i64::MIN,
+        false => i64::MAX,
     })
 }
 
@@ -186,6 +199,14 @@ mod tests {
             ("1990e-2", "19.90"),
             ("100000e-7", "0.01"),
             ("0.0000000001e10", "1.00"),
+            ("19.9000000000000000000000000000", "19.90"),
+            ("0.0000000000000000000000000000199e29", "1.99"),
+            ("1000000000000000000000000000000000000e-36", "1.00"),
+            ("1e-2", "0.01"),
+            ("0.01e0", "0.01"),
+            ("99999999999999e-2", "999999999999.99"),
+            ("1e11", "100000000000.00"),
+            ("1e0000000000000000000000000002", "100.00"),
         ] {
             assert_eq!(amount(raw), Ok(expected.to_owned()), "{raw}");
         }
@@ -201,6 +222,18 @@ mod tests {
             ("-1", AmountNotPositive),
             ("0.001", AmountPrecision),
             ("19.901", AmountPrecision),
+            ("0.0099999999999999999999999999999999e0", AmountPrecision),
+            ("0.0099999999999999999999999999999999", AmountPrecision),
+            ("19.9000000000000000000000000001", AmountPrecision),
+            (
+                "999999999999.990000000000000000000000000001",
+                AmountPrecision,
+            ),
+            ("1e-3", AmountPrecision),
+            ("1e12", AmountTooLarge),
+            ("999999999999.99e1", AmountTooLarge),
+            ("1000000000000.00000000000000000000000001", AmountTooLarge),
+            ("0e99999999999999999999", AmountNotPositive),
             ("1e-400", AmountPrecision),
             ("1e-99999999999999999999", AmountPrecision),
             ("1e400", AmountTooLarge),
@@ -211,6 +244,49 @@ mod tests {
             ("[1]", AmountType),
         ] {
             assert_eq!(amount(raw), Err(expected), "{raw}");
+        }
+    }
+
+    /// A spelling of `digits` with the point after `before_point` of them, times a power of ten that makes up for it.
+    fn spelled(digits: &str, before_point: i64, shift: i64, zeros: usize) -> String {
+        let point = before_point + shift;
+        let (before, after) = match usize::try_from(point) {
+            Ok(point) if point < digits.len() => digits.split_at(point),
+            Ok(_) => (digits, ""),
+            Err(_) => ("", digits),
+        };
+        let whole = format!(
+            "{before}{}",
+            "0".repeat(usize::try_from(point).unwrap_or(0) - before.len())
+        );
+        let whole = match whole.trim_start_matches('0') {
+            "" => "0",
+            whole => whole,
+        };
+        let gap = "0".repeat(usize::try_from(-point).unwrap_or(0));
+        format!("{whole}.{gap}{after}{}e{}", "0".repeat(zeros + 1), -shift)
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_amount_is_read_exactly_however_it_is_spelled(
+            cents in 1_i64..100_000_000_000_000, shift in -60_i64..60, zeros in 0_usize..60,
+        ) {
+            let digits = cents.to_string();
+            let raw = spelled(&digits, digits.len() as i64 - 2, shift, zeros);
+            let expected = Decimal::new(cents, AMOUNT_SCALE);
+            proptest::prop_assert_eq!(parse_amount(&raw), Ok(expected), "{}", raw);
+        }
+
+        #[test]
+        fn more_decimals_are_refused_however_far_behind_they_stand(
+            cents in 0_i64..100_000_000_000_000, gap in 0_usize..60, shift in -60_i64..60,
+        ) {
+            let digits = format!("{cents}{}1", "0".repeat(gap));
+            let before_point = cents.to_string().len() as i64 - 2;
+            let raw = spelled(&digits, before_point, shift, 3);
+            let refused = Err(InvalidPayment::AmountPrecision);
+            proptest::prop_assert_eq!(parse_amount(&raw), refused, "{}", raw);
         }
     }
 }

@@ -38,6 +38,13 @@ pub fn payment(body: &[u8]) {
         let seen = value["amount"].as_f64().expect("it was read as one");
         let read = amount.to_f64().expect("it is below the limit");
         assert!((seen - read).abs() <= read * 1e-12, "{seen} {read}");
+        // What another reader of decimals reads exactly is the same to the last digit.
+        let text = value["amount"].to_string();
+        if !text.contains(['e', 'E'])
+            && let Ok(exact) = Decimal::from_str_exact(&text)
+        {
+            assert_eq!(exact, amount, "{text}");
+        }
     }
     let again = format!(r#"{{"amount":{amount},"correlationId":"{correlation_id}"}}"#);
     assert_eq!(Payment::from_json(again.as_bytes()), Ok(payment));

@@ -11,6 +11,7 @@ pub(super) fn amounts() -> Vec<Row> {
     [
         // The same number in many spellings.
         ("19.90", ACCEPTED), ("1990e-2", ACCEPTED), ("0.199E+2", ACCEPTED), ("19.9000000000", ACCEPTED),
+        ("19.9000000000000000000000000000", ACCEPTED), ("0.0099999999999999999999999999999999e0", TOO_PRECISE),
         ("0.01", ACCEPTED), ("999999999999.99", ACCEPTED), ("1e11", ACCEPTED), ("0.0000000001e10", ACCEPTED),
         // Nothing, or less.
         ("0", NOT_POSITIVE), ("-0", NOT_POSITIVE), ("0.00", NOT_POSITIVE), ("-0.0", NOT_POSITIVE),
