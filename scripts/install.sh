@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a command of this repository needs and that are missing here.
-# usage: install.sh PROGRAM...     of: c++ cc chromedriver curl faketime initdb jq libpq nginx promtool shellcheck
+# usage: install.sh PROGRAM...     of: c++ cc chromedriver curl faketime initdb jq libpq nginx node promtool shellcheck
 #
 # Installs as root or with sudo. Exit 3 if something is missing and stays missing, after one line
 # that says what to install.
@@ -12,6 +12,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 has() {
     case $1 in
         initdb) "$here/postgres.sh" bin >/dev/null 2>&1 ;;
+        node) command -v node >/dev/null && command -v npm >/dev/null ;;
         libpq) [ -e "$(pg_config --includedir 2>/dev/null)/libpq-fe.h" ] ;;
         *) command -v "$1" >/dev/null ;;
     esac
@@ -23,6 +24,7 @@ package_of() {
         cc) echo gcc libc6-dev ;;
         chromedriver) echo chromium chromium-driver ;;
         initdb) echo postgresql ;;
+        node) echo nodejs npm ;;
         libpq) echo libpq-dev ;;
         promtool) echo prometheus ;;
         *) echo "$1" ;;

@@ -23,6 +23,10 @@ if [ "${1:-}" != with-postgres ]; then
     step - python3 -B -m unittest discover --quiet --start-directory load
     bench_modules || exit 3
     schemathesis || exit 3
+    if ! { scripts/install.sh node && client_tools; }; then
+        echo "NOT TESTED: clients that are generated from the OpenAPI documents, see above" >&2
+        export CLIENT_TOOLS_NOT_INSTALLED=1
+    fi
     step - .venv/bin/python3 -B -m unittest discover --quiet --start-directory bench --top-level-directory .
     cargo nextest --version >/dev/null 2>&1 || step - cargo install --locked cargo-nextest
     exec scripts/with-postgres.sh scripts/test.sh with-postgres

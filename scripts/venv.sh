@@ -39,6 +39,25 @@ schemathesis() {
     venv_install "schemathesis==$SCHEMATHESIS_VERSION"
 }
 
+# client_tools: sees to it that tests/clients has the linters and the generators that the test of the OpenAPI documents
+# runs: node_modules/ and .venv/, as the lock files there say. Nothing is done where they are of those lock files.
+NODE_LEAST=20
+client_tools() (
+    cd tests/clients || return
+    stamp=$(cat package-lock.json requirements.txt | sha256sum)
+    [ "$(cat node_modules/.stamp 2>/dev/null)" != "$stamp" ] || [ ! -x .venv/bin/openapi-python-client ] || return 0
+    version=$(node --version) || return
+    if [ "$(echo "${version#v}" | cut -d. -f1)" -lt $NODE_LEAST ]; then
+        echo "node $version is older than $NODE_LEAST" >&2
+        return 1
+    fi
+    echo "installing linters and generators of clients into tests/clients" >&2
+    npm ci --silent >&2 || return
+    python3 -m venv .venv || return
+    .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.txt || return
+    echo "$stamp" >node_modules/.stamp
+)
+
 # bench_modules: sees to it that .venv has what `make bench` imports.
 bench_modules() {
     .venv/bin/python3 -c "import matplotlib, tqdm, yaml" 2>/dev/null && return

@@ -86,26 +86,22 @@ pub struct PastDecision {
     /// How many milliseconds ago.
     pub age_ms: f64,
     /// What was decided.
-    #[serde(flatten)]
     pub choice: Choice,
+    /// The processor that the payment was sent to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub processor: Option<String>,
     /// By which utilities.
     pub alternatives: Vec<Alternative>,
 }
 
 /// What was decided.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(tag = "choice", rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum Choice {
     /// The payment was sent.
-    Send {
-        /// To this processor.
-        processor: String,
-    },
+    Send,
     /// The payment was sent to find out whether the processor is back.
-    Probe {
-        /// To this processor.
-        processor: String,
-    },
+    Probe,
     /// The payment was kept, because a cheaper processor may be back soon.
     Hold,
     /// The payment was kept, because the best processor had no slot free, or there was none.
@@ -183,24 +179,18 @@ impl Router {
 
     fn past(&self, record: &Record, now: Time) -> PastDecision {
         let name = |i: usize| self.lanes[i].name.clone();
+        let (choice, processor) = match record.decision {
+            Decision::Send { processor, probe } => {
+                let choice = if probe { Choice::Probe } else { Choice::Send };
+                (choice, Some(name(processor)))
+            }
+            Decision::Hold { .. } => (Choice::Hold, None),
+            Decision::Wait { .. } => (Choice::Wait, None),
+        };
         PastDecision {
             age_ms: ms(now.saturating_sub(record.at)),
-            choice: match record.decision {
-                Decision::Send {
-                    processor,
-                    probe: false,
-                } => Choice::Send {
-                    processor: name(processor),
-                },
-                Decision::Send {
-                    processor,
-                    probe: true,
-                } => Choice::Probe {
-                    processor: name(processor),
-                },
-                Decision::Hold { .. } => Choice::Hold,
-                Decision::Wait { .. } => Choice::Wait,
-            },
+            choice,
+            processor,
             alternatives: (record.utilities.iter().enumerate())
                 .map(|(i, utility)| Alternative {
                     processor: name(i),

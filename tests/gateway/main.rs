@@ -10,6 +10,7 @@ mod auditing;
 mod bad_input;
 mod books;
 mod census;
+mod clients;
 mod clocks;
 mod command_line;
 mod databases;

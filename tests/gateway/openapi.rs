@@ -3,14 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use payment_proxy::http::{Api, DOCUMENT_PATH, OperatorApi, PAGE_PATH, ProblemKind};
+use payment_proxy::simulator::Running;
 use serde_json::Value;
+use tempfile::TempDir;
 use tokio::net::{TcpListener, UnixStream};
 use tokio::process::Command;
 
 use crate::support::{Database, Gateway, processor, processors};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-const TOKEN: &str = "a-token-of-some-length";
+pub const TOKEN: &str = "a-token-of-some-length";
 /// Random requests of each kind to each operation.
 const EXAMPLES: &str = "15";
 /// Of the random requests.
@@ -65,8 +67,17 @@ async fn schemathesis(address: &str, arguments: &[&str]) {
     assert!(report.contains("Fuzzing"), "{report}");
 }
 
-/// An instance, and the addresses of its two APIs.
-async fn instance() -> (Gateway, String, String, tempfile::TempDir) {
+/// An instance with a processor.
+pub struct Site {
+    pub gateway: Gateway,
+    /// The addresses of its two APIs.
+    pub public: String,
+    pub operators: String,
+    _processor: Running,
+    _folder: TempDir,
+}
+
+pub async fn site() -> Site {
     let (database, default) = (Database::create().await, processor().await);
     let folder = tempfile::tempdir().expect("a folder");
     let socket = folder.path().join("operator");
@@ -76,22 +87,26 @@ async fn instance() -> (Gateway, String, String, tempfile::TempDir) {
         ("OPERATOR_TOKEN", TOKEN),
     ];
     let gateway = Gateway::start(&database, &processors(&[&default]), &settings).await;
-    let public = forward(gateway.socket()).await;
-    let operator = forward(socket).await;
-    (gateway, public, operator, folder)
+    Site {
+        public: forward(gateway.socket()).await,
+        operators: forward(socket).await,
+        gateway,
+        _processor: default,
+        _folder: folder,
+    }
 }
 
 #[tokio::test]
 async fn schemathesis_finds_nothing_wrong_with_the_public_api() {
-    let (_gateway, public, _, _folder) = instance().await;
-    schemathesis(&public, &[]).await;
+    let site = site().await;
+    schemathesis(&site.public, &[]).await;
 }
 
 #[tokio::test]
 async fn schemathesis_finds_nothing_wrong_with_the_operators_api() {
-    let (_gateway, _, operator, _folder) = instance().await;
+    let site = site().await;
     let header = format!("Authorization: Bearer {TOKEN}");
-    schemathesis(&operator, &["--header", &header]).await;
+    schemathesis(&site.operators, &["--header", &header]).await;
 }
 
 /// What stands at a path, for a client that takes nothing but what `headers` say.
@@ -109,13 +124,13 @@ async fn fetch(address: &str, path: &str, headers: &[(&str, &str)]) -> reqwest::
 
 #[tokio::test]
 async fn documents_and_pages_are_compressed_and_sent_once() {
-    let (_gateway, public, operator, _folder) = instance().await;
+    let site = site().await;
     for (address, path) in [
-        (&public, DOCUMENT_PATH),
-        (&public, "/problems/queue-full"),
-        (&operator, DOCUMENT_PATH),
-        (&operator, PAGE_PATH),
-        (&operator, "/"),
+        (&site.public, DOCUMENT_PATH),
+        (&site.public, "/problems/queue-full"),
+        (&site.operators, DOCUMENT_PATH),
+        (&site.operators, PAGE_PATH),
+        (&site.operators, "/"),
     ] {
         let plain = fetch(address, path, &[]).await;
         assert_eq!(plain.status(), 200, "{path}");
@@ -138,18 +153,18 @@ async fn documents_and_pages_are_compressed_and_sent_once() {
 
 #[tokio::test]
 async fn the_page_of_the_api_is_for_operators_and_runs_nothing() {
-    let (_gateway, public, operator, _folder) = instance().await;
+    let site = site().await;
     for path in ["/docs", PAGE_PATH] {
-        assert_eq!(fetch(&public, path, &[]).await.status(), 404, "{path}");
+        assert_eq!(fetch(&site.public, path, &[]).await.status(), 404, "{path}");
     }
-    let redirected = fetch(&operator, "/docs", &[]).await;
+    let redirected = fetch(&site.operators, "/docs", &[]).await;
     assert_eq!(redirected.headers()["location"], PAGE_PATH);
-    let page = fetch(&operator, PAGE_PATH, &[]).await;
+    let page = fetch(&site.operators, PAGE_PATH, &[]).await;
     let policy = page.headers()["content-security-policy"].to_str();
     assert!(policy.expect("text").starts_with("default-src 'none'"));
     assert_eq!(page.headers()["x-content-type-options"], "nosniff");
     let page = page.text().await.expect("text");
-    for document in [&public, &operator] {
+    for document in [&site.public, &site.operators] {
         let document = fetch(document, DOCUMENT_PATH, &[]).await.text().await;
         let document: Value = serde_json::from_str(&document.expect("text")).expect("JSON");
         assert_eq!(document["openapi"], "3.1.0");
@@ -166,13 +181,13 @@ async fn the_page_of_the_api_is_for_operators_and_runs_nothing() {
         .filter(|link| !link.starts_with('#'))
         .collect();
     assert_eq!(links, ["/docs/style.css"]);
-    assert_eq!(fetch(&operator, links[0], &[]).await.status(), 200);
+    assert_eq!(fetch(&site.operators, links[0], &[]).await.status(), 200);
 }
 
 #[tokio::test]
 async fn every_problem_has_a_page_that_explains_it() {
-    let (_gateway, public, operator, _folder) = instance().await;
-    for address in [&public, &operator] {
+    let site = site().await;
+    for address in [&site.public, &site.operators] {
         for kind in ProblemKind::ALL {
             let page = fetch(address, kind.reference(), &[]).await;
             assert_eq!(page.status(), 200, "{kind:?}");
@@ -183,7 +198,7 @@ async fn every_problem_has_a_page_that_explains_it() {
         assert_eq!(unknown.status(), 404);
     }
     // And every reply that is none of a route.
-    let nothing: Value = fetch(&public, "/nothing", &[])
+    let nothing: Value = fetch(&site.public, "/nothing", &[])
         .await
         .json()
         .await
@@ -193,7 +208,7 @@ async fn every_problem_has_a_page_that_explains_it() {
 
 #[tokio::test]
 async fn nothing_that_operators_are_told_is_kept_by_a_cache() {
-    let (_gateway, _, operator, _folder) = instance().await;
+    let site = site().await;
     let bearer = format!("Bearer {TOKEN}");
     for path in [
         "/routing",
@@ -204,7 +219,7 @@ async fn nothing_that_operators_are_told_is_kept_by_a_cache() {
         "/nothing",
     ] {
         for headers in [&[][..], &[("authorization", bearer.as_str())]] {
-            let reply = fetch(&operator, path, headers).await;
+            let reply = fetch(&site.operators, path, headers).await;
             assert_eq!(reply.headers()["cache-control"], "no-store", "{path}");
             assert_eq!(
                 reply.headers()["x-content-type-options"],
