@@ -1,7 +1,8 @@
 //! The processors' fees and since when: the books do not say what a processor kept, and an auditor asks.
 
+use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
-use sqlx::PgPool;
+use sqlx::{PgExecutor, PgPool};
 
 use crate::config::Processors;
 
@@ -41,4 +42,47 @@ pub async fn record(pool: &PgPool, processors: &Processors) -> Result<u64, sqlx:
     .fetch_one(pool)
     .await?;
     Ok(u64::try_from(recorded).unwrap_or_default())
+}
+
+/// What a processor kept of the payments of a time in which no fee changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// Its name.
+    pub processor: String,
+    /// How many payments.
+    pub payments: i64,
+    /// Their sum.
+    pub amount: Decimal,
+    /// What it kept of that, to the cent: sums that large have no more digits. None where nobody knows its fee.
+    pub fee: Option<Decimal>,
+    /// The share that each processor that was asked for kept at that time, in their order.
+    pub shares: Vec<Option<Decimal>>,
+}
+
+/// What the processors kept of the payments with `from <= requestedAt <= to`, an absent end being open, and the shares
+/// of `names` at those times: `audit.fees`, which auditors ask, too.
+///
+/// # Errors
+/// The database did not answer, or the range cuts through an hour that is archived.
+pub async fn kept(
+    database: impl PgExecutor<'_>,
+    names: &[String],
+    from: Option<DateTime<Utc>>,
+    to: Option<DateTime<Utc>>,
+) -> Result<Vec<Kept>, sqlx::Error> {
+    sqlx::query_as!(
+        Kept,
+        r#"SELECT f.processor AS "processor!", f.payments AS "payments!", f.amount AS "amount!",
+            round(f.fee, 2) AS fee,
+            ARRAY(
+                SELECT audit.fee_at(n.name, f.since) FROM UNNEST($1::text[]) WITH ORDINALITY AS n (name, place)
+                ORDER BY n.place
+            ) AS "shares!: Vec<Option<Decimal>>"
+        FROM audit.fees($2, $3) AS f"#,
+        names,
+        from,
+        to
+    )
+    .fetch_all(database)
+    .await
 }

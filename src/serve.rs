@@ -138,7 +138,6 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
             instance,
             pool: pools.operators.clone(),
             router: router.clone(),
-            terms,
             names: Arc::clone(&names),
             simulator,
             own: Arc::clone(&own),

@@ -27,7 +27,7 @@ pub(super) struct Exported {
 }
 
 /// Number and sum by hour and processor.
-type Hours = BTreeMap<(DateTime<Utc>, String), (i64, Decimal)>;
+pub(super) type Hours = BTreeMap<(DateTime<Utc>, String), (i64, Decimal)>;
 
 /// Writes a month to its file, and then down that it is there. Before that the file has another name.
 pub(super) async fn export(

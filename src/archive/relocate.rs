@@ -56,9 +56,12 @@ pub(super) async fn relocate(
                 INSERT INTO payment_archived (correlation_id, amount, month)
                 SELECT correlation_id, amount, $1 FROM moved ORDER BY correlation_id
             ), counted AS (
-                INSERT INTO payment_archived_hour AS h (starts_at, processor, requests, amount)
-                SELECT date_bin('1 hour', requested_at, 'epoch'), processor, count(*), sum(amount)
-                FROM moved GROUP BY 1, 2 ORDER BY 1, 2
+                INSERT INTO payment_archived_hour AS h (starts_at, processor, fee_since, requests, amount)
+                SELECT date_bin('1 hour', m.requested_at, 'epoch'), m.processor, coalesce((
+                        SELECT max(f.valid_from) FROM processor_fee f WHERE f.processor = m.processor
+                        AND f.valid_from > date_bin('1 hour', m.requested_at, 'epoch') AND f.valid_from <= m.requested_at
+                    ), '-infinity'), count(*), sum(m.amount)
+                FROM moved m GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
                 ON CONFLICT ON CONSTRAINT payment_archived_hour_pkey
                 DO UPDATE SET requests = h.requests + excluded.requests, amount = h.amount + excluded.amount
             )

@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use serde::Serialize;
 use sqlx::{Connection, Executor, PgConnection};
 use uuid::Uuid;
 
-use super::export::load;
+use super::export::{Hours, load};
 use super::file::{Content, Lines};
 use super::{Month, NAMED, connect, totals};
 use crate::config::DatabaseSettings;
@@ -67,6 +67,8 @@ struct Expected {
 #[derive(Default)]
 struct Found {
     amount: Decimal,
+    /// Moved back.
+    moved: Hours,
     /// In the ledger, with a `requested_at` of the month.
     of_month: i64,
     /// In the ledger with other content than in the file.
@@ -213,25 +215,31 @@ async fn load_all(
         found.amount,
         expected.amount
     );
-    let emptied = sqlx::query!(
-        r#"WITH emptied AS (
-            DELETE FROM payment_archived_hour
-            WHERE starts_at >= $1 AND starts_at < $2 AND requests = 0 AND amount = 0
+    let archived = sqlx::query!(
+        r#"WITH gone AS (
+            DELETE FROM payment_archived_hour WHERE starts_at >= $1 AND starts_at < $2
+            RETURNING starts_at, processor, requests, amount
         )
-        SELECT coalesce(sum(requests), 0)::bigint AS "requests!", coalesce(sum(abs(amount)), 0) AS "amount!"
-        FROM payment_archived_hour WHERE starts_at >= $1 AND starts_at < $2"#,
+        SELECT starts_at, processor, sum(requests)::bigint AS "payments!", sum(amount) AS "amount!"
+        FROM gone GROUP BY starts_at, processor"#,
         month.start(),
         month.end()
     )
-    .fetch_one(&mut *transaction)
+    .fetch_all(&mut *transaction)
     .await?;
-    ensure!(
-        (emptied.requests, emptied.amount) == (0, Decimal::ZERO),
-        "payment_archived_hour has {} payments of {} that are not in {}",
-        emptied.requests,
-        emptied.amount,
-        file.display()
-    );
+    let archived = archived
+        .into_iter()
+        .map(|row| ((row.starts_at, row.processor), (row.payments, row.amount)));
+    let archived: Hours = archived.collect();
+    let hours = archived.keys().chain(found.moved.keys());
+    for key in hours {
+        let (hour, processor) = key;
+        ensure!(
+            archived.get(key) == found.moved.get(key),
+            "payment_archived_hour and {} differ in the hour from {hour} at {processor}",
+            file.display()
+        );
+    }
     Ok(found)
 }
 
@@ -247,7 +255,7 @@ async fn move_back(
     load(transaction, batch).await?;
     // The table is this session's own, so these are not checked when they are compiled. The triggers add to
     // payment_rollup what this adds to the ledger, and refuse what is still archived.
-    let (lines, amount, moved): (i64, Decimal, i64) = sqlx::query_as(
+    let hours: Vec<(DateTime<Utc>, String, i64, Decimal)> = sqlx::query_as(
         "WITH known AS (
             DELETE FROM payment_archived a USING archive_line l
             WHERE a.correlation_id = l.correlation_id AND a.month = $1 AND a.amount = l.amount
@@ -258,22 +266,23 @@ async fn move_back(
             FROM archive_line l WHERE l.correlation_id IN (SELECT k.correlation_id FROM known k)
             ORDER BY l.correlation_id
             RETURNING amount, processor, requested_at
-        ), counted AS (
-            UPDATE payment_archived_hour h
-            SET requests = h.requests - m.requests, amount = h.amount - m.amount
-            FROM (
-                SELECT date_bin('1 hour', requested_at, 'epoch') AS starts_at, processor,
-                    count(*) AS requests, sum(amount) AS amount
-                FROM moved GROUP BY 1, 2
-            ) AS m
-            WHERE h.starts_at = m.starts_at AND h.processor = m.processor
         )
-        SELECT (SELECT count(*) FROM archive_line), (SELECT coalesce(sum(amount), 0) FROM archive_line),
-            (SELECT count(*) FROM moved)",
+        SELECT date_bin('1 hour', requested_at, 'epoch'), processor, count(*), sum(amount) FROM moved GROUP BY 1, 2",
     )
     .bind(month.first_day())
-    .fetch_one(&mut *transaction)
+    .fetch_all(&mut *transaction)
     .await?;
+    let mut moved = 0;
+    for (hour, processor, payments, amount) in hours {
+        moved += payments;
+        let total = found.moved.entry((hour, processor)).or_default();
+        total.0 += payments;
+        total.1 += amount;
+    }
+    let (lines, amount): (i64, Decimal) =
+        sqlx::query_as("SELECT count(*), coalesce(sum(amount), 0) FROM archive_line")
+            .fetch_one(&mut *transaction)
+            .await?;
     found.amount += amount;
     if moved == lines {
         found.of_month += moved;
@@ -343,12 +352,12 @@ async fn how_it_ended(settings: &DatabaseSettings, number: &str) -> anyhow::Resu
             .as_deref()
         {
             Some("committed") => return Ok(()),
-            Some("aborted") => anyhow::bail!("nothing has changed"),
+            Some("aborted") => bail!("nothing has changed"),
             // The server is away, or has not noticed yet that the connection is lost.
             _ => {}
         }
     }
-    anyhow::bail!(
+    bail!(
         "nobody could say for {} s how it ended: either all of it is restored or nothing has changed; run it again",
         (RETRY_PAUSE * COMMIT_QUESTIONS).as_secs()
     )

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{DIFFERS, print_json};
+use super::DIFFERS;
+use super::output::{print_json, say};
 use crate::archive::{self as months, Archived, Month, State};
 use crate::config::{DatabaseSettings, OwnerSettings};
 
@@ -42,9 +43,9 @@ pub async fn archive(args: ArchiveArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         print_json(&archived)?;
     } else {
-        archived.iter().for_each(print_month);
+        archived.iter().try_for_each(print_month)?;
         if archived.is_empty() {
-            println!("nothing is left to archive before {}", args.before);
+            say!("nothing is left to archive before {}", args.before)?;
         }
     }
     Ok(if archived.iter().all(|month| month.state.is_well()) {
@@ -54,7 +55,7 @@ pub async fn archive(args: ArchiveArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn print_month(archived: &Archived) {
+fn print_month(archived: &Archived) -> std::io::Result<()> {
     let Archived {
         month,
         payments,
@@ -63,21 +64,22 @@ fn print_month(archived: &Archived) {
     } = archived;
     let file = archived.file.display();
     match &archived.state {
-        State::Due => println!("{month}: {payments} payments of {amount} would go to {file}"),
+        State::Due => say!("{month}: {payments} payments of {amount} would go to {file}"),
         State::Refused { reason } => {
-            println!("{month}: {payments} payments of {amount} stay: {reason}");
+            say!("{month}: {payments} payments of {amount} stay: {reason}")
         }
         State::Moved { left: 0 } => {
-            println!("{month}: {payments} payments of {amount} are in {file}")
+            say!("{month}: {payments} payments of {amount} are in {file}")
         }
-        State::Moved { left } => println!(
+        State::Moved { left } => say!(
             "{month}: {payments} payments of {amount} are in {}; {left} of that month were recorded or changed after \
              the export and stay in the ledger (`restore {month} --keep-late`, and archive to another folder, to have \
              them in one file)",
             month.file_name()
         ),
-    }
-    for id in &archived.left {
-        println!("  {id} stays in the ledger");
-    }
+    }?;
+    archived
+        .left
+        .iter()
+        .try_for_each(|id| say!("  {id} stays in the ledger"))
 }

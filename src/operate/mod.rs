@@ -16,7 +16,6 @@ use comfy_table::{CellAlignment, Table, TableStyle};
 pub use archive::{ArchiveArgs, archive};
 pub use dead_letter::{DeadLetterAction, DeadLetterArgs, dead_letter};
 pub use in_doubt::{Decision, InDoubtAction, InDoubtArgs, in_doubt};
-use output::print_json;
 pub use payment::{PaymentArgs, payment};
 use progress::Progress;
 pub use reconcile::{ReconcileArgs, reconcile};

@@ -7,7 +7,8 @@ use chrono::{DateTime, Utc};
 use clap::Args;
 use sqlx::PgPool;
 
-use super::{DIFFERS, FAILED, Progress, print_json};
+use super::output::{complain, print_json, say};
+use super::{DIFFERS, FAILED, Progress};
 use crate::config::{DatabaseSettings, OwnerSettings, ProcessorsSettings};
 use crate::database::Pools;
 use crate::reconcile::{self as compare, Finding, RATE, Report, Scope};
@@ -86,7 +87,7 @@ pub async fn reconcile(args: ReconcileArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         print_json(&report)?;
     } else {
-        print_report(&report);
+        print_report(&report)?;
     }
     Ok(if report.differs() {
         ExitCode::from(DIFFERS)
@@ -97,35 +98,35 @@ pub async fn reconcile(args: ReconcileArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn print_report(report: &Report) {
+fn print_report(report: &Report) -> std::io::Result<()> {
     for finding in &report.findings {
-        println!("{}", finding_line(finding));
+        say!("{}", finding_line(finding))?;
     }
     for totals in &report.totals {
         let (name, booked) = (&totals.processor, &totals.booked);
         match &totals.charged {
-            Ok(charged) => println!(
+            Ok(charged) => say!(
                 "totals of {name}: {} payments of {} recorded, {} of {} charged",
                 booked.total_requests,
                 booked.total_amount,
                 charged.total_requests,
                 charged.total_amount
             ),
-            Err(reason) => println!("totals of {name}: no answer: {reason}"),
-        }
+            Err(reason) => say!("totals of {name}: no answer: {reason}"),
+        }?;
     }
     for group in &report.not_known {
         let first: Vec<String> = group.first.iter().map(ToString::to_string).collect();
-        println!(
+        say!(
             "{} payments: not known whether {} has them: {}; the first: {}",
             group.payments,
             group.processor,
             group.reason,
             first.join(" ")
-        );
+        )?;
     }
     for name in &report.not_asked {
-        println!("{name} was not asked: it is known to the database and not in PROCESSORS");
+        say!("{name} was not asked: it is known to the database and not in PROCESSORS")?;
     }
     let archived = report.archived;
     if archived.payments > 0 {
@@ -133,24 +134,27 @@ fn print_report(report: &Report) {
             true => "compared by totals only",
             false => "not compared: give --token to compare totals, or restore the month",
         };
-        println!(
+        say!(
             "{} payments of {} are archived and {how}",
-            archived.payments, archived.amount
-        );
+            archived.payments,
+            archived.amount
+        )?;
     }
     if let Some(reason) = &report.not_left {
-        eprintln!("what was found is not left for `status`: {reason}");
+        complain(&format_args!(
+            "what was found is not left for `status`: {reason}\n"
+        ));
     }
     let repaired = report.findings.iter().filter(|each| each.repaired).count();
-    print!(
-        "{} compared, {} differ, {repaired} of them repaired",
+    let not_known = match report.payments_not_known {
+        0 => String::new(),
+        not_known => format!("; of {not_known} it is not known"),
+    };
+    say!(
+        "{} compared, {} differ, {repaired} of them repaired{not_known}",
         report.compared,
         report.findings.len()
-    );
-    match report.payments_not_known {
-        0 => println!(),
-        not_known => println!("; of {not_known} it is not known"),
-    }
+    )
 }
 
 fn finding_line(finding: &Finding) -> String {

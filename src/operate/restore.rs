@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{DIFFERS, Progress, print_json};
+use super::output::{print_json, say};
+use super::{DIFFERS, Progress};
 use crate::archive::{self as months, Month, Restoration, Restored};
 use crate::config::{DatabaseSettings, OwnerSettings};
 
@@ -50,7 +51,7 @@ pub async fn restore(args: RestoreArgs) -> anyhow::Result<ExitCode> {
     if args.json {
         print_json(&restored)?;
     } else {
-        print_restored(&restored);
+        print_restored(&restored)?;
     }
     Ok(match restored.state {
         Restoration::Refused { .. } => ExitCode::from(DIFFERS),
@@ -58,7 +59,7 @@ pub async fn restore(args: RestoreArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn print_restored(restored: &Restored) {
+fn print_restored(restored: &Restored) -> std::io::Result<()> {
     let Restored {
         month,
         payments,
@@ -68,14 +69,15 @@ fn print_restored(restored: &Restored) {
     let file = restored.file.display();
     match &restored.state {
         Restoration::Due => {
-            println!("{month}: {payments} payments of {amount} would come back from {file}")
+            say!("{month}: {payments} payments of {amount} would come back from {file}")
         }
-        Restoration::Refused { reason } => println!("{month}: nothing was changed: {reason}"),
+        Restoration::Refused { reason } => say!("{month}: nothing was changed: {reason}"),
         Restoration::Done => {
-            println!("{month}: {payments} payments of {amount} are in the ledger again")
+            say!("{month}: {payments} payments of {amount} are in the ledger again")
         }
-    }
-    for id in &restored.late {
-        println!("  {id} was recorded or changed after the export");
-    }
+    }?;
+    restored
+        .late
+        .iter()
+        .try_for_each(|id| say!("  {id} was recorded or changed after the export"))
 }

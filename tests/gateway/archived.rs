@@ -224,7 +224,7 @@ async fn a_month_that_cannot_come_back_whole_changes_nothing() {
         (
             "UPDATE payment_archived_hour SET requests = requests + 1 WHERE starts_at = '2025-06-01T01:00Z'",
             &as_it_is,
-            "2 payments of 0 that are not in",
+            "differ in the hour from 2025-06-01 01:00:00 UTC",
             2,
         ),
         (

@@ -14,7 +14,9 @@ use sqlx::{AssertSqlSafe, PgPool, Row};
 use uuid::Uuid;
 
 use crate::server::{connect_as, run_init_sql};
-use crate::support::{CENTS, Database, Gateway, eventually, processor, processors};
+use crate::support::{
+    CENTS, Database, Gateway, eventually, eventually_some, processor, processors,
+};
 
 const PAGE: &str = include_str!("../../docs/auditing.md");
 
@@ -359,6 +361,238 @@ async fn the_summary_in_psql_gives_the_numbers_of_the_api_for_any_range() {
             .expect("totals");
         assert_eq!(row.get::<i64, _>("n"), 27_201, "{unit}");
     }
+}
+
+#[tokio::test]
+async fn a_question_that_makes_no_sense_is_an_error_and_not_a_wrong_table() {
+    let database = Database::migrated().await;
+    database
+        .execute(
+            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+             SELECT gen_random_uuid(), 1, 'default', '2026-07-10T22:59:58Z'::timestamptz + n * interval '37 min', now(), 1
+             FROM generate_series(1, 200) AS n;
+             INSERT INTO processor_fee VALUES ('default', '-infinity', 0.05)",
+        )
+        .await;
+    for (query, expected) in [
+        (
+            "audit.totals('minutes', '2026-07-10', '2026-07-12')",
+            "'minutes'; the units are second, minute, hour, day, week and month",
+        ),
+        (
+            "audit.totals('Hour', '2026-07-10', '2026-07-12')",
+            "'Hour'; the units are",
+        ),
+        (
+            "audit.totals('quarter', '2026-07-10', '2026-07-12')",
+            "'quarter'; the units are",
+        ),
+        ("audit.totals('', NULL, NULL)", "''; the units are"),
+        ("audit.totals(NULL, NULL, NULL)", "null; the units are"),
+        (
+            "audit.totals('day', '2026-07-12', '2026-07-10')",
+            "upside down",
+        ),
+        (
+            "audit.totals('day', 'infinity', '2026-07-10')",
+            "upside down",
+        ),
+        ("audit.summary('2026-07-12', '2026-07-10')", "upside down"),
+        ("audit.fees('2026-07-12', '2026-07-10')", "upside down"),
+        (
+            "audit.fees_by_day('2026-07-12', '2026-07-10')",
+            "upside down",
+        ),
+        ("audit.open_payments(NULL)", "older_than must not be null"),
+    ] {
+        let answer = sqlx::query(AssertSqlSafe(format!("SELECT * FROM {query}")));
+        let refused = answer.fetch_all(&database.pool).await.expect_err(query);
+        assert!(refused.to_string().contains(expected), "{query}: {refused}");
+    }
+    // Open ends, by NULL or infinity, and any time zone of who asks: all of it.
+    let mut connection = database.pool.acquire().await.expect("a connection");
+    for zone in ["UTC", "Pacific/Auckland", "America/St_Johns"] {
+        let set = AssertSqlSafe(format!("SET timezone = '{zone}'"));
+        sqlx::raw_sql(set)
+            .execute(&mut *connection)
+            .await
+            .expect("a zone");
+        for (query, groups) in [
+            ("audit.totals('hour', NULL, NULL)", 124),
+            ("audit.totals('day', '-infinity', 'infinity')", 7),
+            ("audit.totals('week', '2026-07-10', NULL)", 2),
+            ("audit.fees_by_day(NULL, NULL)", 7),
+            ("audit.fees_by_day('-infinity', 'infinity')", 7),
+            ("audit.fees_by_day('2026-07-10', '2026-07-16')", 7),
+            ("audit.fees()", 1),
+        ] {
+            let answer = format!("SELECT sum(payments)::bigint, count(*) FROM {query}");
+            let answer: (i64, i64) = sqlx::query_as(AssertSqlSafe(answer))
+                .fetch_one(&mut *connection)
+                .await
+                .expect(query);
+            assert_eq!(answer, (200, groups), "{query} in {zone}");
+        }
+    }
+}
+
+/// What is kept of each processor's payments, by what is in the ledger and when each fee began.
+async fn fees_one_by_one(database: &Database) -> Vec<(String, Option<Decimal>)> {
+    sqlx::query_as(
+        "SELECT p.processor, sum(p.amount * (
+            SELECT f.fee FROM processor_fee f WHERE f.processor = p.processor AND f.valid_from <= p.requested_at
+            ORDER BY f.valid_from DESC LIMIT 1
+        )) FROM payment_processed p GROUP BY p.processor ORDER BY p.processor",
+    )
+    .fetch_all(&database.pool)
+    .await
+    .expect("fees")
+}
+
+#[tokio::test]
+async fn whoever_says_a_fee_says_the_same() {
+    const TOKEN: &str = "a-token-of-some-length";
+    let database = Database::migrated().await;
+    // A fee that changed in the middle of a day, an hour and a second; one that changed long before; a processor that
+    // is not configured any more, and one that never was.
+    database
+        .execute(
+            "INSERT INTO processor_fee VALUES ('default', '-infinity', 0.05), ('default', '2025-05-31T23:30:00.5Z', 0.07),
+                ('fallback', '-infinity', 0.2), ('fallback', '2020-01-01T00:00:00Z', 0.15), ('gone', '-infinity', 0.3);
+             INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+             SELECT gen_random_uuid(), (random() * 100 + 0.01)::numeric(14,2),
+                 (ARRAY['default', 'fallback', 'gone'])[1 + n % 3],
+                 '2025-05-31T22:00:00Z'::timestamptz + n * interval '3.7 s', now(), 1
+             FROM generate_series(1, 3000) AS n;
+             INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+             VALUES (gen_random_uuid(), 10, 'default', '2025-05-31T23:30:00.499999Z', now(), 1),
+                 (gen_random_uuid(), 10, 'default', '2025-05-31T23:30:00.5Z', now(), 1),
+                 (gen_random_uuid(), 10, 'fallback', '2019-12-31T23:59:59.999999Z', now(), 1),
+                 (gen_random_uuid(), 10, 'nobody', '2025-05-31T23:00:00Z', now(), 1)",
+        )
+        .await;
+    let expected = fees_one_by_one(&database).await;
+    let total: Decimal = expected.iter().filter_map(|(_, fee)| *fee).sum();
+    let default = processor().await;
+    let terms = format!("default,0.07,{}", default.url());
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("operator");
+    let operator = [
+        ("OPERATOR_LISTEN", format!("unix:{}", socket.display())),
+        ("OPERATOR_TOKEN", TOKEN.to_owned()),
+    ];
+    let operator = operator
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_str()));
+    let _gateway = Gateway::start(&database, &terms, &operator).await;
+
+    let archives = tempfile::tempdir().expect("a folder");
+    for archived in [false, true] {
+        if archived {
+            let settings = database.settings(QueueDurability::Unlogged);
+            let before = "2025-07".parse().expect("a month");
+            let moved = archive(&settings, before, archives.path(), false).await;
+            moved.expect("it is archived");
+            assert_eq!(database.count("payment_processed").await, 0);
+        }
+        for (from, query) in [
+            (
+                "audit.fees",
+                "SELECT processor, sum(fee) FROM audit.fees() GROUP BY 1 ORDER BY 1",
+            ),
+            (
+                "audit.fees_by_day",
+                "SELECT processor, sum(fee) FROM audit.fees_by_day('2019-12-31', '2025-06-01') GROUP BY 1 ORDER BY 1",
+            ),
+        ] {
+            let told: Vec<(String, Option<Decimal>)> = sqlx::query_as(query)
+                .fetch_all(&database.pool)
+                .await
+                .expect(from);
+            assert_eq!(told, expected, "{from}, archived: {archived}");
+        }
+        let by_share: Vec<(Decimal, i64)> = sqlx::query_as(
+            "SELECT fee_share, sum(payments)::bigint FROM audit.fees_by_day(NULL, NULL)
+             WHERE processor = 'default' GROUP BY 1 ORDER BY 1",
+        )
+        .fetch_all(&database.pool)
+        .await
+        .expect("shares");
+        assert_eq!(
+            by_share.iter().map(|(_, payments)| payments).sum::<i64>(),
+            1_002
+        );
+        assert_eq!(by_share.len(), 2, "both fees, archived: {archived}");
+
+        // The command line, to the cent.
+        let summary = tokio::process::Command::new(env!("CARGO_BIN_EXE_payment-proxy"))
+            .arg("summary")
+            .env("DATABASE_URL", &database.url)
+            .env("PROCESSORS", &terms)
+            .output()
+            .await
+            .expect("the program starts");
+        let text = String::from_utf8_lossy(&summary.stdout);
+        for (name, fee) in expected
+            .iter()
+            .map(|(name, fee)| (name.as_str(), *fee))
+            .chain([("all", None)])
+        {
+            let line = text
+                .lines()
+                .find(|line| line.starts_with(name))
+                .expect(name);
+            let told = line.split_whitespace().last().expect("a fee");
+            match fee {
+                Some(fee) => assert!(is_near(told.parse().expect("money"), fee), "{fee}: {text}"),
+                None => assert_eq!(told, "unknown", "{text}"),
+            }
+        }
+
+        // The page.
+        let client = payment_proxy::tls::plain()
+            .unix_socket(socket.clone())
+            .build()
+            .expect("a client");
+        let money = eventually_some("the page has looked", async || {
+            let mut feed = client
+                .get("http://operator/live")
+                .bearer_auth(TOKEN)
+                .send()
+                .await
+                .ok()?;
+            let chunk = feed.chunk().await.ok()??;
+            let text = String::from_utf8_lossy(&chunk).into_owned();
+            let json = text.lines().find_map(|line| line.strip_prefix("data: "))?;
+            let snapshot: serde_json::Value = serde_json::from_str(json).ok()?;
+            let money = snapshot["deployment"]["money"].clone();
+            money["gross"].is_string().then_some(money)
+        })
+        .await;
+        for part in money["processors"].as_array().expect("parts") {
+            let fee = expected
+                .iter()
+                .find(|(name, _)| part["processor"] == name.as_str());
+            let fee = fee.and_then(|(_, fee)| *fee).unwrap_or_default();
+            let told: Decimal = part["fees"].as_str().expect("text").parse().expect("money");
+            assert!(is_near(told, fee), "{fee}: {part}");
+        }
+        let told: Decimal = money["fees"]
+            .as_str()
+            .expect("text")
+            .parse()
+            .expect("money");
+        assert!(
+            (told - total).abs() < Decimal::new(3, 2),
+            "{told} and {total}"
+        );
+        assert_eq!(money["withoutFee"], 1);
+    }
+}
+
+/// Whether both are the same but for rounding, half a cent for each processor and fee.
+fn is_near(told: Decimal, exact: Decimal) -> bool {
+    (told - exact).abs() < Decimal::new(3, 2)
 }
 
 #[tokio::test]

@@ -265,12 +265,15 @@ async fn summary_prints_what_the_api_replies() {
             "processor",
             "payments",
             "amount",
+            "fees",
             "default",
             "7",
             "139.30",
+            "6.97",
             "all",
             "7",
-            "139.30"
+            "139.30",
+            "6.97"
         ]
     );
     let (code, text) = run(&mut summary(&[

@@ -11,8 +11,7 @@ use super::window::Settled;
 use crate::attention::{self, Item};
 use crate::census::Census;
 use crate::claim::interval;
-use crate::route::Terms;
-use crate::summary::{NoSummary, summarize};
+use crate::fee;
 
 /// Latencies are those of payments that were sent so recently.
 pub(super) const LATENCY_WINDOW: Duration = Duration::from_secs(5);
@@ -44,17 +43,12 @@ impl Books {
     pub(super) async fn read(
         pool: &PgPool,
         names: &[String],
-        terms: &[Terms],
         seconds: Range<i64>,
     ) -> Result<Self, sqlx::Error> {
         let mut connection = pool.acquire().await?;
         let census = Census::read(&mut connection).await?;
         let attention = attention::in_database(&mut connection, &census).await?;
-        let summary = match summarize(&mut *connection, names, None, None).await {
-            Ok(summary) => summary,
-            Err(NoSummary::Database(error)) => return Err(error),
-            Err(cut) => return Err(sqlx::Error::Decode(cut.into())),
-        };
+        let kept = fee::kept(&mut *connection, names, None, None).await?;
         let moment = |second| DateTime::from_timestamp(second, 0).unwrap_or(DateTime::UNIX_EPOCH);
         let rows = sqlx::query!(
             "SELECT starts_at, processor, requests FROM payment_rollup
@@ -93,7 +87,7 @@ impl Books {
         Ok(Self {
             census,
             attention,
-            money: Money::of(&summary, terms),
+            money: Money::of(&kept, names),
             seconds,
             settled: settled.collect(),
             latency: match latest.latency.as_deref() {

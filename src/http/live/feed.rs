@@ -23,7 +23,7 @@ use crate::attention::{self, OwnAttention};
 use crate::database::{Look, Outage};
 use crate::http::OperatorApi;
 use crate::http::session::SessionEnd;
-use crate::route::{SharedRouter, Terms};
+use crate::route::SharedRouter;
 
 /// The time between two snapshots.
 pub(super) const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
@@ -153,9 +153,7 @@ pub struct Observer {
     pub pool: PgPool,
     /// What decides here.
     pub router: SharedRouter,
-    /// The processors, in order of preference.
-    pub terms: Vec<Terms>,
-    /// Their names.
+    /// The names of the processors, in order of preference.
     pub names: Arc<[String]>,
     /// Where processors are simulated.
     pub simulator: Option<Arc<Simulator>>,
@@ -204,13 +202,9 @@ impl Observer {
         };
         let seconds = memory.window.untold(newest_second);
         let read = || {
-            let (pool, names, terms, seconds) = (
-                self.pool.clone(),
-                Arc::clone(&self.names),
-                self.terms.clone(),
-                seconds.clone(),
-            );
-            async move { Books::read(&pool, &names, &terms, seconds).await }
+            let (pool, names, seconds) =
+                (self.pool.clone(), Arc::clone(&self.names), seconds.clone());
+            async move { Books::read(&pool, &names, seconds).await }
         };
         memory.unanswered_since.get_or_insert_with(Instant::now);
         let (books, simulation) =

@@ -51,8 +51,9 @@ function build(now, processors) {
     say(gross.value, money(now.gross));
     say(gross.small, `${count(now.payments)} payment${now.payments === 1 ? '' : 's'}`);
     say(fees.value, money(now.fees));
-    const all = Number(now.gross);
-    say(fees.small, all ? `${percent(Number(now.fees) / all, 2)} of it` : '');
+    const known = Number(now.fees) + Number(now.net);
+    const unknown = now.withoutFee ? `; of ${count(now.withoutFee)} the fee is not known` : '';
+    say(fees.small, known ? `${percent(Number(now.fees) / known, 2)} of it${unknown}` : unknown.slice(2));
     say(net.value, money(now.net));
     const most = Math.max(Number(now.fees), ...now.alternatives.map(({ fees }) => Number(fees))) || 1;
     const show = (bar, fees, note) => {
