@@ -54,7 +54,9 @@ impl Drop for Stack {
 
 impl Stack {
     async fn start(instances: [Instance; 2]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        // A name that means something to shells and to nginx.
+        let odd = tempfile::Builder::new().prefix("a b &|\"\\$'ü").tempdir();
+        let folder = odd.unwrap();
         // nginx's worker is another user when the tests run as root.
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let seen = [Arc::default(), Arc::default()];
