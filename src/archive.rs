@@ -26,7 +26,7 @@ use sqlx::{Connection, Executor, PgConnection};
 use uuid::Uuid;
 
 use crate::config::DatabaseSettings;
-use crate::database::Session;
+use crate::database::{Session, with_short_locks};
 
 pub use export::EXPORT_SLICE;
 pub use month::Month;
@@ -108,38 +108,52 @@ pub async fn archive(
         "{before} has not begun: only months that are over can be archived"
     );
     let mut archived = Vec::new();
-    for month in due(&mut connection, before).await? {
-        archived.push(one(&mut connection, month, now, folder, dry_run).await?);
-    }
+    let months = due(&mut connection, before).await?;
     connection.close().await?;
+    let options = settings.connect_options("payment-proxy archive");
+    for month in months {
+        // What was done before a lock was not to be had is not done again: it goes on where it was.
+        let done = with_short_locks(&options, ARCHIVES, "archive", async |connection| {
+            begin(connection).await?;
+            one(connection, month, now, folder, dry_run).await
+        });
+        archived.push(done.await?);
+    }
     Ok(archived)
 }
 
-/// A connection on which no statement waits for long, or keeps anybody waiting. An hour of payments takes as long as it
-/// takes to be read.
+/// A connection on which no statement waits for long, or keeps anybody waiting.
 async fn connect(
     settings: &DatabaseSettings,
     application: &str,
 ) -> Result<PgConnection, sqlx::Error> {
-    let session = Session {
-        statement_timeout: Duration::ZERO,
-        own: &[
-            ("enable_hashjoin", "off"),
-            ("enable_mergejoin", "off"),
-            ("enable_seqscan", "off"),
-        ],
-        by_key: false,
-        ..Session::SERVICE
-    };
     let options = settings.connect_options(application);
-    let mut connection = session.connect(&options).await?;
+    let mut connection = ARCHIVES.connect(&options).await?;
+    begin(&mut connection).await?;
+    Ok(connection)
+}
+
+/// An hour of payments takes as long as it takes to be read.
+const ARCHIVES: Session = Session {
+    statement_timeout: Duration::ZERO,
+    own: &[
+        ("enable_hashjoin", "off"),
+        ("enable_mergejoin", "off"),
+        ("enable_seqscan", "off"),
+    ],
+    by_key: false,
+    ..Session::SERVICE
+};
+
+/// What of a file is compared is loaded into this session's own table.
+async fn begin(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     // As it stands in the file, line by line; whatever PostgreSQL wrote there it reads back.
     connection
         .execute(
             "CREATE TEMPORARY TABLE archive_line (LIKE payment_processed) ON COMMIT DELETE ROWS",
         )
         .await?;
-    Ok(connection)
+    Ok(())
 }
 
 /// The months before `before` of which something is in the ledger, or may be since an archive was interrupted.

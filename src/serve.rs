@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use sqlx::PgPool;
-use sqlx::migrate::MigrateError;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -309,30 +308,15 @@ async fn prepare_when_reachable(settings: &Settings, pool: &PgPool) -> anyhow::R
                     waiting_for = Some(missing);
                 }
             }
-            Err(error) => {
-                let error = database_error(error)?;
-                if !database::is_transient(&error) {
-                    return Err(error.into());
+            Err(error) => match database::database_error(&error) {
+                Some(cause) if database::is_transient(cause) => {
+                    outage.goes_on(cause, pool).await;
                 }
-                outage.goes_on(&error, pool).await;
-            }
+                _ => return Err(error),
+            },
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }
-}
-
-/// What the database said, if it is that what went wrong.
-fn database_error(error: anyhow::Error) -> anyhow::Result<sqlx::Error> {
-    error.downcast::<sqlx::Error>().or_else(|error| {
-        error
-            .downcast::<MigrateError>()
-            .and_then(|error| match error {
-                MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
-                    Ok(error)
-                }
-                other => Err(other.into()),
-            })
-    })
 }
 
 /// A part of the instance ended though nobody told it to.

@@ -4,17 +4,25 @@
 //! role of its own, that one may neither change the tables nor the books: `payment-proxy migrate` runs as the
 //! owner and gives it what it needs, and an instance waits until that has been done.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::Context;
 use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 
+use super::lock::with_short_locks;
+use super::version::{Standing, TooNew, applied, newest, standing};
 use super::{Condition, Session, condition, within};
 use crate::config::{DatabaseSettings, MigrateSettings, QueueDurability};
 
 /// The tables, in the order in which they came to be.
-pub static MIGRATIONS: Migrator = sqlx::migrate!();
+pub static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
+    let mut migrations = sqlx::migrate!();
+    // Those of newer programs are for `standing` to judge.
+    migrations.set_ignore_missing(true);
+    migrations
+});
 
 /// What the service's role may do, and nothing else: settled payments can be added to and not be changed, totals are
 /// written by triggers only, as their owner, and what the database fills in by itself (ids, times of the past) is in no
@@ -49,23 +57,32 @@ const PURGE_RIGHT: &str =
     payment_decision, payment_archived, payment_archived_hour, payment_archived_month TO {role}";
 
 /// Applies the migrations that are missing as the owner of the tables, gives the queue the durability asked
-/// for, and the service's role its rights where it is not the owner.
+/// for, and the service's role its rights where it is not the owner. Payments go on meanwhile: where somebody holds a
+/// lock, it waits for it shortly, and again, and says who.
 ///
 /// # Errors
-/// The database cannot be reached, is newer than this program, or refuses a statement.
+/// The database cannot be reached, is of a newer program, or refuses a statement.
 pub async fn migrate(settings: &MigrateSettings) -> anyhow::Result<()> {
     let owner = settings.owner();
-    let mut connection = connect(&owner, "payment-proxy migrate").await?;
-    apply(&mut connection, owner.queue_durability).await?;
     let service = settings.database.database_url.0.get_username();
-    if service != owner.database_url.0.get_username() {
-        grant(&mut connection, service, settings.purge.allow_purge)
-            .await
-            .with_context(|| format!("the rights of role {service}"))?;
-        told_of_an_old_init_sql(&mut connection, service).await?;
-    }
-    connection.close().await?;
-    Ok(())
+    let is_owner = service == owner.database_url.0.get_username();
+    let options = owner.connect_options("payment-proxy migrate");
+    with_short_locks(&options, MIGRATES, "migrate", async |connection| {
+        let standing = apply(connection, owner.queue_durability).await?;
+        if let Standing::Newer { applied } = standing {
+            tracing::warn!(
+                migration.newest = applied,
+                "the database is that of a newer program, with which this one can work; its tables and rights stay"
+            );
+        } else if !is_owner {
+            grant(connection, service, settings.purge.allow_purge)
+                .await
+                .with_context(|| format!("the rights of role {service}"))?;
+            told_of_an_old_init_sql(connection, service).await?;
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// What an instance finds when it starts.
@@ -82,18 +99,20 @@ pub enum Schema {
 /// # Errors
 /// As [`migrate`].
 pub async fn prepare(settings: &DatabaseSettings) -> anyhow::Result<Schema> {
-    let mut connection = connect(settings, "payment-proxy start").await?;
-    let found = if within(may_migrate(&mut connection)).await? {
-        apply(&mut connection, settings.queue_durability).await?;
-        Schema::Ready
-    } else {
-        match within(missing(&mut connection, settings.queue_durability)).await? {
-            None => Schema::Ready,
-            Some(missing) => Schema::Waits(missing),
+    let options = settings.connect_options("payment-proxy start");
+    with_short_locks(&options, MIGRATES, "migrate", async |connection| {
+        if within(may_migrate(connection)).await? {
+            apply(connection, settings.queue_durability).await?;
+            return Ok(Schema::Ready);
         }
-    };
-    connection.close().await?;
-    Ok(found)
+        Ok(
+            match missing(connection, settings.queue_durability).await? {
+                None => Schema::Ready,
+                Some(missing) => Schema::Waits(missing),
+            },
+        )
+    })
+    .await
 }
 
 /// Whether the database takes payments: it answers, knows every migration of this program, and runs the statement
@@ -102,13 +121,8 @@ pub async fn prepare(settings: &DatabaseSettings) -> anyhow::Result<Schema> {
 /// # Errors
 /// The database does not answer, or refuses.
 pub async fn check_ready(pool: &PgPool) -> Result<(), NotReady> {
-    let newest = newest();
-    // The table of migrations is not one of the migrations, so this is not checked when it is compiled.
-    let applied: Option<i64> =
-        sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
-            .fetch_one(pool)
-            .await?;
-    if applied < Some(newest) {
+    if let Standing::Older { applied } = standing(&applied(pool).await?)? {
+        let newest = newest();
         return Err(NotReady::NotMigrated { applied, newest });
     }
     sqlx::query!(
@@ -130,6 +144,9 @@ pub enum NotReady {
         /// The newest one that there is.
         newest: i64,
     },
+    /// It is of a newer program.
+    #[error(transparent)]
+    TooNew(#[from] TooNew),
     /// The database does not answer, or refuses.
     #[error("{condition}: {0}", condition = Condition::of(.0))]
     Database(#[from] sqlx::Error),
@@ -140,33 +157,33 @@ impl NotReady {
     pub async fn condition(&self, pool: &PgPool) -> Condition {
         match self {
             Self::NotMigrated { .. } => Condition::NotMigrated,
+            Self::TooNew(_) => Condition::TooNew,
             Self::Database(error) => condition(error, pool).await,
         }
     }
 }
 
-async fn connect(
-    settings: &DatabaseSettings,
-    application: &str,
-) -> Result<PgConnection, sqlx::Error> {
-    let session = Session {
-        statement_timeout: Duration::ZERO,
-        by_key: false,
-        ..Session::SERVICE
+/// The session of migrations. To read or write all of a table takes as long as it takes.
+const MIGRATES: Session = Session {
+    statement_timeout: Duration::ZERO,
+    by_key: false,
+    ..Session::SERVICE
+};
+
+async fn apply(
+    connection: &mut PgConnection,
+    durability: QueueDurability,
+) -> anyhow::Result<Standing> {
+    let table: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
+        .fetch_one(&mut *connection)
+        .await?;
+    let found = match table {
+        true => standing(&applied(&mut *connection).await?)?,
+        false => Standing::Older { applied: None },
     };
-    session
-        .connect(&settings.connect_options(application))
-        .await
-}
-
-fn newest() -> i64 {
-    let versions = MIGRATIONS.iter().map(|migration| migration.version);
-    versions.max().unwrap_or_default()
-}
-
-async fn apply(connection: &mut PgConnection, durability: QueueDurability) -> anyhow::Result<()> {
     MIGRATIONS.run(&mut *connection).await?;
-    apply_durability(connection, durability).await
+    apply_durability(connection, durability).await?;
+    Ok(found)
 }
 
 /// Whoever owns the tables may change them, or whoever may make them where there are none.
@@ -182,10 +199,11 @@ async fn may_migrate(connection: &mut PgConnection) -> Result<bool, sqlx::Error>
     Ok(may.unwrap_or(false))
 }
 
+/// What an instance has to wait for whose role does not own the tables.
 async fn missing(
     connection: &mut PgConnection,
     wanted: QueueDurability,
-) -> Result<Option<String>, sqlx::Error> {
+) -> anyhow::Result<Option<String>> {
     let readable: bool = sqlx::query_scalar(
         "SELECT coalesce(has_table_privilege(to_regclass('_sqlx_migrations'), 'SELECT')
             AND has_any_column_privilege(to_regclass('payment_queue'), 'INSERT'), false)",
@@ -197,18 +215,13 @@ async fn missing(
             "there are no tables, or this role may not use them".to_owned(),
         ));
     }
-    let (applied, persistence): (Option<i64>, i8) = sqlx::query_as(
-        "SELECT (SELECT max(version) FROM _sqlx_migrations WHERE success), relpersistence
-        FROM pg_class WHERE oid = 'payment_queue'::regclass",
-    )
-    .fetch_one(connection)
-    .await?;
-    let (applied, newest) = (applied.unwrap_or_default(), newest());
-    if applied < newest {
+    if let Standing::Older { applied } = standing(&applied(&mut *connection).await?)? {
+        let (applied, newest) = (applied.unwrap_or_default(), newest());
         return Ok(Some(format!(
             "the database has migration {applied}, {newest} is needed"
         )));
     }
+    let persistence = persistence(connection).await?;
     let wanted_word = match wanted {
         QueueDurability::Unlogged => "unlogged",
         QueueDurability::Logged => "logged",
@@ -217,19 +230,20 @@ async fn missing(
         .then(|| format!("the queue is not {wanted_word}, which QUEUE_DURABILITY asks for")))
 }
 
-/// Rewrites the queue as logged or unlogged where it is not yet; its rows stay.
+/// Rewrites the queue as logged or unlogged where it is not yet; its rows stay. Payments wait while it is rewritten.
 async fn apply_durability(
     connection: &mut PgConnection,
     wanted: QueueDurability,
 ) -> anyhow::Result<()> {
+    if persistence(connection).await? == wanted.relpersistence() {
+        return Ok(());
+    }
     let mut transaction = connection.begin().await?;
-    take_turns(&mut transaction).await?;
-    let current = sqlx::query_scalar!(
-        "SELECT relpersistence FROM pg_class WHERE oid = 'payment_queue'::regclass"
-    )
-    .fetch_one(&mut *transaction)
-    .await?;
-    if current != wanted.relpersistence() {
+    // Of several that start at once, one after the other.
+    transaction
+        .execute("LOCK TABLE payment_queue IN ACCESS EXCLUSIVE MODE")
+        .await?;
+    if persistence(&mut transaction).await? != wanted.relpersistence() {
         let statement = match wanted {
             QueueDurability::Unlogged => "ALTER TABLE payment_queue SET UNLOGGED",
             QueueDurability::Logged => "ALTER TABLE payment_queue SET LOGGED",
@@ -241,11 +255,21 @@ async fn apply_durability(
     Ok(())
 }
 
+/// `pg_class.relpersistence` of the queue.
+async fn persistence(connection: &mut PgConnection) -> Result<i8, sqlx::Error> {
+    sqlx::query_scalar!("SELECT relpersistence FROM pg_class WHERE oid = 'payment_queue'::regclass")
+        .fetch_one(connection)
+        .await
+}
+
 /// Leaves a role with [`RIGHTS`], whatever it had.
 async fn grant(connection: &mut PgConnection, role: &str, purge: bool) -> Result<(), sqlx::Error> {
     let role = format!("\"{}\"", role.replace('"', "\"\""));
     let mut transaction = connection.begin().await?;
-    take_turns(&mut transaction).await?;
+    // Of several that start at once, one after the other.
+    transaction
+        .execute("LOCK TABLE payment_queue IN SHARE UPDATE EXCLUSIVE MODE")
+        .await?;
     for rights in [RIGHTS, PURGE_RIGHT].iter().take(1 + usize::from(purge)) {
         let rights = AssertSqlSafe(rights.replace("{role}", &role));
         sqlx::raw_sql(rights).execute(&mut *transaction).await?;
@@ -276,13 +300,5 @@ async fn told_of_an_old_init_sql(
             "no auditor's long transaction can be ended (the owner is no member of role auditor): run init.sql again"
         );
     }
-    Ok(())
-}
-
-/// Of several that start at once, one after the other.
-async fn take_turns(transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
-    transaction
-        .execute("LOCK TABLE payment_queue IN SHARE UPDATE EXCLUSIVE MODE")
-        .await?;
     Ok(())
 }

@@ -2,11 +2,13 @@
 
 mod auditors;
 mod kept;
+mod lock;
 mod look;
 mod migrate;
 mod outage;
 mod session;
 mod trust;
+mod version;
 
 use std::time::Duration;
 
@@ -15,6 +17,10 @@ use sqlx::{Connection, PgPool};
 
 pub use auditors::{AUDIT_CHECK, end_long_audits, watch_auditors};
 pub use kept::Kept;
+pub(crate) use lock::with_short_locks;
+pub use lock::{
+    DDL_LOCK_PATIENCE, DDL_LOCK_PAUSE, DDL_LOCK_TIMEOUT, VACUUM_LOCK_TIMEOUT, database_error,
+};
 pub use look::Look;
 pub use migrate::{MIGRATIONS, NotReady, Schema, check_ready, migrate, prepare};
 pub use outage::{
@@ -24,6 +30,7 @@ pub use outage::{
 pub(crate) use session::Session;
 pub use session::{IDLE_IN_TRANSACTION_TIMEOUT, Unfit};
 pub use trust::{ANSWER_DEADLINE, heed, within};
+pub use version::{COMPATIBLE, Standing, TooNew, standing};
 
 use crate::config::{DatabaseSettings, QueueDurability};
 

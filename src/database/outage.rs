@@ -101,6 +101,8 @@ pub enum Condition {
     Slow,
     /// Tables or functions are missing.
     NotMigrated,
+    /// Its tables are of a newer program, with which this one cannot work.
+    TooNew,
     /// The role lacks a right.
     NotAllowed,
     /// Anything else.
@@ -149,6 +151,7 @@ impl fmt::Display for Condition {
             Self::Locked => "somebody holds a lock in the database",
             Self::Slow => "the database takes too long",
             Self::NotMigrated => "the database is not migrated",
+            Self::TooNew => "the database is that of a newer program",
             Self::NotAllowed => "the database does not allow it to our role",
             Self::Failing => "the database fails",
         })
