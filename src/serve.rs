@@ -1,5 +1,6 @@
 //! One instance, from its start to its orderly end.
 
+mod files;
 mod listen;
 mod operators;
 
@@ -72,6 +73,8 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     if let Some(collector) = &settings.otel_exporter_otlp_endpoint {
         trace::start(collector).context("OTEL_EXPORTER_OTLP_ENDPOINT")?;
     }
+    let files = files::raise_limit();
+    let shares = files::share(files, Limits::default().connections);
     let instance = Uuid::new_v4();
     let processors = processors(&settings.processors)?;
     let terms = settings.processors.processors.0.iter();
@@ -142,6 +145,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
             own: Arc::clone(&own),
         };
         let operators = Operators {
+            connections: shares.operators,
             listen: settings.operator.operator_listen.clone(),
             token,
             metrics_token: settings.metrics_token().cloned(),
@@ -160,10 +164,20 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         stopping: Arc::clone(&stopping),
     };
     let address = &settings.listen.listen;
-    let limits = Limits::default();
+    let limits = Limits {
+        connections: shares.clients,
+        ..Limits::default()
+    };
     let served = listen("LISTEN", address, limits, api.routes(), http_stop.clone()).await?;
     parts.spawn(served);
     tracing::info!(listen = %address, database = %settings.database.database_url, "listening");
+    if shares.clients < Limits::default().connections {
+        tracing::warn!(
+            files.most = files,
+            clients.most = shares.clients,
+            "few files may be open (ulimit -n), so fewer clients can be connected than otherwise"
+        );
+    }
 
     tokio::pin!(shutdown);
     tokio::select! {

@@ -169,6 +169,8 @@ async fn read_request(connection: &mut UnixStream) -> Option<String> {
                     .then(|| value.parse::<usize>().unwrap())
             });
             if body.len() >= length.unwrap_or(0) {
+                // Without it an instance would refuse the request.
+                assert!(head.to_ascii_lowercase().contains("\r\nhost: "), "{head}");
                 return head.lines().next().map(str::to_owned);
             }
         }
@@ -316,6 +318,60 @@ async fn dead_instance_costs_no_payment_and_is_left_alone() {
     let stack = Stack::start([Instance::Absent, Instance::Answers(202)]).await;
     let posted = stack.post_for(2 * TURN).await;
     assert_eq!(stack.counts(), [0, posted]);
+}
+
+#[tokio::test]
+async fn clients_that_name_no_host_as_http_1_0_allows_are_served() {
+    let stack = Stack::start([Instance::Answers(200); 2]).await;
+    for head in [
+        "GET /readyz HTTP/1.0\r\n\r\n",
+        "GET /readyz HTTP/1.1\r\nHost: other:9999\r\nConnection: close\r\n\r\n",
+        "POST /payments HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}",
+    ] {
+        let reply = stack.raw(head).await;
+        assert!(reply.starts_with("HTTP/1.1 200 "), "{head}: {reply}");
+    }
+}
+
+/// As many as one who means harm needs.
+const SLOW_CLIENTS: usize = 4_200;
+/// Longer than nginx waits for a head.
+const HEAD_PATIENCE: Duration = Duration::from_secs(8);
+
+#[tokio::test]
+async fn clients_that_send_slowly_keep_nobody_out() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    assert!(
+        hard > 2 * SLOW_CLIENTS as u64,
+        "{hard} files are too few for this test"
+    );
+    setrlimit(Resource::RLIMIT_NOFILE, hard.min(65_536), hard).unwrap();
+    let stack = Stack::start([Instance::Answers(202); 2]).await;
+    let address = stack.url.trim_start_matches("http://");
+    let mut slow = Vec::new();
+    for client in 0..SLOW_CLIENTS {
+        let mut connection = TcpStream::connect(address).await.unwrap();
+        let head = match client % 2 {
+            0 => "POST /payments HTTP/1.1\r\nHos".to_owned(),
+            _ => "POST /payments HTTP/1.1\r\nHost: a\r\nContent-Length: 71\r\n\r\n{".to_owned(),
+        };
+        connection.write_all(head.as_bytes()).await.unwrap();
+        slow.push(connection);
+    }
+    for _ in 0..84 {
+        assert_eq!(stack.post("/payments", PAYMENT).await.status(), 202);
+    }
+    // And they hold their places for a moment only.
+    let begun_at = Instant::now();
+    for mut connection in slow {
+        let mut rest = Vec::new();
+        let closed = connection.read_to_end(&mut rest);
+        let left = HEAD_PATIENCE.saturating_sub(begun_at.elapsed());
+        let _ = tokio::time::timeout(left, closed)
+            .await
+            .expect("it is closed");
+    }
 }
 
 #[tokio::test]

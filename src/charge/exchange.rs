@@ -5,7 +5,7 @@
 use std::mem::MaybeUninit;
 use std::{fmt, io};
 
-use hyper::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use hyper::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use hyper::{Request, Response, StatusCode, Version};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
@@ -287,6 +287,9 @@ fn write(
         let length = body.len().into();
         request.headers_mut().insert(CONTENT_LENGTH, length);
     }
+    // Without it a processor may compress what it answers (RFC 9110, 12.5.3), and nobody here reads that.
+    let headers = request.headers_mut();
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let mut call = Call::new(request)?.proceed();
     write_head(&mut call, out)?;
     match call.proceed()? {

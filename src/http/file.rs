@@ -125,7 +125,7 @@ fn list<'a>(
         .flat_map(|value| value.split(','))
 }
 
-/// Keeps what operators are told out of every cache, and browsers from taking it for what it is not.
+/// Keeps what is true now, or for operators only, out of every cache, and browsers from taking it for what it is not.
 pub(super) async fn keep_from_caches(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();

@@ -1,5 +1,6 @@
 //! The HTTP API.
 
+mod connections;
 mod file;
 pub mod live;
 mod openapi;
@@ -73,7 +74,7 @@ impl Api {
         routes
             .merge(openapi::document(&document))
             .merge(reference::problems())
-            .fallback(problem::not_found)
+            .fallback(problem::nowhere)
             .method_not_allowed_fallback(problem::method_not_allowed)
             .with_state(Arc::new(self))
     }
@@ -92,6 +93,7 @@ impl Api {
             .routes(routes!(probes::live))
             .routes(routes!(probes::ready))
             .layer(from_fn(problem::in_time))
+            .layer(from_fn(file::keep_from_caches))
             // It has a limit of its own, and a layer takes its part of each payment.
             .routes(routes!(payments::post));
         let about = "Settles each payment on exactly one of several payment processors. Errors are \

@@ -84,7 +84,7 @@ impl OperatorApi {
             .method_not_allowed_fallback(problem::method_not_allowed);
         routes
             .merge(live::stream())
-            .fallback(problem::not_found)
+            .fallback(problem::nowhere)
             .method_not_allowed_fallback(problem::method_not_allowed)
             .layer(authorize)
             .layer(middleware::from_fn(problem::in_time))

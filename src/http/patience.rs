@@ -15,15 +15,30 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Limits;
+use super::connections::Wait;
 
 /// The requests of one connection, as its stream and its service count them.
-#[derive(Debug, Default)]
 pub(super) struct Requests {
     begun: AtomicUsize,
     answered: AtomicUsize,
+    wait: Arc<Wait>,
 }
 
 impl Requests {
+    /// None yet; whose turn it is will be told to `wait`.
+    pub(super) fn new(wait: Arc<Wait>) -> Arc<Self> {
+        Arc::new(Self {
+            begun: AtomicUsize::new(0),
+            answered: AtomicUsize::new(0),
+            wait,
+        })
+    }
+
+    /// All of the request was read.
+    pub(super) fn is_whole(&self) {
+        self.wait.for_us();
+    }
+
     /// A head was read. Dropped when there is a reply.
     pub(super) fn begin(self: &Arc<Self>) -> Unanswered {
         self.begun.fetch_add(1, Ordering::Relaxed);
@@ -45,6 +60,7 @@ pub(super) struct Unanswered(Arc<Requests>);
 impl Drop for Unanswered {
     fn drop(&mut self) {
         self.0.answered.fetch_add(1, Ordering::Relaxed);
+        self.0.wait.for_client();
     }
 }
 
@@ -197,15 +213,20 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for PatientStream<S> {
 pub(super) struct PatientBody {
     body: Incoming,
     limit: Duration,
+    requests: Arc<Requests>,
     deadline: Option<Instant>,
     alarm: Alarm,
 }
 
 impl PatientBody {
-    /// A body that has that long, from when it is first waited for.
-    pub(super) fn new(body: Incoming, limit: Duration) -> Self {
+    /// A body that has that long, from when it is first waited for. Once it is there, `requests` are told so.
+    pub(super) fn new(body: Incoming, limit: Duration, requests: Arc<Requests>) -> Self {
+        if body.is_end_stream() {
+            requests.is_whole();
+        }
         Self {
             body,
+            requests,
             limit,
             deadline: None,
             alarm: Alarm::default(),
@@ -238,6 +259,9 @@ impl Body for PatientBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let outcome = Pin::new(&mut self.body).poll_frame(context);
         if let Poll::Ready(frame) = outcome {
+            if frame.is_none() || self.body.is_end_stream() {
+                self.requests.is_whole();
+            }
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         let limit = self.limit;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use rust_decimal::Decimal;
 use serde::Serialize;
@@ -124,8 +124,20 @@ fn traceparent(headers: &HeaderMap) -> Option<Traceparent> {
     Traceparent::read(header.to_str().ok()?)
 }
 
-/// Whether the body is said to be JSON.
+/// Whether a body is announced as JSON that is not compressed.
 pub(super) fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
+    for codings in headers.get_all(CONTENT_ENCODING) {
+        let codings = String::from_utf8_lossy(codings.as_bytes());
+        let mut codings = codings.split(',').map(str::trim);
+        if let Some(coding) =
+            codings.find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"))
+        {
+            return Err(Problem::new(
+                ProblemKind::UnsupportedContentCoding,
+                format!("the body must be sent as it is, without the Content-Encoding {coding:?}"),
+            ));
+        }
+    }
     let given = headers
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())

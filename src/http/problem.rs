@@ -2,12 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{FromRequest, Request};
-use axum::http::header::RETRY_AFTER;
+use axum::http::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, RETRY_AFTER};
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -26,6 +24,7 @@ use super::patience::TooSlow;
 use super::payments::check_content_type;
 use super::problem_kind::ProblemKind::{self, *};
 use crate::database::{Condition, heed, within};
+use crate::telemetry::Storm;
 
 /// Seconds after which a client should try again what could not be done, for want of the database or of room.
 const RETRY_AFTER_SECONDS: &str = "1";
@@ -119,11 +118,12 @@ pub(super) use problems;
 /// What any request that needs the database may be answered.
 pub(super) const DATABASE: [ProblemKind; 2] = [InternalError, Unavailable];
 /// What any request with a JSON body may be answered.
-pub(super) const BODY: [ProblemKind; 5] = [
+pub(super) const BODY: [ProblemKind; 6] = [
     MalformedBody,
     BodyTimeout,
     BodyTooLarge,
     UnsupportedMediaType,
+    UnsupportedContentCoding,
     InvalidField,
 ];
 /// What any request of somebody who is no operator is answered.
@@ -214,7 +214,9 @@ impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
         heed(&error);
         if crate::database::is_transient(&error) {
-            LOST_REQUESTS.note(&error);
+            if let Some(failed) = LOST_REQUESTS.note() {
+                tracing::warn!(requests.failed = failed, error = %error, "requests fail for want of the database");
+            }
             Self::unavailable(format!("{}; try again", Condition::of(&error)))
         } else {
             tracing::error!(error = %error, "a request failed");
@@ -223,26 +225,8 @@ impl From<sqlx::Error> for Problem {
     }
 }
 
-/// How often requests that fail for want of the database are told of in the log.
-const LOST_REQUESTS_PAUSE: Duration = Duration::from_secs(10);
-
-/// Requests that failed for want of the database: a line for all of them now and then, and not one for each.
-struct LostRequests(Mutex<(Option<Instant>, u64)>);
-
-static LOST_REQUESTS: LostRequests = LostRequests(Mutex::new((None, 0)));
-
-impl LostRequests {
-    fn note(&self, error: &sqlx::Error) {
-        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (told_at, lost) = &mut *noted;
-        *lost += 1;
-        if told_at.is_none_or(|at| at.elapsed() >= LOST_REQUESTS_PAUSE) {
-            tracing::warn!(requests.failed = *lost, error = %error, "requests fail for want of the database");
-            *told_at = Some(Instant::now());
-            *lost = 0;
-        }
-    }
-}
+/// Requests that failed for want of the database.
+static LOST_REQUESTS: Storm = Storm::new();
 
 /// Whether replies of a kind say when to try again.
 fn tells_when(kind: ProblemKind) -> bool {
@@ -259,10 +243,17 @@ impl IntoResponse for Problem {
             .with_title(self.kind.title())
             .with_detail(self.detail)
             .into_response();
-        if tells_when(self.kind) {
-            response
-                .headers_mut()
-                .insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+        let headers = response.headers_mut();
+        // Some statuses may be kept by caches that are told nothing, 404 among them (RFC 9110, 15.1).
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        let more = match self.kind {
+            kind if tells_when(kind) => Some((RETRY_AFTER, RETRY_AFTER_SECONDS)),
+            UnsupportedMediaType => Some((ACCEPT, "application/json")),
+            UnsupportedContentCoding => Some((ACCEPT_ENCODING, "identity")),
+            _ => None,
+        };
+        if let Some((name, value)) = more {
+            headers.insert(name, HeaderValue::from_static(value));
         }
         response
     }
@@ -274,16 +265,26 @@ pub(super) async fn in_time(request: Request, next: Next) -> Response {
     answer.unwrap_or_else(|error| Problem::from(error).into_response())
 }
 
+/// There is nothing there; of the server as a whole (`*`) a client may ask what it can do.
+pub(super) async fn nowhere(method: Method, uri: Uri) -> Result<StatusCode, Problem> {
+    match method == Method::OPTIONS && uri.path() == "*" {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(not_found(uri).await),
+    }
+}
+
 pub(super) async fn not_found(uri: Uri) -> Problem {
     Problem::new(NotFound, format!("there is nothing at {}", uri.path()))
 }
 
-pub(super) async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
-    Problem::new(
-        MethodNotAllowed,
-        format!(
-            "{} does not take {method}; the Allow header says what it takes",
-            uri.path()
-        ),
-    )
+/// Another method is needed. The router adds the `Allow` header, which is what OPTIONS asks for.
+pub(super) async fn method_not_allowed(method: Method, uri: Uri) -> Result<StatusCode, Problem> {
+    if method == Method::OPTIONS {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    let detail = format!(
+        "{} does not take {method}; the Allow header says what it takes",
+        uri.path()
+    );
+    Err(Problem::new(MethodNotAllowed, detail))
 }

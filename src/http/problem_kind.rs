@@ -93,6 +93,10 @@ kinds! {
     UnsupportedMediaType = "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE,
         "Unsupported media type",
         "The body is not announced as `application/json`. Nothing was done. Mend the client.";
+    UnsupportedContentCoding = "unsupported-content-coding", UNSUPPORTED_MEDIA_TYPE,
+        "Unsupported content coding",
+        "The body is compressed, as its `Content-Encoding` says; it is taken as it is only, as \
+         `Accept-Encoding` of the reply says. Nothing was done. Mend the client.";
     InvalidField = "invalid-field", UNPROCESSABLE_ENTITY, "Invalid field",
         "A field of the body is missing, stands twice, or is not what it must be; `detail` says \
          which and why. Nothing was done. Mend the body.";
@@ -102,6 +106,9 @@ kinds! {
     TooManyWrongTokens = "too-many-wrong-tokens", TOO_MANY_REQUESTS, "Too many wrong tokens",
         "Too many requests with a wrong token came at once. The right token passes all the same. \
          Wait for `Retry-After` seconds.";
+    TooManyConnections = "too-many-connections", TOO_MANY_REQUESTS, "Too many connections",
+        "Too many requests from one address are in progress at once. Nothing was done. Wait for \
+         `Retry-After` seconds, and send fewer at a time.";
     InternalError = "internal-error", INTERNAL_SERVER_ERROR, "Internal error",
         "The request failed for a reason that the log of the instance has. The instance did not \
          accept the payment. Ask the operators, or send the request again.";

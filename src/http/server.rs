@@ -8,16 +8,17 @@ use axum::Router;
 use axum::response::IntoResponse;
 use axum::serve::Listener;
 use hyper::body::{Body, Incoming};
-use hyper::header::HOST;
+use hyper::header::{CONTENT_LENGTH, HOST};
+use hyper::http::uri::Authority;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
-use hyper::{Request, Version};
+use hyper::{Request, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::connections::OpenConnections;
 use super::patience::{PatientBody, PatientStream, Requests};
 use super::{MAX_BODY_BYTES, Problem, ProblemKind};
 use crate::metrics::COUNTS;
@@ -26,8 +27,8 @@ use crate::metrics::COUNTS;
 /// longer is broken, or means harm.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Open connections; beyond that new ones wait in the kernel's backlog. As many requests are in
-    /// progress at most.
+    /// Open connections, and so requests in progress. Beyond that a new one takes the place of the one whose client has
+    /// kept us waiting for longest, or waits, where all wait for us.
     pub connections: usize,
     /// Bytes of a request's head.
     pub head_bytes: usize,
@@ -67,34 +68,40 @@ pub async fn serve<L: Listener>(
     limits: Limits,
     stop: CancellationToken,
 ) {
-    let room = Arc::new(Semaphore::new(limits.connections));
+    let connections = OpenConnections::new(limits.connections);
     let open = GracefulShutdown::new();
     let mut http = http1::Builder::new();
     http.max_buf_size(limits.head_bytes);
     http.half_close(!limits.notice_leaving);
     let routes = TowerToHyperService::new(routes);
     loop {
+        // Room is made for a client that is there.
         let accepted = async {
-            let place = Arc::clone(&room).acquire_owned().await;
-            (place, listener.accept().await.0)
+            let stream = listener.accept().await.0;
+            (connections.room().await, stream)
         };
         let (place, stream) = tokio::select! {
             accepted = accepted => accepted,
             () = stop.cancelled() => break,
         };
-        let requests = Arc::new(Requests::default());
+        let requests = Requests::new(Arc::clone(&place.wait));
         let stream = PatientStream::new(stream, limits, Arc::clone(&requests));
         let routes = routes.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let open = requests.begin();
-            let routes = routes.clone();
+            let (routes, requests) = (routes.clone(), Arc::clone(&requests));
             async move {
                 let reply = match refusal(&request) {
                     Some(problem) => problem.into_response(),
                     None => {
-                        let body = |body| PatientBody::new(body, limits.body);
+                        let body = |body| PatientBody::new(body, limits.body, requests);
                         let reply = routes.call(request.map(body)).await;
-                        reply.unwrap_or_else(|never| match never {})
+                        let mut reply = reply.unwrap_or_else(|never| match never {});
+                        if reply.status() == StatusCode::NO_CONTENT {
+                            // RFC 9110, 8.6; the router says it of replies to HEAD.
+                            reply.headers_mut().remove(CONTENT_LENGTH);
+                        }
+                        reply
                     }
                 };
                 drop(open);
@@ -103,10 +110,13 @@ pub async fn serve<L: Listener>(
         });
         let connection = open.watch(http.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            let ended = tokio::select! {
+                ended = connection => ended,
+                () = place.wait.evicted() => Ok(()),
+            };
+            if let Err(error) = ended {
                 tracing::debug!(error = %error, "a connection broke off");
             }
-            drop(place);
         });
     }
     drop(listener);
@@ -116,9 +126,14 @@ pub async fn serve<L: Listener>(
 /// What is wrong with a request whatever its path, and the library lets through.
 fn refusal<B: Body>(request: &Request<B>) -> Option<Problem> {
     // RFC 9112, 3.2
-    if request.version() == Version::HTTP_11 && request.headers().get_all(HOST).iter().count() != 1
-    {
-        let detail = "a request must have exactly one Host header";
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let refused = match (hosts.next(), hosts.next()) {
+        (Some(host), None) if is_host(host.as_bytes()) => None,
+        (Some(_), None) => Some("the Host header must be a host, with a port or without"),
+        (None, _) if request.version() < Version::HTTP_11 => None,
+        _ => Some("a request must have exactly one Host header"),
+    };
+    if let Some(detail) = refused {
         return Some(Problem::new(ProblemKind::MalformedRequest, detail));
     }
     // Nobody waits for what is too long already.
@@ -126,6 +141,16 @@ fn refusal<B: Body>(request: &Request<B>) -> Option<Problem> {
         COUNTS.refused.body.add(1);
         Problem::too_long()
     })
+}
+
+/// A host and perhaps a port, or nothing, which whoever asks by a target without a host sends.
+fn is_host(value: &[u8]) -> bool {
+    let is_plain = |authority: &Authority| {
+        let port = authority.as_str().strip_prefix(authority.host());
+        matches!(port, Some("" | ":")) || authority.port_u16().is_some()
+    };
+    value.is_empty()
+        || (!value.contains(&b'@') && Authority::try_from(value).is_ok_and(|host| is_plain(&host)))
 }
 
 #[cfg(test)]

@@ -36,9 +36,7 @@ pub(super) async fn authorize(
     let given = headers
         .get(AUTHORIZATION)
         .and_then(|value| value.to_str().ok());
-    let given = given
-        .and_then(|value| value.strip_prefix("Bearer "))
-        .unwrap_or_default();
+    let given = given.and_then(bearer_token).unwrap_or_default();
     if api.admits(given, request.uri().path()) {
         return next.run(request).await;
     }
@@ -52,6 +50,13 @@ pub(super) async fn authorize(
     }
     request.extensions_mut().insert(SessionEnd(ends_at));
     next.run(request).await
+}
+
+/// The token of credentials of the scheme `Bearer`, whose name is written in any case (RFC 9110, 11.1 and 11.4).
+fn bearer_token(credentials: &str) -> Option<&str> {
+    let (scheme, token) = credentials.split_once(' ')?;
+    let is_bearer = scheme.eq_ignore_ascii_case("Bearer");
+    is_bearer.then(|| token.trim_start_matches(' '))
 }
 
 /// When the session of the browser that asks ends. A program, which says the token itself, has none.
@@ -170,7 +175,8 @@ fn is_our_page(headers: &HeaderMap) -> bool {
         // A browser that is older than the header above.
         (None, Some(origin)) => origin
             .split_once("://")
-            .is_some_and(|(_, host)| Some(host) == text(HOST.as_str())),
+            .zip(text(HOST.as_str()))
+            .is_some_and(|((_, theirs), ours)| theirs.eq_ignore_ascii_case(ours)),
         (None, None) => false,
     }
 }

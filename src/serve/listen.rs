@@ -1,16 +1,21 @@
 //! The addresses at which an instance listens.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 
 use anyhow::Context;
 use axum::serve::ListenerExt;
 use futures_util::future::Either;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, UnixSocket};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Listen;
 use crate::http;
+
+/// Clients that the kernel connects before they are accepted: as many come at once when a load balancer starts anew. The
+/// kernel has a limit of its own (`net.core.somaxconn`).
+const LISTEN_BACKLOG: u32 = 4_096;
 
 /// Listens. Returns what serves `routes` there, within those limits, until `stop`.
 ///
@@ -26,9 +31,7 @@ pub(super) async fn listen(
     let cannot = || format!("{setting}: cannot listen on {address}");
     Ok(match address {
         Listen::Tcp(_) | Listen::Name(_) => {
-            let listener = TcpListener::bind(address.to_string())
-                .await
-                .with_context(cannot)?;
+            let listener = bind(&address.to_string()).await.with_context(cannot)?;
             let listener = listener.tap_io(|connection| {
                 if let Err(error) = connection.set_nodelay(true) {
                     tracing::debug!(error = %error, "no TCP_NODELAY");
@@ -44,7 +47,9 @@ pub(super) async fn listen(
             if std::os::unix::net::UnixStream::connect(path).is_err() {
                 let _ = std::fs::remove_file(path);
             }
-            let listener = UnixListener::bind(path).with_context(cannot)?;
+            let socket = UnixSocket::new_stream().with_context(cannot)?;
+            socket.bind(path).with_context(cannot)?;
+            let listener = socket.listen(LISTEN_BACKLOG).with_context(cannot)?;
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
             let path = path.clone();
             Either::Right(async move {
@@ -54,4 +59,26 @@ pub(super) async fn listen(
             })
         }
     })
+}
+
+/// Listens on the first address of that name which is ours and not taken.
+async fn bind(address: &str) -> std::io::Result<TcpListener> {
+    let mut failed = std::io::ErrorKind::AddrNotAvailable.into();
+    for address in tokio::net::lookup_host(address).await? {
+        let listen = || {
+            let socket = match address {
+                SocketAddr::V4(_) => TcpSocket::new_v4(),
+                SocketAddr::V6(_) => TcpSocket::new_v6(),
+            }?;
+            // Connections of an instance before may not be over yet.
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            socket.listen(LISTEN_BACKLOG)
+        };
+        match listen() {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
 }

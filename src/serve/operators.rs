@@ -25,6 +25,8 @@ const THREAD: &str = "operators";
 pub(super) struct Operators {
     /// Where it listens.
     pub(super) listen: Listen,
+    /// Connections that operators may have.
+    pub(super) connections: usize,
     /// What every request has to bear.
     pub(super) token: OperatorToken,
     /// What a request for metrics may bear instead.
@@ -88,6 +90,7 @@ impl Operators {
         let address = &self.listen;
         // Nobody takes snapshots for a page that is closed.
         let limits = Limits {
+            connections: self.connections,
             notice_leaving: true,
             ..Limits::default()
         };

@@ -1,5 +1,6 @@
 //! The log: readable text or JSON on standard error, filtered by `RUST_LOG`.
 
+mod storm;
 mod writer;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -12,6 +13,7 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::config::LogFormat;
 use crate::metrics::COUNTS;
+pub use storm::{STORM_PAUSE, Storm};
 pub use writer::{LOG_BACKLOG, LOG_DRAIN, LogWriter};
 
 /// What is logged when `RUST_LOG` says nothing: nothing per payment, and nothing per statement that is slow or

@@ -15,14 +15,14 @@ use table::{Answer, Row};
 const REFUSED_ROWS: usize = 250;
 
 /// What came back: the status (0: the connection was closed without a word), the head, the body.
-struct Reply {
-    status: u16,
-    head: String,
-    body: Vec<u8>,
+pub struct Reply {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
 }
 
 /// Sends those bytes on a connection of their own. They may be refused before all of them are sent.
-async fn exchange(gateway: &Gateway, request: &[u8]) -> Reply {
+pub async fn exchange(gateway: &Gateway, request: &[u8]) -> Reply {
     let mut stream = UnixStream::connect(gateway.socket())
         .await
         .expect("it listens");
@@ -35,7 +35,7 @@ async fn exchange(gateway: &Gateway, request: &[u8]) -> Reply {
             .is_ok_and(|read| read > 0)
         {
             if let Some(reply) = parse(&received)
-                && reply.body.len() >= content_length(&reply.head)
+                && (request.starts_with(b"HEAD") || reply.body.len() >= content_length(&reply.head))
             {
                 break;
             }
@@ -61,7 +61,7 @@ fn parse(received: &[u8]) -> Option<Reply> {
     })
 }
 
-fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+pub fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     let lines = head.lines().filter_map(|line| line.split_once(": "));
     lines
         .clone()

@@ -236,6 +236,7 @@ async fn a_processor_that_answers_nonsense_harms_nothing() {
         Mode::HugeHeader,
         Mode::ManyHeaders,
         Mode::Reset,
+        Mode::Continue,
     ] {
         let calls = hostile.calls.load(Ordering::Relaxed);
         hostile.mode.send_replace(mode);

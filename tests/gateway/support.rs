@@ -366,6 +366,17 @@ impl Gateway {
         }
     }
 
+    /// How many files it may have open.
+    pub fn most_files(&self) -> u64 {
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", self.child.id()));
+        let limits = limits.expect("it runs");
+        let files = limits
+            .lines()
+            .find_map(|line| line.strip_prefix("Max open files"));
+        let soft = files.and_then(|files| files.split_whitespace().next());
+        soft.expect("a limit").parse().expect("a number")
+    }
+
     /// How many threads of that name it has.
     pub fn threads(&self, name: &str) -> usize {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));

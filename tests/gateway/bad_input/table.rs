@@ -69,6 +69,11 @@ const SWAPPED: Answer = problem(400, "`from` must not be after `to`");
 const NOT_A_PATH_ID: Answer = problem(400, "the id in the path must be a UUID with hyphens");
 const NO_HOST: Answer = problem(400, "a request must have exactly one Host header");
 
+const BAD_HOST: Answer = problem(
+    400,
+    "the Host header must be a host, with a port or without",
+);
+
 /// Everything, in the order of a request: what a body may be, then a query, a path, a head, the wire.
 pub fn sections() -> Vec<(&'static str, Vec<Row>)> {
     vec![
@@ -144,7 +149,7 @@ fn paths() -> Vec<Row> {
         ("GET /../etc/passwd", problem(404, "there is nothing at /../etc/passwd")), ("GET /metrics", problem(404, "there is nothing at /metrics")),
         ("GET /openapi.json/x", problem(404, "there is nothing at /openapi.json/x")), ("GET /docs/", problem(404, "there is nothing at /docs/")),
         ("GET http://gateway/nowhere", problem(404, "there is nothing at /nowhere")), ("GET http://gateway/payments-summary", OK),
-        ("OPTIONS *", problem(404, "there is nothing at *")),
+        ("OPTIONS *", plain(204)), ("OPTIONS /payments", plain(204)), ("OPTIONS /readyz", plain(204)), ("GET *", problem(404, "there is nothing at *")),
         ("GET /payments", problem(405, "/payments does not take GET; the Allow header says what it takes")),
         ("PUT /payments", problem(405, "/payments does not take PUT; the Allow header says what it takes")),
         ("TRACE /payments", problem(405, "/payments does not take TRACE; the Allow header says what it takes")),

@@ -138,7 +138,15 @@ pub(super) fn bodies() -> Vec<Row> {
 pub(super) fn media_types() -> Vec<Row> {
     [
         ("Content-Type: application/json; charset=utf-8", ACCEPTED), ("content-type:APPLICATION/JSON", ACCEPTED),
-        ("Content-Type: application/json ;", ACCEPTED),
+        ("Content-Type: application/json ;", ACCEPTED), ("CONTENT-TYPE: Application/Json;Charset=\"utf-8\"", ACCEPTED),
+        // What is done to a body on its way.
+        ("Content-Type: application/json\r\nContent-Encoding: identity", ACCEPTED), ("Content-Type: application/json\r\nContent-Encoding:", ACCEPTED),
+        ("Content-Type: application/json\r\nCONTENT-ENCODING: Identity, identity", ACCEPTED),
+        ("Content-Type: application/json\r\nContent-Encoding: gzip", problem(415, "the body must be sent as it is, without the Content-Encoding \"gzip\"")),
+        ("Content-Type: application/json\r\nContent-Encoding: X-GZIP", problem(415, "the body must be sent as it is, without the Content-Encoding \"X-GZIP\"")),
+        ("Content-Type: application/json\r\nContent-Encoding: identity, br", problem(415, "the body must be sent as it is, without the Content-Encoding \"br\"")),
+        ("Content-Type: application/json\r\nContent-Encoding: identity\r\nContent-Encoding: zstd", problem(415, "the body must be sent as it is, without the Content-Encoding \"zstd\"")),
+        ("Content-Type: text/plain\r\nContent-Encoding: deflate", problem(415, "the body must be sent as it is, without the Content-Encoding \"deflate\"")),
         ("X-Nothing: here", problem(415, "the Content-Type must be application/json, not \"\"")),
         ("Content-Type:", problem(415, "the Content-Type must be application/json, not \"\"")),
         ("Content-Type: text/plain", problem(415, "the Content-Type must be application/json, not \"text/plain\"")),

@@ -1,7 +1,7 @@
 //! What only a client that writes its bytes itself can send.
 
 use super::{
-    ACCEPTED, HEAD_TOO_LONG, NO_HOST, NO_HTTP, OK, Row, TOO_LONG, plain, problem, with_id,
+    ACCEPTED, BAD_HOST, HEAD_TOO_LONG, NO_HOST, NO_HTTP, OK, Row, TOO_LONG, plain, problem, with_id,
 };
 
 /// Whole requests, byte by byte.
@@ -27,6 +27,10 @@ pub(super) fn requests() -> Vec<Row> {
         // Host.
         row(format!("{summary}\r\nConnection: close\r\n\r\n"), NO_HOST), row(format!("{summary}\r\n{host}\r\nHost: gateway\r\n\r\n"), NO_HOST),
         row(format!("{summary}\r\n{host}\r\nhost: other\r\n\r\n"), NO_HOST), row("GET /payments-summary HTTP/1.0\r\n\r\n".into(), OK),
+        row(format!("{summary}\r\nHost: a b\r\nConnection: close\r\n\r\n"), BAD_HOST), row(format!("{summary}\r\nHost: me@gateway\r\nConnection: close\r\n\r\n"), BAD_HOST),
+        row(format!("{summary}\r\nHost: gateway:port\r\nConnection: close\r\n\r\n"), BAD_HOST), row(format!("{summary}\r\nHost: /\r\nConnection: close\r\n\r\n"), BAD_HOST),
+        row(format!("{summary}\r\nHost: [::1]:9999\r\nConnection: close\r\n\r\n"), OK), row(format!("{summary}\r\nHost:\r\nConnection: close\r\n\r\n"), OK),
+        row("GET /payments-summary HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n".into(), NO_HOST),
         // Headers.
         row(format!("{summary}\r\n{host}\r\nNo colon\r\n\r\n"), NO_HTTP), row(format!("{summary}\r\n{host}\r\n: no name\r\n\r\n"), NO_HTTP),
         row(format!("{summary}\r\n{host}\r\nName : space\r\n\r\n"), NO_HTTP), row(format!("{summary}\r\n{host}\r\nA: b\r\n folded\r\n\r\n"), NO_HTTP),

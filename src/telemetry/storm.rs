@@ -1,0 +1,53 @@
+//! Events that come by the hundred: a line for all of them now and then, and not one for each.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The least time between two lines about events of one kind.
+pub const STORM_PAUSE: Duration = Duration::from_secs(10);
+
+/// How many events of a kind there were that no line tells of yet.
+#[derive(Debug, Default)]
+pub struct Storm(Mutex<(Option<Instant>, u64)>);
+
+impl Storm {
+    /// None yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Mutex::new((None, 0)))
+    }
+
+    /// Counts an event. Returns how many a line has to tell of now: the first at once, and after that what came in
+    /// [`STORM_PAUSE`] since the last line.
+    pub fn note(&self) -> Option<u64> {
+        self.note_at(Instant::now())
+    }
+
+    fn note_at(&self, now: Instant) -> Option<u64> {
+        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (told_at, untold) = &mut *noted;
+        *untold += 1;
+        if told_at.is_some_and(|at| now < at + STORM_PAUSE) {
+            return None;
+        }
+        *told_at = Some(now);
+        Some(std::mem::take(untold))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_is_told_at_once_and_the_others_together() {
+        let (storm, begin) = (Storm::default(), Instant::now());
+        assert_eq!(storm.note_at(begin), Some(1));
+        for millisecond in 1..500 {
+            let now = begin + Duration::from_millis(millisecond);
+            assert_eq!(storm.note_at(now), None);
+        }
+        assert_eq!(storm.note_at(begin + STORM_PAUSE), Some(500));
+        assert_eq!(storm.note_at(begin + STORM_PAUSE), None);
+    }
+}

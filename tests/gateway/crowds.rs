@@ -1,0 +1,127 @@
+//! More clients than there is room for, and fewer files than are needed: others are served all the same.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::UnixStream;
+use uuid::Uuid;
+
+use crate::metrics::Watched;
+use crate::support::{CENTS, Database, Gateway, PATIENCE, eventually, processor, processors};
+
+/// As many as one who means harm needs.
+const SLOW_CLIENTS: usize = 4_200;
+const SLOW_HEAD: &[u8] = b"POST /payments HTTP/1.1\r\nHos";
+const SLOW_BODY: &[u8] =
+    b"POST /payments HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n\
+    Content-Length: 71\r\n\r\n{";
+
+/// This process needs a file for each client.
+fn many_files() {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("limits");
+    assert!(
+        hard > 2 * SLOW_CLIENTS as u64,
+        "{hard} files are too few for this test"
+    );
+    setrlimit(Resource::RLIMIT_NOFILE, hard.min(65_536), hard).expect("more files");
+}
+
+async fn connect(gateway: &Gateway, words: &[u8]) -> UnixStream {
+    let begun_at = Instant::now();
+    loop {
+        match UnixStream::connect(gateway.socket()).await {
+            Ok(mut stream) => {
+                stream.write_all(words).await.expect("written");
+                return stream;
+            }
+            // The backlog is full: the kernel says so at a unix socket, and waits at a port.
+            Err(_) if begun_at.elapsed() < PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn clients_that_send_slowly_keep_nobody_out() {
+    many_files();
+    let (database, default) = (Database::create().await, processor().await);
+    let watched = Watched::start(&database, &processors(&[&default])).await;
+    let gateway = &watched.gateway;
+    let mut slow = Vec::new();
+    for client in 0..SLOW_CLIENTS {
+        let words = if client % 2 == 0 {
+            SLOW_HEAD
+        } else {
+            SLOW_BODY
+        };
+        slow.push(connect(gateway, words).await);
+    }
+    let begun_at = Instant::now();
+    let mut ids = Vec::new();
+    for _ in 0..84 {
+        let id = Uuid::new_v4();
+        // Each on a connection of its own, as somebody new has.
+        let http = payment_proxy::tls::plain().unix_socket(gateway.socket());
+        let http = http.build().expect("a client");
+        let post = http
+            .post("http://gateway/payments")
+            .header("content-type", "application/json")
+            .body(crate::support::payment_json(id, CENTS));
+        assert_eq!(post.send().await.expect("a reply").status(), 202);
+        ids.push(id);
+    }
+    let took = begun_at.elapsed();
+    assert!(
+        took < Duration::from_secs(8),
+        "{took:?}, which is as long as slow clients may take"
+    );
+    gateway.until_settled(&ids).await;
+    let evicted = watched.scrape().await.value("connections_evicted_total");
+    assert!(evicted > 100.0, "{evicted}");
+    let told = gateway.log().matches("too many clients").count();
+    assert!((1..=3).contains(&told), "{told} lines: {}", gateway.log());
+}
+
+/// Starts an instance that may have so many files open: at first, and at most.
+fn with_files(database: &Database, processors: &str, soft: u32, hard: u32) -> Gateway {
+    let mut program = Command::new("sh");
+    let limits = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"");
+    program.args(["-c", &limits, env!("CARGO_BIN_EXE_payment-proxy")]);
+    Gateway::spawn_by(program, &database.url, processors, &[], |folder| {
+        std::fs::File::create(folder.join("log")).expect("a log file")
+    })
+}
+
+#[tokio::test]
+async fn an_instance_takes_as_many_files_as_it_is_allowed() {
+    let (database, default) = (Database::create().await, processor().await);
+    let gateway = with_files(&database, &processors(&[&default]), 64, 4_096);
+    gateway.until_ready().await;
+    assert_eq!(gateway.most_files(), 4_096);
+    gateway.until_settled(&gateway.post_many(50).await).await;
+}
+
+#[tokio::test]
+async fn where_files_are_few_idle_clients_leave_some_for_processors_and_the_database() {
+    let (database, default) = (Database::create().await, processor().await);
+    let gateway = with_files(&database, &processors(&[&default]), 256, 256);
+    gateway.until_ready().await;
+    let mut idle = Vec::new();
+    for _ in 0..300 {
+        idle.push(connect(&gateway, b"").await);
+    }
+    let ids = gateway.post_many(20).await;
+    gateway.until_settled(&ids).await;
+    eventually("the first clients made room", async || {
+        gateway.is_ready().await
+    })
+    .await;
+    let log = gateway.log();
+    assert!(log.contains("few files may be open"), "{log}");
+    assert!(!log.contains("the breaker of"), "{log}");
+    assert!(!log.contains("ERROR"), "{log}");
+}
