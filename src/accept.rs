@@ -4,6 +4,8 @@
 //! nobody waits when it is calm, and one commit serves hundreds when it is not. In between, where each commit would
 //! have a few, they are spaced a little.
 
+mod tally;
+
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::{Arc, Weak};
@@ -16,6 +18,8 @@ use sqlx::{PgConnection, PgPool};
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+pub use tally::{TALLY_INTERVAL, Tally};
 
 use crate::claim::{Claim, ClaimedFor, SEND_WITHIN, interval};
 use crate::database::{Condition, Kept, Writes, within};
@@ -107,6 +111,7 @@ pub struct Acceptor {
     /// One for each payment that may wait.
     places: Arc<Semaphore>,
     room: Arc<Room>,
+    tally: Arc<Tally>,
 }
 
 impl Acceptor {
@@ -127,6 +132,7 @@ impl Acceptor {
             pace: Pace::default(),
         }));
         let writes = Arc::new(Writes::new("accept"));
+        let tally = Arc::new(Tally::default());
         let writers = CancellationToken::new();
         for pool in pools {
             let writer = Writer {
@@ -136,6 +142,7 @@ impl Acceptor {
                 worker: Weak::clone(worker),
                 writes: Arc::clone(&writes),
                 room: Arc::clone(room),
+                tally: Arc::clone(&tally),
             };
             let ended = writers.clone().drop_guard();
             tokio::spawn(async move {
@@ -149,6 +156,7 @@ impl Acceptor {
             writes,
             places: Arc::new(Semaphore::new(ACCEPT_BACKLOG)),
             room: Arc::clone(room),
+            tally,
         }
     }
 
@@ -156,6 +164,12 @@ impl Acceptor {
     #[must_use]
     pub fn writers(&self) -> CancellationToken {
         self.writers.clone()
+    }
+
+    /// What was accepted and is not counted in the database yet.
+    #[must_use]
+    pub fn tally(&self) -> Arc<Tally> {
+        Arc::clone(&self.tally)
     }
 
     /// What keeps payments from being accepted, as far as was seen lately.
@@ -277,6 +291,7 @@ struct Writer {
     worker: Weak<Worker>,
     writes: Arc<Writes>,
     room: Arc<Room>,
+    tally: Arc<Tally>,
 }
 
 impl Writer {
@@ -355,7 +370,14 @@ impl Writer {
                 // Pinned here, because it is large and would be moved.
                 let written = pin!(async {
                     let connection = connection.get().await?;
-                    enqueue_step(connection, payments, claimed_for, &mut progress).await
+                    enqueue_step(
+                        connection,
+                        payments,
+                        claimed_for,
+                        &mut progress,
+                        &self.tally,
+                    )
+                    .await
                 });
                 within(written).await
             };
@@ -415,7 +437,15 @@ pub async fn enqueue(
     payments: &[Payment],
     claimed_for: Option<ClaimedFor<'_>>,
 ) -> Result<(Vec<Accepted>, Vec<Claim>), sqlx::Error> {
-    enqueue_step(connection, payments, claimed_for, &mut Progress::NotSent).await
+    let tally = Tally::default();
+    enqueue_step(
+        connection,
+        payments,
+        claimed_for,
+        &mut Progress::NotSent,
+        &tally,
+    )
+    .await
 }
 
 /// How far an attempt to write has come.
@@ -454,6 +484,7 @@ async fn enqueue_step(
     payments: &[Payment],
     claimed_for: Option<ClaimedFor<'_>>,
     progress: &mut Progress,
+    tally: &Tally,
 ) -> Result<(Vec<Accepted>, Vec<Claim>), sqlx::Error> {
     // In the order of their ids: two instances that insert the same ids wait for each other in the
     // same order, which excludes a deadlock. The first of several with one id is the one that counts.
@@ -479,6 +510,7 @@ async fn enqueue_step(
                 continue;
             };
             amounts.insert(id, (payment.amount, true));
+            tally.add(inserted.moment, payment.amount);
             claims.extend(claimed_for.zip(inserted.stamp).map(|(claim, stamp)| Claim {
                 id: row,
                 payment: *payment,

@@ -116,7 +116,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     });
     let room = Arc::new(Room::new(settings.queue_limit));
     let acceptor = Acceptor::start(&pools.accepts, &router, &Arc::downgrade(&worker), &room);
-    let accepting = acceptor.writers();
+    let (accepting, tally) = (acceptor.writers(), acceptor.tally());
     let mut own = OwnAttention::default();
     let full = Arc::clone(&room);
     own.add(move || full.attention());
@@ -207,6 +207,12 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         database::watch_auditors(auditors_pool, auditors_stop).await;
         Ok(())
     });
+    let (counted, tally_pool) = (Arc::clone(&tally), pools.requests.clone());
+    let tally_stop = stop.draining.clone();
+    parts.spawn(async move {
+        counted.run(&tally_pool, tally_stop).await;
+        Ok(())
+    });
     let doubtful = Arc::clone(&worker);
     parts.spawn(async move {
         worker.run().await;
@@ -261,6 +267,9 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         tracing::error!(
             "not everything was recorded; what is missing is asked of its processor after the lease"
         );
+    }
+    if let Ok(Err(error)) = tokio::time::timeout(CLOSE, tally.flush(&pools.requests)).await {
+        tracing::debug!(error = %error, "the last accepted payments are not counted");
     }
     let closed = tokio::time::timeout(CLOSE, pools.close());
     let _ = tokio::join!(closed, trace::stop());

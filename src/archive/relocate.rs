@@ -51,10 +51,16 @@ pub(super) async fn relocate(
                 WHERE p.correlation_id = l.correlation_id
                     AND (p.amount, p.processor, p.requested_at, p.accepted_at, p.settled_at, p.attempt)
                       = (l.amount, l.processor, l.requested_at, l.accepted_at, l.settled_at, l.attempt)
-                RETURNING p.correlation_id, p.amount, p.processor, p.requested_at
+                RETURNING p.correlation_id, p.amount, p.processor, p.requested_at, p.accepted_at
             ), known AS (
                 INSERT INTO payment_archived (correlation_id, amount, month)
                 SELECT correlation_id, amount, $1 FROM moved ORDER BY correlation_id
+            ), accepted AS (
+                INSERT INTO payment_accepted_hour AS h (starts_at, archived, archived_amount)
+                SELECT date_bin('1 hour', accepted_at, 'epoch'), count(*), sum(amount) FROM moved GROUP BY 1 ORDER BY 1
+                ON CONFLICT ON CONSTRAINT payment_accepted_hour_pkey DO UPDATE
+                SET archived = h.archived + excluded.archived,
+                    archived_amount = h.archived_amount + excluded.archived_amount
             ), counted AS (
                 INSERT INTO payment_archived_hour AS h (starts_at, processor, fee_since, requests, amount)
                 SELECT date_bin('1 hour', m.requested_at, 'epoch'), m.processor, coalesce((

@@ -265,7 +265,15 @@ async fn move_back(
             SELECT l.correlation_id, l.amount, l.processor, l.requested_at, l.accepted_at, l.settled_at, l.attempt
             FROM archive_line l WHERE l.correlation_id IN (SELECT k.correlation_id FROM known k)
             ORDER BY l.correlation_id
-            RETURNING amount, processor, requested_at
+            RETURNING amount, processor, requested_at, accepted_at
+        ), accepted AS (
+            -- What was archived before it was counted is not counted.
+            UPDATE payment_accepted_hour h SET archived = greatest(h.archived - m.payments, 0),
+                archived_amount = greatest(h.archived_amount - m.amount, 0)
+            FROM (
+                SELECT date_bin('1 hour', accepted_at, 'epoch') AS starts_at, count(*) AS payments, sum(amount) AS amount
+                FROM moved GROUP BY 1
+            ) AS m WHERE h.starts_at = m.starts_at
         )
         SELECT date_bin('1 hour', requested_at, 'epoch'), processor, count(*), sum(amount) FROM moved GROUP BY 1, 2",
     )

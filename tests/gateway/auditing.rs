@@ -193,11 +193,8 @@ async fn every_query_of_the_auditing_page_answers_its_question() {
 
     for (question, query) in queries() {
         let found = rows(&auditor.pool, query).await.len();
-        assert_eq!(
-            found == 0,
-            question.starts_with("Do the totals agree"),
-            "{query}: {found} rows"
-        );
+        let none = question.starts_with("Do the totals agree") || query.contains("ledger_change");
+        assert_eq!(found == 0, none, "{query}: {found} rows");
     }
 
     let life = &answers(&auditor.pool, "What happened").await[0];

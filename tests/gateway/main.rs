@@ -8,6 +8,7 @@ mod archived;
 mod attention;
 mod auditing;
 mod bad_input;
+mod balance;
 mod books;
 mod census;
 mod clients;
