@@ -19,7 +19,7 @@ use sqlx::{PgConnection, PgPool};
 use tokio::sync::Mutex;
 use utoipa::ToSchema;
 
-use crate::census::{CENSUS_INTERVAL, CENSUS_TIMEOUT, Census};
+use crate::census::{CENSUS_INTERVAL, CENSUS_TIMEOUT, COUNTED, Census};
 use crate::claim::interval;
 use crate::database::Look;
 use crate::deployment::INSTANCE_TTL;
@@ -90,6 +90,9 @@ kinds! {
     /// Payments that no processor takes.
     DeadLetters = "dead_letters", Alarm,
         "`payment-proxy dead-letter list` says why, `dead-letter retry ID` tries again";
+    /// A processor has something of our payments that we cannot have sent.
+    Mismatch = "mismatch", Alarm,
+        "neither recorded nor charged elsewhere; `dead-letter list` says what it has: ask those who run it, then retry or discard";
     /// Payments in doubt at a processor that no living instance is configured with.
     Stranded = "stranded", Alarm,
         "add that processor to PROCESSORS again, or ask it by other means and say so with `payment-proxy in-doubt`";
@@ -266,6 +269,7 @@ pub async fn in_database(
     }
     if let letters @ 1.. = census.dead_letters.value {
         items.push(Attention::DeadLetters.item(format!("{letters} dead")));
+        items.extend(mismatches(connection).await?);
     }
     if census.oldest_age_seconds > STUCK_AFTER.as_secs_f64() {
         let age = census.oldest_age_seconds;
@@ -317,6 +321,20 @@ pub async fn in_database(
         }));
     }
     Ok(in_order(items))
+}
+
+/// Dead letters whose id a processor holds, with another amount or at a time far from our attempts.
+async fn mismatches(connection: &mut PgConnection) -> Result<Option<Item>, sqlx::Error> {
+    let held = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "held!" FROM (
+            SELECT requested_at FROM payment_dead_letter ORDER BY correlation_id LIMIT $1
+        ) AS letters WHERE requested_at IS NOT NULL"#,
+        COUNTED
+    )
+    .fetch_one(connection)
+    .await?;
+    let text = || format!("{held} at a processor that has them otherwise than we sent them");
+    Ok((held > 0).then(|| Attention::Mismatch.item(text())))
 }
 
 /// What an instance wrote. What cannot be read was written by a program that is much newer.

@@ -169,6 +169,7 @@ pub struct ProcessorsSettings {
         long,
         env = "PROCESSORS",
         value_name = "PROCESSORS",
+        hide_env_values = true,
         default_value = "default,0.05,http://payment-processor-default:8080 fallback,0.15,http://payment-processor-fallback:8080"
     )]
     pub processors: Processors,
@@ -605,7 +606,8 @@ impl FromStr for Processors {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let processors = text
             .split_whitespace()
-            .map(parse_processor)
+            .enumerate()
+            .map(|(index, text)| parse_processor(index + 1, text))
             .collect::<Result<Vec<_>, _>>()?;
         if processors.is_empty() {
             return Err("expected at least one name,fee,url".to_owned());
@@ -627,28 +629,35 @@ impl FromStr for Processors {
     }
 }
 
-fn parse_processor(text: &str) -> Result<ProcessorSettings, String> {
+/// Reads the `number`-th processor. What is wrong with it is said without its URL, which may hold secrets.
+fn parse_processor(number: usize, text: &str) -> Result<ProcessorSettings, String> {
     let parts: Vec<&str> = text.splitn(3, ',').collect();
     let [name, fee, url] = parts[..] else {
-        return Err(format!("in {text:?} expected name,fee,url"));
+        return Err(format!("in entry {number} expected name,fee,url"));
     };
     let letters = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     if name.is_empty() || !name.bytes().all(letters) {
         return Err(format!(
-            "in {text:?} expected a name of letters, digits, - and _"
+            "in entry {number} expected a name of letters, digits, - and _"
         ));
     }
     let fee = Decimal::from_str_exact(fee)
         .ok()
         .filter(|fee| !fee.is_sign_negative() && *fee < Decimal::ONE)
-        .ok_or_else(|| format!("in {text:?} expected a fee from 0 to less than 1, such as 0.05"))?;
+        .ok_or_else(|| format!("of {name:?} expected a fee from 0 to less than 1, such as 0.05"))?;
     let url = Url::parse(url)
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-        .ok_or_else(|| format!("in {text:?} expected a URL such as http://processor:8080"))?;
+        .filter(|url| url.port() != Some(0))
+        .ok_or_else(|| format!("of {name:?} expected a URL such as http://processor:8080"))?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err(format!(
             "the URL of {name:?} has a user or a password, which no call would carry"
+        ));
+    }
+    if url.fragment().is_some() {
+        return Err(format!(
+            "the URL of {name:?} has a fragment (#), which no call would carry"
         ));
     }
     Ok(ProcessorSettings {
@@ -686,6 +695,12 @@ mod tests {
             ("default,1,http://a", "a fee from 0"),
             ("default,0.05,ftp://a", "a URL"),
             ("a,0,http://me:secret@a", "a user or a password"),
+            ("a,0,http://me@a", "a user or a password"),
+            ("a,0,http://a/#part", "a fragment"),
+            ("a,0,http://a:0", "a URL"),
+            ("a,0,http://a:99999", "a URL"),
+            ("a,0,http://[::1", "a URL"),
+            ("a,0,http://", "a URL"),
             ("a,0,http://a a,0,http://b", "stands twice"),
             ("a,0,http://a A,0,http://b", "differ by case only"),
         ] {
@@ -801,6 +816,24 @@ mod tests {
         };
         let options = settings.connect_options("payment-proxy");
         assert_eq!(options.get_application_name(), Some("payment-proxy"));
+    }
+
+    #[test]
+    fn a_refused_list_of_processors_never_prints_what_its_urls_hold() {
+        for text in [
+            "a,0,http://me:s3cret@a",
+            "a,0,http://me:s3cret@a b",
+            "a,2,http://me:s3cret@a?code=s3cret",
+            "a,0,ftp://me:s3cret@a?code=s3cret",
+            "a,0,http://a?code=s3cret#s3cret",
+            "http://me:s3cret@a,0,a",
+            "http://me:s3cret@a",
+            "a,http://me:s3cret@a,0",
+            "a,0,http://b?code=s3cret a,0,http://b?code=s3cret",
+        ] {
+            let error = text.parse::<Processors>().expect_err(text);
+            assert!(!error.contains("s3cret"), "{text:?}: {error}");
+        }
     }
 
     #[test]

@@ -118,7 +118,7 @@ const AMOUNT_WHOLE_DIGITS: i64 = 12;
 
 /// Reads a number of valid JSON syntax by its digits: exactly, or not at all. However many zeros stand where they mean
 /// nothing, and whatever its exponent, the value counts.
-fn parse_amount(raw: &str) -> Result<Decimal, InvalidPayment> {
+pub(crate) fn parse_amount(raw: &str) -> Result<Decimal, InvalidPayment> {
     let Some(first) = raw
         .bytes()
         .next()

@@ -343,8 +343,9 @@ fn observe(batch: &[Ended], anomalies: &[Anomaly], begun_at: Option<SystemTime>)
             }
             Outcome::Free { .. } => COUNTS.returned_free.add(1),
             Outcome::Doubtful { .. } => COUNTS.returned_doubtful.add(1),
-            Outcome::Dead { reason, .. } => {
+            Outcome::Dead { reason, held } => {
                 COUNTS.dead.add(1);
+                COUNTS.mismatches.add(u64::from(*held));
                 trace::ended(claim, Some(reason), begun_at);
             }
         }

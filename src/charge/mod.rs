@@ -21,8 +21,7 @@ pub use connect::CONNECT_TIMEOUT;
 pub use names::{NAME_KEPT, Names};
 pub use pool::MAX_BODY_BYTES;
 pub use reading::{
-    Health, MAX_RETRY_AFTER, ProcessorTotals, read_health, read_lookup, read_post, read_record,
-    read_totals,
+    Health, ProcessorTotals, read_health, read_lookup, read_post, read_record, read_totals,
 };
 pub use verdict::{Documented, Lookup, RECORD_TIME_LIMIT, Reply, Verdict, is_near, judge};
 

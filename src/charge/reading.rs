@@ -21,10 +21,9 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::verdict::{Documented, Lookup, Reply};
+use crate::payment::parse_amount;
+use crate::route::MAX_RETRY_AFTER;
 
-/// The longest time for which a processor that answers with `Retry-After` is left alone. A longer one is cut to this,
-/// so that no header takes a processor out of use for good.
-pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 /// Characters of a reply that a dead letter keeps.
 const MAX_REASON_CHARS: usize = 500;
 /// What a processor says of a payment that it has stored just now.
@@ -193,8 +192,8 @@ fn strange(status: StatusCode) -> String {
     format!("answered {}", status.as_u16())
 }
 
-/// An amount as a JSON number, or as one in a string, in any spelling. `Ok(None)`: there is none, or it has more digits
-/// than any amount of ours.
+/// An amount as a JSON number, or as one in a string, in any spelling. `Ok(None)`: there is none, or one that no
+/// payment can have and that a [`Decimal`] does not hold.
 fn read_amount(raw: &str) -> Result<Option<Decimal>, ()> {
     if raw == "null" {
         return Ok(None);
@@ -203,11 +202,9 @@ fn read_amount(raw: &str) -> Result<Option<Decimal>, ()> {
     let number: String = quoted.unwrap_or_else(|| Ok(raw.to_owned())).map_err(drop)?;
     let number = number.trim();
     serde_json::from_str::<serde_json::Number>(number).map_err(drop)?;
-    let read = match number.contains(['e', 'E']) {
-        true => Decimal::from_scientific(number),
-        false => Decimal::from_str_exact(number),
-    };
-    Ok(read.ok())
+    let read = parse_amount(number).ok();
+    // Not that of any payment, but told as it is.
+    Ok(read.or_else(|| Decimal::from_str_exact(number).ok()))
 }
 
 /// A time in ISO 8601, in UTC where it has no zone, to the microsecond; finer digits are cut off, as the tables do.

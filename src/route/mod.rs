@@ -39,7 +39,7 @@ pub use explain::{
     Alternative, BreakerReport, Choice, Explanation, HealthReport, PastDecision, ProcessorReport,
 };
 pub use permit::{Permit, Plan, SharedRouter};
-pub use policy::Policy;
+pub use policy::{MAX_RETRY_AFTER, Policy};
 pub use router::{Router, StateChange};
 
 /// A moment of monotonic time, counted from an epoch that the caller chooses.

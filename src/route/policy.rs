@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use crate::accept::ACCEPT_PACE;
 
+/// The longest time for which a processor that says `Retry-After` is left alone. A longer one is cut to this, so that
+/// no header takes a processor out of use for good.
+pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
+
 /// Every constant of the router. The default is what is shipped; `make routing-bench` shows what it earns.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
@@ -86,7 +90,7 @@ pub struct Policy {
 
     /// Time over which arrivals are averaged (half-life).
     pub arrivals_half_life: Duration,
-    /// Longest time that a processor may keep us away with a 429.
+    /// Longest time that a processor may keep us away with `Retry-After`.
     pub longest_throttle: Duration,
     /// Shortest time before a caller that was told to wait is asked to come back.
     pub shortest_wait: Duration,
@@ -130,7 +134,7 @@ impl Default for Policy {
             latency_half_life: Duration::from_secs(10),
             health_expires: Duration::from_secs(15),
             arrivals_half_life: Duration::from_secs(1),
-            longest_throttle: Duration::from_secs(60),
+            longest_throttle: MAX_RETRY_AFTER,
             shortest_wait: Duration::from_millis(1),
             longest_wait: Duration::from_millis(100),
         }

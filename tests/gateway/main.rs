@@ -22,6 +22,7 @@ mod environment;
 mod executed_plans;
 mod fencing;
 mod forwarder;
+mod gateways;
 mod hostile;
 mod http_rules;
 mod in_doubt;

@@ -409,6 +409,71 @@ async fn a_processor_that_is_known_in_another_spelling_stops_the_start() {
 }
 
 #[tokio::test]
+async fn a_record_that_cannot_be_ours_is_for_a_person_and_charged_nowhere_else() {
+    let (database, default, fallback) = (
+        Database::create().await,
+        processor().await,
+        processor().await,
+    );
+    let both = processors(&[&default, &fallback]);
+    let ids: Vec<Uuid> = (0..4).map(|_| Uuid::new_v4()).collect();
+    for (id, amount, at) in [
+        (ids[0], "19.90", "0001-01-01T00:00:00Z"),
+        (ids[1], "19.90", "2020-07-15T12:34:56Z"),
+        (ids[2], "-19.90", "2026-07-15T12:34:56Z"),
+        (ids[3], "12345678901234567890.12", "2026-07-15T12:34:56Z"),
+    ] {
+        charge_at(&default, id, amount, at).await;
+    }
+    let gateway = Gateway::start(&database, &both, &[]).await;
+    for id in &ids {
+        gateway.post(*id, CENTS).await;
+    }
+    for id in &ids {
+        eventually("it is dead", async || gateway.state(*id).await == "dead").await;
+    }
+    assert_eq!(fallback.processor.payments().len(), 0);
+    assert_eq!(database.count("payment_processed").await, 0);
+    let (code, status) = command(&database, &[&default, &fallback], &["status"]).await;
+    let items = status["attention"].as_array().expect("a list");
+    let mismatch = items.iter().find(|item| item["kind"] == "mismatch");
+    let text = mismatch.map(|item| item["text"].as_str().expect("text").to_owned());
+    assert_eq!(code, 1);
+    assert!(
+        text.is_some_and(|text| text.starts_with("4 at a processor")),
+        "{status}"
+    );
+
+    // Nobody else gets them after a retry, and a repair leaves them to a person.
+    let (_, done) = command(
+        &database,
+        &[&default, &fallback],
+        &["dead-letter", "retry", "--all"],
+    )
+    .await;
+    assert_eq!(done["done"].as_array().map(Vec::len), Some(4), "{done}");
+    for id in &ids {
+        eventually("it is dead again", async || {
+            gateway.state(*id).await == "dead"
+        })
+        .await;
+    }
+    let (_, report) = command(
+        &database,
+        &[&default, &fallback],
+        &["reconcile", "--repair"],
+    )
+    .await;
+    let findings = report["findings"].as_array().expect("findings");
+    assert!(
+        findings.iter().all(|finding| finding["repaired"] == false),
+        "{report}"
+    );
+    assert_eq!(database.count("payment_processed").await, 0);
+    assert_eq!(fallback.processor.payments().len(), 0);
+}
+
+#[tokio::test]
 async fn a_payment_that_a_processor_refuses_is_a_dead_letter_that_can_be_retried() {
     let (database, default) = (Database::create().await, processor().await);
     let gateway = Gateway::start(&database, &processors(&[&default]), &[]).await;

@@ -38,7 +38,7 @@ async fn settled_once_in_spite_of(faults: Faults, count: usize) -> (Running, Run
 }
 
 /// Checks that our books are those of the processors, payment by payment.
-async fn agree(database: &Database, default: &Running, fallback: &Running, count: usize) {
+pub async fn agree(database: &Database, default: &Running, fallback: &Running, count: usize) {
     let mut booked: Vec<(
         uuid::Uuid,
         rust_decimal::Decimal,
@@ -102,6 +102,40 @@ async fn a_500_after_storing_is_not_believed() {
         ..Faults::default()
     };
     settled_once_in_spite_of(faults, 60).await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_gave_up_is_asked_for_what_its_processor_stores_later() {
+    let faults = Faults {
+        gateway_gave_up: 0.6,
+        slow: 1.0,
+        slow_ms: 1_000,
+        ..Faults::default()
+    };
+    settled_once_in_spite_of(faults, 60).await;
+}
+
+#[tokio::test]
+async fn pages_of_balancers_and_errors_of_a_database_prove_nothing() {
+    let faults = Faults {
+        gateway_refused: 0.3,
+        fail_with_text: 0.3,
+        ..Faults::default()
+    };
+    settled_once_in_spite_of(faults, 60).await;
+}
+
+#[tokio::test]
+async fn replies_that_nobody_asked_for_charge_and_lose_nothing() {
+    let faults = Faults {
+        unasked: 0.5,
+        fail_before: 0.2,
+        fail_after: 0.2,
+        ..Faults::default()
+    };
+    let (default, fallback) = settled_once_in_spite_of(faults, 150).await;
+    let unasked = |running: &Running| running.processor.injected().unasked;
+    assert!(unasked(&default) + unasked(&fallback) > 0);
 }
 
 #[tokio::test]

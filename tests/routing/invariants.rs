@@ -265,19 +265,20 @@ proptest! {
 
 #[test]
 fn a_429_is_obeyed_for_as_long_as_it_asks() {
+    for (asked, obeyed) in [(5, 5), (90, 90), (3_600, 3_600), (u64::MAX, 3_600)] {
+        obeys(Duration::from_secs(asked), Duration::from_secs(obeyed));
+    }
+}
+
+/// Checks that a processor which asks for that time is left alone for this one.
+fn obeys(retry_after: Duration, obeyed: Duration) {
     let mut bench = Bench::new(1);
     let Some(Decision::Send { processor: 0, .. }) = bench.step(&Step::Decide(1)) else {
         panic!("not sent")
     };
-    bench.step(&Step::Finish(
-        0,
-        true,
-        Verdict::Throttled {
-            retry_after: Duration::from_secs(5),
-        },
-    ));
+    bench.step(&Step::Finish(0, true, Verdict::Throttled { retry_after }));
     for _ in 0..499 {
-        bench.now += Duration::from_millis(10);
+        bench.now += obeyed / 500;
         assert_eq!(bench.router.permit_for(0, bench.now), None);
         let decision = bench.step(&Step::Decide(1));
         assert!(
@@ -285,7 +286,7 @@ fn a_429_is_obeyed_for_as_long_as_it_asks() {
             "{decision:?}"
         );
     }
-    bench.now += Duration::from_millis(10);
+    bench.now += obeyed / 500;
     assert_eq!(bench.router.permit_for(0, bench.now), Some(false));
 }
 
