@@ -91,7 +91,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     ));
     let pools = Pools::new(&settings.database);
     let stop = Arc::new(Stop::default());
-    let stopping = Arc::new(AtomicBool::new(false));
+    let (started, stopping) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
     let calls = TaskTracker::new();
 
     let names: Arc<[String]> = terms.iter().map(|terms| terms.name.clone()).collect();
@@ -161,6 +161,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         processors: names,
         allow_purge: settings.purge.allow_purge,
         unrecorded: Arc::clone(&worker.returned.unrecorded),
+        started: Arc::clone(&started),
         stopping: Arc::clone(&stopping),
     };
     let address = &settings.listen.listen;
@@ -235,6 +236,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         member.run(member_stop, member_calls).await;
         Ok(())
     });
+    started.store(true, Ordering::Relaxed);
     tracing::info!(start_seconds = started_at.elapsed().as_secs_f64(), "ready");
 
     // Whatever breaks ends the instance, which is started anew then: it must not go on without one of its parts.

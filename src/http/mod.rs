@@ -63,6 +63,8 @@ pub struct Api {
     pub allow_purge: bool,
     /// What cannot be recorded.
     pub unrecorded: Arc<Unrecorded>,
+    /// Whether the instance has found its database prepared, and claims payments.
+    pub started: Arc<AtomicBool>,
     /// Whether the instance is shutting down.
     pub stopping: Arc<AtomicBool>,
 }

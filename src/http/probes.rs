@@ -38,6 +38,9 @@ pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<StatusCode, Pro
         return Err(Problem::unavailable(condition.to_string()));
     }
     match crate::database::check_ready(&api.pool).await {
+        Ok(()) if !api.started.load(Ordering::Relaxed) => Err(Problem::unavailable(
+            "the instance has not started: its log says what it waits for",
+        )),
         Ok(()) => match api.unrecorded.now() {
             None => Ok(StatusCode::NO_CONTENT),
             Some((payments, condition)) => Err(Problem::unavailable(format!(
