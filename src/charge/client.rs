@@ -47,6 +47,8 @@ pub struct ProcessorClient {
 pub struct Posted {
     /// The reply.
     pub reply: Reply,
+    /// There was no connection because this process may open no more files, which says nothing of the processor.
+    pub(super) is_our_fault: bool,
     /// The connection over which it came, if that can be used again.
     line: Option<Line>,
 }
@@ -109,6 +111,7 @@ impl ProcessorClient {
         if let Some(Ok(traceparent)) = traceparent.map(|trace| trace.to_string().try_into()) {
             headers.insert(TRACEPARENT, traceparent);
         }
+        let mut is_our_fault = false;
         let (reply, line) = match self.connections.send(request, &body, self.timeout).await {
             Ok(Answer {
                 head,
@@ -132,9 +135,17 @@ impl ProcessorClient {
                 }
             }
             Err(Failed::NotConnected(error)) => (Reply::NotConnected(error), None),
+            Err(Failed::OutOfFiles(error)) => {
+                is_our_fault = true;
+                (Reply::NotConnected(error), None)
+            }
             Err(Failed::NoReply(error)) => (Reply::NoReply(error), None),
         };
-        Posted { reply, line }
+        Posted {
+            reply,
+            line,
+            is_our_fault,
+        }
     }
 
     /// Asks whether the processor has a payment. Its answer may be late news: an absence is nothing to act upon.

@@ -33,6 +33,8 @@ use crate::trace::Attempt;
 pub const FIRST_DOUBT_PAUSE: Duration = Duration::from_millis(100);
 /// The longest such pause.
 pub const LONGEST_DOUBT_PAUSE: Duration = Duration::from_secs(2);
+/// For how long a processor is left alone where this process may open no more files for a connection to it.
+const OUT_OF_FILES_PAUSE: Duration = Duration::from_millis(200);
 
 /// Why a claim was not carried out to its end.
 const STOPPING: &str = "the instance was stopping";
@@ -178,7 +180,12 @@ async fn send(client: &ProcessorClient, claim: &Claim, permit: &mut Permit, stop
         let reply = &posted.reply;
         match judge(claim, reply, None) {
             Some(verdict @ Verdict::Charged { .. }) => return Sent::new(verdict, String::new()),
-            Some(verdict) => return Sent::new(verdict, reply.to_string()),
+            Some(verdict) => {
+                return Sent {
+                    retry_after: posted.is_our_fault.then_some(OUT_OF_FILES_PAUSE),
+                    ..Sent::new(verdict, reply.to_string())
+                };
+            }
             None => {}
         }
         // Boxed, because it is rare and every call would have the room for it.

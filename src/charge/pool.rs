@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use super::Names;
 use super::connect::Connector;
 use super::exchange::{Connection, Then};
+use crate::telemetry::Storm;
 
 /// Connections to one processor that are kept open while idle: as many as it takes payments at once.
 const IDLE_CONNECTIONS: usize = 800;
@@ -74,6 +75,9 @@ pub(super) enum Failed {
     /// No connection was made, so no byte of the request was written.
     #[error("{0}")]
     NotConnected(String),
+    /// As before, and it is our own fault: this process may open no more files.
+    #[error("no more files may be open here: {0}")]
+    OutOfFiles(String),
     /// A byte may have been written.
     #[error("{0}")]
     NoReply(String),
@@ -128,7 +132,7 @@ impl Connections {
                 timeout_at(until, connected)
                     .await
                     .map_err(|_| Failed::NotConnected(format!("no connection within {within:?}")))?
-                    .map_err(|error| Failed::NotConnected(format!("{error:#}")))?
+                    .map_err(|error| not_connected(&error))?
             }
         };
         if !connection.is_quiet() {
@@ -161,6 +165,24 @@ impl Connections {
             idle: Arc::clone(&self.idle),
         }
     }
+}
+
+/// Why no connection was made.
+fn not_connected(error: &anyhow::Error) -> Failed {
+    static OUT_OF_FILES: Storm = Storm::new();
+    let error = format!("{error:#}");
+    // What looks for an address does not always say that this is what it lacks.
+    if std::fs::File::open("/dev/null").is_ok() {
+        return Failed::NotConnected(error);
+    }
+    if let Some(times) = OUT_OF_FILES.note() {
+        tracing::error!(
+            connections.failed = times,
+            error,
+            "no more files may be open, so processors cannot be called (ulimit -n)"
+        );
+    }
+    Failed::OutOfFiles(error)
 }
 
 /// Connections that nobody uses at the moment.

@@ -125,3 +125,26 @@ async fn where_files_are_few_idle_clients_leave_some_for_processors_and_the_data
     assert!(!log.contains("the breaker of"), "{log}");
     assert!(!log.contains("ERROR"), "{log}");
 }
+
+#[tokio::test]
+async fn running_out_of_files_is_told_of_once_and_is_no_fault_of_a_processor() {
+    let (database, default) = (Database::create().await, processor().await);
+    default.processor.set_delay(Duration::from_millis(500));
+    // Enough for the database and some clients, and not for as many calls as there are payments.
+    let gateway = with_files(&database, &processors(&[&default]), 72, 72);
+    gateway.until_ready().await;
+    let mut ids = Vec::new();
+    for _ in 0..25 {
+        ids.extend(gateway.post_many(8).await);
+    }
+    eventually("files run out", async || {
+        gateway.log().contains("no more files may be open")
+    })
+    .await;
+    gateway.until_settled(&ids).await;
+    let log = gateway.log();
+    assert!(!log.contains("the breaker of"), "{log}");
+    let told = log.matches("no more files may be open").count();
+    assert!(told <= 5, "{told} lines: {log}");
+    assert_eq!(default.processor.payments().len(), ids.len());
+}
