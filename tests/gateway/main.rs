@@ -39,6 +39,7 @@ mod overload;
 mod page;
 mod plans;
 mod privileges;
+mod recipes;
 mod routing;
 mod secrets;
 mod server;

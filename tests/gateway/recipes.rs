@@ -1,0 +1,484 @@
+//! Every block of commands of the README and of docs/, as it stands there: typed into a shell by a person, line by line, each
+//! in a terminal of its own, on a private deployment. What takes containers or many minutes is checked without being run.
+//!
+//! A person pauses for longer than a session may idle in a transaction (10 s), so no block may hold one from one line to
+//! the next; and notices that a line has failed, so each line says so by its exit code and leaves the ledger as it was.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::process::Command;
+use uuid::Uuid;
+
+use crate::server::{connect_as, run_init_sql};
+use crate::support::{CENTS, Database, Gateway, processor, processors};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const TOKEN: &str = "an-operator-says-this";
+/// What a person does not wait for any longer.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a person watches what goes on until Ctrl-C.
+const WATCHES_SECONDS: &str = "2";
+
+/// Blocks of a page that another test runs, with its source and name.
+const RUN_ELSEWHERE: &[(&str, &str, &str, &str)] = &[
+    (
+        "docs/auditing.md",
+        "sql",
+        include_str!("auditing.rs"),
+        "every_query_of_the_auditing_page_answers_its_question",
+    ),
+    (
+        "docs/client-examples.md",
+        "sh",
+        include_str!("clients.rs"),
+        "the_examples_for_a_shell_and_in_python_pay_once",
+    ),
+    (
+        "docs/client-examples.md",
+        "python",
+        include_str!("clients.rs"),
+        "the_examples_for_a_shell_and_in_python_pay_once",
+    ),
+    (
+        "docs/client-examples.md",
+        "typescript",
+        include_str!("clients.rs"),
+        "the_example_in_typescript_compiles_and_pays_once",
+    ),
+];
+
+/// A block of a page.
+#[derive(Debug)]
+struct Block {
+    page: String,
+    /// Of a fenced one, what is written behind the fence.
+    language: String,
+    lines: Vec<String>,
+}
+
+/// The pages, the README first.
+fn pages() -> Vec<String> {
+    let folder = std::fs::read_dir(Path::new(ROOT).join("docs")).expect("docs");
+    let files =
+        folder.map(|entry| format!("docs/{}", entry.expect("an entry").file_name().display()));
+    let mut pages: Vec<String> = files.filter(|file| file.ends_with(".md")).collect();
+    pages.sort();
+    pages.insert(0, "README.md".to_owned());
+    pages
+}
+
+/// The blocks of a page: fenced, or indented by four spaces behind an empty line.
+fn blocks(page: &str, text: &str) -> Vec<Block> {
+    let mut blocks: Vec<Block> = Vec::new();
+    let (mut fenced, mut indented, mut in_list, mut before_is_empty) = (false, false, false, true);
+    let block = |language: &str| Block {
+        page: page.to_owned(),
+        language: language.to_owned(),
+        lines: Vec::new(),
+    };
+    for line in text.lines() {
+        let content = line.trim();
+        if let (Some(language), false) = (content.strip_prefix("```"), indented) {
+            fenced = !fenced;
+            if fenced {
+                blocks.push(block(language));
+            }
+        } else if fenced {
+            blocks
+                .last_mut()
+                .expect("it is open")
+                .lines
+                .push(line.to_owned());
+        } else if line.starts_with("    ") && !in_list && (indented || before_is_empty) {
+            if !indented {
+                blocks.push(block(""));
+            }
+            indented = true;
+            blocks
+                .last_mut()
+                .expect("it is open")
+                .lines
+                .push(content.to_owned());
+        } else if !content.is_empty() {
+            indented = false;
+            in_list = line.starts_with("- ") || (in_list && line.starts_with("  "));
+        }
+        before_is_empty = content.is_empty();
+    }
+    blocks
+}
+
+#[test]
+fn blocks_are_found_however_they_are_written() {
+    let text = "a\n\n    make run # x\n    make test\n\nb\n    no code\n\n- c\n\n    no code\n\nd\n\n```sql\n\nSELECT\n```\n";
+    let found = blocks("page", text);
+    let found: Vec<(&str, String)> = found
+        .iter()
+        .map(|block| (block.language.as_str(), block.lines.join("|")))
+        .collect();
+    let expected = [("", "make run # x|make test"), ("sql", "|SELECT")];
+    assert_eq!(
+        found,
+        expected.map(|(language, lines)| (language, lines.to_owned()))
+    );
+}
+
+/// What is to be done with a line.
+enum Line<'a> {
+    /// A command of the program, which is run.
+    Program(&'a str),
+    /// A target of the Makefile, which takes minutes, or stays.
+    Make(&'a str),
+    /// Containers, which not every machine has.
+    Compose(&'a str),
+}
+
+/// The lines of a block that have to be looked at. Fails for a block that nobody has thought of.
+fn lines(block: &Block) -> Vec<Line<'_>> {
+    let Block {
+        page,
+        language,
+        lines,
+    } = block;
+    let text = lines.join("\n");
+    let elsewhere = RUN_ELSEWHERE
+        .iter()
+        .find(|(of, kind, ..)| page == of && language == kind);
+    if let Some((.., source, test)) = elsewhere {
+        assert!(
+            source.contains(&format!("fn {test}(")),
+            "no test is called {test}"
+        );
+        let words: BTreeSet<String> = text.split_whitespace().map(str::to_uppercase).collect();
+        for held in ["BEGIN;", "BEGIN", "COMMIT;"] {
+            assert!(
+                language != "sql" || !words.contains(held),
+                "{page} holds a transaction: {text}"
+            );
+        }
+        return Vec::new();
+    }
+    // A picture, and what a reply looks like.
+    if language == "mermaid" || serde_json::from_str::<Value>(&text).is_ok() {
+        return Vec::new();
+    }
+    let commands = lines
+        .iter()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let commands = commands.map(|line| match line.split(' ').next() {
+        Some("payment-proxy") => Line::Program(line),
+        Some("make") => Line::Make(line),
+        Some("docker") => Line::Compose(line),
+        _ => panic!("{page} has a block that nobody runs, at {line:?}: say in {} what is to be done with it", file!()),
+    });
+    commands.collect()
+}
+
+/// A line without what it says to people.
+fn without_comment(line: &str) -> &str {
+    line.split(" # ").next().expect("a part").trim_end()
+}
+
+/// The target and its variables exist, and what it runs is a script that a shell understands.
+async fn check_make(line: &str) {
+    let words = without_comment(line)
+        .strip_prefix("make ")
+        .expect("a target");
+    let dry_run = format!("make --dry-run {words}");
+    let told = Command::new("bash")
+        .args(["-c", &dry_run])
+        .current_dir(ROOT)
+        .env_remove("MAKEFLAGS")
+        .output();
+    let told = told.await.expect("make runs");
+    assert!(
+        told.status.success(),
+        "{line}: {}",
+        String::from_utf8_lossy(&told.stderr)
+    );
+    let runs = String::from_utf8_lossy(&told.stdout).into_owned();
+    let makefile = std::fs::read_to_string(Path::new(ROOT).join("Makefile")).expect("a Makefile");
+    for variable in words
+        .split(' ')
+        .filter_map(|word| word.split_once('='))
+        .map(|(name, _)| name)
+    {
+        let script = runs
+            .split_whitespace()
+            .find(|word| word.starts_with("scripts/"));
+        let script = script
+            .map(|script| std::fs::read_to_string(Path::new(ROOT).join(script)).expect("a script"));
+        let known = makefile.contains(&format!("$({variable})"))
+            || script.is_some_and(|text| text.contains(variable));
+        assert!(known, "{line}: nothing reads {variable}");
+    }
+    for script in runs
+        .split_whitespace()
+        .filter(|word| word.starts_with("scripts/"))
+    {
+        let read = Command::new("bash")
+            .arg("-n")
+            .arg(script)
+            .current_dir(ROOT)
+            .status()
+            .await;
+        assert!(read.expect("bash runs").success(), "{script}");
+    }
+}
+
+/// The files of a `docker compose` are there, and have the profile.
+fn check_compose(line: &str) {
+    let words: Vec<&str> = without_comment(line).split(' ').collect();
+    assert_eq!(words[..2], ["docker", "compose"], "{line}");
+    let value = |flag: &str| {
+        let at = words.iter().position(|word| *word == flag)?;
+        Some(words[at + 1])
+    };
+    let file = value("-f").unwrap_or("docker-compose.yml");
+    let text = std::fs::read_to_string(Path::new(ROOT).join(file)).expect(file);
+    let compose: Value = serde_saphyr::from_str(&text).expect(file);
+    let services = compose["services"].as_object().expect("services");
+    if let Some(profile) = value("--profile") {
+        let has = |service: &Value| {
+            service["profiles"]
+                .as_array()
+                .is_some_and(|all| all.iter().any(|one| one == profile))
+        };
+        assert!(
+            services.values().any(has),
+            "{line}: there is no such profile"
+        );
+    }
+    assert!(
+        words.contains(&"up"),
+        "{line}: only what starts is known here"
+    );
+}
+
+/// A deployment with the rights and the settings that `make run` has, and a month that is long over.
+struct Deployment {
+    admin: Database,
+    gateway: Gateway,
+    settings: Vec<(&'static str, String)>,
+    folder: tempfile::TempDir,
+    id: Uuid,
+    _processors: [payment_proxy::simulator::Running; 2],
+}
+
+impl Deployment {
+    async fn start() -> Self {
+        let admin = Database::create().await;
+        run_init_sql(&admin);
+        let url = |role: &str| connect_as(&admin, role).url;
+        let both = [processor().await, processor().await];
+        let configured = processors(&both.each_ref());
+        let folder = tempfile::Builder::new()
+            .prefix("a person's ")
+            .tempdir()
+            .expect("a folder");
+        for name in ["first", "second"] {
+            std::fs::create_dir(folder.path().join(name)).expect("a folder");
+        }
+        let operators = format!("unix:{}", folder.path().join("operators").display());
+        let settings = vec![
+            ("DATABASE_URL", url("payment_proxy")),
+            ("MIGRATE_DATABASE_URL", url("payment_proxy_owner")),
+            ("PROCESSORS", configured.clone()),
+            ("OPERATOR_LISTEN", operators),
+            ("OPERATOR_TOKEN", TOKEN.to_owned()),
+        ];
+        let migrated = type_line("payment-proxy migrate", &settings).await;
+        assert!(migrated.status.success(), "{}", said(&migrated));
+        let given: Vec<(&str, &str)> = settings
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        let service = connect_as(&admin, "payment_proxy");
+        let gateway = Gateway::start(&service, &configured, &given[3..]).await;
+        let ids = gateway.post_many(5).await;
+        gateway.until_settled(&ids).await;
+        let deployment = Self {
+            id: ids[0],
+            admin,
+            gateway,
+            settings,
+            folder,
+            _processors: both,
+        };
+        deployment.settle_in_july().await;
+        deployment
+    }
+
+    /// Payments of the month of which the README tells, at a processor and with us.
+    async fn settle_in_july(&self) {
+        let client = payment_proxy::tls::plain().build().expect("a client");
+        let processor = &self._processors[0];
+        for day in 1..=20 {
+            let (id, at) = (Uuid::new_v4(), format!("2026-07-{day:02}T12:00:00.123Z"));
+            let body = format!(r#"{{"correlationId":"{id}","amount":19.90,"requestedAt":"{at}"}}"#);
+            let post = client.post(format!("{}/payments", processor.url()));
+            let reply = post
+                .header("content-type", "application/json")
+                .body(body)
+                .send()
+                .await;
+            assert!(reply.expect("a reply").status().is_success());
+            self.admin
+                .execute(&format!(
+                    "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+                     VALUES ('{id}', {CENTS} / 100.0, 'default', '{at}', '{at}', 1)"
+                ))
+                .await;
+        }
+    }
+
+    /// The line as a person types it, who puts in what stands for something else.
+    fn typed(&self, line: &str) -> String {
+        let folder = |name: &str| {
+            format!(
+                "'{}'",
+                self.folder
+                    .path()
+                    .join(name)
+                    .display()
+                    .to_string()
+                    .replace('\'', r"'\''")
+            )
+        };
+        let words = without_comment(line).split(' ').map(|word| match word {
+            "ID" => self.id.to_string(),
+            "FOLDER" => folder("first"),
+            "/srv/archive" => folder("second"),
+            word => word.to_owned(),
+        });
+        words.collect::<Vec<_>>().join(" ")
+    }
+
+    /// All that is settled, by the API.
+    async fn summary(&self) -> Value {
+        self.gateway.json("/payments-summary").await
+    }
+}
+
+/// Types a line into a shell, with those settings and no others. What goes on by itself is ended with Ctrl-C.
+async fn type_line(line: &str, settings: &[(&str, String)]) -> Output {
+    let bin = Path::new(env!("CARGO_BIN_EXE_payment-proxy"))
+        .parent()
+        .expect("a folder");
+    let path = format!(
+        "{}:{}",
+        bin.display(),
+        std::env::var("PATH").expect("a PATH")
+    );
+    let line = match line.contains("--watch") {
+        true => format!("timeout --signal INT {WATCHES_SECONDS} {line}"),
+        false => line.to_owned(),
+    };
+    let shell = Command::new("bash")
+        .args(["-c", &line])
+        .env_clear()
+        .env("PATH", path)
+        .envs(settings.iter().map(|(name, value)| (*name, value.as_str())))
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let ended = tokio::time::timeout(PATIENCE, shell).await;
+    ended
+        .unwrap_or_else(|_| panic!("it does not end: {line}"))
+        .expect("bash runs")
+}
+
+fn said(output: &Output) -> String {
+    format!(
+        "{}: {}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+/// What a Ctrl-C at what goes on by itself makes `timeout` say.
+const INTERRUPTED: i32 = 124;
+
+#[tokio::test]
+async fn every_block_of_commands_is_run_or_checked_as_it_stands() {
+    let read = |page: &String| std::fs::read_to_string(Path::new(ROOT).join(page)).expect("a page");
+    let blocks: Vec<Block> = pages()
+        .iter()
+        .flat_map(|page| blocks(page, &read(page)))
+        .collect();
+    assert!(blocks.len() > 20, "{} blocks", blocks.len());
+    let mut program = Vec::new();
+    for line in blocks.iter().flat_map(lines) {
+        match line {
+            Line::Program(line) => program.push(line),
+            Line::Make(line) => check_make(line).await,
+            Line::Compose(line) => check_compose(line),
+        }
+    }
+    assert!(program.len() > 10, "{program:?}");
+
+    let deployment = Deployment::start().await;
+    let before = deployment.summary().await;
+    assert!(
+        before["default"]["totalRequests"].as_u64() > Some(20),
+        "{before}"
+    );
+
+    // Steps that fail say so and change nothing: without the database, and without the folder. `reconcile` is at work for
+    // hours and outwaits an outage, for longer than anybody waits here.
+    let mut away = deployment.settings.clone();
+    for (_, url) in &mut away[..2] {
+        *url = "postgres://nobody@127.0.0.1:1/nothing".to_owned();
+    }
+    let typed: Vec<String> = program.iter().map(|line| deployment.typed(line)).collect();
+    let soon: Vec<&String> = typed
+        .iter()
+        .filter(|line| !line.contains(" reconcile "))
+        .collect();
+    let failed = soon.iter().map(|line| type_line(line, &away));
+    for (line, output) in soon
+        .iter()
+        .zip(futures_util::future::join_all(failed).await)
+    {
+        let (text, code) = (said(&output), output.status.code());
+        let ended = code == Some(2) || (line.contains("--watch") && code == Some(INTERRUPTED));
+        assert!(ended && !text.contains("panicked"), "{line}: {text}");
+    }
+    let files = typed
+        .iter()
+        .filter(|line| line.contains(" --to ") && line.contains("archive "));
+    for line in files.chain(typed.iter().filter(|line| line.contains("restore "))) {
+        let nowhere = line
+            .replace("/first", "/nowhere")
+            .replace("/second", "/nowhere");
+        if line.contains("--dry-run") || nowhere == *line {
+            continue;
+        }
+        let output = type_line(&nowhere, &deployment.settings).await;
+        assert!(!output.status.success(), "{nowhere}: {}", said(&output));
+        assert_eq!(deployment.summary().await, before, "{nowhere}");
+    }
+
+    // And as a person types them, in the order in which they are read.
+    for line in &typed {
+        let output = type_line(line, &deployment.settings).await;
+        let (text, code) = (said(&output), output.status.code());
+        let ended = code == Some(0) || (line.contains("--watch") && code == Some(INTERRUPTED));
+        assert!(ended, "{line}: {text}");
+        assert!(!output.stdout.is_empty(), "{line} says nothing");
+    }
+    assert_eq!(
+        deployment.summary().await,
+        before,
+        "the commands of the pages change no total"
+    );
+    deployment
+        .gateway
+        .until_settled(&deployment.gateway.post_many(3).await)
+        .await;
+}
