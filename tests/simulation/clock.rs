@@ -72,15 +72,16 @@ pub async fn until(what: &str, mut check: impl FnMut() -> bool) {
 #[derive(Debug, Clone, Copy)]
 pub struct Moment(i64);
 
-/// What PostgreSQL takes for the time in the database of the simulation.
+/// What PostgreSQL takes for the time in the database of the simulation, whatever a session has as its search path.
 const DATABASE_CLOCK: &str = "CREATE SCHEMA sim;
     CREATE TABLE sim.clock (time timestamptz NOT NULL);
     INSERT INTO sim.clock VALUES (clock_timestamp());
-    CREATE FUNCTION sim.now() RETURNS timestamptz LANGUAGE sql STABLE AS 'SELECT time FROM sim.clock';
-    CREATE FUNCTION sim.clock_timestamp() RETURNS timestamptz LANGUAGE sql STABLE AS 'SELECT time FROM sim.clock';
-    DO $$ BEGIN
-        EXECUTE format('ALTER DATABASE %I SET search_path = sim, pg_catalog, public', current_database());
-    END $$";
+    ALTER FUNCTION pg_catalog.now() RENAME TO now_of_the_machine;
+    ALTER FUNCTION pg_catalog.clock_timestamp() RENAME TO clock_of_the_machine;
+    CREATE FUNCTION pg_catalog.now() RETURNS timestamptz
+        LANGUAGE sql STABLE AS 'SELECT time FROM sim.clock';
+    CREATE FUNCTION pg_catalog.clock_timestamp() RETURNS timestamptz
+        LANGUAGE sql STABLE AS 'SELECT time FROM sim.clock'";
 /// What the database's clock goes on with every claim and post, so that no two attempts have the same time.
 const TICK: Duration = Duration::from_millis(1);
 
@@ -95,7 +96,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Gives a database the clock of the simulation, for connections that are opened later.
+    /// Gives a database the clock of the simulation.
     pub async fn install(database: &Database) {
         database.execute(DATABASE_CLOCK).await;
     }
