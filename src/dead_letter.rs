@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::claim::interval;
 use crate::in_doubt::Author;
+use crate::printable::printable;
 
 /// How long a payment whose id was held by a processor stays with it after a retry, whatever it answers.
 pub const HELD_DOUBT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -48,7 +49,7 @@ pub async fn list(
     id: Option<Uuid>,
     limit: i64,
 ) -> Result<Vec<DeadLetter>, sqlx::Error> {
-    sqlx::query_as!(
+    let mut letters = sqlx::query_as!(
         DeadLetter,
         "SELECT correlation_id, amount, accepted_at, died_at, attempt, processor, reason, requested_at
         FROM payment_dead_letter WHERE $1::uuid IS NULL OR correlation_id = $1
@@ -57,7 +58,11 @@ pub async fn list(
         limit
     )
     .fetch_all(pool)
-    .await
+    .await?;
+    for letter in &mut letters {
+        letter.reason = printable(&letter.reason).collect();
+    }
+    Ok(letters)
 }
 
 /// Puts dead letters back into the queue, all of them where no ids are given. One whose id is held by

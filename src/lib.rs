@@ -45,6 +45,7 @@ pub mod metrics;
 pub mod moment;
 pub mod operate;
 pub mod payment;
+pub mod printable;
 pub mod probe;
 pub mod reconcile;
 pub mod room;

@@ -295,11 +295,10 @@ fn retry_after(head: &Response<()>, now: SystemTime) -> Option<Duration> {
     Some(wait.min(MAX_RETRY_AFTER))
 }
 
-/// The beginning of a body without control characters.
+/// The beginning of a body, as it may be shown to operators.
 fn printable(body: Option<&[u8]>) -> String {
     let text = String::from_utf8_lossy(body.unwrap_or_default());
-    text.chars()
-        .filter(|letter| !letter.is_control())
+    crate::printable::printable(&text)
         .take(MAX_REASON_CHARS)
         .collect()
 }

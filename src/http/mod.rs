@@ -12,9 +12,11 @@ mod problem;
 mod problem_kind;
 mod purge;
 mod reference;
+mod revoked;
 mod server;
 mod session;
 mod summary;
+mod wrong_tokens;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -32,8 +34,10 @@ pub use operator::OperatorApi;
 pub use problem::Problem;
 pub use problem_kind::{PROBLEMS_PATH, ProblemKind};
 pub use reference::PAGE_PATH;
+pub use revoked::Revoked;
 pub use server::{Limits, serve};
 pub use summary::{Bounds, range};
+pub use wrong_tokens::WrongTokens;
 
 use crate::accept::Acceptor;
 use crate::settle::Unrecorded;

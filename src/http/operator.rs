@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use axum::extract::rejection::PathRejection;
-use axum::extract::{FromRef, Path, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware;
@@ -18,7 +18,9 @@ use utoipa_axum::routes;
 
 use super::live::{self, Feed, Simulator};
 use super::problem::{DATABASE, OPERATOR, problems};
-use super::{Api, Problem, ProblemKind, file, openapi, problem, reference, session};
+use super::{
+    Api, Problem, ProblemKind, Revoked, WrongTokens, file, openapi, problem, reference, session,
+};
 use crate::attention::Item;
 use crate::config::OperatorToken;
 use crate::deployment;
@@ -61,6 +63,10 @@ pub struct OperatorApi {
     pub token: OperatorToken,
     /// What a request for `/metrics` may bear instead.
     pub metrics_token: Option<OperatorToken>,
+    /// Who said a wrong one.
+    pub wrong_tokens: Arc<WrongTokens>,
+    /// Which sessions were signed out.
+    pub revoked: Arc<Revoked>,
     /// What `/metrics` looks at.
     pub scrape: Arc<Scrape>,
     /// What the live page shows.
@@ -137,12 +143,6 @@ impl OperatorApi {
     pub(super) fn admits(&self, token: &str, path: &str) -> bool {
         let metrics_token = self.metrics_token.as_ref().filter(|_| path == METRICS);
         self.token.is(token) || metrics_token.is_some_and(|metrics| metrics.is(token))
-    }
-}
-
-impl FromRef<OperatorApi> for OperatorToken {
-    fn from_ref(api: &OperatorApi) -> Self {
-        api.token.clone()
     }
 }
 

@@ -177,12 +177,23 @@ pub(super) struct PaymentView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = DateTime)]
     requested_at: Option<String>,
-    /// Why no processor takes it
+    /// Why it was given up, in our words: what the processor said is for operators
+    #[schema(value_type = Option<GivenUp>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     /// The file that has the rest of an archived payment
     #[serde(skip_serializing_if = "Option::is_none")]
     archived_in: Option<String>,
+}
+
+/// Why a payment was given up: `refused`, the processor will never take it; `mismatch`, the processor has
+/// this id with other particulars
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[allow(dead_code)] // the words of the query below, for the document
+enum GivenUp {
+    Refused,
+    Mismatch,
 }
 
 /// Where a payment stands
@@ -224,7 +235,8 @@ pub(super) async fn get(
             processor, requested_at, attempt, NULL AS reason, NULL AS archived_in
         FROM payment_processed WHERE correlation_id = $1
         UNION ALL
-        SELECT 'dead', amount, accepted_at, processor, NULL, attempt, reason, NULL
+        SELECT 'dead', amount, accepted_at, processor, NULL, attempt,
+            CASE WHEN requested_at IS NULL THEN 'refused' ELSE 'mismatch' END, NULL
         FROM payment_dead_letter WHERE correlation_id = $1
         UNION ALL
         SELECT CASE WHEN processor IS NULL THEN 'queued' ELSE 'in flight' END, amount, accepted_at,

@@ -127,7 +127,8 @@ pub(super) const BODY: [ProblemKind; 6] = [
     InvalidField,
 ];
 /// What any request of somebody who is no operator is answered.
-pub(super) const OPERATOR: [ProblemKind; 2] = [TokenMissingOrWrong, ForeignPage];
+pub(super) const OPERATOR: [ProblemKind; 3] =
+    [TokenMissingOrWrong, ForeignPage, TooManyWrongTokens];
 
 /// An error reply whose `detail` tells the caller what to change.
 #[derive(Debug)]

@@ -1,9 +1,9 @@
 //! Who is an operator: a program says the token with every call, a browser says it once and gets a
 //! cookie.
 //!
-//! The cookie holds the time at which it ends and a seal of that time that only the token can make. So
-//! every instance believes it, no instance keeps anything, it outlives restarts and ends by itself, and
-//! whoever gets hold of it does not have the token.
+//! The cookie holds the id of a session, the time at which it ends, and a seal of both that only the token can make.
+//! So every instance believes it, it outlives restarts and ends by itself, and whoever gets hold of it does not have
+//! the token. What is kept is which sessions were [signed out](super::Revoked) before their end.
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -14,10 +14,14 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use uuid::Uuid;
 
-use super::problem::{BODY, Fields, OPERATOR, problems};
+use super::problem::{BODY, DATABASE, Fields, OPERATOR, problems};
+use super::revoked::REVOKED_LOOK;
 use super::{OperatorApi, Problem, ProblemKind};
 use crate::config::OperatorToken;
+use crate::database::within;
+use crate::payment::parse_uuid;
 
 /// How long a browser is signed in.
 pub(super) const SESSION_LIFETIME: TimeDelta = TimeDelta::hours(12);
@@ -40,7 +44,10 @@ pub(super) async fn authorize(
     if api.admits(given, request.uri().path()) {
         return next.run(request).await;
     }
-    let Some(ends_at) = session_end(headers, &api.token) else {
+    if !given.is_empty() {
+        return api.wrong_tokens.refuse().await;
+    }
+    let Some(session) = session(headers, &api).await else {
         return unauthorized();
     };
     // A browser sends the cookie whoever wrote the page that makes it ask.
@@ -48,7 +55,7 @@ pub(super) async fn authorize(
     if !safe && !is_our_page(headers) {
         return foreign_page().into_response();
     }
-    request.extensions_mut().insert(SessionEnd(ends_at));
+    request.extensions_mut().insert(session);
     next.run(request).await
 }
 
@@ -59,15 +66,50 @@ fn bearer_token(credentials: &str) -> Option<&str> {
     is_bearer.then(|| token.trim_start_matches(' '))
 }
 
-/// When the session of the browser that asks ends. A program, which says the token itself, has none.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct SessionEnd(DateTime<Utc>);
+/// The session of the browser that asks. A program, which says the token itself, has none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SessionId {
+    id: Uuid,
+    ends_at: DateTime<Utc>,
+}
 
-impl SessionEnd {
-    /// Ends then.
-    pub(super) async fn reached(self) {
-        let left = (self.0 - Utc::now()).to_std().unwrap_or_default();
-        tokio::time::sleep(left).await;
+impl SessionId {
+    /// Returns when the session has ended, or was signed out.
+    pub(super) async fn over(self, api: &OperatorApi) {
+        loop {
+            let left = (self.ends_at - Utc::now()).to_std().unwrap_or_default();
+            tokio::time::sleep(left.min(REVOKED_LOOK)).await;
+            if left <= REVOKED_LOOK || api.revoked.has(&api.pool, self.id).await {
+                return;
+            }
+        }
+    }
+
+    fn sealed(self) -> String {
+        format!(
+            "operator session {} until {}",
+            self.id,
+            self.ends_at.timestamp()
+        )
+    }
+
+    /// The value of its cookie.
+    fn value(self, token: &OperatorToken) -> String {
+        let seal = token.seal(&self.sealed());
+        format!("{}.{}.{seal}", self.ends_at.timestamp(), self.id)
+    }
+
+    /// Reads the value of a cookie, if its seal is right and its time not over.
+    fn read(value: &str, token: &OperatorToken) -> Option<Self> {
+        let (ends_at, rest) = value.split_once('.')?;
+        let (id, seal) = rest.split_once('.')?;
+        let session = Self {
+            id: parse_uuid(id)?,
+            ends_at: DateTime::from_timestamp(ends_at.parse().ok()?, 0)?,
+        };
+        let expected = token.seal(&session.sealed());
+        let is_ours = constant_time_eq::constant_time_eq(expected.as_bytes(), seal.as_bytes());
+        (is_ours && session.ends_at > Utc::now()).then_some(session)
     }
 }
 
@@ -89,32 +131,46 @@ problems!(pub(super) SignInProblems: OPERATOR, BODY);
     responses((status = 204, description = "The browser is signed in"), SignInProblems)
 )]
 pub(super) async fn sign_in(
-    State(token): State<OperatorToken>,
+    State(api): State<OperatorApi>,
     headers: HeaderMap,
     Fields(SignIn { token: given }): Fields<SignIn>,
 ) -> Result<Response, Problem> {
     if !is_our_page(&headers) {
         return Err(foreign_page());
     }
-    if !token.is(&given) {
-        return Ok(unauthorized());
+    if !api.token.is(&given) {
+        return Ok(api.wrong_tokens.refuse().await);
     }
-    let ends_at = (Utc::now() + SESSION_LIFETIME).timestamp();
-    let value = format!("{ends_at}.{}", token.seal(&sealed(ends_at)));
-    let cookie = cookie(&headers, &value, SESSION_LIFETIME);
+    let session = SessionId {
+        id: Uuid::new_v4(),
+        ends_at: Utc::now() + SESSION_LIFETIME,
+    };
+    let cookie = cookie(&headers, &session.value(&api.token), SESSION_LIFETIME);
     Ok((StatusCode::NO_CONTENT, [(SET_COOKIE, cookie)]).into_response())
 }
 
-/// Takes the cookie back
+problems!(pub(super) SignOutProblems: [ProblemKind::ForeignPage], DATABASE);
+
+/// Ends the session of a browser, at every instance
 ///
-/// Without a cookie nothing happens.
+/// Without a session nothing happens. Where the database does not confirm, the session goes on.
 #[utoipa::path(
     delete, path = "/session", tag = "session", operation_id = "signOut", security(()),
-    responses((status = 204, description = "The browser is signed out"))
+    responses((status = 204, description = "The browser is signed out"), SignOutProblems)
 )]
-pub(super) async fn sign_out(headers: HeaderMap) -> impl IntoResponse {
+pub(super) async fn sign_out(
+    State(api): State<OperatorApi>,
+    headers: HeaderMap,
+) -> Result<impl IntoResponse, Problem> {
+    if let Some(session) = sealed_session(&headers, &api.token) {
+        if !is_our_page(&headers) {
+            return Err(foreign_page());
+        }
+        let added = api.revoked.add(&api.pool, session.id, session.ends_at);
+        within(added).await?;
+    }
     let cookie = cookie(&headers, "", TimeDelta::zero());
-    (StatusCode::NO_CONTENT, [(SET_COOKIE, cookie)])
+    Ok((StatusCode::NO_CONTENT, [(SET_COOKIE, cookie)]))
 }
 
 /// Whether the browser is signed in.
@@ -132,14 +188,21 @@ pub(super) struct Session {
     get, path = "/session", tag = "session", operation_id = "getSession", security(()),
     responses((status = 200, description = "Whether the cookie is good", body = Session))
 )]
-pub(super) async fn show(State(token): State<OperatorToken>, headers: HeaderMap) -> Json<Session> {
+pub(super) async fn show(State(api): State<OperatorApi>, headers: HeaderMap) -> Json<Session> {
     Json(Session {
-        signed_in: session_end(&headers, &token).is_some(),
+        signed_in: session(&headers, &api).await.is_some(),
     })
 }
 
-/// When the session of a browser ends, if it is signed in.
-fn session_end(headers: &HeaderMap, token: &OperatorToken) -> Option<DateTime<Utc>> {
+/// The session of a browser, if it is signed in.
+async fn session(headers: &HeaderMap, api: &OperatorApi) -> Option<SessionId> {
+    let session = sealed_session(headers, &api.token)?;
+    let revoked = api.revoked.has(&api.pool, session.id).await;
+    (!revoked).then_some(session)
+}
+
+/// The session of a cookie, whether it was signed out or not.
+fn sealed_session(headers: &HeaderMap, token: &OperatorToken) -> Option<SessionId> {
     let cookies = headers.get_all(COOKIE).iter();
     cookies
         .filter_map(|value| value.to_str().ok())
@@ -150,21 +213,7 @@ fn session_end(headers: &HeaderMap, token: &OperatorToken) -> Option<DateTime<Ut
                 .strip_prefix(SESSION_COOKIE)?
                 .strip_prefix('=')
         })
-        .find_map(|session| valid_until(session, token))
-}
-
-fn valid_until(session: &str, token: &OperatorToken) -> Option<DateTime<Utc>> {
-    let (ends_at, seal) = session.split_once('.')?;
-    let ends_at = ends_at.parse::<i64>().ok()?;
-    let expected = token.seal(&sealed(ends_at));
-    if !constant_time_eq::constant_time_eq(expected.as_bytes(), seal.as_bytes()) {
-        return None;
-    }
-    DateTime::from_timestamp(ends_at, 0).filter(|ends_at| *ends_at > Utc::now())
-}
-
-fn sealed(ends_at: i64) -> String {
-    format!("operator until {ends_at}")
+        .find_map(|value| SessionId::read(value, token))
 }
 
 /// Whether a page of this address asks. The cookie's `SameSite` does not tell ports of a host apart.
@@ -201,7 +250,7 @@ fn foreign_page() -> Problem {
     )
 }
 
-fn unauthorized() -> Response {
+pub(super) fn unauthorized() -> Response {
     let problem = Problem::new(
         ProblemKind::TokenMissingOrWrong,
         "the operator's token is missing or wrong",

@@ -6,6 +6,8 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use serde::Serialize;
 
+use crate::printable::is_printable;
+
 /// Prints a line to standard output, as `println!` does, but for readers that have gone.
 macro_rules! say {
     () => { $crate::operate::output::print(&"\n") };
@@ -21,7 +23,10 @@ pub(crate) use say;
 /// It cannot be written, and not because its reader has gone: a full disk, for example.
 pub fn print(text: &impl Display) -> io::Result<()> {
     // At once, and not in the pieces of which the text is put together.
-    write(&mut io::stdout().lock(), text.to_string().as_bytes())
+    write(
+        &mut io::stdout().lock(),
+        shown(&text.to_string()).as_bytes(),
+    )
 }
 
 /// Prints to standard error, where somebody may read it or not.
@@ -34,9 +39,14 @@ pub fn complain(text: &impl Display) {
 /// # Errors
 /// As [`print`].
 pub fn print_json(value: &impl Serialize) -> io::Result<()> {
-    let mut line = serde_json::to_vec(value)?;
-    line.push(b'\n');
-    write(&mut io::stdout().lock(), &line)
+    let line = serde_json::to_string(value)?;
+    write(&mut io::stdout().lock(), (shown(&line) + "\n").as_bytes())
+}
+
+/// Text with what others wrote in it, such as the replies of processors, as a terminal may show it.
+fn shown(text: &str) -> String {
+    let is_shown = |letter: &char| matches!(letter, '\n' | '\t') || is_printable(*letter);
+    text.chars().filter(is_shown).collect()
 }
 
 fn write(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
@@ -78,6 +88,12 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn what_is_printed_turns_no_order_and_moves_no_cursor() {
+        let text = "a\tb\n\u{1b}[2J\u{202e}c\u{200b}";
+        assert_eq!(shown(text), "a\tb\n[2Jc");
     }
 
     #[test]

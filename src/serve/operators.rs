@@ -83,6 +83,8 @@ impl Operators {
             processors,
             token: self.token,
             metrics_token: self.metrics_token,
+            wrong_tokens: Arc::default(),
+            revoked: Arc::default(),
             scrape: Arc::new(self.scrape),
             feed: live::start(observer, &stop, &mut parts),
             simulator,

@@ -43,6 +43,7 @@ mod recipes;
 mod routing;
 mod secrets;
 mod server;
+mod sessions;
 mod support;
 mod tls;
 mod traces;

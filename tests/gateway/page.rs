@@ -642,10 +642,11 @@ async fn the_feed_ends_with_the_session() {
     // As the service makes it, but for a session that is nearly over.
     let ends_at = chrono::Utc::now().timestamp() + 3;
     let token: OperatorToken = TOKEN.parse().expect("a token");
-    let seal = token.seal(&format!("operator until {ends_at}"));
+    let id = Uuid::new_v4();
+    let seal = token.seal(&format!("operator session {id} until {ends_at}"));
     let look = async || {
         let request = reqwest::Client::new().get(format!("{}/live", site.url));
-        let cookie = format!("payment_proxy_operator={ends_at}.{seal}");
+        let cookie = format!("payment_proxy_operator={ends_at}.{id}.{seal}");
         request
             .header(COOKIE, cookie)
             .send()

@@ -22,7 +22,7 @@ use super::window::{Sample, Window};
 use crate::attention::{self, OwnAttention};
 use crate::database::{Look, Outage};
 use crate::http::OperatorApi;
-use crate::http::session::SessionEnd;
+use crate::http::session::SessionId;
 use crate::route::SharedRouter;
 
 /// The time between two snapshots.
@@ -109,7 +109,7 @@ pub(in crate::http) fn stream() -> Router<OperatorApi> {
 /// `GET /live`: the snapshots as server-sent events, until the session of who asks ends.
 async fn live(
     State(api): State<OperatorApi>,
-    session: Option<Extension<SessionEnd>>,
+    session: Option<Extension<SessionId>>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let snapshots = stream::unfold(api.feed.watch(), async |mut latest| {
         loop {
@@ -120,13 +120,14 @@ async fn live(
             }
         }
     });
+    let stop = api.feed.stop.clone();
     let over = async move {
         match session {
-            Some(Extension(session)) => session.reached().await,
+            Some(Extension(session)) => session.over(&api).await,
             None => std::future::pending().await,
         }
     };
-    let snapshots = snapshots.take_until(api.feed.stop.clone().cancelled_owned());
+    let snapshots = snapshots.take_until(stop.cancelled_owned());
     let snapshots = snapshots.take_until(Box::pin(over));
     Sse::new(snapshots.map(Ok))
 }

@@ -32,8 +32,12 @@ async function start() {
     signIn(byId('token').value);
   });
   byId('sign-out').addEventListener('click', async () => {
-    await call('DELETE', '/session').catch((error) => toast(error.message, 'bad'));
-    showSignIn('');
+    try {
+      await call('DELETE', '/session');
+      showSignIn('');
+    } catch (error) {
+      toast(`Still signed in: ${error.message}`, 'bad');
+    }
   });
   addEventListener('signed-out', () => showSignIn('The session is over.'));
   addEventListener('hashchange', () => {

@@ -1,0 +1,50 @@
+//! Text of others, as it may be shown: nothing in it moves the cursor, hides, or turns the order of what is read.
+
+use icu_properties::CodePointMapData;
+use icu_properties::props::GeneralCategory;
+
+/// Leaves out what is no visible character: controls (an escape sequence begins with one), format characters (such as
+/// U+202E, which turns the order of letters, and U+200B, which has no width), separators of lines and paragraphs,
+/// and code points that stand for nothing or for something private.
+pub fn printable(text: &str) -> impl Iterator<Item = char> {
+    text.chars().filter(|letter| is_printable(*letter))
+}
+
+/// Whether a character is shown as something, and as nothing but itself.
+#[must_use]
+pub fn is_printable(letter: char) -> bool {
+    use GeneralCategory::{
+        Control, Format, LineSeparator, ParagraphSeparator, PrivateUse, Surrogate, Unassigned,
+    };
+    if letter.is_ascii() {
+        return !letter.is_ascii_control();
+    }
+    !matches!(
+        CodePointMapData::<GeneralCategory>::new().get(letter),
+        Control | Format | LineSeparator | ParagraphSeparator | PrivateUse | Surrogate | Unassigned
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_is_what_stands_there() {
+        for (text, expected) in [
+            (
+                "declined: Größe 19,90 €, 支払い",
+                "declined: Größe 19,90 €, 支払い",
+            ),
+            ("\u{202e}diap ton\u{202c}", "diap ton"),
+            ("a\u{200b}b\u{200d}c\u{feff}d\u{2060}e\u{ad}f", "abcdef"),
+            ("\u{2066}x\u{2069}\u{61c}\u{200f}", "x"),
+            ("\u{1b}[31mred\u{9b}0m\u{7}", "[31mred0m"),
+            ("one\r\ntwo\u{2028}three\u{2029}\u{85}", "onetwothree"),
+            ("\u{e0041}\u{e000}\u{378}", ""),
+        ] {
+            let shown: String = printable(text).collect();
+            assert_eq!(shown, expected, "{text:?}");
+        }
+    }
+}
