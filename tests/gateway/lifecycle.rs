@@ -190,7 +190,7 @@ fn a_bad_setting_stops_the_start_with_one_line() {
     let told = String::from_utf8(output.stderr).expect("text");
     assert_eq!(
         told,
-        "error: PROCESSORS (--processors): \"default,0.05\" is not accepted: in \"default,0.05\" expected name,fee,url\n"
+        "error: PROCESSORS (--processors): its value is not accepted: in entry 1 expected name,fee,url\n"
     );
 }
 
