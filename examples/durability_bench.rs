@@ -130,7 +130,13 @@ async fn post(pools: &Pools) -> anyhow::Result<(usize, Duration)> {
     }];
     let router = SharedRouter::new(Router::new(Policy::default(), terms, Duration::ZERO));
     let room = Arc::new(Room::new(NonZeroU64::MAX));
-    let acceptor = Acceptor::start(&pools.accepts, &router, &Weak::new(), &room);
+    let acceptor = Acceptor::start(
+        &pools.accepts,
+        &router,
+        &Weak::new(),
+        &room,
+        &Arc::new(payment_proxy::deployment::Admission::unconditional()),
+    );
     let begun_at = Instant::now();
     let clients = (0..CLIENTS).map(|_| {
         let acceptor = acceptor.clone();

@@ -23,6 +23,7 @@ pub use tally::{TALLY_INTERVAL, Tally};
 
 use crate::claim::{Claim, ClaimedFor, SEND_WITHIN, interval};
 use crate::database::{Condition, Kept, Writes, within};
+use crate::deployment::Admission;
 use crate::metrics::COUNTS;
 use crate::payment::Payment;
 use crate::room::Room;
@@ -75,6 +76,9 @@ pub enum Accepted {
 /// [`TooLate`](Self::TooLate) and [`Unconfirmed`](Self::Unconfirmed) it may be in the queue.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum NotAccepted {
+    /// The instance must not accept payments: why.
+    #[error("not accepted, post it again: {0}")]
+    Held(String),
     /// [`ACCEPT_BACKLOG`] payments wait already.
     #[error("too many payments are waiting to be accepted; try again")]
     Overloaded,
@@ -112,6 +116,7 @@ pub struct Acceptor {
     places: Arc<Semaphore>,
     room: Arc<Room>,
     tally: Arc<Tally>,
+    admission: Arc<Admission>,
 }
 
 impl Acceptor {
@@ -125,6 +130,7 @@ impl Acceptor {
         router: &SharedRouter,
         worker: &Weak<Worker>,
         room: &Arc<Room>,
+        admission: &Arc<Admission>,
     ) -> Self {
         let (posted, waiting) = mpsc::channel(ACCEPT_BACKLOG);
         let waiting = Arc::new(Mutex::new(Waiting {
@@ -157,6 +163,7 @@ impl Acceptor {
             places: Arc::new(Semaphore::new(ACCEPT_BACKLOG)),
             room: Arc::clone(room),
             tally,
+            admission: Arc::clone(admission),
         }
     }
 
@@ -172,6 +179,12 @@ impl Acceptor {
         Arc::clone(&self.tally)
     }
 
+    /// Whether the instance may accept payments.
+    #[must_use]
+    pub fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
     /// What keeps payments from being accepted, as far as was seen lately.
     #[must_use]
     pub fn failing(&self) -> Option<Condition> {
@@ -183,6 +196,9 @@ impl Acceptor {
     /// # Errors
     /// Where [`NotAccepted`] says so; then nothing is promised to the client.
     pub async fn accept(&self, payment: Payment) -> Result<Accepted, NotAccepted> {
+        if let Some(reason) = self.admission.held() {
+            return Err(NotAccepted::Held(reason));
+        }
         let waiting = ACCEPT_BACKLOG - self.places.available_permits();
         if self.room.is_full(waiting) {
             return Err(NotAccepted::QueueFull);

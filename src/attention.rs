@@ -10,6 +10,7 @@
 //!    reader of the list finds the items of all living instances.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -75,6 +76,9 @@ kinds! {
     /// The database refuses what became of payments.
     Unrecorded = "unrecorded", Alarm,
         "the instance keeps it and tries again: its log says why (task settle); do not end it before that is put right";
+    /// An instance that must not serve: a copy of the database, or terms that contradict the others'.
+    InstanceHeld = "instance_held", Alarm,
+        "it accepts and charges nothing: `payment-proxy deployment` shows why, docs/clocks-and-copies.md what to do";
     /// Nobody serves.
     NoInstance = "no_instance", Alarm,
         "start one with `payment-proxy serve`";
@@ -108,6 +112,12 @@ kinds! {
     /// Doubts wait, and sums of hours may be of others.
     ClockStep = "clock_step", Watch,
         "payments go on; see to the time synchronisation of the database server: docs/clocks-and-copies.md";
+    /// The database was restored, and that is not over.
+    AsksFirst = "asks_first", Watch,
+        "when nothing that the dump lacks can be posted again: `payment-proxy deployment declare checked`";
+    /// Programs of several versions.
+    Programs = "programs", Watch,
+        "finish the update: start the older instances anew";
     /// Vacuum cannot clean up.
     LongTransaction = "long_transaction", Watch,
         "it keeps vacuum from cleaning the queue: see pg_stat_activity";
@@ -235,7 +245,8 @@ pub async fn in_database(
 ) -> Result<Vec<Item>, sqlx::Error> {
     let instances = sqlx::query!(
         r#"SELECT seen_at BETWEEN now() - $1::interval AND now() + $1::interval AS "alive!",
-            extract(epoch FROM now() - seen_at)::float8 AS "silent_for!", processors, attention::text AS "attention!"
+            extract(epoch FROM now() - seen_at)::float8 AS "silent_for!", processors, attention::text AS "attention!",
+            program, held
         FROM service_instance"#,
         interval(INSTANCE_TTL)
     )
@@ -247,7 +258,8 @@ pub async fn in_database(
     .fetch_all(&mut *connection)
     .await?;
     let (alive, died): (Vec<_>, Vec<_>) = instances.into_iter().partition(|row| row.alive);
-    let configured = in_doubt::of_instances(alive.iter().map(|row| row.processors.as_slice()));
+    let serving = || alive.iter().filter(|row| row.held.is_none());
+    let configured = in_doubt::of_instances(serving().map(|row| row.processors.as_slice()));
     // As far as is known.
     let is_configured =
         |name: &String| configured.as_ref().is_none_or(|names| names.contains(name));
@@ -258,6 +270,19 @@ pub async fn in_database(
         .collect();
     if alive.is_empty() {
         items.push(Attention::NoInstance.item("no instance is alive"));
+    }
+    let programs: BTreeSet<&str> = serving().filter_map(|row| row.program.as_deref()).collect();
+    if programs.len() > 1 {
+        let programs = Vec::from_iter(programs).join(" and ");
+        items.push(Attention::Programs.item(format!("instances run {programs}")));
+    }
+    let asks_first = sqlx::query_scalar!("SELECT asks_first FROM deployment")
+        .fetch_optional(&mut *connection)
+        .await?;
+    if asks_first == Some(true) {
+        items.push(Attention::AsksFirst.item(
+            "the database was restored: every processor is asked for a payment before its first charge",
+        ));
     }
     if let Some(latest) = died.iter().map(|row| row.silent_for).min_by(f64::total_cmp) {
         let count = died.len();
@@ -437,7 +462,6 @@ pub fn told(looked: Option<&Looked>) -> Result<Vec<Item>, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
 
     use super::*;
 

@@ -9,8 +9,8 @@ use clap_complete::Shell;
 
 use crate::config::{ListenSettings, LogFormat, MigrateSettings, Settings};
 use crate::operate::{
-    ArchiveArgs, DeadLetterArgs, InDoubtArgs, PaymentArgs, ReconcileArgs, RestoreArgs, StatusArgs,
-    SummaryArgs,
+    ArchiveArgs, DeadLetterArgs, DeploymentArgs, InDoubtArgs, PaymentArgs, ReconcileArgs,
+    RestoreArgs, StatusArgs, SummaryArgs,
 };
 use crate::simulator;
 use crate::telemetry::DEFAULT_FILTER;
@@ -54,6 +54,9 @@ pub enum Command {
     /// List payments in doubt that the service cannot end by itself, and record an operator's word on them
     #[command(after_help = exit_codes("done", "a payment was not decided, and the output says why", "it could not be done"))]
     InDoubt(Box<InDoubtArgs>),
+    /// Show which database the deployment lives in and on what terms, or declare what it is
+    #[command(after_help = exit_codes("done, and all instances serve", "something is held, or the declaration was refused", "it could not be done"))]
+    Deployment(Box<DeploymentArgs>),
     /// Compare our books with the processors' records
     #[command(after_help = exit_codes("they agree, at the end", "they differ", "it could not be done, or a processor did not say"))]
     Reconcile(Box<ReconcileArgs>),

@@ -600,6 +600,15 @@ pub struct ProcessorSettings {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Processors(pub Vec<ProcessorSettings>);
 
+impl ProcessorSettings {
+    /// The URL in the one form that all ways to write it have in common.
+    #[must_use]
+    pub fn address(&self) -> String {
+        // Reading it has made scheme and host lower case and left out a default port.
+        self.url.as_str().trim_end_matches('/').to_owned()
+    }
+}
+
 impl FromStr for Processors {
     type Err = String;
 
@@ -623,6 +632,14 @@ impl FromStr for Processors {
                         earlier.name, processor.name
                     ),
                 });
+            }
+            let address = processor.address();
+            let mut earlier = processors[..index].iter();
+            if let Some(earlier) = earlier.find(|earlier| earlier.address() == address) {
+                return Err(format!(
+                    "{:?} and {:?} have the same URL: one processor under two names",
+                    earlier.name, processor.name
+                ));
             }
         }
         Ok(Self(processors))

@@ -4,22 +4,29 @@
 //! Each processor's row in `processor_health` is its leader row: whoever moves `next_poll_at` forward
 //! has the next poll, for all instances. A poller that dies is replaced when that time has come.
 
+mod admission;
+mod terms;
+mod word;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgListener;
-use sqlx::{Executor, PgPool};
+use sqlx::{Connection, Executor, PgPool};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
+
+pub use admission::{Admission, Admitted, Candidate, program};
+pub use terms::{MemberTerms, ProcessorTerms};
+pub use word::{Word, declare};
 
 use crate::attention::OwnAttention;
 use crate::charge::HEALTH_TIMEOUT;
 use crate::claim::interval;
 use crate::clock::{DatabaseClock, WATCH_GAP};
-use crate::database::{Outage, within};
+use crate::database::{Outage, Session, within};
 use crate::route::{Event, SharedRouter};
 use crate::worker::Processor;
 
@@ -47,8 +54,10 @@ pub const HEALTH_LEASE: Duration = Duration::from_millis(4_000 + 5_050);
 
 /// An instance among the others.
 pub struct Member {
-    /// Its id, chosen at its start.
-    pub id: Uuid,
+    /// Its id, chosen at its start, and its terms.
+    pub candidate: Candidate,
+    /// Whether it may accept and charge.
+    pub admission: Arc<Admission>,
     /// Connections.
     pub pool: PgPool,
     /// Takes note of each time that a heartbeat reads.
@@ -104,12 +113,14 @@ impl Member {
                     SYNC_INTERVAL
                 }
             };
+            if self.admission.held().is_some()
+                && let Err(error) = within(self.ask_again()).await
+            {
+                tracing::debug!(error = %error, "not asked for admission");
+            }
         }
         listening.abort();
-        let sign_off = sqlx::query!("DELETE FROM service_instance WHERE id = $1", self.id);
-        if let Err(error) = within(sign_off.execute(&self.pool)).await {
-            tracing::debug!(error = %error, "did not sign off");
-        }
+        self.candidate.sign_off(&self.pool).await;
     }
 
     /// One look at the shared rows.
@@ -209,31 +220,57 @@ impl Member {
         let processors: Vec<String> = processors.map(|each| each.name.clone()).collect();
         let attention = serde_json::to_string(&self.own.items())
             .map_err(|error| sqlx::Error::Encode(error.into()))?;
-        let sent_at = tokio::time::Instant::now();
+        let (begun_at, sent_at) = (Instant::now(), tokio::time::Instant::now());
         let row = sqlx::query!(
             r#"WITH beat AS (
-                INSERT INTO service_instance (id, seen_at, processors, attention)
-                VALUES ($1, now(), $4, $5::text::jsonb)
-                ON CONFLICT ON CONSTRAINT service_instance_pkey
-                DO UPDATE SET seen_at = now(), attention = excluded.attention
+                INSERT INTO service_instance (id, seen_at, processors, attention, terms, program, held)
+                VALUES ($1, now(), $4, $5::text::jsonb, $6::text::jsonb, $7, $8)
+                ON CONFLICT ON CONSTRAINT service_instance_pkey DO UPDATE
+                SET seen_at = excluded.seen_at, attention = excluded.attention, held = excluded.held
             ), forgotten AS (
                 DELETE FROM service_instance WHERE seen_at NOT BETWEEN now() - $3::interval AND now() + $3::interval
             )
-            SELECT count(*) AS "others!", now() AS "database_now!" FROM service_instance
-            WHERE id <> $1 AND seen_at BETWEEN now() - $2::interval AND now() + $2::interval"#,
-            self.id,
+            SELECT now() AS "database_now!",
+                (SELECT count(*) FROM service_instance WHERE id <> $1 AND held IS NULL
+                    AND seen_at BETWEEN now() - $2::interval AND now() + $2::interval) AS "others!",
+                coalesce((SELECT identity = database_identity() AND terms = $6::text::jsonb FROM deployment), false)
+                    AS "agrees!",
+                coalesce((SELECT asks_first FROM deployment), false) AS "asks_first!""#,
+            self.candidate.id,
             interval(INSTANCE_TTL),
             interval(INSTANCE_FORGOTTEN),
             &processors,
-            attention
+            attention,
+            self.candidate.terms_text()?,
+            program(),
+            self.admission.held()
         )
         .fetch_one(&self.pool)
         .await?;
         let received_at = tokio::time::Instant::now();
         self.clock.observe(sent_at, row.database_now, received_at);
+        self.admission.read_asks_first(row.asks_first);
+        if row.agrees {
+            self.admission.beat(begun_at);
+        } else {
+            self.admission.close();
+        }
         Ok(u32::try_from(row.others)
             .unwrap_or(u32::MAX)
             .saturating_add(1))
+    }
+
+    /// Asks for admission again, over a connection that is not checked: the database may be another one. New terms are
+    /// for an instance that has just started to bring.
+    async fn ask_again(&self) -> Result<(), sqlx::Error> {
+        let options = self.pool.connect_options();
+        let mut connection = Session::SERVICE.connect(&options).await?;
+        let sent_at = Instant::now();
+        match self.candidate.ask(&mut connection, false).await? {
+            Ok(admitted) => self.admission.admit(admitted, sent_at),
+            Err(reason) => self.admission.hold(&reason),
+        }
+        connection.close().await
     }
 
     /// Takes the next poll of a processor, if nobody else has it.
@@ -244,7 +281,7 @@ impl Member {
             DO UPDATE SET next_poll_at = now() + $3::interval, poller = $2
             WHERE h.next_poll_at <= now() OR h.next_poll_at > now() + $3::interval + $4::interval",
             processor,
-            self.id,
+            self.candidate.id,
             interval(HEALTH_LEASE),
             interval(WATCH_GAP)
         )
@@ -270,7 +307,7 @@ impl Member {
                 next_poll_at = now() + $5::interval
             WHERE processor = $1 AND poller = $2",
             processor.name,
-            self.id,
+            self.candidate.id,
             health.map(|health| health.failing),
             health.map(|health| i32::try_from(health.min_response_time).unwrap_or(i32::MAX)),
             interval(HEALTH_INTERVAL)

@@ -48,6 +48,7 @@ pub mod payment;
 pub mod printable;
 pub mod probe;
 pub mod reconcile;
+pub mod restored;
 pub mod room;
 pub mod route;
 pub mod serve;

@@ -88,6 +88,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Payment(args) => return operate::payment(*args).await,
             Command::DeadLetter(args) => return operate::dead_letter(*args).await,
             Command::InDoubt(args) => return operate::in_doubt(*args).await,
+            Command::Deployment(args) => return operate::deployment(*args).await,
             Command::Reconcile(args) => return operate::reconcile(*args).await,
             Command::Archive(args) => return operate::archive(*args).await,
             Command::Restore(args) => return operate::restore(*args).await,

@@ -24,7 +24,7 @@ use crate::claim::LeaseTerms;
 use crate::clock::DatabaseClock;
 use crate::config::{ProcessorsSettings, Settings};
 use crate::database::{self, Pools, RETRY_PAUSE, Schema};
-use crate::deployment::Member;
+use crate::deployment::{Admission, Candidate, Member, MemberTerms};
 use crate::fee;
 use crate::http::live::{Observer, Simulator};
 use crate::http::{Api, Limits};
@@ -89,7 +89,8 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         terms.clone(),
         Duration::ZERO,
     ));
-    let pools = Pools::new(&settings.database);
+    let admission = Arc::new(Admission::new());
+    let pools = Pools::admitted(&settings.database, Arc::clone(&admission));
     let stop = Arc::new(Stop::default());
     let (started, stopping) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
     let calls = TaskTracker::new();
@@ -102,6 +103,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     let worker = Arc::new(Worker {
         pool: pools.claims.clone(),
         terms: lease,
+        admission: Arc::clone(&admission),
         clock: Arc::clone(&clock),
         processors: Arc::clone(&processors),
         router: router.clone(),
@@ -115,7 +117,13 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         arrived: Together::default(),
     });
     let room = Arc::new(Room::new(settings.queue_limit));
-    let acceptor = Acceptor::start(&pools.accepts, &router, &Arc::downgrade(&worker), &room);
+    let acceptor = Acceptor::start(
+        &pools.accepts,
+        &router,
+        &Arc::downgrade(&worker),
+        &room,
+        &admission,
+    );
     let (accepting, tally) = (acceptor.writers(), acceptor.tally());
     let mut own = OwnAttention::default();
     let full = Arc::clone(&room);
@@ -125,6 +133,8 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     own.add(move || unrecorded.attention());
     let stepped = Arc::clone(&clock);
     own.add(move || stepped.attention(tokio::time::Instant::now()));
+    let held = Arc::clone(&admission);
+    own.add(move || held.attention());
     let own = Arc::new(own);
     let mut parts = JoinSet::new();
     let http_stop = CancellationToken::new();
@@ -180,10 +190,19 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         );
     }
 
+    let candidate = Candidate {
+        id: instance,
+        terms: MemberTerms::of(&settings),
+    };
     tokio::pin!(shutdown);
     tokio::select! {
-        prepared = prepare_when_reachable(&settings, &pools.requests) => prepared?,
-        () = &mut shutdown => return Ok(()),
+        prepared = prepare_when_reachable(&settings, &pools.requests, &candidate, &admission) => prepared?,
+        () = &mut shutdown => {
+            if admission.refused().is_some() {
+                candidate.sign_off(&pools.requests).await;
+            }
+            return Ok(());
+        }
         broken = parts.join_next() => return broken_part(broken),
     }
 
@@ -224,7 +243,8 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         Ok(())
     });
     let member = Arc::new(Member {
-        id: instance,
+        candidate,
+        admission,
         pool: pools.claims.clone(),
         clock,
         processors,
@@ -302,13 +322,25 @@ pub fn processors(settings: &ProcessorsSettings) -> anyhow::Result<Arc<Vec<Proce
 
 /// Migrates where that is for this role to do, waits until it is done where it is not, and writes down the
 /// fees. Goes on trying while the database is away.
-async fn prepare_when_reachable(settings: &Settings, pool: &PgPool) -> anyhow::Result<()> {
+async fn prepare_when_reachable(
+    settings: &Settings,
+    pool: &PgPool,
+    candidate: &Candidate,
+    admission: &Admission,
+) -> anyhow::Result<()> {
     let mut outage = database::Outage::new("migrate");
-    let mut waiting_for = None;
     loop {
         let prepared = async {
-            let found = database::prepare(&settings.database).await?;
-            if found == Schema::Ready {
+            let mut admitted = None;
+            let found = database::prepare_where(&settings.database, async |connection| {
+                let sent_at = Instant::now();
+                let decided = candidate.ask(connection, true).await?;
+                Ok(decided
+                    .map(|admission| admitted = Some((admission, sent_at)))
+                    .err())
+            })
+            .await?;
+            if let (Schema::Ready, Some((admitted, sent_at))) = (&found, admitted) {
                 let processors = &settings.processors.processors;
                 let spelling = database::within(fee::other_spelling(pool, processors)).await?;
                 if let Some((name, known)) = spelling {
@@ -318,6 +350,7 @@ async fn prepare_when_reachable(settings: &Settings, pool: &PgPool) -> anyhow::R
                     );
                 }
                 database::within(fee::record(pool, processors)).await?;
+                admission.admit(admitted, sent_at);
             }
             anyhow::Ok(found)
         };
@@ -326,11 +359,14 @@ async fn prepare_when_reachable(settings: &Settings, pool: &PgPool) -> anyhow::R
                 outage.over();
                 return Ok(());
             }
+            Ok(Schema::Held(reason)) => {
+                outage.over();
+                admission.hold(&reason);
+            }
             Ok(Schema::Waits(missing)) => {
                 outage.over();
-                if waiting_for.as_ref() != Some(&missing) {
+                if admission.wait_for(&missing) {
                     tracing::warn!(database.missing = %missing, "waiting for `payment-proxy migrate`, which is for another role than ours to run");
-                    waiting_for = Some(missing);
                 }
             }
             Err(error) => match database::database_error(&error) {

@@ -19,7 +19,9 @@ use crate::claim::{
 };
 use crate::clock::DatabaseClock;
 use crate::database::{Outage, RETRY_PAUSE, within};
+use crate::deployment::Admission;
 use crate::metrics::COUNTS;
+use crate::restored::{self, Asked};
 use crate::route::{Permit, Queue, SharedRouter};
 use crate::settle::{Ended, Returned};
 use crate::together::{Begin, CHARGE_PAUSE, Together};
@@ -69,6 +71,8 @@ pub struct Worker {
     pub pool: PgPool,
     /// How long claims last.
     pub terms: LeaseTerms,
+    /// Whether payments may be claimed.
+    pub admission: Arc<Admission>,
     /// Says which doubts are over.
     pub clock: Arc<DatabaseClock>,
     /// In the router's order.
@@ -230,6 +234,10 @@ impl Worker {
         want: usize,
         from_id: i64,
     ) -> Result<(Step, Option<i64>), sqlx::Error> {
+        if !self.may_claim() {
+            self.depth.drained.store(false, Ordering::Relaxed);
+            return Ok((Step::NoPermit(None), None));
+        }
         let mut places = self.places(want, DOUBTFUL_BATCH).into_iter();
         if places.len() == 0 {
             self.depth.drained.store(false, Ordering::Relaxed);
@@ -286,6 +294,9 @@ impl Worker {
         if count > CLAIM_BATCH || !self.depth.lets_pass() || self.stop.draining.is_cancelled() {
             return None;
         }
+        if !self.may_claim() {
+            return None;
+        }
         let places = self.places(count, DOUBTFUL_BATCH);
         let permits = self.router.plan(places.len(), self.depth.queue()).permits;
         let processor = permits.first()?.processor();
@@ -297,6 +308,13 @@ impl Worker {
             permits,
             places,
         })
+    }
+
+    /// Whether anything may be claimed. After a restore not before what the database's former life has sent can only be
+    /// answered or lost: until then an absence says nothing.
+    fn may_claim(&self) -> bool {
+        self.admission.may_claim(Instant::now())
+            && (!self.admission.asks_first() || self.clock.is_trusted(tokio::time::Instant::now()))
     }
 
     /// So many payments were accepted and not claimed.
@@ -327,6 +345,23 @@ impl Worker {
     fn start(&self, index: usize, claim: Claim, permit: Permit, place: Place) {
         let (stop, permit_back) = (Arc::clone(&self.stop), Arc::clone(&self.permit_back));
         let processors = Arc::clone(&self.processors);
+        if self.admission.asks_first() {
+            let pool = self.pool.clone();
+            self.calls.spawn(async move {
+                let asked = restored::ask(&pool, &processors, claim).await;
+                let (claim, outcome) = match asked {
+                    Asked::Decided(claim, outcome) => (claim, outcome),
+                    Asked::Nowhere(claim) => {
+                        let client = &processors[index].client;
+                        let outcome = charge(client, &claim, permit, &stop).await;
+                        (claim, outcome)
+                    }
+                };
+                permit_back.notify_one();
+                hand_over(place, claim, outcome);
+            });
+            return;
+        }
         self.calls.spawn(async move {
             let outcome = charge(&processors[index].client, &claim, permit, &stop).await;
             permit_back.notify_one();
@@ -366,6 +401,9 @@ impl Worker {
     /// # Errors
     /// The database did not confirm the claim.
     pub async fn doubtful_step(&self) -> Result<usize, sqlx::Error> {
+        if !self.may_claim() {
+            return Ok(0);
+        }
         let newest = newest_id(&self.pool).await?;
         self.depth.newest.store(newest, Ordering::Relaxed);
         let places = self.places(DOUBTFUL_BATCH, 0);
@@ -398,7 +436,15 @@ impl Worker {
         let (stop, router) = (Arc::clone(&self.stop), self.router.clone());
         let processors = Arc::clone(&self.processors);
         let (index, earlier) = (self.index_of(&claim.processor), claim.earlier);
+        let asks = self.admission.asks_first().then(|| self.pool.clone());
         self.calls.spawn(async move {
+            let mut claim = claim;
+            if let Some(pool) = asks {
+                match restored::ask(&pool, &processors, claim).await {
+                    Asked::Decided(decided, outcome) => return hand_over(place, decided, outcome),
+                    Asked::Nowhere(asked) => claim = asked,
+                }
+            }
             let outcome = match (index, earlier) {
                 (Some(index), Some(earlier)) => {
                     let permit = || router.try_permit(index);

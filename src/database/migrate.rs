@@ -46,6 +46,8 @@ const RIGHTS: &str = "
     GRANT EXECUTE ON FUNCTION oldest_transaction_seconds(), end_long_audits(), record_fees(text[], numeric[])
         TO {role};
     GRANT INSERT, UPDATE, DELETE ON service_instance TO {role};
+    GRANT UPDATE (terms, terms_at) ON deployment TO {role};
+    GRANT EXECUTE ON FUNCTION deployment_find(), database_identity() TO {role};
     GRANT INSERT, UPDATE ON processor_health TO {role};
     GRANT EXECUTE ON FUNCTION decide_in_doubt, discard_dead_letters, count_accepted TO {role};
     GRANT INSERT, DELETE ON operator_session_revoked TO {role};
@@ -93,6 +95,8 @@ pub enum Schema {
     Ready,
     /// Something is missing, and it is not for its role to mend: what.
     Waits(String),
+    /// The instance must not use it: why.
+    Held(String),
 }
 
 /// Migrates as [`migrate`] does where this role may, and says what is missing where it may not.
@@ -100,18 +104,35 @@ pub enum Schema {
 /// # Errors
 /// As [`migrate`].
 pub async fn prepare(settings: &DatabaseSettings) -> anyhow::Result<Schema> {
+    prepare_where(settings, async |_| Ok(None)).await
+}
+
+/// The same, where nothing beyond the schema is changed before `held` has been asked why the instance must not use it.
+///
+/// # Errors
+/// As [`migrate`], and those of `held`.
+pub async fn prepare_where(
+    settings: &DatabaseSettings,
+    mut held: impl AsyncFnMut(&mut PgConnection) -> Result<Option<String>, sqlx::Error>,
+) -> anyhow::Result<Schema> {
     let options = settings.connect_options("payment-proxy start");
     with_short_locks(&options, MIGRATES, "migrate", async |connection| {
-        if within(may_migrate(connection)).await? {
-            apply(connection, settings.queue_durability).await?;
-            return Ok(Schema::Ready);
+        let may_migrate = within(may_migrate(connection)).await?;
+        if may_migrate {
+            apply_migrations(connection).await?;
+        } else if let Some(missing) = missing(connection).await? {
+            return Ok(Schema::Waits(missing));
         }
-        Ok(
-            match missing(connection, settings.queue_durability).await? {
-                None => Schema::Ready,
-                Some(missing) => Schema::Waits(missing),
-            },
-        )
+        if let Some(reason) = within(held(connection)).await? {
+            return Ok(Schema::Held(reason));
+        }
+        let wanted = settings.queue_durability;
+        if may_migrate {
+            apply_durability(connection, wanted).await?;
+        } else if let Some(other) = within(other_durability(connection, wanted)).await? {
+            return Ok(Schema::Waits(other));
+        }
+        Ok(Schema::Ready)
     })
     .await
 }
@@ -175,6 +196,12 @@ async fn apply(
     connection: &mut PgConnection,
     durability: QueueDurability,
 ) -> anyhow::Result<Standing> {
+    let found = apply_migrations(connection).await?;
+    apply_durability(connection, durability).await?;
+    Ok(found)
+}
+
+async fn apply_migrations(connection: &mut PgConnection) -> anyhow::Result<Standing> {
     let table: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
         .fetch_one(&mut *connection)
         .await?;
@@ -183,7 +210,6 @@ async fn apply(
         false => Standing::Older { applied: None },
     };
     MIGRATIONS.run(&mut *connection).await?;
-    apply_durability(connection, durability).await?;
     Ok(found)
 }
 
@@ -201,10 +227,7 @@ async fn may_migrate(connection: &mut PgConnection) -> Result<bool, sqlx::Error>
 }
 
 /// What an instance has to wait for whose role does not own the tables.
-async fn missing(
-    connection: &mut PgConnection,
-    wanted: QueueDurability,
-) -> anyhow::Result<Option<String>> {
+async fn missing(connection: &mut PgConnection) -> anyhow::Result<Option<String>> {
     let readable: bool = sqlx::query_scalar(
         "SELECT coalesce(has_table_privilege(to_regclass('_sqlx_migrations'), 'SELECT')
             AND has_any_column_privilege(to_regclass('payment_queue'), 'INSERT'), false)",
@@ -216,12 +239,20 @@ async fn missing(
             "there are no tables, or this role may not use them".to_owned(),
         ));
     }
-    if let Standing::Older { applied } = standing(&applied(&mut *connection).await?)? {
-        let (applied, newest) = (applied.unwrap_or_default(), newest());
-        return Ok(Some(format!(
-            "the database has migration {applied}, {newest} is needed"
-        )));
-    }
+    let Standing::Older { applied } = standing(&applied(&mut *connection).await?)? else {
+        return Ok(None);
+    };
+    let (applied, newest) = (applied.unwrap_or_default(), newest());
+    Ok(Some(format!(
+        "the database has migration {applied}, {newest} is needed"
+    )))
+}
+
+/// What the queue has to be that it is not.
+async fn other_durability(
+    connection: &mut PgConnection,
+    wanted: QueueDurability,
+) -> Result<Option<String>, sqlx::Error> {
     let persistence = persistence(connection).await?;
     let wanted_word = match wanted {
         QueueDurability::Unlogged => "unlogged",

@@ -10,6 +10,7 @@ mod session;
 mod trust;
 mod version;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgPoolOptions;
@@ -22,7 +23,7 @@ pub use lock::{
     DDL_LOCK_PATIENCE, DDL_LOCK_PAUSE, DDL_LOCK_TIMEOUT, VACUUM_LOCK_TIMEOUT, database_error,
 };
 pub use look::Look;
-pub use migrate::{MIGRATIONS, NotReady, Schema, check_ready, migrate, prepare};
+pub use migrate::{MIGRATIONS, NotReady, Schema, check_ready, migrate, prepare, prepare_where};
 pub use outage::{
     Condition, FAILURE_REMEMBERED, Outage, Writes, concerns_all, condition, is_not_allowed,
     is_transient, lacks_character,
@@ -33,6 +34,7 @@ pub use trust::{ANSWER_DEADLINE, heed, within};
 pub use version::{COMPATIBLE, Standing, TooNew, standing};
 
 use crate::config::{DatabaseSettings, QueueDurability};
+use crate::deployment::Admission;
 
 /// Connections of one instance that accept payments, each in a pool of its own.
 pub const ACCEPT_CONNECTIONS: usize = 2;
@@ -77,6 +79,14 @@ impl Pools {
     /// Pools for that database; nothing is opened yet.
     #[must_use]
     pub fn new(settings: &DatabaseSettings) -> Self {
+        Self::admitted(settings, Arc::new(Admission::unconditional()))
+    }
+
+    /// The same, each connection of which is checked: it has to lead to the database that the instance was admitted to.
+    #[must_use]
+    pub fn admitted(settings: &DatabaseSettings, admission: Arc<Admission>) -> Self {
+        let pool =
+            |connections, session| pool(settings, connections, session, Arc::clone(&admission));
         let service = Session::SERVICE;
         let settle = match settings.queue_durability {
             QueueDurability::Unlogged => service,
@@ -86,11 +96,11 @@ impl Pools {
             },
         };
         Self {
-            accepts: std::array::from_fn(|_| pool(settings, 1, service)),
-            requests: pool(settings, REQUEST_CONNECTIONS, service),
-            claims: pool(settings, CLAIM_CONNECTIONS, service),
-            settles: pool(settings, SETTLE_CONNECTIONS, settle),
-            operators: pool(settings, OPERATOR_CONNECTIONS, service),
+            accepts: std::array::from_fn(|_| pool(1, service)),
+            requests: pool(REQUEST_CONNECTIONS, service),
+            claims: pool(CLAIM_CONNECTIONS, service),
+            settles: pool(SETTLE_CONNECTIONS, settle),
+            operators: pool(OPERATOR_CONNECTIONS, service),
         }
     }
 
@@ -107,7 +117,12 @@ impl Pools {
     }
 }
 
-fn pool(settings: &DatabaseSettings, connections: u32, session: Session) -> PgPool {
+fn pool(
+    settings: &DatabaseSettings,
+    connections: u32,
+    session: Session,
+    admission: Arc<Admission>,
+) -> PgPool {
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -126,7 +141,11 @@ fn pool(settings: &DatabaseSettings, connections: u32, session: Session) -> PgPo
         })
         .after_release(|_, use_so_far| Box::pin(async move { Ok(trust::holds(use_so_far.age)) }))
         .after_connect(move |connection, _| {
-            Box::pin(async move { session.begin(connection).await })
+            let admission = Arc::clone(&admission);
+            Box::pin(async move {
+                session.begin(connection).await?;
+                admission.check(connection).await
+            })
         })
         .connect_lazy_with(settings.connect_options("payment-proxy"))
 }

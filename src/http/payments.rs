@@ -90,13 +90,15 @@ pub(super) async fn post(
 
 /// What a client is told whose payment is not known to be accepted.
 fn told(not_accepted: &NotAccepted) -> Problem {
-    use NotAccepted::{Expired, Overloaded, QueueFull, Refused, TooLate, Unconfirmed};
+    use NotAccepted::{Expired, Held, Overloaded, QueueFull, Refused, TooLate, Unconfirmed};
     let counter = match not_accepted {
+        Held(_) => &COUNTS.refused.held,
         Overloaded | QueueFull | Expired | TooLate => &COUNTS.refused.overloaded,
         Refused(_) | Unconfirmed(_) => &COUNTS.refused.database,
     };
     counter.add(1);
     match not_accepted {
+        Held(_) => Problem::unavailable(not_accepted.to_string()),
         Overloaded | QueueFull | Expired => {
             Problem::new(ProblemKind::QueueFull, not_accepted.to_string())
         }

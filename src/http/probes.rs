@@ -34,16 +34,22 @@ pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<StatusCode, Pro
     if api.stopping.load(Ordering::Relaxed) {
         return Err(Problem::unavailable("the instance is stopping"));
     }
+    let admission = api.acceptor.admission();
+    if let Some(reason) = admission.refused() {
+        return Err(Problem::unavailable(reason));
+    }
     if let Some(condition) = api.acceptor.failing() {
         return Err(Problem::unavailable(condition.to_string()));
     }
     match crate::database::check_ready(&api.pool).await {
-        Ok(()) if !api.started.load(Ordering::Relaxed) => Err(Problem::unavailable(
-            "the instance has not started: its log says what it waits for",
-        )),
-        Ok(()) => match api.unrecorded.now() {
-            None => Ok(StatusCode::NO_CONTENT),
-            Some((payments, condition)) => Err(Problem::unavailable(format!(
+        Ok(()) if !api.started.load(Ordering::Relaxed) => {
+            let reason = "the instance has not started: its log says what it waits for".to_owned();
+            Err(Problem::unavailable(admission.held().unwrap_or(reason)))
+        }
+        Ok(()) => match (admission.held(), api.unrecorded.now()) {
+            (None, None) => Ok(StatusCode::NO_CONTENT),
+            (Some(reason), _) => Err(Problem::unavailable(reason)),
+            (None, Some((payments, condition))) => Err(Problem::unavailable(format!(
                 "{condition}: what became of {payments} payments cannot be recorded yet"
             ))),
         },

@@ -85,6 +85,7 @@ pub struct Refused {
     pub malformed: Total,
     pub invalid: Total,
     pub conflict: Total,
+    pub held: Total,
     pub overloaded: Total,
     pub database: Total,
 }
@@ -156,6 +157,7 @@ impl Counts {
                 malformed: because("malformed"),
                 invalid: because("invalid"),
                 conflict: because("conflict"),
+                held: because("held"),
                 overloaded: because("overloaded"),
                 database: because("database"),
             },

@@ -2,6 +2,7 @@
 
 mod archive;
 mod dead_letter;
+mod deployment;
 mod in_doubt;
 pub mod output;
 mod payment;
@@ -15,6 +16,7 @@ use comfy_table::{CellAlignment, Table, TableStyle};
 
 pub use archive::{ArchiveArgs, archive};
 pub use dead_letter::{DeadLetterAction, DeadLetterArgs, dead_letter};
+pub use deployment::{Declaration, DeploymentAction, DeploymentArgs, deployment};
 pub use in_doubt::{Decision, InDoubtAction, InDoubtArgs, in_doubt};
 pub use payment::{PaymentArgs, payment};
 use progress::Progress;

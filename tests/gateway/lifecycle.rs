@@ -58,7 +58,13 @@ async fn a_writer_of_accept_that_breaks_is_noticed() {
     let worker = Arc::new(bench.worker);
     let pools = [database.pool.clone()];
     let room = Arc::new(Room::new(NonZeroU64::MAX));
-    let acceptor = Acceptor::start(&pools, &router, &Arc::downgrade(&worker), &room);
+    let acceptor = Acceptor::start(
+        &pools,
+        &router,
+        &Arc::downgrade(&worker),
+        &room,
+        &Arc::new(payment_proxy::deployment::Admission::unconditional()),
+    );
     assert!(!acceptor.writers().is_cancelled());
     assert!(acceptor.accept(new_payment()).await.is_err());
     let noticed = tokio::time::timeout(PATIENCE, acceptor.writers().cancelled_owned());

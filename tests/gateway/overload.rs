@@ -212,7 +212,13 @@ async fn beyond_the_backlog_payments_are_refused_at_once() {
     let pools = Pools::new(&database.settings(QueueDurability::Unlogged));
     let router = SharedRouter::new(Router::new(Policy::default(), Vec::new(), Duration::ZERO));
     let room = Arc::new(Room::new(NonZeroU64::MAX));
-    let acceptor = Acceptor::start(&pools.accepts, &router, &Weak::new(), &room);
+    let acceptor = Acceptor::start(
+        &pools.accepts,
+        &router,
+        &Weak::new(),
+        &room,
+        &Arc::new(payment_proxy::deployment::Admission::unconditional()),
+    );
     let lock = database.lock("payment_queue").await;
     // Each writer has some when they are given up; the others wait behind them.
     for _ in 0..=ACCEPT_CONNECTIONS {

@@ -50,6 +50,11 @@ pub struct Database {
 impl Database {
     /// An empty one.
     pub async fn create() -> Self {
+        Self::of_template("template1").await
+    }
+
+    /// A copy of another one, to which nobody is connected.
+    pub async fn of_template(template: &str) -> Self {
         let cluster = std::env::var("TEST_DATABASE_URL")
             .expect("TEST_DATABASE_URL names a throwaway cluster; `make test` starts one");
         let admin = PgPoolOptions::new()
@@ -58,10 +63,12 @@ impl Database {
             .await
             .expect("the cluster answers");
         let name = format!("t_{}", Uuid::new_v4().simple());
-        sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}")))
-            .execute(&admin)
-            .await
-            .expect("a database");
+        sqlx::query(AssertSqlSafe(format!(
+            "CREATE DATABASE {name} TEMPLATE {template}"
+        )))
+        .execute(&admin)
+        .await
+        .expect("a database");
         let mut url = reqwest::Url::parse(&cluster).expect("a URL");
         url.set_path(&name);
         let pool = PgPoolOptions::new()
@@ -520,6 +527,7 @@ impl Bench {
         let worker = Worker {
             pool: pools.claims.clone(),
             terms,
+            admission: std::sync::Arc::new(payment_proxy::deployment::Admission::unconditional()),
             clock: std::sync::Arc::new(watched_clock(terms)),
             processors: std::sync::Arc::new(processors.collect()),
             router: SharedRouter::new(Router::new(Policy::default(), terms_of, Duration::ZERO)),

@@ -242,19 +242,20 @@ async fn a_payment_that_is_asked_for_again_and_again_is_kept_once() {
 
 #[tokio::test]
 async fn a_post_does_not_hear_that_its_connection_led_to_a_server_that_has_moved() {
-    let (old, new) = (Server::start().await, Server::start().await);
-    for server in [&old, &new] {
-        let database = Database::at(&server.url());
-        let settings = database.migrate_settings(QueueDurability::Unlogged);
-        payment_proxy::database::migrate(&settings)
-            .await
-            .expect("the migrations apply");
-    }
+    let old = Server::start().await;
+    let new = Server::standby_of(&old).await;
     let forwarder = crate::forwarder::Forwarder::to(old.socket()).await;
     let default = processor().await;
     let database = Database::at(&forwarder.url());
-    let gateway = Gateway::start(&database, &processors(&[&default]), &[]).await;
+    let logged = [("QUEUE_DURABILITY", "logged")];
+    let gateway = Gateway::start(&database, &processors(&[&default]), &logged).await;
     gateway.until_settled(&gateway.post_many(30).await).await;
+    let standby = Database::at(&new.url());
+    eventually("the standby has all of it", async || {
+        standby.count("payment_processed").await == 30
+    })
+    .await;
+    standby.execute("SELECT pg_promote()").await;
 
     forwarder.turn_to(new.socket());
     let mut connection = PgConnection::connect(&old.url())
@@ -279,6 +280,5 @@ async fn a_post_does_not_hear_that_its_connection_led_to_a_server_that_has_moved
     // `post_many` takes nothing but 202.
     let ids = gateway.post_many(30).await;
     gateway.until_settled(&ids).await;
-    let count = Database::at(&new.url()).count("payment_processed").await;
-    assert_eq!(count, 30);
+    assert_eq!(standby.count("payment_processed").await, 60);
 }

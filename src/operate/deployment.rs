@@ -1,0 +1,282 @@
+//! `payment-proxy deployment`: which database the deployment lives in, on what terms, and what operators declare of it.
+
+use std::process::ExitCode;
+
+use chrono::{DateTime, Utc};
+use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::DIFFERS;
+use super::output::{print_json, say};
+use crate::claim::interval;
+use crate::config::{DatabaseSettings, OwnerSettings};
+use crate::database::Session;
+use crate::deployment::{INSTANCE_TTL, MemberTerms, Word, declare};
+use crate::payment::format_time;
+
+/// Declarations that are shown, at most.
+const WORDS: i64 = 20;
+
+/// `payment-proxy deployment`.
+#[derive(Debug, Args)]
+pub struct DeploymentArgs {
+    #[command(subcommand)]
+    #[allow(missing_docs)]
+    pub action: DeploymentAction,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub database: DatabaseSettings,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// What to do with the deployment.
+#[derive(Debug, Subcommand)]
+pub enum DeploymentAction {
+    /// Show which database it lives in, its terms, its instances and what was declared
+    Show,
+    /// Declare what this database is, that a restore is over, or which terms hold; as the owner of the tables
+    Declare {
+        /// What it is
+        word: Declaration,
+        /// Why, to be kept in the database
+        #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
+        reason: String,
+        /// With `clone`: delete the open payments and dead letters of the copy, which are the original's to charge
+        #[arg(long)]
+        discard: bool,
+        /// With `terms`: the instance whose terms hold from now on; `show` has its id
+        #[arg(long, value_name = "INSTANCE", required_if_eq("word", "terms"))]
+        like: Option<Uuid>,
+        #[command(flatten)]
+        #[allow(missing_docs)]
+        owner: Box<OwnerSettings>,
+    },
+}
+
+/// What an operator can declare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Declaration {
+    /// The deployment's database, restored from a backup: every processor is asked for a payment before its first charge
+    Restored,
+    /// A copy for tests: what is open in it is deleted and never charged
+    Clone,
+    /// The deployment's database, moved as a whole while nothing ran, as by pg_upgrade
+    Moved,
+    /// The restore is over: nobody posts again what the backup lacked
+    Checked,
+    /// The instances go on with the terms of the instance in --like
+    Terms,
+}
+
+/// What is known of the deployment.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown {
+    /// The database that it was recorded in.
+    recorded: Option<String>,
+    /// This database; another one, if this is a copy.
+    here: String,
+    asks_first: bool,
+    terms: Option<MemberTerms>,
+    instances: Vec<Instance>,
+    /// The newest first.
+    declared: Vec<Declared>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Instance {
+    id: Uuid,
+    program: Option<String>,
+    alive: bool,
+    /// Why it accepts and charges nothing.
+    held: Option<String>,
+    /// What of its terms differs from the deployment's.
+    differences: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Declared {
+    at: DateTime<Utc>,
+    by: String,
+    word: String,
+    reason: String,
+    details: String,
+}
+
+/// Runs `deployment`. Exits with [`DIFFERS`] when something is held, or the declaration was refused.
+///
+/// # Errors
+/// The database did not answer, or does not allow it to this role.
+pub async fn deployment(args: DeploymentArgs) -> anyhow::Result<ExitCode> {
+    match args.action {
+        DeploymentAction::Show => {
+            let mut connection = connect(&args.database).await?;
+            let shown = look(&mut connection).await?;
+            if args.json {
+                print_json(&shown)?;
+            } else {
+                print(&shown)?;
+            }
+            let held = shown.instances.iter().any(|each| each.held.is_some());
+            let is_copy = shown.recorded.as_ref() != Some(&shown.here);
+            Ok(if is_copy || held {
+                ExitCode::from(DIFFERS)
+            } else {
+                ExitCode::SUCCESS
+            })
+        }
+        DeploymentAction::Declare {
+            word,
+            reason,
+            discard,
+            like,
+            owner,
+        } => {
+            let word = match word {
+                Declaration::Restored => Word::Restored,
+                Declaration::Clone => Word::Clone { discard },
+                Declaration::Moved => Word::Moved,
+                Declaration::Checked => Word::Checked,
+                Declaration::Terms => Word::Terms {
+                    like: like.unwrap_or_default(),
+                },
+            };
+            let mut connection = connect(&owner.of(&args.database)).await?;
+            let declared = declare(&mut connection, word, &reason).await?;
+            if args.json {
+                print_json(&declared)?;
+            } else {
+                match &declared {
+                    Ok(details) => say!("{}: {details}", word.as_str())?,
+                    Err(refused) => say!("refused, nothing was changed: {refused}")?,
+                }
+            }
+            Ok(match declared {
+                Ok(_) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::from(DIFFERS),
+            })
+        }
+    }
+}
+
+async fn connect(settings: &DatabaseSettings) -> Result<PgConnection, sqlx::Error> {
+    let options = settings.connect_options("payment-proxy deployment");
+    Session::SERVICE.connect(&options).await
+}
+
+async fn look(connection: &mut PgConnection) -> Result<Shown, sqlx::Error> {
+    let here = sqlx::query_scalar!(r#"SELECT database_identity() AS "here!""#)
+        .fetch_one(&mut *connection)
+        .await?;
+    let known = sqlx::query!("SELECT identity, asks_first, terms::text AS terms FROM deployment")
+        .fetch_optional(&mut *connection)
+        .await?;
+    let read = |terms: Option<String>| -> Option<MemberTerms> {
+        terms.and_then(|terms| serde_json::from_str(&terms).ok())
+    };
+    let (recorded, asks_first, terms) = match known {
+        Some(known) => (Some(known.identity), known.asks_first, read(known.terms)),
+        None => (None, false, None),
+    };
+    let instances = sqlx::query!(
+        r#"SELECT id, program, held, terms::text AS terms,
+            seen_at BETWEEN now() - $1::interval AND now() + $1::interval AS "alive!"
+        FROM service_instance ORDER BY seen_at DESC"#,
+        interval(INSTANCE_TTL)
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let instances = instances.into_iter().map(|row| {
+        let own = read(row.terms);
+        let differences = own
+            .zip(terms.as_ref())
+            .map(|(own, terms)| own.differences(terms));
+        Instance {
+            id: row.id,
+            program: row.program,
+            alive: row.alive,
+            held: row.held.filter(|_| row.alive),
+            differences: differences.unwrap_or_default(),
+        }
+    });
+    let instances = instances.collect();
+    let declared = sqlx::query_as!(
+        Declared,
+        r#"SELECT said_at AS at, said_by AS by, word, reason, details FROM deployment_word
+        ORDER BY id DESC LIMIT $1"#,
+        WORDS
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    Ok(Shown {
+        recorded,
+        here,
+        asks_first,
+        terms,
+        instances,
+        declared,
+    })
+}
+
+fn print(shown: &Shown) -> std::io::Result<()> {
+    let recorded = shown.recorded.as_deref().unwrap_or("nowhere");
+    say!("recorded in   {recorded}")?;
+    if recorded == shown.here {
+        say!("this is       that database")?;
+    } else {
+        say!("this is       a copy: {}", shown.here)?;
+    }
+    if shown.asks_first {
+        say!("restored      every processor is asked for a payment before its first charge")?;
+    }
+    match &shown.terms {
+        Some(terms) => {
+            for (name, processor) in &terms.processors {
+                say!(
+                    "processor     {name}, fee {}, at {}",
+                    processor.fee,
+                    processor.url
+                )?;
+            }
+            say!(
+                "settings      {} queue, PROCESSOR_TIMEOUT_MS {}, LATE_CHARGE_MS {}",
+                terms.queue_durability,
+                terms.processor_timeout_ms,
+                terms.late_charge_ms
+            )?;
+        }
+        None => say!("terms         the next instance says")?,
+    }
+    for instance in &shown.instances {
+        let program = instance.program.as_deref().unwrap_or("an older program");
+        let state = match (&instance.held, instance.alive) {
+            (Some(held), _) => format!("held: {held}"),
+            (None, true) => "serves".to_owned(),
+            (None, false) => "not alive".to_owned(),
+        };
+        say!("instance      {} ({program}) {state}", instance.id)?;
+        for difference in &instance.differences {
+            say!("              {difference}")?;
+        }
+    }
+    for declared in &shown.declared {
+        let Declared {
+            at,
+            by,
+            word,
+            reason,
+            details,
+        } = declared;
+        say!(
+            "declared      {} by {by}: {word}, {reason:?}: {details}",
+            format_time(*at)
+        )?;
+    }
+    Ok(())
+}
