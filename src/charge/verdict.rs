@@ -129,8 +129,10 @@ impl fmt::Display for Lookup {
                 amount,
                 requested_at,
             } => {
-                let amount =
-                    amount.map_or_else(|| "no amount of ours".to_owned(), |it| it.to_string());
+                let amount = amount.map_or_else(
+                    || "no amount of ours".to_owned(),
+                    |it| format!("amount {it}"),
+                );
                 write!(
                     out,
                     "it has the payment with {amount} of {}",
