@@ -19,10 +19,10 @@ const SETTINGS: [(&str, &str, &str); 27] = [
     ("search_path", "pg_temp, elsewhere", "public, pg_temp"),
     ("row_security", "on", "off"),
     ("synchronous_commit", "off", "on"),
-    ("statement_timeout", "'1ms'", "10s"),
+    ("statement_timeout", "'200ms'", "10s"),
     ("lock_timeout", "'1ms'", "2s"),
     ("idle_in_transaction_session_timeout", "'1ms'", "10s"),
-    ("idle_session_timeout", "'30ms'", "0"),
+    ("idle_session_timeout", "'500ms'", "0"),
     ("timezone", "'Asia/Kathmandu'", "UTC"),
     ("datestyle", "'SQL, DMY'", "ISO, MDY"),
     ("intervalstyle", "'iso_8601'", "postgres"),
@@ -104,6 +104,18 @@ async fn what_statements_rest_on_is_said_by_us_whatever_the_database_has_set() {
     assert_eq!(shown(&pools.claims, "synchronous_commit").await, "on");
     let (_, log) = gateway.stop().await;
     assert!(!log.contains("ERROR"), "{log}");
+}
+
+#[tokio::test]
+async fn a_statement_that_took_too_long_passes_and_says_nothing_of_others() {
+    let database = Database::create().await;
+    let slow = "SET LOCAL statement_timeout = 1; SELECT pg_sleep(1)";
+    let slow = sqlx::raw_sql(slow).execute(&database.pool).await;
+    let error = slow.expect_err("it takes too long");
+    assert!(
+        database::is_transient(&error) && !database::concerns_all(&error),
+        "{error}"
+    );
 }
 
 /// Posts each id again and again while the routing is switched, as whoever is told of nothing does.
