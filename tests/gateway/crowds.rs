@@ -129,12 +129,12 @@ async fn where_files_are_few_idle_clients_leave_some_for_processors_and_the_data
 #[tokio::test]
 async fn running_out_of_files_is_told_of_once_and_is_no_fault_of_a_processor() {
     let (database, default) = (Database::create().await, processor().await);
-    default.processor.set_delay(Duration::from_millis(500));
+    default.processor.set_delay(Duration::from_secs(2));
     // Enough for the database and some clients, and not for as many calls as there are payments.
-    let gateway = with_files(&database, &processors(&[&default]), 72, 72);
+    let gateway = with_files(&database, &processors(&[&default]), 64, 64);
     gateway.until_ready().await;
     let mut ids = Vec::new();
-    for _ in 0..25 {
+    for _ in 0..10 {
         ids.extend(gateway.post_many(8).await);
     }
     eventually("files run out", async || {

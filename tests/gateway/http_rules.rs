@@ -1,5 +1,6 @@
 //! What HTTP allows a client to send, and what it makes of the replies (RFC 9110 and RFC 9112).
 
+use payment_proxy::simulator::Running;
 use reqwest::StatusCode;
 use reqwest::header::AUTHORIZATION;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -17,15 +18,15 @@ async fn ask(gateway: &Gateway, line: &str) -> Reply {
     exchange(gateway, request.as_bytes()).await
 }
 
-async fn gateway() -> (Database, Gateway) {
+async fn gateway() -> (Database, Running, Gateway) {
     let (database, default) = (Database::create().await, processor().await);
     let gateway = Gateway::start(&database, &processors(&[&default]), &[]).await;
-    (database, gateway)
+    (database, default, gateway)
 }
 
 #[tokio::test]
 async fn a_reply_says_which_methods_media_types_and_codings_are_taken() {
-    let (_database, gateway) = gateway().await;
+    let (_database, _default, gateway) = gateway().await;
     let id = Uuid::new_v4();
     assert_eq!(gateway.post(id, CENTS).await, StatusCode::ACCEPTED);
     gateway.until_settled(&[id]).await;
@@ -87,7 +88,7 @@ async fn a_reply_says_which_methods_media_types_and_codings_are_taken() {
 
 #[tokio::test]
 async fn no_cache_keeps_what_is_true_now() {
-    let (_database, gateway) = gateway().await;
+    let (_database, _default, gateway) = gateway().await;
     let id = Uuid::new_v4();
     for (path, status) in [
         ("/livez".to_owned(), 204),
@@ -121,7 +122,7 @@ async fn a_health_check_by_head_says_the_same_as_by_get() {
 
 #[tokio::test]
 async fn a_body_is_asked_for_where_the_client_waits_to_be_asked() {
-    let (_database, gateway) = gateway().await;
+    let (_database, _default, gateway) = gateway().await;
     let body = payment_json(Uuid::new_v4(), CENTS);
     let length = body.len();
     for (expectation, asked) in [
