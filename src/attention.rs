@@ -25,6 +25,8 @@ use crate::claim::interval;
 use crate::database::Look;
 use crate::deployment::INSTANCE_TTL;
 use crate::in_doubt;
+use crate::payment::format_time;
+use crate::switch::{self, Switch};
 
 /// A payment that was accepted longer ago than this and is still open is reported.
 pub const STUCK_AFTER: Duration = Duration::from_secs(60);
@@ -87,7 +89,7 @@ kinds! {
         "see why payments are not settled, or raise QUEUE_LIMIT";
     /// Nothing new is sent anywhere, because operators said so.
     AllProcessorsOff = "all_processors_off", Alarm,
-        "put one back into use: POST /routing/NAME/enable at OPERATOR_LISTEN";
+        "put one back into use: `payment-proxy routing enable NAME --reason TEXT`";
     /// Nothing is charged, by the processors' own word.
     AllProcessorsFailing = "all_processors_failing", Alarm,
         "payments are accepted and wait; ask those who run the processors";
@@ -118,12 +120,15 @@ kinds! {
     /// Programs of several versions.
     Programs = "programs", Watch,
         "finish the update: start the older instances anew";
+    /// Lines of an instance's log are missing.
+    LogLinesDropped = "log_lines_dropped", Watch,
+        "see to the disk or the reader of that instance's standard error; the metric log_lines_dropped_total counts";
     /// Vacuum cannot clean up.
     LongTransaction = "long_transaction", Watch,
         "it keeps vacuum from cleaning the queue: see pg_stat_activity";
     /// An operator took a processor out.
     ProcessorOff = "processor_off", Watch,
-        "put it back into use when its reason is gone: POST /routing/NAME/enable at OPERATOR_LISTEN";
+        "put it back into use when the reason is gone: `payment-proxy routing enable NAME --reason TEXT`";
 }
 
 /// How urgent an item is.
@@ -252,11 +257,7 @@ pub async fn in_database(
     )
     .fetch_all(&mut *connection)
     .await?;
-    let processors = sqlx::query!(
-        r#"SELECT processor, enabled, failing AS "failing?" FROM processor_health ORDER BY processor"#
-    )
-    .fetch_all(&mut *connection)
-    .await?;
+    let switches = switch::list(&mut *connection).await?;
     let (alive, died): (Vec<_>, Vec<_>) = instances.into_iter().partition(|row| row.alive);
     let serving = || alive.iter().filter(|row| row.held.is_none());
     let configured = in_doubt::of_instances(serving().map(|row| row.processors.as_slice()));
@@ -306,32 +307,25 @@ pub async fn in_database(
         items
             .push(Attention::LongTransaction.item(format!("a transaction is open for {age:.0} s")));
     }
-    let used: Vec<_> = processors
+    let (used, off): (Vec<_>, Vec<_>) = switches
         .iter()
-        .filter(|row| is_configured(&row.processor))
-        .collect();
-    let off: Vec<&str> = used
-        .iter()
-        .filter(|row| !row.enabled)
-        .map(|row| row.processor.as_str())
-        .collect();
-    if !off.is_empty() && off.len() == used.len() {
-        items.push(Attention::AllProcessorsOff.item("every processor is switched off"));
-    } else if census.oldest_age_seconds > WAITING_AFTER.as_secs_f64()
-        && !used.is_empty()
-        && used
-            .iter()
-            .all(|row| !row.enabled || row.failing == Some(true))
-    {
+        .filter(|switch| is_configured(&switch.processor))
+        .partition(|switch| switch.enabled);
+    let waiting = census.oldest_age_seconds > WAITING_AFTER.as_secs_f64();
+    if used.is_empty() && !off.is_empty() {
+        let off: Vec<String> = off.iter().map(|switch| switched_off(switch)).collect();
+        items.push(Attention::AllProcessorsOff.item(format!(
+            "every processor is switched off ({})",
+            off.join("; ")
+        )));
+    } else {
+        let off = off.iter().map(|switch| switched_off(switch));
+        items.extend(off.map(|text| Attention::ProcessorOff.item(text)));
+    }
+    if waiting && !used.is_empty() && used.iter().all(|switch| switch.failing == Some(true)) {
         items.push(
             Attention::AllProcessorsFailing
                 .item("every processor that is in use says that it fails, and payments wait"),
-        );
-    }
-    if off.len() < used.len() {
-        items.extend(
-            off.iter()
-                .map(|name| Attention::ProcessorOff.item(format!("{name} is switched off"))),
         );
     }
     items.extend(unreconciled(connection).await?);
@@ -360,6 +354,18 @@ async fn mismatches(connection: &mut PgConnection) -> Result<Option<Item>, sqlx:
     .await?;
     let text = || format!("{held} at a processor that has them otherwise than we sent them");
     Ok((held > 0).then(|| Attention::Mismatch.item(text())))
+}
+
+/// That a processor is switched off, by whom and why.
+fn switched_off(switch: &Switch) -> String {
+    let mut text = format!("{} is switched off", switch.processor);
+    if let (Some(by), Some(at)) = (&switch.switched_by, switch.switched_at) {
+        text.push_str(&format!(" by {by} since {}", format_time(at)));
+    }
+    if let Some(reason) = &switch.reason {
+        text.push_str(&format!(", {reason}"));
+    }
+    text
 }
 
 /// What an instance wrote. What cannot be read was written by a program that is much newer.

@@ -1,19 +1,23 @@
 //! The command line: flags, environment variables, and errors in one line.
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::config::{ListenSettings, LogFormat, MigrateSettings, Settings};
 use crate::operate::{
     ArchiveArgs, DeadLetterArgs, DeploymentArgs, InDoubtArgs, PaymentArgs, ReconcileArgs,
-    RestoreArgs, StatusArgs, SummaryArgs,
+    RestoreArgs, RoutingArgs, StatusArgs, SummaryArgs,
 };
 use crate::simulator;
 use crate::telemetry::DEFAULT_FILTER;
+
+/// The name of the program.
+const PROGRAM: &str = "payment-proxy";
 
 /// Settles each payment on exactly one of several unstable payment processors
 #[derive(Debug, Parser)]
@@ -36,65 +40,102 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run one instance of the gateway
+    #[command(after_help = help(&["serve --listen 0.0.0.0:8080"], "it was stopped", "", "it could not start, or a part of it broke"))]
     Serve(Box<Settings>),
     /// Apply the migrations, the durability of the queue and the rights of the service's role, then exit
+    #[command(after_help = help(&["migrate", "migrate --migrate-database-url postgres://payment_proxy_owner@db/payments"], "done", "", "it could not be done; run it again"))]
     Migrate(Box<MigrateSettings>),
     /// Show how the deployment is: instances, queue, processors, dead letters, database
-    #[command(after_help = exit_codes("nothing wants attention", "something does, and the output says what", "the database does not answer"))]
+    #[command(mut_arg(DURABILITY, hidden), after_help = help(&["status", "status --watch", "status --json | jq .attention"], "nothing wants attention", "something does, and the output says what", "the database does not answer"))]
     Status(Box<StatusArgs>),
     /// Add up what was settled on each processor
-    #[command(after_help = exit_codes("done", NOT_USED, "it could not be done"))]
+    #[command(mut_arg(DURABILITY, hidden), mut_arg("processor_timeout", hidden), mut_arg("processor_ca_file", hidden), after_help = help(&["summary --from 2026-07-10 --to 2026-07-10T12:00", "summary --from 1h"], "done", "", "it could not be done"))]
     Summary(Box<SummaryArgs>),
     /// Tell the life of one payment: accepted, attempts with their reasons, settled or dead
-    #[command(after_help = exit_codes("it is known", "it is not known", "it could not be found out"))]
+    #[command(mut_arg(DURABILITY, hidden), after_help = help(&["payment 4a7901b8-7d26-4d9d-aa19-4dc1c7cf60b3"], "it is known", "it is not known", "it could not be found out"))]
     Payment(Box<PaymentArgs>),
     /// List, show, retry or discard the payments that no processor takes
-    #[command(after_help = exit_codes("done", "an id is not among the dead letters", "it could not be done"))]
+    #[command(mut_arg(DURABILITY, hidden), after_help = help(&["dead-letter list", "dead-letter retry --all", "dead-letter discard --reason \"refunded by hand\" 4a7901b8-7d26-4d9d-aa19-4dc1c7cf60b3"], "done", "an id is not among the dead letters", "it could not be done"))]
     DeadLetter(Box<DeadLetterArgs>),
     /// List payments in doubt that the service cannot end by itself, and record an operator's word on them
-    #[command(after_help = exit_codes("done", "a payment was not decided, and the output says why", "it could not be done"))]
+    #[command(mut_arg(DURABILITY, hidden), after_help = help(&["in-doubt list --processor old", "in-doubt charged --reason \"their support, by phone\" --file ids.txt --dry-run", "in-doubt not-charged --reason \"not in their export\" --yes 4a7901b8-7d26-4d9d-aa19-4dc1c7cf60b3"], "done", "a payment was not decided, and the output says why", "it could not be done"))]
     InDoubt(Box<InDoubtArgs>),
     /// Show which database the deployment lives in and on what terms, or declare what it is
-    #[command(after_help = exit_codes("done, and all instances serve", "something is held, or the declaration was refused", "it could not be done"))]
+    #[command(mut_arg(DURABILITY, hidden), after_help = help(&["deployment show"], "done, and all instances serve", "something is held, or the declaration was refused", "it could not be done"))]
     Deployment(Box<DeploymentArgs>),
+    /// Show which processors are in use, by whom they were switched and why; take one out of use, or put it back
+    #[command(mut_arg(DURABILITY, hidden), after_help = help(&["routing", "routing disable fallback --reason \"they have maintenance until 5\"", "routing enable fallback --reason \"they are back\""], "done", "there is no such processor", "it could not be done"))]
+    Routing(Box<RoutingArgs>),
     /// Compare our books with the processors' records
-    #[command(after_help = exit_codes("they agree, at the end", "they differ", "it could not be done, or a processor did not say"))]
+    #[command(mut_arg(DURABILITY, hidden), after_help = help(&["reconcile --from 2026-07-10 --to 2026-07-11", "reconcile --repair --from 1h"], "they agree, at the end", "they differ", "it could not be done, or a processor did not say"))]
     Reconcile(Box<ReconcileArgs>),
     /// Move the settled payments of past months out of the books, to files, while the service runs
-    #[command(after_help = exit_codes("done", "a month could not be archived, or not all of it", "it could not be done; run it again"))]
+    #[command(mut_arg(DURABILITY, hidden), after_help = help(&["archive --before 2026-08 --to /srv/archive --dry-run"], "done", "a month could not be archived, or not all of it", "it could not be done; run it again"))]
     Archive(Box<ArchiveArgs>),
     /// Take an archived month back from its file into the ledger, in one transaction, while the service runs
-    #[command(after_help = exit_codes("done", "it was refused, and nothing was changed", "it could not be done, and nothing was changed unless the error says otherwise"))]
+    #[command(mut_arg(DURABILITY, hidden), after_help = help(&["restore 2026-07 --from /srv/archive --dry-run"], "done", "it was refused, and nothing was changed", "it could not be done, and nothing was changed unless the error says otherwise"))]
     Restore(Box<RestoreArgs>),
     /// Ask the instance that listens on LISTEN whether it is ready
-    #[command(after_help = exit_codes("it is", NOT_USED, "it is not, or does not answer"))]
+    #[command(after_help = help(&["probe --listen 127.0.0.1:8080"], "it is", "", "it is not, or does not answer"))]
     Probe(ListenSettings),
-    /// Print what makes a shell complete these commands, e.g. for bash: source <(payment-proxy completions bash)
+    /// Print what makes a shell complete these commands
+    #[command(after_help = help(&["completions bash > /etc/bash_completion.d/payment-proxy"], "done", "", "it could not be done"))]
     Completions {
         /// The shell
         shell: Shell,
     },
+    /// Write a man page for each of these commands
+    #[command(after_help = help(&["man /usr/local/share/man/man1"], "done", "", "it could not be done"))]
+    Man {
+        /// The folder, which is made where there is none
+        folder: PathBuf,
+    },
     /// Run a simulated payment processor
+    #[command(after_help = help(&["simulate-processor --listen 127.0.0.1:8001"], "it was stopped", "", "it could not start"))]
     SimulateProcessor(Box<simulator::Args>),
 }
 
-/// The exit codes of a command, for its help.
-fn exit_codes(zero: &str, one: &str, two: &str) -> String {
+/// What commands that only look do not read.
+const DURABILITY: &str = "queue_durability";
+
+/// Leaves an argument out of the help of a command that does not read it.
+fn hidden(argument: Arg) -> Arg {
+    argument.hide(true)
+}
+
+/// Examples and exit codes of a command, for its help; an empty meaning is a code that it does not have.
+fn help(examples: &[&str], zero: &str, one: &str, two: &str) -> String {
     let codes = [(0, zero), (1, one), (2, two)].into_iter();
-    let used = codes.filter(|(_, meaning)| *meaning != NOT_USED);
+    let used = codes.filter(|(_, meaning)| !meaning.is_empty());
     let meanings: Vec<String> = used
         .map(|(code, meaning)| format!("{code} {meaning}"))
         .collect();
-    format!("Exit code: {}", meanings.join("; "))
+    let examples: String = examples
+        .iter()
+        .map(|example| format!("  payment-proxy {example}\n"))
+        .collect();
+    format!(
+        "Examples:\n{examples}\nExit code: {}; 130 or 143 where a signal ended it",
+        meanings.join("; ")
+    )
 }
 
-/// An exit code that a command does not have.
-const NOT_USED: &str = "";
-
 impl Cli {
-    /// Writes the completions of a shell.
-    pub fn complete(shell: Shell, out: &mut impl Write) {
-        clap_complete::generate(shell, &mut Self::command(), "payment-proxy", out);
+    /// What makes a shell complete the commands.
+    #[must_use]
+    pub fn completions(shell: Shell) -> String {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Self::command(), PROGRAM, &mut script);
+        String::from_utf8_lossy(&script).into_owned()
+    }
+
+    /// Writes a man page for each command into a folder, which is made where there is none.
+    ///
+    /// # Errors
+    /// They cannot be written there.
+    pub fn man_pages(folder: &Path) -> io::Result<()> {
+        std::fs::create_dir_all(folder)?;
+        clap_mangen::generate_to(Self::command().name(PROGRAM), folder)
     }
 
     /// Reads arguments and environment.

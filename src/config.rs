@@ -22,6 +22,7 @@ pub struct DatabaseSettings {
     /// Where PostgreSQL is, as a URL; its password is never logged
     #[arg(
         long,
+        global = true,
         env = "DATABASE_URL",
         value_name = "DATABASE_URL",
         hide_env_values = true,
@@ -32,6 +33,7 @@ pub struct DatabaseSettings {
     /// The password, which then need not be in the URL, where some characters mean something else
     #[arg(
         long,
+        global = true,
         env = "DATABASE_PASSWORD",
         value_name = "DATABASE_PASSWORD",
         hide_env_values = true
@@ -41,13 +43,14 @@ pub struct DatabaseSettings {
     /// A file that holds the password; it goes before DATABASE_PASSWORD
     #[arg(
         long,
+        global = true,
         env = "DATABASE_PASSWORD_FILE",
         value_name = "DATABASE_PASSWORD_FILE"
     )]
     pub database_password_file: Option<InFile<Password>>,
 
     /// Whether accepted payments survive a crash of the database server, at the cost of speed
-    #[arg(long, env = "QUEUE_DURABILITY", value_name = "QUEUE_DURABILITY", value_enum, default_value_t = QueueDurability::Unlogged)]
+    #[arg(long, global = true, env = "QUEUE_DURABILITY", value_name = "QUEUE_DURABILITY", value_enum, default_value_t = QueueDurability::Unlogged)]
     pub queue_durability: QueueDurability,
 }
 

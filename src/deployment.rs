@@ -347,25 +347,8 @@ struct Synced {
     next_poll_in: Duration,
 }
 
-/// Takes a processor out of use, or puts it back, for all instances and until it is said otherwise.
-/// Returns false where no instance has ever heard of it.
-///
-/// # Errors
-/// The database did not confirm.
-pub async fn switch(pool: &PgPool, processor: &str, enabled: bool) -> Result<bool, sqlx::Error> {
-    let switched = sqlx::query!(
-        "UPDATE processor_health SET enabled = $2 WHERE processor = $1",
-        processor,
-        enabled
-    )
-    .execute(pool)
-    .await?;
-    hint_others(pool).await;
-    Ok(switched.rows_affected() == 1)
-}
-
 /// Tells all instances that there is something to read, if hints arrive at all.
-async fn hint_others(pool: &PgPool) {
+pub(crate) async fn hint_others(pool: &PgPool) {
     let hint = sqlx::query("SELECT pg_notify($1, '')").bind(CHANNEL);
     if let Err(error) = within(hint.execute(pool)).await {
         tracing::debug!(error = %error, "no hint given");

@@ -34,6 +34,23 @@ pub struct Author {
     pub reason: String,
 }
 
+impl Author {
+    /// Who calls the operators' API says who he is and why, or does not.
+    #[must_use]
+    pub fn of_api(name: &str, reason: &str) -> Self {
+        // The database takes no NUL, and a terminal no other of these.
+        let plain = |text: &str| text.replace(char::is_control, " ");
+        let given = |text: &str, otherwise: &str| match plain(text).trim() {
+            "" => otherwise.to_owned(),
+            text => text.to_owned(),
+        };
+        Self {
+            name: given(name, "an operator of the API"),
+            reason: given(reason, "no reason was given"),
+        }
+    }
+}
+
 /// A payment in doubt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -169,7 +186,8 @@ pub async fn decide(
 /// The database did not answer.
 pub async fn configured(connection: &mut PgConnection) -> Result<Option<Vec<String>>, sqlx::Error> {
     let instances = sqlx::query_scalar!(
-        "SELECT processors FROM service_instance WHERE seen_at > now() - $1::interval",
+        "SELECT processors FROM service_instance
+        WHERE seen_at BETWEEN now() - $1::interval AND now() + $1::interval",
         interval(INSTANCE_TTL)
     )
     .fetch_all(connection)
@@ -271,6 +289,14 @@ fn tell(told: &mut BTreeMap<String, Instant>, stranded: &BTreeMap<String, i64>, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_author_of_the_api_has_a_name_and_a_reason_that_can_be_kept() {
+        let author = Author::of_api("", "\0\n");
+        assert!(!author.name.is_empty() && author.reason == "no reason was given");
+        assert_eq!(Author::of_api("a\0b", " so ").reason, "so");
+        assert_eq!(Author::of_api("a\0b", "so").name, "a b");
+    }
 
     #[test]
     fn a_processor_counts_as_removed_only_where_every_living_instance_says_its_own() {

@@ -25,6 +25,8 @@
 //! - Where a payment may have been charged is written down before the first byte is sent.
 //! - A payment that a processor charged is booked with the stamp that the processor recorded.
 
+#![warn(clippy::print_stdout, clippy::print_stderr)] // Nobody may read it: see `operate::output`.
+
 pub mod accept;
 pub mod archive;
 pub mod attention;
@@ -55,6 +57,7 @@ pub mod serve;
 pub mod settle;
 pub mod simulator;
 pub mod summary;
+pub mod switch;
 pub mod telemetry;
 pub mod tls;
 pub mod together;

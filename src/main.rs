@@ -1,12 +1,15 @@
 //! The command line of `payment-proxy`.
 
-use std::io::{Write as _, stderr, stdout};
+use std::io::{self, Write as _, stderr};
 use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
 
 use mimalloc::MiMalloc;
 use payment_proxy::cli::{Cli, Command};
+use payment_proxy::operate::output;
 use payment_proxy::telemetry::{LogWriter, Process};
-use payment_proxy::{database, environment, operate, probe, serve, simulator, telemetry, tls};
+use payment_proxy::{environment, operate, probe, serve, simulator, telemetry, tls};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -22,12 +25,13 @@ fn main() -> ExitCode {
     let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
-            // Where nobody reads it the exit code tells.
-            let _ = match error.code {
-                0 => stdout().write_all(error.text.as_bytes()),
-                _ => stderr().write_all(error.text.as_bytes()),
+            return match error.code {
+                0 => printed(output::print(&error.text)),
+                code => {
+                    output::complain(&error.text);
+                    ExitCode::from(code)
+                }
             };
-            return ExitCode::from(error.code);
         }
     };
     let process = match cli.command {
@@ -39,6 +43,44 @@ fn main() -> ExitCode {
         Err(error) => return failed(None, &error),
     };
     run(cli).unwrap_or_else(|error| failed(log.as_ref(), &error))
+}
+
+/// How long a command that shows one look after the other has to give the terminal back after a signal.
+const GRACE: Duration = Duration::from_millis(700);
+
+/// Ends a command at SIGINT or SIGTERM with the exit code of a process that a signal ended, whatever it waits for: a
+/// database or a processor that is silent, a lock, a name server, a person. What it had begun is undone, or goes on when
+/// it is run again, as after a crash.
+fn end_at_a_signal(grace: Duration) -> io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let (mut interrupt, mut terminate) = {
+        let _entered = runtime.enter();
+        (
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+        )
+    };
+    let wait = async move {
+        let code = tokio::select! {
+            _ = interrupt.recv() => 128 + SignalKind::interrupt().as_raw_value(),
+            _ = terminate.recv() => 128 + SignalKind::terminate().as_raw_value(),
+        };
+        tokio::time::sleep(grace).await;
+        std::process::exit(code)
+    };
+    let waiting = move || runtime.block_on(wait);
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(waiting)?;
+    Ok(())
+}
+
+/// Success, if it could be printed.
+fn printed(outcome: io::Result<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(None, &anyhow::Error::new(error).context("cannot print")),
+    }
 }
 
 /// Says why nothing came of it; a service does not wait for whoever reads that.
@@ -63,6 +105,12 @@ fn runtime(threads: usize) -> std::io::Result<Runtime> {
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match &cli.command {
+        // They end in order.
+        Command::Serve(_) | Command::SimulateProcessor(_) => {}
+        Command::Status(args) if args.watch.is_some() => end_at_a_signal(GRACE)?,
+        _ => end_at_a_signal(Duration::ZERO)?,
+    }
     tls::provide();
     let threads = match &cli.command {
         Command::Serve(settings) => settings.worker_threads.get(),
@@ -82,7 +130,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         };
         match cli.command {
             Command::Serve(settings) => serve::serve(*settings, shutdown).await?,
-            Command::Migrate(settings) => database::migrate(&settings).await?,
+            Command::Migrate(settings) => operate::migrate(&settings).await?,
             Command::Status(args) => return operate::status(*args, shutdown).await,
             Command::Summary(args) => return operate::summary(*args).await,
             Command::Payment(args) => return operate::payment(*args).await,
@@ -92,7 +140,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Reconcile(args) => return operate::reconcile(*args).await,
             Command::Archive(args) => return operate::archive(*args).await,
             Command::Restore(args) => return operate::restore(*args).await,
-            Command::Completions { shell } => Cli::complete(shell, &mut std::io::stdout().lock()),
+            Command::Routing(args) => return operate::routing(*args).await,
+            Command::Completions { shell } => output::print(&Cli::completions(shell))?,
+            Command::Man { folder } => Cli::man_pages(&folder)?,
             Command::Probe(settings) => probe::probe(&settings.listen)?,
             Command::SimulateProcessor(args) => simulator::run(*args, shutdown).await?,
         }

@@ -54,7 +54,11 @@ pub enum Ours {
 
 /// What is wrong with a payment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase", tag = "kind")]
+#[serde(
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase",
+    tag = "kind"
+)]
 pub enum Difference {
     /// More than one processor has it.
     ChargedTwice {

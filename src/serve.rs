@@ -33,6 +33,7 @@ use crate::metrics::Scrape;
 use crate::room::Room;
 use crate::route::{Policy, Router, SharedRouter, Terms};
 use crate::settle::{self, Returned, SETTLE_BACKLOG};
+use crate::telemetry;
 use crate::telemetry::LOG_DRAIN;
 use crate::together::Together;
 use crate::trace;
@@ -131,6 +132,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     own.add(settle::charged_twice);
     let unrecorded = Arc::clone(&worker.returned.unrecorded);
     own.add(move || unrecorded.attention());
+    own.add(telemetry::lines_dropped);
     let stepped = Arc::clone(&clock);
     own.add(move || stepped.attention(tokio::time::Instant::now()));
     let held = Arc::clone(&admission);
@@ -172,6 +174,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         allow_purge: settings.purge.allow_purge,
         unrecorded: Arc::clone(&worker.returned.unrecorded),
         started: Arc::clone(&started),
+        readiness: Arc::default(),
         stopping: Arc::clone(&stopping),
     };
     let address = &settings.listen.listen;

@@ -420,7 +420,7 @@ impl Anomaly {
 
 /// That this instance saw payments charged twice, since its start.
 pub(crate) fn charged_twice() -> Option<Item> {
-    let payments = COUNTS.charged_twice.get();
+    let payments = COUNTS.charged_twice.value();
     let noun = if payments == 1 { "payment" } else { "payments" };
     (payments > 0).then(|| {
         Attention::ChargedTwice.item(format!("{payments} {noun} charged by two processors"))

@@ -68,6 +68,18 @@ fn every_guarantee_names_a_test_that_exists() {
     assert!(guarantees > 10, "the table was not found");
 }
 
+#[test]
+fn the_runbook_explains_every_item_of_what_wants_attention() {
+    let runbook = include_str!("../docs/operations.md");
+    for kind in payment_proxy::attention::Attention::ALL {
+        let heading = format!("\n### {}\n", kind.name());
+        let explained = runbook.split(&heading).nth(1);
+        let explained = explained.and_then(|rest| rest.split("\n### ").next());
+        let words = explained.map_or(0, |text| text.split_whitespace().count());
+        assert!(words > 8, "{} is not explained", kind.name());
+    }
+}
+
 /// All Rust sources of the package.
 fn sources(root: &std::path::Path) -> String {
     let mut text = String::new();

@@ -49,7 +49,8 @@ const RIGHTS: &str = "
     GRANT UPDATE (terms, terms_at) ON deployment TO {role};
     GRANT EXECUTE ON FUNCTION deployment_find(), database_identity() TO {role};
     GRANT INSERT, UPDATE ON processor_health TO {role};
-    GRANT EXECUTE ON FUNCTION decide_in_doubt, discard_dead_letters, count_accepted TO {role};
+    GRANT EXECUTE ON FUNCTION decide_in_doubt, discard_dead_letters, switch_processor, count_accepted
+        TO {role};
     GRANT INSERT, DELETE ON operator_session_revoked TO {role};
     GRANT INSERT ON reconcile_run TO {role};
     GRANT INSERT, UPDATE, DELETE ON reconcile_finding TO {role}";

@@ -5,6 +5,7 @@ mod file;
 pub mod live;
 mod openapi;
 mod operator;
+mod parameters;
 mod patience;
 mod payments;
 mod probes;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use axum::Router;
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use sqlx::PgPool;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -31,6 +32,7 @@ use utoipa_axum::routes;
 pub(crate) use openapi::Amount;
 pub use openapi::DOCUMENT_PATH;
 pub use operator::OperatorApi;
+pub use probes::Readiness;
 pub use problem::Problem;
 pub use problem_kind::{PROBLEMS_PATH, ProblemKind};
 pub use reference::PAGE_PATH;
@@ -69,6 +71,8 @@ pub struct Api {
     pub unrecorded: Arc<Unrecorded>,
     /// Whether the instance has found its database prepared, and claims payments.
     pub started: Arc<AtomicBool>,
+    /// Asks the database whether it takes payments.
+    pub readiness: Arc<Readiness>,
     /// Whether the instance is shutting down.
     pub stopping: Arc<AtomicBool>,
 }
@@ -95,7 +99,11 @@ impl Api {
         let router = OpenApiRouter::new()
             .routes(routes!(payments::get))
             .routes(routes!(summary::get))
-            .routes(routes!(purge::post))
+            .routes(routes!(purge::post));
+        let parameters = parameters::of(router.get_openapi());
+        let router = router
+            .layer(from_fn_with_state(parameters, parameters::check))
+            // Whatever a load balancer adds to them, an instance that is well is well.
             .routes(routes!(probes::live))
             .routes(routes!(probes::ready))
             .layer(from_fn(problem::in_time))

@@ -10,22 +10,26 @@ use axum::http::header::CONTENT_TYPE;
 use axum::middleware;
 use axum::response::IntoResponse;
 use axum::{Json, Router};
+use serde::Deserialize;
 use sqlx::PgPool;
+use utoipa::ToSchema;
 use utoipa::openapi::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::live::{self, Feed, Simulator};
-use super::problem::{DATABASE, OPERATOR, problems};
+use super::problem::{BODY, DATABASE, OPERATOR, Optional, problems};
 use super::{
-    Api, Problem, ProblemKind, Revoked, WrongTokens, file, openapi, problem, reference, session,
+    Api, Problem, ProblemKind, Revoked, WrongTokens, file, openapi, parameters, problem, reference,
+    session,
 };
 use crate::attention::Item;
 use crate::config::OperatorToken;
-use crate::deployment;
+use crate::in_doubt::Author;
 use crate::metrics::Scrape;
 use crate::route::{Explanation, SharedRouter};
+use crate::switch::{self, Switch};
 
 /// What Prometheus asks for. Its token opens nothing else.
 const METRICS: &str = "/metrics";
@@ -113,9 +117,15 @@ impl OperatorApi {
             .routes(routes!(metrics))
             .routes(routes!(attention))
             .routes(routes!(explain))
+            .routes(routes!(switches))
             .routes(routes!(disable))
             .routes(routes!(enable))
             .merge(live::routes());
+        let parameters = parameters::of(router.get_openapi());
+        let router = router.layer(middleware::from_fn_with_state(
+            parameters,
+            parameters::check,
+        ));
         let about = "What the router knows of the processors, switches to take one out of use, and what \
             the live page at / calls. Every call bears the operator's token, or the cookie of a browser \
             that said it.";
@@ -136,7 +146,16 @@ impl OperatorApi {
 
     /// How a browser gets in, so these are open.
     fn sessions() -> OpenApiRouter<Self> {
-        OpenApiRouter::new().routes(routes!(session::show, session::sign_in, session::sign_out))
+        let router = OpenApiRouter::new().routes(routes!(
+            session::show,
+            session::sign_in,
+            session::sign_out
+        ));
+        let parameters = parameters::of(router.get_openapi());
+        router.layer(middleware::from_fn_with_state(
+            parameters,
+            parameters::check,
+        ))
     }
 
     /// Whether whoever bears that token may ask for that path.
@@ -147,9 +166,21 @@ impl OperatorApi {
 }
 
 problems!(pub(super) OperatorProblems: OPERATOR);
+problems!(pub(super) SwitchListProblems: OPERATOR, DATABASE);
 problems!(
-    pub(super) SwitchProblems: OPERATOR, DATABASE, [ProblemKind::ProcessorNotFound]
+    pub(super) SwitchProblems: OPERATOR, DATABASE, BODY, [ProblemKind::ProcessorNotFound]
 );
+
+/// Which processors are in use, and who switched them, when and why
+///
+/// All that an instance has ever asked, those that are not configured any more included.
+#[utoipa::path(
+    get, path = "/routing/switches", tag = "routing", operation_id = "listSwitches",
+    responses((status = 200, description = "By name", body = Vec<Switch>), SwitchListProblems)
+)]
+async fn switches(State(api): State<OperatorApi>) -> Result<Json<Vec<Switch>>, Problem> {
+    Ok(Json(switch::list(&mut *api.pool.acquire().await?).await?))
+}
 
 /// What Prometheus collects
 ///
@@ -192,7 +223,7 @@ async fn explain(State(api): State<OperatorApi>) -> Json<Explanation> {
 /// Payments that it may have charged already stay with it.
 #[utoipa::path(
     post, path = "/routing/{processor}/disable", tag = "routing", operation_id = "disableProcessor",
-    params(("processor" = String, Path, description = "Its name")),
+    params(("processor" = String, Path, description = "Its name")), request_body = Option<SwitchReason>,
     responses(
         (status = 204, description = "All instances know it within a second"),
         SwitchProblems,
@@ -201,8 +232,9 @@ async fn explain(State(api): State<OperatorApi>) -> Json<Explanation> {
 async fn disable(
     State(api): State<OperatorApi>,
     processor: Result<Path<String>, PathRejection>,
+    Optional(why): Optional<SwitchReason>,
 ) -> Result<StatusCode, Problem> {
-    switch(&api, processor, false).await
+    switch(&api, processor, false, why).await
 }
 
 /// Puts a processor back into use, for all instances
@@ -210,7 +242,7 @@ async fn disable(
 /// Putting one into use that is in use changes nothing.
 #[utoipa::path(
     post, path = "/routing/{processor}/enable", tag = "routing", operation_id = "enableProcessor",
-    params(("processor" = String, Path, description = "Its name")),
+    params(("processor" = String, Path, description = "Its name")), request_body = Option<SwitchReason>,
     responses(
         (status = 204, description = "All instances know it within a second"),
         SwitchProblems,
@@ -219,19 +251,34 @@ async fn disable(
 async fn enable(
     State(api): State<OperatorApi>,
     processor: Result<Path<String>, PathRejection>,
+    Optional(why): Optional<SwitchReason>,
 ) -> Result<StatusCode, Problem> {
-    switch(&api, processor, true).await
+    switch(&api, processor, true, why).await
+}
+
+/// Why a processor is switched, and by whom: kept, and shown to all operators
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct SwitchReason {
+    /// Why
+    #[serde(default)]
+    reason: String,
+    /// Who switches it
+    #[serde(default)]
+    by: String,
 }
 
 async fn switch(
     api: &OperatorApi,
     processor: Result<Path<String>, PathRejection>,
     enabled: bool,
+    why: SwitchReason,
 ) -> Result<StatusCode, Problem> {
     // What is not text is no name of a processor.
     let processor = &processor.map(|Path(name)| name).unwrap_or_default();
     let configured = api.processors.iter().any(|name| name == processor);
-    if configured && deployment::switch(&api.pool, processor, enabled).await? {
+    let author = Author::of_api(&why.by, &why.reason);
+    if configured && switch::set(&api.pool, processor, enabled, &author).await? {
         return Ok(StatusCode::NO_CONTENT);
     }
     let names = api.processors.join(", ");

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::problem::{self, BODY, DATABASE, problems};
-use super::{Amount, Api, Problem, ProblemKind};
+use super::{Amount, Api, Problem, ProblemKind, parameters};
 use crate::accept::{Accepted, NotAccepted};
 use crate::database::Condition;
 use crate::metrics::COUNTS;
@@ -23,7 +23,8 @@ use crate::trace::{self, TRACEPARENT, Traceparent};
 
 problems!(
     pub(super) PostProblems: BODY, DATABASE,
-    [ProblemKind::AmountConflict, ProblemKind::QueueFull, ProblemKind::OutcomeUnknown]
+    [ProblemKind::AmountConflict, ProblemKind::QueueFull, ProblemKind::OutcomeUnknown,
+        ProblemKind::InvalidParameter]
 );
 problems!(
     pub(super) GetProblems: DATABASE, [ProblemKind::InvalidParameter, ProblemKind::PaymentNotFound]
@@ -46,11 +47,13 @@ pub(super) async fn post(
     request: Request,
 ) -> Result<StatusCode, Problem> {
     let content_type = check_content_type(request.headers());
+    let parameters = parameters::only(request.uri(), &[]);
     let traceparent = traceparent(request.headers());
     // It is read whatever it is: a connection with half a request on it cannot be used again.
     let body = problem::read(request.into_body()).await;
     content_type.inspect_err(|_| COUNTS.refused.media_type.add(1))?;
     let body = body.inspect_err(|_| COUNTS.refused.body.add(1))?;
+    parameters.inspect_err(|_| COUNTS.refused.invalid.add(1))?;
     let mut payment = Payment::from_json(&body).map_err(|invalid| {
         let (kind, refused) = match invalid {
             InvalidPayment::Malformed(_) => (ProblemKind::MalformedBody, &COUNTS.refused.malformed),

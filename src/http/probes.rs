@@ -2,12 +2,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use sqlx::PgPool;
+use tokio::sync::Mutex;
 
 use super::problem::problems;
 use super::{Api, Problem, ProblemKind};
+use crate::database::Look;
+
+/// How long the database has to answer. Whoever asks has the reply within a second.
+const READY_WITHIN: Duration = Duration::from_millis(900);
 
 problems!(pub(super) NotReady: [ProblemKind::Unavailable]);
 
@@ -41,22 +48,50 @@ pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<StatusCode, Pro
     if let Some(condition) = api.acceptor.failing() {
         return Err(Problem::unavailable(condition.to_string()));
     }
-    match crate::database::check_ready(&api.pool).await {
-        Ok(()) if !api.started.load(Ordering::Relaxed) => {
-            let reason = "the instance has not started: its log says what it waits for".to_owned();
-            Err(Problem::unavailable(admission.held().unwrap_or(reason)))
-        }
-        Ok(()) => match (admission.held(), api.unrecorded.now()) {
-            (None, None) => Ok(StatusCode::NO_CONTENT),
-            (Some(reason), _) => Err(Problem::unavailable(reason)),
-            (None, Some((payments, condition))) => Err(Problem::unavailable(format!(
-                "{condition}: what became of {payments} payments cannot be recorded yet"
-            ))),
-        },
+    let readiness = &api.readiness;
+    let asking = async {
+        readiness
+            .0
+            .lock()
+            .await
+            .answer(READY_WITHIN, || ask(api.pool.clone()))
+            .await
+    };
+    let refusal = match tokio::time::timeout(READY_WITHIN, asking).await {
+        Ok(Some(answer)) => answer?,
+        // What it answers later counts when somebody asks again.
+        Ok(None) | Err(_) => Some("the database does not answer".to_owned()),
+    };
+    if let Some(detail) = refusal {
+        return Err(Problem::unavailable(detail));
+    }
+    if let Some(reason) = admission.held() {
+        return Err(Problem::unavailable(reason));
+    }
+    if !api.started.load(Ordering::Relaxed) {
+        return Err(Problem::unavailable(
+            "the instance has not started: its log says what it waits for",
+        ));
+    }
+    match api.unrecorded.now() {
+        None => Ok(StatusCode::NO_CONTENT),
+        Some((payments, condition)) => Err(Problem::unavailable(format!(
+            "{condition}: what became of {payments} payments cannot be recorded yet"
+        ))),
+    }
+}
+
+/// Why the database takes no payments, in our words. None: it takes them.
+async fn ask(pool: PgPool) -> Result<Option<String>, sqlx::Error> {
+    match crate::database::check_ready(&pool).await {
+        Ok(()) => Ok(None),
         Err(error) => {
             tracing::debug!(error = %error, "not ready");
-            let condition = error.condition(&api.pool).await;
-            Err(Problem::unavailable(condition.to_string()))
+            Ok(Some(error.condition(&pool).await.to_string()))
         }
     }
 }
+
+/// The look at the database that is under way, one for all who ask whether the instance is ready.
+#[derive(Debug, Default)]
+pub struct Readiness(Mutex<Look<Option<String>>>);

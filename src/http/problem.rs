@@ -126,9 +126,13 @@ pub(super) const BODY: [ProblemKind; 6] = [
     UnsupportedContentCoding,
     InvalidField,
 ];
-/// What any request of somebody who is no operator is answered.
-pub(super) const OPERATOR: [ProblemKind; 3] =
-    [TokenMissingOrWrong, ForeignPage, TooManyWrongTokens];
+/// What any request to the operators' API may be answered.
+pub(super) const OPERATOR: [ProblemKind; 4] = [
+    TokenMissingOrWrong,
+    ForeignPage,
+    TooManyWrongTokens,
+    InvalidParameter,
+];
 
 /// An error reply whose `detail` tells the caller what to change.
 #[derive(Debug)]
@@ -199,16 +203,36 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Fields<T> {
         // It is read whatever it is: a connection with half a request on it cannot be used again.
         let body = read(request.into_body()).await?;
         content_type?;
-        // An array is not an object, though serde takes it for the fields in their order.
-        let object: Map<String, Value> =
-            serde_json::from_slice(&body).map_err(|error| match error.is_data() {
-                true => Problem::new(InvalidField, "expected a JSON object"),
-                false => Problem::new(MalformedBody, format!("the body is not JSON: {error}")),
-            })?;
-        serde_json::from_value(Value::Object(object))
-            .map(Self)
-            .map_err(|error| Problem::new(InvalidField, error.to_string()))
+        fields(&body).map(Self)
     }
+}
+
+/// The fields of a JSON object, or their defaults where there is no body or `null`.
+pub(super) struct Optional<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for Optional<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let content_type = check_content_type(request.headers());
+        let body = read(request.into_body()).await?;
+        if body.is_empty() || *body == *b"null" {
+            return Ok(Self(T::default()));
+        }
+        content_type?;
+        fields(&body).map(Self)
+    }
+}
+
+fn fields<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    // An array is not an object, though serde takes it for the fields in their order.
+    let object: Map<String, Value> =
+        serde_json::from_slice(body).map_err(|error| match error.is_data() {
+            true => Problem::new(InvalidField, "expected a JSON object"),
+            false => Problem::new(MalformedBody, format!("the body is not JSON: {error}")),
+        })?;
+    serde_json::from_value(Value::Object(object))
+        .map_err(|error| Problem::new(InvalidField, error.to_string()))
 }
 
 impl From<sqlx::Error> for Problem {

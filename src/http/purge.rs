@@ -9,7 +9,7 @@ use super::problem::{DATABASE, problems};
 use super::{Api, Problem, ProblemKind};
 use crate::database::is_not_allowed;
 
-problems!(pub(super) PurgeProblems: [ProblemKind::PurgeNotAllowed], DATABASE);
+problems!(pub(super) PurgeProblems: [ProblemKind::PurgeNotAllowed, ProblemKind::InvalidParameter], DATABASE);
 
 /// Deletes all payments, where that is allowed
 ///

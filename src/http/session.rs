@@ -120,6 +120,7 @@ pub(super) struct SignIn {
     token: String,
 }
 
+problems!(pub(super) SessionProblems: [ProblemKind::InvalidParameter]);
 problems!(pub(super) SignInProblems: OPERATOR, BODY);
 
 /// Gives a browser that knows the token a cookie
@@ -149,7 +150,9 @@ pub(super) async fn sign_in(
     Ok((StatusCode::NO_CONTENT, [(SET_COOKIE, cookie)]).into_response())
 }
 
-problems!(pub(super) SignOutProblems: [ProblemKind::ForeignPage], DATABASE);
+problems!(
+    pub(super) SignOutProblems: [ProblemKind::ForeignPage, ProblemKind::InvalidParameter], DATABASE
+);
 
 /// Ends the session of a browser, at every instance
 ///
@@ -186,7 +189,7 @@ pub(super) struct Session {
 /// Whether its cookie is one that was given, has not ended and was not taken back.
 #[utoipa::path(
     get, path = "/session", tag = "session", operation_id = "getSession", security(()),
-    responses((status = 200, description = "Whether the cookie is good", body = Session))
+    responses((status = 200, description = "Whether the cookie is good", body = Session), SessionProblems)
 )]
 pub(super) async fn show(State(api): State<OperatorApi>, headers: HeaderMap) -> Json<Session> {
     Json(Session {

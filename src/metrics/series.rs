@@ -20,12 +20,6 @@ impl Total {
         self.0.fetch_add(events, Ordering::Relaxed);
     }
 
-    /// How many there have been since the start of this process.
-    #[must_use]
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
     /// So many more, as a batch has them.
     pub fn add_batch(&self, events: usize) {
         self.add(events as u64);

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::DIFFERS;
 use super::output::{print_json, say};
+use super::{DIFFERS, naming};
 use crate::archive::{self as months, Archived, Month, State};
 use crate::config::{DatabaseSettings, OwnerSettings};
 
@@ -39,7 +39,8 @@ pub struct ArchiveArgs {
 /// As [`months::archive`].
 pub async fn archive(args: ArchiveArgs) -> anyhow::Result<ExitCode> {
     let settings = args.owner.of(&args.database);
-    let archived = months::archive(&settings, args.before, &args.to, args.dry_run).await?;
+    let archived = months::archive(&settings, args.before, &args.to, args.dry_run).await;
+    let archived = archived.map_err(|error| naming(&settings, error))?;
     if args.json {
         print_json(&archived)?;
     } else {

@@ -7,9 +7,8 @@ use clap::{Args, Subcommand};
 use uuid::Uuid;
 
 use super::output::{confirm, print_json, say};
-use super::{DIFFERS, UNNAMED, table};
+use super::{DIFFERS, UNNAMED, connect, table_with_texts};
 use crate::config::DatabaseSettings;
-use crate::database::Pools;
 use crate::dead_letter::{self as store, DeadLetter};
 use crate::in_doubt::Author;
 use crate::payment::format_time;
@@ -72,7 +71,7 @@ pub enum DeadLetterAction {
 /// # Errors
 /// The database did not answer.
 pub async fn dead_letter(args: DeadLetterArgs) -> anyhow::Result<ExitCode> {
-    let pool = Pools::new(&args.database).requests;
+    let pool = connect(&args.database).await?;
     match args.action {
         DeadLetterAction::List => {
             print_letters(&store::list(&pool, None, LISTED).await?, args.json)
@@ -120,24 +119,26 @@ fn print_letters(letters: &[DeadLetter], json: bool) -> anyhow::Result<ExitCode>
     }
     if !letters.is_empty() {
         let rows = letters.iter().map(|letter| {
-            [
+            let cells = [
                 letter.correlation_id.to_string(),
                 format_time(letter.died_at),
                 letter.processor.clone(),
-                letter.reason.clone(),
-                letter.attempt.to_string(),
-                letter.amount.to_string(),
-            ]
+            ];
+            let claims = if letter.attempt == 1 {
+                "claim"
+            } else {
+                "claims"
+            };
+            let text = format!(
+                "{}, {} {claims}: {}",
+                letter.amount, letter.attempt, letter.reason
+            );
+            (cells, text)
         });
-        let header = [
-            "payment",
-            "died at",
-            "processor",
-            "reason",
-            "claims",
-            "amount",
-        ];
-        say!("{}", table(header, 4, rows))?;
+        say!(
+            "{}",
+            table_with_texts(["payment", "died at", "processor"], rows)
+        )?;
     }
     if letters.is_empty() {
         say!("no dead letters")?;

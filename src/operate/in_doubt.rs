@@ -10,9 +10,8 @@ use clap::{Args, Subcommand};
 use uuid::Uuid;
 
 use super::output::{confirm, print_json, say};
-use super::{DIFFERS, UNNAMED, table};
+use super::{DIFFERS, UNNAMED, connect, details, table};
 use crate::config::DatabaseSettings;
-use crate::database::Pools;
 use crate::in_doubt::{self as store, Author, Decided, InDoubt, Word};
 use crate::moment;
 use crate::payment::format_time;
@@ -138,7 +137,7 @@ fn lines(text: &str) -> Result<Vec<Told>, String> {
 /// # Errors
 /// The database did not answer, a file cannot be read, or nobody confirmed.
 pub async fn in_doubt(args: InDoubtArgs) -> anyhow::Result<ExitCode> {
-    let pool = Pools::new(&args.database).requests;
+    let pool = connect(&args.database).await?;
     let (word, decision, requested_at) = match args.action {
         InDoubtAction::List { processor, limit } => {
             let payments = store::list(&pool, processor.as_deref(), limit).await?;
@@ -196,15 +195,14 @@ fn print_list(payments: &[InDoubt], json: bool) -> std::io::Result<()> {
             _ => "",
         };
         say!("{}  {}", payment.correlation_id, payment.amount)?;
-        say!("    at {}{removed}", payment.processor)?;
-        let requested_at = format_time(payment.requested_at);
-        say!(
-            "    requestedAt {requested_at}; absence is proof from {}",
-            format_time(payment.doubt_until)
-        )?;
-        if let Some(reason) = &payment.reason {
-            say!("    {reason}")?;
-        }
+        let about = format!(
+            "at {}{removed}; requestedAt {}; absence is proof from {}; {}",
+            payment.processor,
+            format_time(payment.requested_at),
+            format_time(payment.doubt_until),
+            payment.reason.as_deref().unwrap_or("its worker ended")
+        );
+        say!("{}", details(&about))?;
     }
     Ok(())
 }

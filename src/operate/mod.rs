@@ -9,10 +9,18 @@ mod payment;
 mod progress;
 mod reconcile;
 mod restore;
+mod routing;
 mod status;
 mod summary;
 
-use comfy_table::{CellAlignment, Table, TableStyle};
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, TableStyle};
+use sqlx::{Connection, PgConnection, PgPool};
+
+use crate::config::{DatabaseSettings, MigrateSettings};
+use crate::database::Pools;
 
 pub use archive::{ArchiveArgs, archive};
 pub use dead_letter::{DeadLetterAction, DeadLetterArgs, dead_letter};
@@ -22,6 +30,7 @@ pub use payment::{PaymentArgs, payment};
 use progress::Progress;
 pub use reconcile::{ReconcileArgs, reconcile};
 pub use restore::{RestoreArgs, restore};
+pub use routing::{RoutingAction, RoutingArgs, SwitchArgs, routing};
 pub use status::{StatusArgs, status};
 pub use summary::{SummaryArgs, summary};
 
@@ -33,12 +42,37 @@ pub const FAILED: u8 = 2;
 /// Who decided something, where neither `--by` nor the environment says it. The role of the database is kept, too.
 const UNNAMED: &str = "unnamed";
 
-/// A table without lines. The columns from `numbers` on are aligned to the right.
+/// Columns of a terminal for which output is made, where it goes to a file or a pipe.
+const COLUMNS: u16 = 80;
+/// How far the text below a row is indented.
+const INDENT: u16 = 4;
+
+/// How wide what is printed may be.
+fn width() -> u16 {
+    match std::io::stdout().is_terminal() {
+        true => crossterm::terminal::size().map_or(COLUMNS, |(columns, _)| columns.max(INDENT * 2)),
+        false => COLUMNS,
+    }
+}
+
+/// A table without lines, as wide as the output at most. The columns from `numbers` on are aligned to the right.
 fn table<const N: usize>(
     header: [&str; N],
     numbers: usize,
     rows: impl IntoIterator<Item = [String; N]>,
 ) -> String {
+    let mut table = plain(header, numbers, rows);
+    table
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(width());
+    table.trim_fmt()
+}
+
+fn plain<const N: usize>(
+    header: [&str; N],
+    numbers: usize,
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> Table {
     let mut table = Table::new();
     table.load_style(TableStyle::new()).set_header(header);
     table.add_rows(rows);
@@ -48,5 +82,180 @@ fn table<const N: usize>(
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
+    table
+}
+
+/// A table whose rows are followed by a text each: in the same line where there is room, otherwise below.
+fn table_with_texts<const N: usize>(
+    header: [&str; N],
+    rows: impl IntoIterator<Item = ([String; N], String)>,
+) -> String {
+    let (rows, texts): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
+    // Unpadded at its end, and as wide as it comes: each row is a line.
+    let table = plain(header, N, rows).to_string();
+    let mut lines = table.lines();
+    let mut out = lines.next().unwrap_or_default().trim_end().to_owned();
+    for (line, text) in lines.zip(texts) {
+        out.push('\n');
+        if text.is_empty() {
+            out.push_str(line.trim_end());
+        } else if line.chars().count() + text.chars().count() <= usize::from(width()) {
+            out.push_str(&format!("{line}{text}"));
+        } else {
+            out.push_str(&format!("{}\n{}", line.trim_end(), details(&text)));
+        }
+    }
+    out
+}
+
+/// A text in lines that fit, indented.
+fn details(text: &str) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(TableStyle::new())
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(width())
+        .add_row([text]);
+    for column in table.column_iter_mut() {
+        column.set_padding((INDENT, 0));
+    }
     table.trim_fmt()
+}
+
+/// Connections to the database, the first of which has been made: so that an error says what was tried and why it
+/// failed, which a pool does not.
+///
+/// # Errors
+/// No connection can be made.
+async fn connect(settings: &DatabaseSettings) -> anyhow::Result<PgPool> {
+    let options = settings.connect_options("payment-proxy");
+    let connecting = PgConnection::connect_with(&options);
+    let connection = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+        Ok(made) => made.map_err(|error| not_connected(settings, &error.to_string()))?,
+        Err(_) => {
+            let silence = format!("no answer within {} s", CONNECT_TIMEOUT.as_secs());
+            return Err(not_connected(settings, &silence));
+        }
+    };
+    connection.close().await?;
+    Ok(Pools::new(settings).requests)
+}
+
+/// `payment-proxy migrate`.
+///
+/// # Errors
+/// As [`crate::database::migrate`]; one that says that there is no connection names what was tried.
+pub async fn migrate(settings: &MigrateSettings) -> anyhow::Result<()> {
+    let migrated = crate::database::migrate(settings).await;
+    migrated.map_err(|error| naming(&settings.owner(), error))
+}
+
+/// The error, or where it says that there is no connection, what was tried.
+fn naming(settings: &DatabaseSettings, error: anyhow::Error) -> anyhow::Error {
+    let mut causes = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<sqlx::Error>());
+    match causes.next() {
+        Some(cause) if is_about_connecting(cause) => not_connected(settings, &cause.to_string()),
+        _ => error,
+    }
+}
+
+/// Whether it says that there is no connection: none to that address, no such role, password or database.
+fn is_about_connecting(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut => true,
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            ["28", "3D", "53300", "57P03"]
+                .iter()
+                .any(|class| code.starts_with(class))
+        }),
+        _ => false,
+    }
+}
+
+/// How long a command waits for its first connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What was tried, as psql says it.
+pub fn not_connected(settings: &DatabaseSettings, cause: &str) -> anyhow::Error {
+    let options = &settings.database_url.0;
+    let cause = cause
+        .strip_prefix("error communicating with database: ")
+        .unwrap_or(cause);
+    let cause = cause
+        .strip_prefix("error returned from database: ")
+        .unwrap_or(cause);
+    match options.get_socket() {
+        Some(folder) => anyhow::anyhow!(
+            "connection to server on socket in {} failed: {cause}",
+            folder.display()
+        ),
+        None => anyhow::anyhow!(
+            "connection to server at {}, port {} failed: {cause}",
+            options.get_host(),
+            options.get_port()
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_and_texts_fit_eighty_columns() {
+        let id = "4a7901b8-7d26-4d9d-aa19-4dc1c7cf60b3".to_owned();
+        let at = "2026-11-30T05:00:00.000Z".to_owned();
+        let reason =
+            "no reply within the time that a processor has, and its look-up says nothing of it"
+                .repeat(2);
+        let wide = table(
+            ["id", "at", "why"],
+            3,
+            [[id.clone(), at.clone(), reason.clone()]],
+        );
+        let with = table_with_texts(
+            ["id", "at"],
+            [
+                ([id.clone(), at.clone()], reason.clone()),
+                ([id, at], "short".to_owned()),
+            ],
+        );
+        for text in [&wide, &with, &details(&reason)] {
+            let longest = text.lines().map(|line| line.chars().count()).max();
+            assert!(longest <= Some(COLUMNS.into()), "{text}");
+        }
+        assert!(
+            with.lines()
+                .last()
+                .is_some_and(|line| line.ends_with("000Z  short")),
+            "{with}"
+        );
+        assert!(with.contains("\n    no reply within"), "{with}");
+    }
+
+    #[test]
+    fn an_error_names_what_was_tried_once() {
+        let settings = |url: &str| DatabaseSettings {
+            database_url: url.parse().expect("a URL"),
+            database_password: None,
+            database_password_file: None,
+            queue_durability: crate::config::QueueDurability::Unlogged,
+        };
+        for (url, cause, expected) in [
+            (
+                "postgres://me:secret@db:5433/books",
+                "error communicating with database: Connection refused (os error 111)",
+                "connection to server at db, port 5433 failed: Connection refused (os error 111)",
+            ),
+            (
+                "postgres://me@localhost/books?host=/run/postgresql",
+                "no answer within 5 s",
+                "connection to server on socket in /run/postgresql failed: no answer within 5 s",
+            ),
+        ] {
+            assert_eq!(not_connected(&settings(url), cause).to_string(), expected);
+        }
+    }
 }

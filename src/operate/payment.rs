@@ -10,9 +10,8 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::output::{print_json, say};
-use super::{DIFFERS, table};
+use super::{DIFFERS, connect, table_with_texts};
 use crate::config::DatabaseSettings;
-use crate::database::Pools;
 use crate::payment::format_time;
 
 /// Events of a long life that are printed for people, from its beginning.
@@ -52,7 +51,7 @@ struct Event {
 /// # Errors
 /// The database did not answer.
 pub async fn payment(args: PaymentArgs) -> anyhow::Result<ExitCode> {
-    let pool = Pools::new(&args.database).requests;
+    let pool = connect(&args.database).await?;
     let known = if args.json {
         let events = life(&pool, args.id).await?;
         print_json(&events)?;
@@ -80,13 +79,13 @@ pub(super) async fn print_life(pool: &PgPool, id: Uuid, all: bool) -> anyhow::Re
         let middle = middle(rows.len());
         if !middle.is_empty() {
             let told = format!("{} more events, which `payment --all` prints", middle.len());
-            let told = ["", "...", "", "", &told].map(str::to_owned);
-            rows.splice(middle, [told]);
+            let dots = ["", "...", "", ""].map(str::to_owned);
+            rows.splice(middle, [(dots, told)]);
         }
     }
     say!(
         "{}",
-        table(["at", "event", "processor", "claim", "detail"], 5, rows)
+        table_with_texts(["at", "event", "processor", "claim"], rows)
     )?;
     Ok(true)
 }
@@ -96,15 +95,15 @@ fn middle(events: usize) -> Range<usize> {
     SHOWN_FIRST..events.saturating_sub(SHOWN_LAST).max(SHOWN_FIRST)
 }
 
-fn row(event: &Event) -> [String; 5] {
+fn row(event: &Event) -> ([String; 4], String) {
     let claim = event.claim.map(|claim| claim.to_string());
-    [
+    let cells = [
         format_time(event.at),
         event.event.clone(),
         event.processor.clone().unwrap_or_default(),
         claim.unwrap_or_default(),
-        event.detail.clone().unwrap_or_default(),
-    ]
+    ];
+    (cells, event.detail.clone().unwrap_or_default())
 }
 
 async fn life(pool: &PgPool, id: Uuid) -> Result<Vec<Event>, sqlx::Error> {

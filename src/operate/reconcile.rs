@@ -5,12 +5,11 @@ use std::process::ExitCode;
 
 use chrono::{DateTime, Utc};
 use clap::Args;
-use sqlx::PgPool;
 
 use super::output::{complain, print_json, say};
-use super::{DIFFERS, FAILED, Progress};
+use super::{DIFFERS, FAILED, Progress, connect};
 use crate::config::{DatabaseSettings, OwnerSettings, ProcessorsSettings};
-use crate::database::Pools;
+use crate::moment;
 use crate::reconcile::{self as compare, Finding, RATE, Report, Scope};
 use crate::serve;
 
@@ -26,11 +25,11 @@ pub struct ReconcileArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub processors: ProcessorsSettings,
-    /// The first requestedAt that is compared, such as 2026-07-10T12:34:56Z; without it, everything
-    #[arg(long, value_name = "TIME")]
+    /// The first requestedAt that is compared; without it, everything
+    #[arg(long, value_name = "TIME", value_parser = moment::argument)]
     pub from: Option<DateTime<Utc>>,
     /// The last requestedAt that is compared; without it, everything
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = moment::argument)]
     pub to: Option<DateTime<Utc>>,
     /// Put right what the processors prove; as the owner of the tables (MIGRATE_DATABASE_URL) where the service may
     /// not change what is booked
@@ -70,7 +69,7 @@ pub async fn reconcile(args: ReconcileArgs) -> anyhow::Result<ExitCode> {
         true => args.owner.of(&args.database),
         false => args.database,
     };
-    let pool: PgPool = Pools::new(&settings).requests;
+    let pool = connect(&settings).await?;
     let processors = serve::processors(&args.processors)?;
     let scope = Scope {
         from: args.from,

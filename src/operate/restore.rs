@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::output::{print_json, say};
-use super::{DIFFERS, Progress};
+use super::{DIFFERS, Progress, naming};
 use crate::archive::{self as months, Month, Restoration, Restored};
 use crate::config::{DatabaseSettings, OwnerSettings};
 
@@ -46,7 +46,8 @@ pub async fn restore(args: RestoreArgs) -> anyhow::Result<ExitCode> {
     let progress = Progress::new("payments");
     let how = (args.dry_run, args.keep_late);
     let done = |payments, of| progress.at(payments, of);
-    let restored = months::restore(&settings, args.month, &args.from, how, done).await?;
+    let restored = months::restore(&settings, args.month, &args.from, how, done).await;
+    let restored = restored.map_err(|error| naming(&settings, error))?;
     progress.end();
     if args.json {
         print_json(&restored)?;

@@ -8,10 +8,10 @@ use rust_decimal::Decimal;
 use sqlx::Executor;
 
 use super::output::{print_json, say};
-use super::table;
+use super::{connect, table};
 use crate::config::{DatabaseSettings, ProcessorsSettings};
-use crate::database::Pools;
 use crate::fee;
+use crate::moment;
 use crate::summary::{Summary, summarize};
 
 /// `payment-proxy summary`.
@@ -23,11 +23,11 @@ pub struct SummaryArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub processors: ProcessorsSettings,
-    /// The first requestedAt that counts, such as 2026-07-10T12:34:56Z; without it, everything
-    #[arg(long, value_name = "TIME")]
+    /// The first requestedAt that counts; without it, everything
+    #[arg(long, value_name = "TIME", value_parser = moment::argument)]
     pub from: Option<DateTime<Utc>>,
-    /// The last requestedAt that counts; without it, until now
-    #[arg(long, value_name = "TIME")]
+    /// The last requestedAt that counts; without it, everything
+    #[arg(long, value_name = "TIME", value_parser = moment::argument)]
     pub to: Option<DateTime<Utc>>,
     /// Print JSON, as GET /payments-summary does
     #[arg(long)]
@@ -42,7 +42,7 @@ pub async fn summary(args: SummaryArgs) -> anyhow::Result<ExitCode> {
     if matches!((args.from, args.to), (Some(from), Some(to)) if from > to) {
         anyhow::bail!("--from must not be after --to");
     }
-    let pool = Pools::new(&args.database).requests;
+    let pool = connect(&args.database).await?;
     let processors = args.processors.processors.0.iter();
     let names: Vec<String> = processors.map(|processor| processor.name.clone()).collect();
     if args.json {

@@ -12,6 +12,7 @@ use super::{Decision, Queue, Time};
 
 /// A picture of the router at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Explanation {
     /// Instances that share the caps.
     pub instances: u32,
@@ -25,6 +26,7 @@ pub struct Explanation {
 
 /// What is known of a processor.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct ProcessorReport {
     /// Its name.
     pub name: String,
@@ -56,6 +58,7 @@ pub struct ProcessorReport {
 
 /// State of a breaker, and why.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct BreakerReport {
     /// The state.
     pub state: State,
@@ -71,6 +74,7 @@ pub struct BreakerReport {
 
 /// What a health endpoint said.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct HealthReport {
     /// It fails.
     pub failing: bool,
@@ -82,6 +86,7 @@ pub struct HealthReport {
 
 /// A decision of the past.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct PastDecision {
     /// How many milliseconds ago.
     pub age_ms: f64,
@@ -110,6 +115,7 @@ pub enum Choice {
 
 /// A processor that could have had the payment.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Alternative {
     /// Its name.
     pub processor: String,

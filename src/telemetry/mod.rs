@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
+use crate::attention::{Attention, Item};
 use crate::config::LogFormat;
 use crate::metrics::COUNTS;
 pub use storm::{STORM_PAUSE, Storm};
@@ -71,6 +72,14 @@ pub fn start(
         log_panics();
     }
     Ok(writer)
+}
+
+/// That lines of the log of this process were dropped, since its start.
+pub(crate) fn lines_dropped() -> Option<Item> {
+    let lines = COUNTS.log_lines.overflowed.value() + COUNTS.log_lines.unwritable.value();
+    (lines > 0).then(|| {
+        Attention::LogLinesDropped.item(format!("{lines} lines of an instance's log were dropped"))
+    })
 }
 
 /// Panics are lines of the log from now on: the standard library writes them itself, and waits for whoever reads.

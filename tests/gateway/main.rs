@@ -14,6 +14,7 @@ mod census;
 mod clients;
 mod clocks;
 mod command_line;
+mod commands;
 mod copies;
 mod crowds;
 mod databases;

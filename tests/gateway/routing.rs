@@ -177,7 +177,7 @@ async fn health_reaches_every_instance_within_100_ms() {
         tokio::time::sleep(Duration::from_millis(1_500)).await;
         for (instance, delays) in instances.iter().zip(&mut delays) {
             let health = instance.routing().await["processors"][0]["health"].clone();
-            let age = health["age_ms"].as_f64().expect("health is known");
+            let age = health["ageMs"].as_f64().expect("health is known");
             let since_answer = (Utc::now() - timed).num_microseconds();
             delays.push(since_answer.expect("no longer than a test") as f64 / 1e3 - age);
         }

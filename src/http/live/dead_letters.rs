@@ -36,6 +36,21 @@ pub(super) struct Ids {
     ids: Vec<Uuid>,
 }
 
+/// Which dead letters are forgotten, by whom and why: kept, for auditors
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = DiscardedDeadLetters)]
+pub(super) struct Discard {
+    /// Of the payments
+    ids: Vec<Uuid>,
+    /// Why
+    #[serde(default)]
+    reason: String,
+    /// Who forgets them
+    #[serde(default)]
+    by: String,
+}
+
 /// What became of dead letters
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = DeadLetterOutcome)]
@@ -75,17 +90,14 @@ pub(super) async fn retry(
 /// Their ids may be posted again, and are new payments then.
 #[utoipa::path(
     post, path = "/dead-letters/discard", tag = "dead letters", operation_id = "discardDeadLetters",
-    request_body = Ids,
+    request_body = Discard,
     responses((status = 200, description = "What became of them", body = Outcome), EndProblems)
 )]
 pub(super) async fn discard(
     State(api): State<OperatorApi>,
-    Fields(Ids { ids }): Fields<Ids>,
+    Fields(Discard { ids, reason, by }): Fields<Discard>,
 ) -> Result<Json<Outcome>, Problem> {
-    let author = Author {
-        name: "an operator of the API".to_owned(),
-        reason: "no reason was given".to_owned(),
-    };
+    let author = Author::of_api(&by, &reason);
     let done = dead_letter::discard(&api.pool, &ids, &author).await?;
     tracing::info!(dead_letter.discarded = ?done, "discarded by an operator");
     Ok(Outcome::new(ids, done))

@@ -10,13 +10,15 @@ use serde::{Deserialize, Serialize, Serializer};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::super::DIFFERS;
+use super::super::{DIFFERS, connect};
 use crate::attention::{self, Attention, Item, STUCK_AFTER};
 use crate::census::{COUNTED, Census};
 use crate::claim::interval;
-use crate::config::{Listen, OperatorSettings};
+use crate::config::{DatabaseSettings, Listen, OperatorSettings};
+use crate::database::Pools;
 use crate::deployment::INSTANCE_TTL;
 use crate::probe::reachable;
+use crate::switch::{self, Switch};
 use crate::tls;
 
 /// Open payments that are named, at most.
@@ -69,6 +71,12 @@ pub(super) struct Processor {
     pub(super) name: String,
     /// False: an operator has taken it out of use.
     pub(super) enabled: bool,
+    /// Whether a living instance has it in PROCESSORS; null where that is not known.
+    pub(super) configured: Option<bool>,
+    /// When an operator switched it last, who and why.
+    pub(super) switched_at: Option<DateTime<Utc>>,
+    pub(super) switched_by: Option<String>,
+    pub(super) switch_reason: Option<String>,
     /// Its own word, and how old that is.
     pub(super) failing: Option<bool>,
     pub(super) min_response_time_ms: Option<i32>,
@@ -95,6 +103,7 @@ pub(super) struct Stuck {
 
 /// What an instance knows of a processor.
 #[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Seen {
     pub(super) name: String,
     pub(super) breaker: Breaker,
@@ -140,6 +149,7 @@ impl Status {
 
 /// Looks, again and again.
 pub(super) struct Looker {
+    settings: DatabaseSettings,
     pool: PgPool,
     http: Client,
     url: String,
@@ -147,7 +157,10 @@ pub(super) struct Looker {
 }
 
 impl Looker {
-    pub(super) fn new(pool: PgPool, operator: &OperatorSettings) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        settings: DatabaseSettings,
+        operator: &OperatorSettings,
+    ) -> anyhow::Result<Self> {
         let http = tls::plain()
             .redirect(Policy::none())
             .timeout(OPERATOR_TIMEOUT);
@@ -158,7 +171,8 @@ impl Looker {
         };
         let token = operator.token();
         Ok(Self {
-            pool,
+            pool: Pools::new(&settings).requests,
+            settings,
             http: http.build()?,
             url: format!("http://{host}/routing"),
             token: token.map(|token| token.reveal().to_owned()),
@@ -167,7 +181,10 @@ impl Looker {
 
     pub(super) async fn look(&self) -> Status {
         let (database, operator) = tokio::join!(self.ask_database(), self.ask_instance());
-        let database = database.map_err(|error| error.to_string());
+        let database = match database {
+            Ok(database) => Ok(database),
+            Err(error) => Err(self.why(&error).await),
+        };
         Status {
             at: Utc::now(),
             attention: match &database {
@@ -177,6 +194,16 @@ impl Looker {
             database: database.map(|(database, _)| database),
             operator,
         }
+    }
+
+    /// Why the database tells nothing. A pool does not say why it has no connection.
+    async fn why(&self, error: &sqlx::Error) -> String {
+        if matches!(error, sqlx::Error::PoolTimedOut | sqlx::Error::Io(_))
+            && let Err(tried) = connect(&self.settings).await
+        {
+            return tried.to_string();
+        }
+        error.to_string()
     }
 
     async fn ask_instance(&self) -> Result<Vec<Seen>, String> {
@@ -250,20 +277,36 @@ impl Looker {
             .into_iter()
             .map(|row| (row.processor, row.count))
             .collect();
+        let mut switches: HashMap<String, Switch> = switch::list(&mut *self.pool.acquire().await?)
+            .await?
+            .into_iter()
+            .map(|switch| (switch.processor.clone(), switch))
+            .collect();
         let settled: f64 = rows.iter().map(|row| row.settled).sum();
-        let processors = rows.into_iter().map(|row| Processor {
-            in_flight: in_flight.get(&row.processor).copied().unwrap_or_default(),
-            name: row.processor,
-            enabled: row.enabled,
-            failing: row.failing,
-            min_response_time_ms: row.min_response_time_ms,
-            health_age_seconds: row.health_age,
-            settled_per_second: row.settled / f64::from(WINDOW_SECONDS),
-            share: if settled > 0.0 {
-                row.settled / settled
-            } else {
-                0.0
-            },
+        let processors = rows.into_iter().map(|row| {
+            let switch = switches.remove(&row.processor);
+            let (configured, switched_at, switched_by, switch_reason) = match switch {
+                Some(it) => (it.configured, it.switched_at, it.switched_by, it.reason),
+                None => (None, None, None, None),
+            };
+            Processor {
+                configured,
+                switched_at,
+                switched_by,
+                switch_reason,
+                in_flight: in_flight.get(&row.processor).copied().unwrap_or_default(),
+                name: row.processor,
+                enabled: row.enabled,
+                failing: row.failing,
+                min_response_time_ms: row.min_response_time_ms,
+                health_age_seconds: row.health_age,
+                settled_per_second: row.settled / f64::from(WINDOW_SECONDS),
+                share: if settled > 0.0 {
+                    row.settled / settled
+                } else {
+                    0.0
+                },
+            }
         });
         Ok(processors.collect())
     }

@@ -6,6 +6,8 @@
 mod look;
 mod report;
 
+pub(super) use report::in_use;
+
 use std::future::Future;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -19,7 +21,6 @@ use crossterm::terminal::{Clear, ClearType, EnterAlternateScreen, LeaveAlternate
 use look::{Looker, Status};
 
 use crate::config::{DatabaseSettings, OperatorSettings};
-use crate::database::Pools;
 
 /// `payment-proxy status`.
 #[derive(Debug, Args)]
@@ -30,7 +31,7 @@ pub struct StatusArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub operator: OperatorSettings,
-    /// Look again every so many seconds, until Ctrl-C
+    /// Look again every so many seconds, until Ctrl-C; the exit code is that of the last look
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u32).range(1..))]
     pub watch: Option<u32>,
     /// Print JSON, one line per look
@@ -46,7 +47,7 @@ pub async fn status(
     args: StatusArgs,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<ExitCode> {
-    let looker = Looker::new(Pools::new(&args.database).requests, &args.operator)?;
+    let looker = Looker::new(args.database, &args.operator)?;
     let Some(seconds) = args.watch else {
         let status = looker.look().await;
         print(&status, args.json, None)?;
@@ -55,12 +56,18 @@ pub async fn status(
     let screen = (!args.json && std::io::stdout().is_terminal()).then(Screen::enter);
     let screen = screen.transpose()?;
     tokio::pin!(shutdown);
+    let mut last = None;
     loop {
         let status = tokio::select! {
             status = looker.look() => status,
-            () = &mut shutdown => return Ok(ExitCode::SUCCESS),
+            // Nothing is known yet: the process ends as a signal ends it.
+            () = &mut shutdown => match last {
+                Some(code) => return Ok(ExitCode::from(code)),
+                None => return std::future::pending().await,
+            },
         };
         print(&status, args.json, screen.as_ref())?;
+        last = Some(status.exit_code());
         tokio::select! {
             () = tokio::time::sleep(Duration::from_secs(seconds.into())) => {}
             () = &mut shutdown => return Ok(ExitCode::from(status.exit_code())),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::super::table;
+use super::super::{details, table, table_with_texts};
 use super::look::{Database, Processor, Seen, Status};
 use crate::census::Count;
 use crate::payment::format_time;
@@ -28,22 +28,22 @@ pub(super) fn report(status: &Status) -> String {
     if let Err(reason) = &status.operator {
         let _ = write!(text, "\n\nwithout breakers and latencies: {reason}");
     }
-    for line in &status.attention {
-        let _ = write!(text, "\n\n! {line}");
+    for item in &status.attention {
+        let _ = write!(text, "\n\n{}", details(&format!("! {item}")).trim_start());
     }
     if let Ok(database) = &status.database
         && !database.stuck.is_empty()
     {
         let rows = database.stuck.iter().map(|stuck| {
-            [
+            let cells = [
                 stuck.correlation_id.to_string(),
                 stuck.processor.clone().unwrap_or_else(|| "any".to_owned()),
-                stuck.reason.clone().unwrap_or_default(),
                 format!("{:.0} s", stuck.age_seconds),
-            ]
+            ];
+            (cells, stuck.reason.clone().unwrap_or_default())
         });
-        let header = ["open payment", "processor", "reason", "age"];
-        let _ = write!(text, "\n\n{}", table(header, 3, rows));
+        let header = ["open payment", "processor", "age"];
+        let _ = write!(text, "\n\n{}", table_with_texts(header, rows));
     }
     text
 }
@@ -65,12 +65,12 @@ fn deployment(database: &Database) -> String {
         ),
         format!("dead letters  {}", count(census.dead_letters)),
         format!(
-            "database      answers in {:.1} ms; {durability} queue with {} dead rows; {} of {} connections; oldest transaction {:.1} s",
-            database.answered_in_ms,
-            census.dead_rows,
-            database.connections,
-            database.max_connections,
-            census.oldest_transaction_seconds
+            "database      answers in {:.1} ms; {durability} queue with {} dead rows",
+            database.answered_in_ms, census.dead_rows,
+        ),
+        format!(
+            "              {} of {} connections; oldest transaction {:.1} s",
+            database.connections, database.max_connections, census.oldest_transaction_seconds
         ),
     ]
     .join("\n")
@@ -81,14 +81,10 @@ fn processors(database: &Database, seen: &[Seen]) -> String {
         let seen = seen.iter().find(|seen| seen.name == processor.name);
         [
             processor.name.clone(),
-            if processor.enabled {
-                "enabled"
-            } else {
-                "disabled"
-            }
-            .to_owned(),
+            in_use(processor.enabled, processor.configured).to_owned(),
             health(processor),
-            seen.map_or("-".to_owned(), breaker),
+            seen.map_or("-", |seen| seen.breaker.state.as_str())
+                .replace('_', " "),
             processor.in_flight.to_string(),
             format!("{:.1}", processor.settled_per_second),
             format!("{:.0} %", processor.share * 100.0),
@@ -100,21 +96,33 @@ fn processors(database: &Database, seen: &[Seen]) -> String {
         "use",
         "health",
         "breaker",
-        "in flight",
+        "calls",
         "settled/s",
         "share",
         "latency",
     ];
-    table(header, 4, rows)
+    let mut text = table(header, 4, rows);
+    for seen in seen.iter().filter(|seen| seen.breaker.state != "closed") {
+        let _ = write!(text, "\nthe breaker of {} is {}", seen.name, breaker(seen));
+    }
+    text
+}
+
+/// Whether a processor is in use.
+pub(in crate::operate) fn in_use(enabled: bool, configured: Option<bool>) -> &'static str {
+    match (configured, enabled) {
+        (Some(false), _) => "removed",
+        (_, true) => "enabled",
+        (_, false) => "disabled",
+    }
 }
 
 fn health(processor: &Processor) -> String {
-    let told = processor.failing.zip(processor.min_response_time_ms);
-    let Some(((failing, millis), age)) = told.zip(processor.health_age_seconds) else {
-        return "no answer yet".to_owned();
-    };
-    let word = if failing { "failing" } else { "fine" };
-    format!("{word}, {millis} ms or more ({age:.0} s ago)")
+    match processor.failing.zip(processor.min_response_time_ms) {
+        None => "unknown".to_owned(),
+        Some((true, _)) => "failing".to_owned(),
+        Some((false, millis)) => format!("fine, {millis} ms"),
+    }
 }
 
 fn breaker(seen: &Seen) -> String {

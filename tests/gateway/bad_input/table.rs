@@ -97,7 +97,10 @@ fn ranges() -> Vec<Row> {
         ("from=2026-07-10T12:34:56-03:00", OK), ("from=2026-07-10T12:34:56%2B23:59", OK), ("from=2026-07-10T12:34:56-00:00", OK),
         ("from=2016-12-31T23:59:60Z", OK), ("to=2016-12-31T23:59:60.999Z", OK), ("from=2024-02-29T00:00:00Z", OK),
         ("from=0000-01-01T00:00:00Z", OK), ("from=0000-01-01T00:00:00%2B23:59&to=9999-12-31T23:59:59.999999-23:59", OK),
-        ("from=%32026-07-10T12:34:56Z", OK), ("%66rom=2026-07-10T12:34:56Z", OK), ("unknown=x&&=&from", OK),
+        ("from=%32026-07-10T12:34:56Z", OK), ("%66rom=2026-07-10T12:34:56Z", OK), ("from=&&to", OK),
+        // A parameter that there is not is not ignored: it may be a slip of the pen.
+        ("unknown=x&&=&from", problem(400, "there is no parameter \"unknown\"; there are from, to")),
+        ("From=2026-07-10T12:34:56Z", problem(400, "there is no parameter \"From\"; there are from, to")),
         // Two ends in the wrong order; offsets count.
         ("from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z", SWAPPED), ("to=2026-07-10T12:00:00Z&from=2026-07-10T12:00:00.001Z", SWAPPED),
         ("from=2026-07-10T12:00:00-01:00&to=2026-07-10T12:00:00Z", SWAPPED), ("from=9999-12-31T23:59:59Z&to=0000-01-01T00:00:00Z", SWAPPED),
@@ -125,7 +128,7 @@ fn ranges() -> Vec<Row> {
         // Percent signs that say nothing, bytes that are no text, and text that is no time.
         ("from=%", NO_FROM), ("from=%ZZ", NO_FROM), ("from=%2", NO_FROM), ("from=%00", NO_FROM), ("from=%FF%FE", NO_FROM), ("to=%C0%80", NO_TO),
         ("from=2026-07-10T12:34:56Z%00", NO_FROM), ("from=%252026-07-10T12:34:56Z", NO_FROM), ("from=2026%2D07-10T12:34:56Z&to=%0d%0aX:%20y", NO_TO),
-        ("from[]=2026-07-10T12:34:56Z&to=[]", NO_TO), ("from='%20OR%201=1%20--", NO_FROM), ("from=２０２６-07-10T12:34:56Z", NO_FROM),
+        ("from[]=2026-07-10T12:34:56Z&to=[]", problem(400, "there is no parameter \"from[]\"; there are from, to")), ("from='%20OR%201=1%20--", NO_FROM), ("from=２０２６-07-10T12:34:56Z", NO_FROM),
     ]
     .into_iter()
     .map(|(query, answer)| raw(&format!("GET /payments-summary?{query}"), "", "", answer))

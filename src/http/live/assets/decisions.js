@@ -24,7 +24,7 @@ export function decisionList() {
         decision.processor ? h('b', { class: `name ${kindOf(index(decision.processor))}` }, decision.processor) : h('span', { class: 'muted' }, why(decision))),
       h('span', { class: 'weighed muted' }, decision.alternatives.map(({ processor, utility }) =>
         `${processor} ${utility == null ? 'not asked' : utility.toFixed(3)}`).join(' · ')),
-      h('span', { class: 'age muted' }, `${span(decision.age_ms)} ago`)));
+      h('span', { class: 'age muted' }, `${span(decision.ageMs)} ago`)));
     if (rows.length === 0) body.replaceChildren(h('p', { class: 'empty' }, 'No payment has come to this instance yet.'));
     else body.replaceChildren(h('ol', { class: 'decisions' }, rows));
   };

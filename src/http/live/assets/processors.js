@@ -69,15 +69,15 @@ function card(name, fee, index, simulated) {
     say(badge, STATES[state]);
     say(reason, processor.enabled ? because(processor) : 'by an operator, on all instances');
     strip.update(columns.breakers[index]);
-    curve.update(processor.posterior_successes, processor.posterior_failures);
+    curve.update(processor.posteriorSuccesses, processor.posteriorFailures);
     const settled = columns.settled.map((column) => column.slice(-SHARE_SECONDS).reduce((sum, value) => sum + value, 0));
     const all = settled.reduce((sum, value) => sum + value, 0);
     facts.share.tell(all ? percent(settled[index] / all) : none);
-    facts.chance.tell(percent(processor.success_probability));
-    facts.latency.tell(span(processor.latency_ms));
-    facts.flight.tell(`${processor.in_flight} of ${processor.cap}`);
+    facts.chance.tell(percent(processor.successProbability));
+    facts.latency.tell(span(processor.latencyMs));
+    facts.flight.tell(`${processor.inFlight} of ${processor.cap}`);
     mark(bar, 'max', Math.max(1, processor.cap));
-    mark(bar, 'value', processor.in_flight);
+    mark(bar, 'value', processor.inFlight);
     facts.health.tell(health(processor.health));
     facts.utility.tell(processor.utility == null ? none : processor.utility.toFixed(3));
     if (!toggle.hasAttribute('aria-busy')) mark(toggle, 'aria-checked', processor.enabled);
@@ -91,18 +91,18 @@ function fact(label) {
   return { element: h('div', {}, h('dt', {}, label), value), tell: (text) => say(value, text) };
 }
 
-function because({ breaker, throttled_for_ms: throttled }) {
+function because({ breaker, throttledForMs: throttled }) {
   if (throttled > 0) return `it asked us to wait for ${span(throttled)}`;
   if (breaker.reason === 'started') return 'nothing wrong since the start';
-  const longer = breaker.outage_ms != null && breaker.outage_ms - breaker.for_ms > 1500;
-  const outage = !longer ? '' : `; out for ${calmSpan(breaker.outage_ms)}`;
-  return `${breaker.reason}, ${shortSpan(breaker.for_ms)} ago${outage}`;
+  const longer = breaker.outageMs != null && breaker.outageMs - breaker.forMs > 1500;
+  const outage = !longer ? '' : `; out for ${calmSpan(breaker.outageMs)}`;
+  return `${breaker.reason}, ${shortSpan(breaker.forMs)} ago${outage}`;
 }
 
 function health(health) {
   if (!health) return 'nothing yet';
-  const least = health.min_response_time_ms > 0 ? `, at least ${span(health.min_response_time_ms)}` : '';
-  return `${health.failing ? 'failing' : 'well'}${least}, ${calmSpan(health.age_ms)} ago`;
+  const least = health.minResponseTimeMs > 0 ? `, at least ${span(health.minResponseTimeMs)}` : '';
+  return `${health.failing ? 'failing' : 'well'}${least}, ${calmSpan(health.ageMs)} ago`;
 }
 
 /** The states of the breaker over the last two minutes, as a strip of colours. */

@@ -24,7 +24,7 @@ export function trouble(processor) {
   if (!processor.enabled) return 'switched off';
   if (processor.breaker.state === 'open') return 'failing';
   if (processor.breaker.state === 'half_open') return 'coming back';
-  if (processor.throttled_for_ms > 0) return 'throttling us';
+  if (processor.throttledForMs > 0) return 'throttling us';
   return null;
 }
 
@@ -60,9 +60,9 @@ export function situation(snapshot) {
   if (back.length > 0) {
     return { level: 'watch', title: `${capital(processorsNamed(back))} coming back.`, text: `A few payments at a time are tried there.${queue}` };
   }
-  const slow = router.processors.filter((processor) => used.includes(processor.name) && processor.latency_ms >= SLOW_MS);
+  const slow = router.processors.filter((processor) => used.includes(processor.name) && processor.latencyMs >= SLOW_MS);
   if (slow.length > 0) {
-    const times = slow.map(({ name, latency_ms: ms }) => (slow.length > 1 ? `${span(ms)} at ${name}` : span(ms)));
+    const times = slow.map(({ name, latencyMs: ms }) => (slow.length > 1 ? `${span(ms)} at ${name}` : span(ms)));
     return { level: 'watch', title: `${capital(processorsNamed(slow.map(({ name }) => name)))} slow.`, text: `A payment takes ${list(times)}.${queue}` };
   }
   if (queue) return { level: 'watch', title: 'Payments wait.', text: queue.trim() };
