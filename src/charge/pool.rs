@@ -18,6 +18,9 @@ use crate::telemetry::Storm;
 const IDLE_CONNECTIONS: usize = 800;
 /// How long an idle connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// For how long no connection is kept idle after this process could open no more files: the database and others need
+/// what calls give back.
+const FILES_SCARCE: Duration = Duration::from_secs(30);
 /// How much of a processor's reply is read.
 pub const MAX_BODY_BYTES: usize = 16 * 1024;
 /// How long the rest of a reply may take once its status is known.
@@ -132,7 +135,12 @@ impl Connections {
                 timeout_at(until, connected)
                     .await
                     .map_err(|_| Failed::NotConnected(format!("no connection within {within:?}")))?
-                    .map_err(|error| not_connected(&error))?
+                    .map_err(|error| not_connected(&error))
+                    .inspect_err(|failed| {
+                        if matches!(failed, Failed::OutOfFiles(_)) {
+                            self.idle.close_all();
+                        }
+                    })?
             }
         };
         if !connection.is_quiet() {
@@ -195,6 +203,8 @@ struct Kept {
     connections: VecDeque<(Instant, Connection)>,
     /// Whether somebody is about to close those that are idle for too long.
     is_watched: bool,
+    /// Until then none is kept.
+    scarce_until: Option<Instant>,
 }
 
 impl Idle {
@@ -210,12 +220,20 @@ impl Idle {
 
     fn keep(self: &Arc<Self>, connection: Connection) {
         let mut kept = self.lock();
-        if kept.connections.len() < IDLE_CONNECTIONS {
+        let is_scarce = kept.scarce_until.is_some_and(|at| Instant::now() < at);
+        if !is_scarce && kept.connections.len() < IDLE_CONNECTIONS {
             kept.connections.push_back((Instant::now(), connection));
             if !std::mem::replace(&mut kept.is_watched, true) {
                 tokio::spawn(close_idle(Arc::downgrade(self)));
             }
         }
+    }
+
+    /// Gives back the files of all, and of those that would be kept within [`FILES_SCARCE`].
+    fn close_all(&self) {
+        let mut kept = self.lock();
+        kept.scarce_until = Some(Instant::now() + FILES_SCARCE);
+        drop(std::mem::take(&mut kept.connections));
     }
 
     /// Takes out what is idle for too long, and says when the next one will be: where there is none nobody looks any more.

@@ -6,7 +6,9 @@ use axum::routing::get;
 use utoipa::openapi::extensions::Extensions;
 use utoipa::openapi::schema::{ObjectBuilder, SchemaFormat, Type};
 use utoipa::openapi::tag::TagBuilder;
-use utoipa::openapi::{ContactBuilder, InfoBuilder, LicenseBuilder, OpenApi, RefOr, ServerBuilder};
+use utoipa::openapi::{
+    ContactBuilder, InfoBuilder, LicenseBuilder, OpenApi, RefOr, Required, ServerBuilder,
+};
 use utoipa::{PartialSchema, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 
@@ -72,6 +74,16 @@ pub(super) fn allow_empty_parameters(document: &mut OpenApi, path: &str) {
             let empty = Extensions::from_iter([("allowEmptyValue", true)]);
             parameter.extensions = Some(empty);
         }
+    }
+}
+
+/// Says that a POST to `path` may come without its body. utoipa makes such a body a union with null, for which
+/// generators write clients that cannot leave it out.
+pub(super) fn allow_no_body(document: &mut OpenApi, path: &str) {
+    let operation = document.paths.paths.get_mut(path);
+    let operation = operation.and_then(|item| item.post.as_mut());
+    if let Some(RefOr::T(body)) = operation.and_then(|post| post.request_body.as_mut()) {
+        body.required = Some(Required::False);
     }
 }
 

@@ -131,6 +131,12 @@ impl OperatorApi {
             that said it.";
         let title = "payment-proxy for operators";
         let (routes, mut document) = openapi::split(router, title, about, &TAGS);
+        for path in [
+            "/routing/{processor}/disable",
+            "/routing/{processor}/enable",
+        ] {
+            openapi::allow_no_body(&mut document, path);
+        }
         document.merge(Self::sessions().split_for_parts().1);
         let bearer = SecurityScheme::Http(
             HttpBuilder::new()
@@ -223,7 +229,7 @@ async fn explain(State(api): State<OperatorApi>) -> Json<Explanation> {
 /// Payments that it may have charged already stay with it.
 #[utoipa::path(
     post, path = "/routing/{processor}/disable", tag = "routing", operation_id = "disableProcessor",
-    params(("processor" = String, Path, description = "Its name")), request_body = Option<SwitchReason>,
+    params(("processor" = String, Path, description = "Its name")), request_body = SwitchReason,
     responses(
         (status = 204, description = "All instances know it within a second"),
         SwitchProblems,
@@ -242,7 +248,7 @@ async fn disable(
 /// Putting one into use that is in use changes nothing.
 #[utoipa::path(
     post, path = "/routing/{processor}/enable", tag = "routing", operation_id = "enableProcessor",
-    params(("processor" = String, Path, description = "Its name")), request_body = Option<SwitchReason>,
+    params(("processor" = String, Path, description = "Its name")), request_body = SwitchReason,
     responses(
         (status = 204, description = "All instances know it within a second"),
         SwitchProblems,

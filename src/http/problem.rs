@@ -207,7 +207,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Fields<T> {
     }
 }
 
-/// The fields of a JSON object, or their defaults where there is no body or `null`.
+/// The fields of a JSON object, or their defaults where there is no body.
 pub(super) struct Optional<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for Optional<T> {
@@ -216,7 +216,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Default> FromRequest<S> for Optional<
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         let content_type = check_content_type(request.headers());
         let body = read(request.into_body()).await?;
-        if body.is_empty() || *body == *b"null" {
+        if body.is_empty() {
             return Ok(Self(T::default()));
         }
         content_type?;

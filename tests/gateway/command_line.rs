@@ -315,7 +315,7 @@ async fn a_stuck_payment_is_found_with_its_reason_and_retried() {
     );
     let (code, list) = run(&mut program(&database.url, &["dead-letter", "list"])).await;
     assert!(
-        code == 0 && list.contains(&id_text) && list.contains("has the payment with 5.00"),
+        code == 0 && list.contains(&id_text) && list.contains("has the payment with amount 5.00"),
         "{list}"
     );
     let (code, life) = run(&mut program(&database.url, &["payment", &id_text])).await;

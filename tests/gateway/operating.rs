@@ -345,7 +345,7 @@ async fn reconcile_has_a_rate_groups_errors_and_draws_nothing_where_nobody_looks
         took > Duration::from_millis(1_700),
         "{took:?} for 24 payments at 12/s"
     );
-    let nobody = "default,0.05,http://127.0.0.1:1 fallback,0.15,http://127.0.0.1:1".to_owned();
+    let nobody = "default,0.05,http://127.0.0.1:1 fallback,0.15,http://127.0.0.1:2".to_owned();
     let (text, _) = reconcile(nobody, &[]).await;
     assert_eq!(text.lines().count(), 3, "a line for each processor: {text}");
     assert!(text.ends_with("0 compared, 0 differ, 0 of them repaired; of 24 it is not known\n"));

@@ -351,6 +351,8 @@ impl Deployment {
         };
         let words = without_comment(line).split(' ').map(|word| match word {
             "ID" => self.id.to_string(),
+            // That of simulated processors.
+            "TOKEN" => "123".to_owned(),
             "FOLDER" => folder("first"),
             "/srv/archive" => folder("second"),
             word => word.to_owned(),

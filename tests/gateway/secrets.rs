@@ -38,7 +38,15 @@ fn given_away(line: &str) -> Vec<&str> {
 
 /// Everything of the repository that configures something.
 fn configuration(folder: &Path, found: &mut Vec<std::path::PathBuf>) {
-    const NOT_OURS: [&str; 6] = ["target", ".git", ".run", ".venv", "reports", ".env"];
+    const NOT_OURS: [&str; 7] = [
+        "target",
+        ".git",
+        ".run",
+        ".venv",
+        "node_modules",
+        "reports",
+        ".env",
+    ];
     for entry in std::fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
         let name = path
