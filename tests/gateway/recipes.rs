@@ -354,10 +354,27 @@ impl Deployment {
             // That of simulated processors.
             "TOKEN" => "123".to_owned(),
             "FOLDER" => folder("first"),
+            "charged.txt" | "absent.txt" => folder(word),
             "/srv/archive" => folder("second"),
             word => word.to_owned(),
         });
         words.collect::<Vec<_>>().join(" ")
+    }
+
+    /// Payments in doubt at a processor that was removed, and the files that an operator wrote of it.
+    async fn strand_payments(&self) {
+        for file in ["charged.txt", "absent.txt"] {
+            let id = Uuid::new_v4();
+            self.admin
+                .execute(&format!(
+                    "INSERT INTO payment_queue
+                         (correlation_id, amount, accepted_at, attempt, processor, requested_at, doubt_until)
+                     VALUES ('{id}', 19.90, now() - interval '5 min', 3, 'old',
+                         date_trunc('milliseconds', now() - interval '5 min'), now() - interval '3 min')"
+                ))
+                .await;
+            std::fs::write(self.folder.path().join(file), format!("{id}\n")).expect("a file");
+        }
     }
 
     /// All that is settled, by the API.
@@ -466,8 +483,13 @@ async fn every_block_of_commands_is_run_or_checked_as_it_stands() {
         assert_eq!(deployment.summary().await, before, "{nowhere}");
     }
 
-    // And as a person types them, in the order in which they are read.
-    for line in &typed {
+    // And as a person types them, in the order in which they are read; what wants attention comes last.
+    let (stranded, calm): (Vec<&String>, Vec<&String>) =
+        typed.iter().partition(|line| line.contains(".txt"));
+    for (place, line) in calm.iter().chain(&stranded).enumerate() {
+        if place == calm.len() {
+            deployment.strand_payments().await;
+        }
         let output = type_line(line, &deployment.settings).await;
         let (text, code) = (said(&output), output.status.code());
         let ended = code == Some(0) || (line.contains("--watch") && code == Some(INTERRUPTED));
