@@ -131,7 +131,7 @@ async fn running_out_of_files_is_told_of_once_and_is_no_fault_of_a_processor() {
     let (database, default) = (Database::create().await, processor().await);
     default.processor.set_delay(Duration::from_secs(2));
     // Enough for the database and some clients, and not for as many calls as there are payments.
-    let gateway = with_files(&database, &processors(&[&default]), 64, 64);
+    let gateway = with_files(&database, &processors(&[&default]), 48, 48);
     gateway.until_ready().await;
     let mut ids = Vec::new();
     for _ in 0..10 {
