@@ -67,7 +67,7 @@ pub enum Command {
     #[command(mut_arg(DURABILITY, hidden), after_help = help(&["routing", "routing disable fallback --reason \"they have maintenance until 5\"", "routing enable fallback --reason \"they are back\""], "done", "there is no such processor", "it could not be done"))]
     Routing(Box<RoutingArgs>),
     /// Compare our books with the processors' records
-    #[command(mut_arg(DURABILITY, hidden), after_help = help(&["reconcile --from 2026-07-10 --to 2026-07-11", "reconcile --repair --from 1h"], "they agree, at the end", "they differ", "it could not be done, or a processor did not say"))]
+    #[command(mut_arg(DURABILITY, hidden), after_help = help(&["reconcile --from 2026-07-10 --to 2026-07-11", "reconcile --repair --from 1h", "reconcile --repair --ids posted.txt"], "they agree, at the end", "they differ", "it could not be done, or a processor did not say"))]
     Reconcile(Box<ReconcileArgs>),
     /// Move the settled payments of past months out of the books, to files, while the service runs
     #[command(mut_arg(DURABILITY, hidden), after_help = help(&["archive --before 2026-08 --to /srv/archive --dry-run"], "done", "a month could not be archived, or not all of it", "it could not be done; run it again"))]

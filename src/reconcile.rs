@@ -5,6 +5,9 @@
 //! it as well. What one lookup each proves beyond doubt can be repaired; everything else is for a person to decide.
 //!
 //! Payments that are in flight are left out, and archived payments are compared by totals only.
+//!
+//! Given a list of ids it compares these, also those that our tables lack: what a backup does not know, and what an
+//! unlogged queue lost in a crash.
 
 mod ask;
 mod ledger;
@@ -23,6 +26,7 @@ pub use ask::{RATE_SLACK, SILENCE_LIMIT};
 pub use ledger::CLOCKS_APART;
 
 use crate::database::{RETRY_PAUSE, is_not_allowed, is_transient};
+use crate::payment::parse_amount;
 use crate::summary::{NoSummary, Summary, Totals, summarize};
 use crate::worker::Processor;
 use ask::{Answers, Asker, Charge};
@@ -30,6 +34,8 @@ use ledger::Row;
 
 /// Payments that are read from the database at a time.
 pub const PAGE: i64 = 500;
+/// Given ids that are looked for in the database at a time.
+pub const PAGE_IDS: usize = 500;
 /// Payments that are looked up at once.
 pub const LOOKUPS: usize = 8;
 /// Payments that are looked up per second, unless another rate is asked for. As fast as it can, on two CPUs that
@@ -50,6 +56,8 @@ pub enum Ours {
     Queued,
     /// Among the dead letters.
     Dead,
+    /// In none of our tables: its id was given by an operator.
+    Unknown,
 }
 
 /// What is wrong with a payment.
@@ -189,6 +197,8 @@ pub struct Report {
     pub payments_not_known: u64,
     /// Processors that the database knows and that were not asked.
     pub not_asked: Vec<String>,
+    /// Given ids that are in none of our tables, and that every processor says it does not have.
+    pub nowhere: Vec<Uuid>,
     /// Payments that are archived.
     pub archived: Archived,
     /// Processors whose totals differ; they are compared where their token is given.
@@ -246,6 +256,8 @@ pub struct Scope {
     pub from: Option<DateTime<Utc>>,
     /// The last `requestedAt`; none: no limit.
     pub to: Option<DateTime<Utc>>,
+    /// The payments to compare, each once, in place of those of a range. Payments that we do not have may be among them.
+    pub ids: Option<Vec<Uuid>>,
     /// Whether to put right what is proved.
     pub repair: bool,
     /// The processors' admin token, to compare totals too.
@@ -257,8 +269,8 @@ pub struct Scope {
 }
 
 /// Compares the payments settled with `from <= requestedAt <= to`, and those accepted in that time that
-/// are queued or dead; with `repair` it puts right what is proved. `progress` is told how many payments of about how
-/// many have been looked up.
+/// are queued or dead, or the payments with the given ids; with `repair` it puts right what is proved. `progress` is
+/// told how many payments of about how many have been looked up.
 ///
 /// Of archived payments only the totals are compared.
 ///
@@ -285,29 +297,12 @@ pub async fn reconcile(
         repair: scope.repair,
         report: Report {
             not_asked: not_asked.collect(),
-            archived: patiently(|| ledger::archived(pool, scope)).await?,
             ..Report::default()
         },
     };
-    let about = patiently(|| ledger::about(pool, scope)).await?;
-    let mut looked_up = 0;
-    let mut after = None;
-    loop {
-        let page = patiently(|| ledger::settled(pool, scope, after)).await?;
-        let Some(last) = page.last() else { break };
-        after = last.requested_at.map(|at| (at, last.correlation_id));
-        looked_up += page.len() as u64;
-        run.compare(page).await?;
-        progress(looked_up, about);
-    }
-    let mut after = Uuid::nil();
-    loop {
-        let page = patiently(|| ledger::open(pool, scope, after)).await?;
-        let Some(last) = page.last() else { break };
-        after = last.correlation_id;
-        looked_up += page.len() as u64;
-        run.compare(page).await?;
-        progress(looked_up, about);
+    match &scope.ids {
+        Some(ids) => run.compare_given(ids, progress).await?,
+        None => run.compare_range(scope, progress).await?,
     }
     let mut report = run.report;
     if let Some(token) = &scope.token {
@@ -381,6 +376,60 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Compares the payments of a range.
+    async fn compare_range(
+        &mut self,
+        scope: &Scope,
+        progress: impl Fn(u64, u64),
+    ) -> Result<(), sqlx::Error> {
+        let pool = self.pool;
+        self.report.archived = patiently(|| ledger::archived(pool, scope)).await?;
+        let about = patiently(|| ledger::about(pool, scope)).await?;
+        let mut looked_up = 0;
+        let mut after = None;
+        loop {
+            let page = patiently(|| ledger::settled(pool, scope, after)).await?;
+            let Some(last) = page.last() else { break };
+            after = last.requested_at.map(|at| (at, last.correlation_id));
+            looked_up += page.len() as u64;
+            self.compare(page).await?;
+            progress(looked_up, about);
+        }
+        let mut after = Uuid::nil();
+        loop {
+            let page = patiently(|| ledger::open(pool, scope, after)).await?;
+            let Some(last) = page.last() else { break };
+            after = last.correlation_id;
+            looked_up += page.len() as u64;
+            self.compare(page).await?;
+            progress(looked_up, about);
+        }
+        Ok(())
+    }
+
+    /// Compares the payments with these ids.
+    async fn compare_given(
+        &mut self,
+        ids: &[Uuid],
+        progress: impl Fn(u64, u64),
+    ) -> Result<(), sqlx::Error> {
+        let pool = self.pool;
+        let mut looked_up = 0;
+        for page in ids.chunks(PAGE_IDS) {
+            let given = patiently(|| ledger::given(pool, page)).await?;
+            self.report.archived.payments += given.archived.payments;
+            self.report.archived.amount += given.archived.amount;
+            for (id, processor) in given.in_flight {
+                let reason = "a worker holds it at this moment".to_owned();
+                self.report.note_not_known(id, vec![(processor, reason)]);
+            }
+            self.compare(given.rows).await?;
+            looked_up += page.len() as u64;
+            progress(looked_up, ids.len() as u64);
+        }
+        Ok(())
+    }
+
     /// Compares some payments, and leaves what differs in the database.
     async fn compare(&mut self, rows: Vec<Row>) -> Result<(), sqlx::Error> {
         let (asker, not_asked) = (&self.asker, &self.report.not_asked);
@@ -406,9 +455,13 @@ impl Run<'_> {
             let is_complete = answers.silent.is_empty();
             if let Some((difference, charge)) = difference(&row, &answers) {
                 let repaired = match charge {
-                    Some(charge) if self.repair && is_complete => {
-                        patiently(|| ledger::put_right(self.pool, &row, &charge)).await?
-                    }
+                    Some(charge) if self.repair && is_complete => match row.ours {
+                        Ours::Unknown => {
+                            let id = row.correlation_id;
+                            patiently(|| ledger::record(self.pool, id, &charge)).await?
+                        }
+                        _ => patiently(|| ledger::put_right(self.pool, &row, &charge)).await?,
+                    },
                     _ => false,
                 };
                 self.report.findings.push(Finding {
@@ -420,6 +473,9 @@ impl Run<'_> {
                 });
                 compared.push(row.correlation_id);
             } else if is_complete {
+                if row.ours == Ours::Unknown {
+                    self.report.nowhere.push(row.correlation_id);
+                }
                 compared.push(row.correlation_id);
             }
             match is_complete {
@@ -478,7 +534,11 @@ fn difference(row: &Row, answers: &Answers) -> Option<(Difference, Option<Charge
             .then_some((Difference::NotCharged, None));
     };
     let processor = charge.processor.clone();
-    if charge.amount != Some(row.amount) {
+    let is_amount = match row.amount {
+        Some(ours) => charge.amount == Some(ours),
+        None => charge.amount.is_some_and(can_be_paid),
+    };
+    if !is_amount {
         let amount = charge.amount;
         // A dead letter with this reason is known already.
         return (row.ours != Ours::Dead)
@@ -502,6 +562,11 @@ fn difference(row: &Row, answers: &Answers) -> Option<(Difference, Option<Charge
     Some((difference, Some(charge.clone())))
 }
 
+/// Whether a payment can have that amount.
+fn can_be_paid(amount: Decimal) -> bool {
+    parse_amount(&amount.to_string()).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -509,8 +574,8 @@ mod tests {
     fn row(processor: &str) -> Row {
         Row {
             correlation_id: Uuid::nil(),
-            amount: Decimal::ONE,
-            accepted_at: DateTime::UNIX_EPOCH,
+            amount: Some(Decimal::ONE),
+            accepted_at: Some(DateTime::UNIX_EPOCH),
             ours: Ours::Settled,
             processor: Some(processor.to_owned()),
             requested_at: Some(DateTime::UNIX_EPOCH),
@@ -526,6 +591,10 @@ mod tests {
     }
 
     fn found(charges: &[Charge], silent: &[&str]) -> Option<Difference> {
+        found_of(&row("default"), charges, silent)
+    }
+
+    fn found_of(row: &Row, charges: &[Charge], silent: &[&str]) -> Option<Difference> {
         let silent = silent
             .iter()
             .map(|name| ((*name).to_owned(), String::new()));
@@ -533,7 +602,7 @@ mod tests {
             charges: charges.to_vec(),
             silent: silent.collect(),
         };
-        difference(&row("default"), &answers).map(|(difference, _)| difference)
+        difference(row, &answers).map(|(difference, _)| difference)
     }
 
     #[test]
@@ -553,6 +622,40 @@ mod tests {
         assert_eq!(found(&both, &["third"]), Some(twice));
         assert_eq!(found(&[], &["fallback"]), None);
         assert_eq!(found(&[fallback], &["default"]), None);
+    }
+
+    #[test]
+    fn a_charge_of_an_unknown_id_has_an_amount_that_a_payment_can_have() {
+        let unknown = Row {
+            amount: None,
+            accepted_at: None,
+            ours: Ours::Unknown,
+            processor: None,
+            requested_at: None,
+            ..row("default")
+        };
+        let charged = |amount: Option<&str>| {
+            let amount = amount.map(|text| text.parse().expect("a number"));
+            let charge = Charge {
+                amount,
+                ..charge("default")
+            };
+            found_of(&unknown, &[charge], &[]).expect("a difference")
+        };
+        let processor = "default".to_owned();
+        assert_eq!(charged(Some("19.90")), Difference::NotBooked { processor });
+        for amount in [None, Some("0"), Some("-1"), Some("1.005"), Some("1e12")] {
+            let amount =
+                amount.map(|text| Decimal::from_scientific(text).or(text.parse()).expect(text));
+            let text = amount.map(|amount| amount.to_string());
+            let found = charged(text.as_deref());
+            assert!(matches!(found, Difference::OtherAmount { .. }), "{found}");
+        }
+        assert_eq!(
+            found_of(&unknown, &[charge("default")], &["fallback"]),
+            None
+        );
+        assert_eq!(found_of(&unknown, &[], &[]), None);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! `payment-proxy in-doubt`: an operator's word on payments that the service cannot end by itself.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -9,6 +8,7 @@ use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use uuid::Uuid;
 
+use super::input::{correlation_id, lines, read};
 use super::output::{confirm, print_json, say};
 use super::{DIFFERS, UNNAMED, connect, details, table};
 use crate::config::DatabaseSettings;
@@ -95,41 +95,25 @@ impl Decision {
         match &self.file {
             None => Ok(self.ids.iter().map(|id| (*id, None)).collect()),
             Some(path) => {
-                let name = path.display();
-                let text = read(path).with_context(|| format!("cannot read {name}"))?;
-                lines(&text).map_err(|error| anyhow::anyhow!("{name}, {error}"))
+                let text = read(path)?;
+                told(&text).with_context(|| path.display().to_string())
             }
         }
     }
 }
 
-fn read(path: &Path) -> std::io::Result<String> {
-    if path == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text)?;
-        return Ok(text);
-    }
-    std::fs::read_to_string(path)
-}
-
-/// One payment per line that is not empty and no comment (`#`).
-fn lines(text: &str) -> Result<Vec<Told>, String> {
-    let lines = text.lines().map(str::trim).enumerate();
-    let told = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
-    told.map(|(index, line)| {
-        let wrong = |what: String| format!("line {}: {what}", index + 1);
+/// One payment per line.
+fn told(text: &str) -> anyhow::Result<Vec<Told>> {
+    lines(text, |line| {
         let (id, requested_at) = match line.split_once([',', '\t']) {
             Some((id, requested_at)) => (id.trim(), Some(requested_at.trim())),
             None => (line, None),
         };
-        let id = crate::payment::parse_uuid(id)
-            .ok_or_else(|| wrong(format!("{id:?} is not a correlation id")))?;
         let requested_at = requested_at
             .filter(|text| !text.is_empty())
             .map(moment::argument);
-        Ok((id, requested_at.transpose().map_err(wrong)?))
+        Ok((correlation_id(id)?, requested_at.transpose()?))
     })
-    .collect()
 }
 
 /// Runs `in-doubt`. Exits with [`DIFFERS`] when a payment was not decided.
@@ -241,7 +225,7 @@ mod tests {
         let id = "4a7901b8-7d26-4d9d-aa19-4dc1c7cf60b3";
         let text =
             format!("# asked on the phone\n{id}\r\n\n {id}, 2026-11-30T05:00:01.5Z\n{id}\t\n");
-        let read = lines(&text).expect("three payments");
+        let read = told(&text).expect("three payments");
         let at = "2026-11-30T05:00:01.5Z".parse().ok();
         assert_eq!(
             read.iter().map(|(_, at)| *at).collect::<Vec<_>>(),
@@ -251,7 +235,7 @@ mod tests {
             ("x", "line 1: \"x\" is not a correlation id"),
             (&format!("{id}\n{id},yesterday"), "line 2: expected a time"),
         ] {
-            let error = lines(text).expect_err("a mistake");
+            let error = told(text).expect_err("a mistake").to_string();
             assert!(error.starts_with(expected), "{error}");
         }
     }

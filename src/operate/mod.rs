@@ -4,6 +4,7 @@ mod archive;
 mod dead_letter;
 mod deployment;
 mod in_doubt;
+mod input;
 pub mod output;
 mod payment;
 mod progress;

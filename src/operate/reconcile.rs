@@ -1,11 +1,16 @@
 //! `payment-proxy reconcile`: our books against the processors' records.
 
+use std::collections::HashSet;
 use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use chrono::{DateTime, Utc};
 use clap::Args;
+use uuid::Uuid;
 
+use super::input::{correlation_id, lines, read};
 use super::output::{complain, print_json, say};
 use super::{DIFFERS, FAILED, Progress, connect};
 use crate::config::{DatabaseSettings, OwnerSettings, ProcessorsSettings};
@@ -31,6 +36,10 @@ pub struct ReconcileArgs {
     /// The last requestedAt that is compared; without it, everything
     #[arg(long, value_name = "TIME", value_parser = moment::argument)]
     pub to: Option<DateTime<Utc>>,
+    /// Compare the payments with these correlation ids, also those that we do not have at all: a file with one per line, -
+    /// for standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "to"])]
+    pub ids: Option<PathBuf>,
     /// Put right what the processors prove; as the owner of the tables (MIGRATE_DATABASE_URL) where the service may
     /// not change what is booked
     #[arg(long)]
@@ -60,11 +69,12 @@ pub struct ReconcileArgs {
 /// that is not known: a processor was not asked or did not answer, or payments are archived.
 ///
 /// # Errors
-/// The range is upside down, or the database did not answer.
+/// The range is upside down, the ids cannot be read, or the database did not answer.
 pub async fn reconcile(args: ReconcileArgs) -> anyhow::Result<ExitCode> {
     if matches!((args.from, args.to), (Some(from), Some(to)) if from > to) {
         anyhow::bail!("--from must not be after --to");
     }
+    let ids = args.ids.as_deref().map(read_ids).transpose()?;
     let settings = match args.repair {
         true => args.owner.of(&args.database),
         false => args.database,
@@ -74,6 +84,7 @@ pub async fn reconcile(args: ReconcileArgs) -> anyhow::Result<ExitCode> {
     let scope = Scope {
         from: args.from,
         to: args.to,
+        ids,
         repair: args.repair,
         token: args.token,
         rate: args.rate,
@@ -97,9 +108,22 @@ pub async fn reconcile(args: ReconcileArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// The ids of a file, each once.
+fn read_ids(path: &Path) -> anyhow::Result<Vec<Uuid>> {
+    let name = path.display();
+    let ids = lines(&read(path)?, correlation_id).with_context(|| name.to_string())?;
+    // As of a pipe whose other end has failed.
+    anyhow::ensure!(!ids.is_empty(), "{name} has no id in it");
+    let mut seen = HashSet::new();
+    Ok(ids.into_iter().filter(|id| seen.insert(*id)).collect())
+}
+
 fn print_report(report: &Report) -> std::io::Result<()> {
     for finding in &report.findings {
         say!("{}", finding_line(finding))?;
+    }
+    for id in &report.nowhere {
+        say!("{id}  unknown here; no processor has it: it was lost, or never posted")?;
     }
     for totals in &report.totals {
         let (name, booked) = (&totals.processor, &totals.booked);
@@ -161,6 +185,7 @@ fn finding_line(finding: &Finding) -> String {
         compare::Ours::Settled => "settled",
         compare::Ours::Queued => "queued",
         compare::Ours::Dead => "dead",
+        compare::Ours::Unknown => "unknown",
     };
     let (id, difference) = (finding.correlation_id, &finding.difference);
     let repaired = if finding.repaired { "; repaired" } else { "" };

@@ -1,5 +1,6 @@
 //! Our side: what the database has of payments, and what is written there.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -10,6 +11,7 @@ use uuid::Uuid;
 use super::ask::Charge;
 use super::{Archived, Difference, Finding, Ours, PAGE, Report, Scope};
 use crate::claim::interval;
+use crate::restored::BACKUP_AGE_LIMIT;
 
 /// How much before its acceptance, or after this moment, a processor may have charged a payment by its own clock. A
 /// record that is further away is not repaired: a person has to see whether that is this payment.
@@ -19,8 +21,9 @@ pub const CLOCKS_APART: Duration = Duration::from_secs(3_600);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Row {
     pub(super) correlation_id: Uuid,
-    pub(super) amount: Decimal,
-    pub(super) accepted_at: DateTime<Utc>,
+    /// None, as `accepted_at`, of one that we do not have.
+    pub(super) amount: Option<Decimal>,
+    pub(super) accepted_at: Option<DateTime<Utc>>,
     pub(super) ours: Ours,
     /// The processor that has charged it, or may have, as far as we know.
     pub(super) processor: Option<String>,
@@ -94,8 +97,8 @@ pub(super) async fn settled(
     .await?;
     let rows = rows.into_iter().map(|row| Row {
         correlation_id: row.correlation_id,
-        amount: row.amount,
-        accepted_at: row.accepted_at,
+        amount: Some(row.amount),
+        accepted_at: Some(row.accepted_at),
         ours: Ours::Settled,
         processor: Some(row.processor),
         requested_at: Some(row.requested_at),
@@ -130,13 +133,138 @@ pub(super) async fn open(
     .await?;
     let rows = rows.into_iter().map(|row| Row {
         correlation_id: row.correlation_id,
-        amount: row.amount,
-        accepted_at: row.accepted_at,
+        amount: Some(row.amount),
+        accepted_at: Some(row.accepted_at),
         ours: if row.dead { Ours::Dead } else { Ours::Queued },
         processor: row.processor,
         requested_at: None,
     });
     Ok(rows.collect())
+}
+
+/// Our side of some ids.
+#[derive(Debug, Default)]
+pub(super) struct Given {
+    /// What is to be compared, payments that we do not have included, in the order of the ids.
+    pub(super) rows: Vec<Row>,
+    /// Payments that a worker holds, each with the processor that it holds it for. They have not been decided yet.
+    pub(super) in_flight: Vec<(Uuid, String)>,
+    pub(super) archived: Archived,
+}
+
+/// Our side of those ids, of each in the table that counts: a row of the queue whose payment is settled is a leftover.
+pub(super) async fn given(pool: &PgPool, ids: &[Uuid]) -> Result<Given, sqlx::Error> {
+    let found = sqlx::query!(
+        r#"SELECT DISTINCT ON (correlation_id) correlation_id AS "id!", place AS "place!", amount AS "amount!", accepted_at,
+            processor, requested_at
+        FROM (
+            SELECT correlation_id, 1 AS place, amount, accepted_at, processor, requested_at
+            FROM payment_processed WHERE correlation_id = ANY ($1)
+            UNION ALL SELECT correlation_id, 2, amount, NULL, NULL, NULL
+            FROM payment_archived WHERE correlation_id = ANY ($1)
+            UNION ALL SELECT correlation_id, 3, amount, accepted_at, processor, NULL
+            FROM payment_dead_letter WHERE correlation_id = ANY ($1)
+            UNION ALL SELECT correlation_id, CASE WHEN lease_until <= now() THEN 4 ELSE 5 END, amount, accepted_at,
+                processor, NULL
+            FROM payment_queue WHERE correlation_id = ANY ($1)
+        ) AS ours ORDER BY correlation_id, place"#,
+        ids
+    )
+    .fetch_all(pool)
+    .await?;
+    let mut found: HashMap<Uuid, _> = found.into_iter().map(|row| (row.id, row)).collect();
+    let mut given = Given::default();
+    for id in ids {
+        let mut row = Row {
+            correlation_id: *id,
+            amount: None,
+            accepted_at: None,
+            ours: Ours::Unknown,
+            processor: None,
+            requested_at: None,
+        };
+        if let Some(ours) = found.remove(id) {
+            row.ours = match ours.place {
+                1 => Ours::Settled,
+                2 => {
+                    given.archived.payments += 1;
+                    given.archived.amount += ours.amount;
+                    continue;
+                }
+                3 => Ours::Dead,
+                4 => Ours::Queued,
+                _ => {
+                    let processor = ours.processor.unwrap_or_else(|| "any".to_owned());
+                    given.in_flight.push((*id, processor));
+                    continue;
+                }
+            };
+            row.amount = Some(ours.amount);
+            row.accepted_at = ours.accepted_at;
+            row.processor = ours.processor;
+            row.requested_at = ours.requested_at;
+        }
+        given.rows.push(row);
+    }
+    Ok(given)
+}
+
+/// Records the charge of a payment that was in none of our tables. When it was accepted is not known, at the latest when
+/// it was charged; so the processor's `requestedAt` stands for that, and is to be near enough to this moment: at most
+/// [`BACKUP_AGE_LIMIT`] before it, and [`CLOCKS_APART`] after it.
+///
+/// Returns whether it is recorded so. It is not where it was posted again meanwhile: whatever queued it decides it.
+pub(super) async fn record(pool: &PgPool, id: Uuid, charge: &Charge) -> Result<bool, sqlx::Error> {
+    let Some(amount) = charge.amount else {
+        return Ok(false);
+    };
+    let mut transaction = pool.begin().await?;
+    // A post of this id waits for this row until the end of the transaction, and finds the payment recorded then. So no
+    // claim can read the queue after such a post and the ledger before this commit.
+    let reserved = sqlx::query!(
+        "INSERT INTO payment_queue (correlation_id, amount, accepted_at) VALUES ($1, $2, now())
+        ON CONFLICT ON CONSTRAINT payment_queue_correlation_id_key DO NOTHING",
+        id,
+        amount
+    )
+    .execute(&mut *transaction)
+    .await?;
+    if reserved.rows_affected() == 0 {
+        return Ok(false);
+    }
+    // A statement of its own, which sees what was committed before the row above was there.
+    sqlx::query!(
+        "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+        SELECT $1, $2, $3, $4, least($4, now()), 0
+        WHERE $4::timestamptz BETWEEN now() - $5::interval AND now() + $6::interval
+            AND NOT EXISTS (SELECT FROM payment_dead_letter WHERE correlation_id = $1)
+            AND NOT EXISTS (SELECT FROM payment_archived WHERE correlation_id = $1)
+        ON CONFLICT ON CONSTRAINT payment_processed_pkey DO NOTHING",
+        id,
+        amount,
+        charge.processor,
+        charge.requested_at,
+        interval(BACKUP_AGE_LIMIT.to_std().expect("it is positive")),
+        interval(CLOCKS_APART)
+    )
+    .execute(&mut *transaction)
+    .await?;
+    sqlx::query!("DELETE FROM payment_queue WHERE correlation_id = $1", id)
+        .execute(&mut *transaction)
+        .await?;
+    // Also by the attempt before this one, whose commit was not confirmed.
+    let is_recorded = sqlx::query_scalar!(
+        r#"SELECT EXISTS (
+            SELECT FROM payment_processed WHERE correlation_id = $1 AND processor = $2 AND requested_at = $3
+        ) AS "is_recorded!""#,
+        id,
+        charge.processor,
+        charge.requested_at
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(is_recorded)
 }
 
 /// Records the one charge that there is, in one statement, so that the payment stays in exactly one table.

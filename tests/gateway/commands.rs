@@ -137,26 +137,29 @@ async fn a_signal_ends_commands_that_wait_for_a_lock_a_processor_an_instance_or_
     let _connection = listener.accept().await.expect("a call");
     assert_eq!(ended_by(Signal::SIGINT, child, "probe").await, Some(130));
     // A person, or a pipe, that says nothing.
-    let from_pipe = [
+    let in_doubt = [
         "in-doubt", "charged", "--yes", "--reason", "r", "--file", "-",
     ];
-    let mut waiting = program(&database.url, &from_pipe);
-    let mut child = quiet(&mut waiting)
-        .stdin(Stdio::piped())
-        .spawn()
-        .expect("it starts");
-    let _pipe = child.stdin.take();
-    eventually("it reads", async || {
-        let id = child.id().expect("it runs");
-        let waits = std::fs::read_to_string(format!("/proc/{id}/wchan"));
-        let syscall = std::fs::read_to_string(format!("/proc/{id}/syscall")).unwrap_or_default();
-        waits.is_ok_and(|waits| waits.contains("pipe")) || syscall.starts_with("0 0x0 ")
-    })
-    .await;
-    assert_eq!(
-        ended_by(Signal::SIGTERM, child, "in-doubt").await,
-        Some(143)
-    );
+    for from_pipe in [&in_doubt[..], &["reconcile", "--ids", "-"]] {
+        let mut waiting = program(&database.url, from_pipe);
+        let mut child = quiet(&mut waiting)
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let _pipe = child.stdin.take();
+        eventually("it reads", async || {
+            let id = child.id().expect("it runs");
+            let waits = std::fs::read_to_string(format!("/proc/{id}/wchan"));
+            let syscall =
+                std::fs::read_to_string(format!("/proc/{id}/syscall")).unwrap_or_default();
+            waits.is_ok_and(|waits| waits.contains("pipe")) || syscall.starts_with("0 0x0 ")
+        })
+        .await;
+        assert_eq!(
+            ended_by(Signal::SIGTERM, child, from_pipe[0]).await,
+            Some(143)
+        );
+    }
 }
 
 #[tokio::test]

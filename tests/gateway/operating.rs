@@ -1,28 +1,47 @@
 //! What operators and auditors do: dead letters and reconciliation, through the command line.
 
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use payment_proxy::config::QueueDurability;
 use payment_proxy::simulator::Running;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
 use uuid::Uuid;
 
 use crate::support::{CENTS, Database, Gateway, eventually, processor, processors};
 
 /// Runs a command against that database, and returns its exit code and what it printed as JSON.
 async fn command(database: &Database, running: &[&Running], arguments: &[&str]) -> (i32, Value) {
+    command_reading(database, running, arguments, "").await
+}
+
+/// The same, which finds that text at its standard input.
+async fn command_reading(
+    database: &Database,
+    running: &[&Running],
+    arguments: &[&str],
+    text: &str,
+) -> (i32, Value) {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_payment-proxy"));
     command
         .args(arguments)
         .arg("--json")
         .env("DATABASE_URL", &database.url)
-        .env("PROCESSORS", processors(running));
+        .env("PROCESSORS", processors(running))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    // It need not read it.
+    let _ = stdin.write_all(text.as_bytes()).await;
+    drop(stdin);
     let Output {
         status,
         stdout,
         stderr,
-    } = command.output().await.expect("the program starts");
+    } = child.wait_with_output().await.expect("it ends");
     let text = String::from_utf8_lossy(&stdout);
     let printed = serde_json::from_str(&text);
     let printed = printed.unwrap_or_else(|_| panic!("{text}{}", String::from_utf8_lossy(&stderr)));
@@ -387,6 +406,225 @@ async fn a_charge_that_is_far_from_its_payment_is_not_recorded() {
     assert_eq!(report["findings"].as_array().map(Vec::len), Some(1));
     assert_eq!(database.count("payment_dead_letter").await, 1);
     assert_eq!(database.count("payment_processed").await, 1);
+}
+
+#[tokio::test]
+async fn a_list_of_ids_brings_back_what_processors_have_and_the_ledger_lacks() {
+    let (database, default, fallback, ids) = settled(12).await;
+    let running = [&default, &fallback];
+    let (lost, kept) = ids.split_at(8);
+    let array = lost.iter().map(Uuid::to_string).collect::<Vec<_>>();
+    database
+        .execute(&format!(
+            "DELETE FROM payment_processed WHERE correlation_id = ANY ('{{{}}}')",
+            array.join(",")
+        ))
+        .await;
+    let unbalanced = async || {
+        let balance = "SELECT coalesce(sum(missing - uncounted), 0)::bigint FROM audit.balance()";
+        database.value::<i64>(balance).await
+    };
+    assert_eq!(unbalanced().await, 8);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("ids");
+    let path = file.to_str().expect("a path");
+    let write = |text: &str| std::fs::write(&file, text).expect("a file");
+
+    // What cannot be read is refused before anything is done.
+    for (text, told) in [
+        (format!("{}\r\n\n x1 \n", lost[0]), "line 3: \"x1\" is not"),
+        ("\n \n".to_owned(), "has no id in it"),
+    ] {
+        write(&text);
+        let arguments = ["reconcile", "--repair", "--ids", path];
+        let mut program = crate::command_line::program(&database.url, &arguments);
+        program.env("PROCESSORS", processors(&running));
+        let (code, text) = crate::command_line::run(&mut program).await;
+        assert!(code == 2 && text.contains(told), "{code} {text}");
+    }
+    assert_eq!(database.count("payment_processed").await, 4);
+    assert_eq!(database.count("reconcile_run").await, 0);
+
+    // Nothing is recorded that a processor may have which was not asked, nor without --repair.
+    write(&format!("  {}\r\n\n{}\n", array[..4].join(" \n "), kept[0]));
+    let repair = ["reconcile", "--repair", "--ids", path];
+    let (code, report) = command(&database, &[&default], &repair).await;
+    assert_eq!(
+        (code, &report["notAsked"]),
+        (2, &json!(["fallback"])),
+        "{report}"
+    );
+    assert_eq!(
+        (&report["findings"], &report["paymentsNotKnown"]),
+        (&json!([]), &json!(5))
+    );
+    let (code, report) = command(&database, &running, &["reconcile", "--ids", path]).await;
+    assert_eq!((code, &report["compared"]), (1, &json!(5)), "{report}");
+    assert_eq!(database.count("payment_processed").await, 4);
+    let unsettled = "reconcile_finding WHERE kind = 'not recorded' AND recorded_by IS NULL";
+    assert_eq!(database.count(unsettled).await, 4);
+
+    // From a file, and from a pipe; an id that is given twice is one.
+    for (list, count) in [(None, 4), (Some(&array), 8)] {
+        let arguments = ["reconcile", "--repair", "--ids", list.map_or(path, |_| "-")];
+        let text = list.map(|list| list.join("\n") + "\n" + &list[0]);
+        let text = text.unwrap_or_default();
+        let (code, report) = command_reading(&database, &running, &arguments, &text).await;
+        let findings = report["findings"].as_array().expect("findings");
+        assert_eq!((code, findings.len()), (0, 4), "{report}");
+        for finding in findings {
+            assert_eq!(
+                (
+                    &finding["ours"],
+                    &finding["difference"]["kind"],
+                    &finding["repaired"]
+                ),
+                (&json!("unknown"), &json!("notBooked"), &json!(true)),
+                "{finding}"
+            );
+        }
+        assert_eq!(database.count("payment_processed").await, 4 + count);
+    }
+    let (code, report) = command(&database, &running, &["reconcile", "--token", "123"]).await;
+    assert_eq!((code, &report["compared"]), (0, &json!(12)), "{report}");
+    assert_eq!(database.count("reconcile_finding").await, 0);
+    assert_eq!(unbalanced().await, 0);
+    assert_eq!(database.count("payment_queue").await, 0);
+
+    // What is for a person, and what is for whoever holds it.
+    let [twice, old, future, odd, nowhere, dead, held] = [(); 7].map(|()| Uuid::new_v4());
+    let at = |hours: i64| {
+        let at = chrono::Utc::now() + chrono::TimeDelta::hours(hours);
+        at.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
+    };
+    charge_at(&default, twice, "19.90", &at(-1)).await;
+    charge_at(&fallback, twice, "19.90", &at(-1)).await;
+    charge_at(&default, old, "19.90", "1926-01-01T00:00:00.000Z").await;
+    charge_at(&default, future, "19.90", &at(2)).await;
+    charge_at(&default, odd, "0", &at(-1)).await;
+    for id in [dead, held] {
+        charge_at(&fallback, id, "19.90", &at(-1)).await;
+    }
+    database
+        .execute(&format!(
+            "INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt, processor, reason)
+             VALUES ('{dead}', 19.90, now() - interval '1 h', 1, 'fallback', 'none');
+             INSERT INTO payment_queue
+                (correlation_id, amount, accepted_at, attempt, processor, requested_at, lease_until, doubt_until)
+             VALUES ('{held}', 19.90, now(), 1, 'default', now(), now() + interval '1 min', now() + interval '2 min')"
+        ))
+        .await;
+    let given = [twice, old, future, odd, nowhere, dead, held, kept[0]].map(|id| id.to_string());
+    let stdin = ["reconcile", "--repair", "--ids", "-"];
+    let (code, report) = command_reading(&database, &running, &stdin, &given.join("\n")).await;
+    let findings = report["findings"].as_array().expect("findings");
+    let found: Vec<(&Value, &Value, &Value)> = findings
+        .iter()
+        .map(|each| {
+            (
+                &each["correlationId"],
+                &each["difference"]["kind"],
+                &each["repaired"],
+            )
+        })
+        .collect();
+    let expected = [
+        (twice, "chargedTwice", false),
+        (old, "notBooked", false),
+        (future, "notBooked", false),
+        (odd, "otherAmount", false),
+        (dead, "notBooked", true),
+    ];
+    let expected = expected.map(|(id, kind, repaired)| (json!(id), json!(kind), json!(repaired)));
+    let expected: Vec<_> = expected
+        .iter()
+        .map(|(id, kind, done)| (id, kind, done))
+        .collect();
+    assert_eq!((code, found), (1, expected), "{report}");
+    assert_eq!(report["nowhere"], json!([nowhere]));
+    assert_eq!(
+        (&report["paymentsNotKnown"], &report["compared"]),
+        (&json!(1), &json!(7))
+    );
+    assert_eq!(report["notKnown"][0]["first"], json!([held]));
+    assert_eq!(database.count("payment_processed").await, 13);
+    let (code, _) = command_reading(&database, &running, &stdin, &held.to_string()).await;
+    assert_eq!(code, 2);
+    let (code, _) = command_reading(&database, &running, &stdin, &nowhere.to_string()).await;
+    assert_eq!(code, 0);
+}
+
+#[tokio::test]
+async fn a_post_of_an_id_that_is_being_recorded_is_not_charged_again() {
+    let (database, default, fallback) = (
+        Database::create().await,
+        processor().await,
+        processor().await,
+    );
+    let running = [&default, &fallback];
+    let gateway = Gateway::start(&database, &processors(&running), &[]).await;
+    eventually("both are known", async || {
+        database.count("processor_health").await == 2
+    })
+    .await;
+    // Whatever is posted now goes to the other processor than the one that has it.
+    database
+        .execute("UPDATE processor_health SET enabled = false WHERE processor = 'default'")
+        .await;
+    eventually("it is switched off", async || {
+        gateway.log().contains("switched by an operator")
+    })
+    .await;
+    let id = Uuid::new_v4();
+    let at = chrono::Utc::now().format("%Y-%m-%dT%H:%M:%S%.3fZ");
+    charge_at(&default, id, "19.90", &at.to_string()).await;
+    // The recording waits at its end, to add to the totals.
+    let mut totals = database.pool.begin().await.expect("a transaction");
+    sqlx::query(
+        "INSERT INTO payment_rollup (unit, starts_at, processor, requests, amount)
+         SELECT 'hour', date_bin('1 hour', $1::text::timestamptz, 'epoch'), 'default', 0, 0",
+    )
+    .bind(at.to_string())
+    .execute(&mut *totals)
+    .await
+    .expect("a row");
+    let stdin = ["reconcile", "--repair", "--ids", "-"];
+    let text = id.to_string();
+    let recording = command_reading(&database, &running, &stdin, &text);
+    let meanwhile = async {
+        eventually("it waits for the totals", async || {
+            database
+                .waiting_for_a_lock("INSERT INTO payment_processed")
+                .await
+                == 1
+        })
+        .await;
+        let post = gateway.post(id, CENTS);
+        let release = async {
+            eventually("the post waits for the recording", async || {
+                database.waiting_for_a_lock("accept_payment").await == 1
+            })
+            .await;
+            totals.rollback().await.expect("it is released");
+        };
+        let (status, ()) = tokio::join!(post, release);
+        status
+    };
+    let ((code, report), status) = tokio::join!(recording, meanwhile);
+    assert_eq!(
+        (code, &report["findings"][0]["repaired"]),
+        (0, &json!(true)),
+        "{report}"
+    );
+    assert!(status.is_success(), "{status}");
+    assert_eq!(gateway.state(id).await, "settled");
+    // One more payment, so that whatever was queued before it has had its turn.
+    let next = gateway.post_many(1).await;
+    gateway.until_settled(&next).await;
+    assert_eq!(database.count("payment_queue").await, 0);
+    assert_eq!(fallback.processor.payments().len(), 1);
+    assert_eq!(default.processor.payments().len(), 1);
+    assert_eq!(database.count("payment_processed").await, 2);
 }
 
 #[tokio::test]

@@ -301,6 +301,7 @@ impl Deployment {
         let gateway = Gateway::start(&service, &configured, &given[3..]).await;
         let ids = gateway.post_many(5).await;
         gateway.until_settled(&ids).await;
+        std::fs::write(folder.path().join("ids"), ids[0].to_string()).expect("a file");
         let deployment = Self {
             id: ids[0],
             admin,
@@ -355,6 +356,7 @@ impl Deployment {
             "TOKEN" => "123".to_owned(),
             "FOLDER" => folder("first"),
             "charged.txt" | "absent.txt" => folder(word),
+            "FILE" => folder("ids"),
             "/srv/archive" => folder("second"),
             word => word.to_owned(),
         });
