@@ -8,8 +8,8 @@ use serde::Serialize;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::DIFFERS;
 use super::output::{print_json, say};
+use super::{DIFFERS, connected};
 use crate::claim::interval;
 use crate::config::{DatabaseSettings, OwnerSettings};
 use crate::database::Session;
@@ -165,9 +165,9 @@ pub async fn deployment(args: DeploymentArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn connect(settings: &DatabaseSettings) -> Result<PgConnection, sqlx::Error> {
+async fn connect(settings: &DatabaseSettings) -> anyhow::Result<PgConnection> {
     let options = settings.connect_options("payment-proxy deployment");
-    Session::SERVICE.connect(&options).await
+    connected(settings, Session::SERVICE.connect(&options)).await
 }
 
 async fn look(connection: &mut PgConnection) -> Result<Shown, sqlx::Error> {

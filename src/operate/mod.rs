@@ -130,16 +130,23 @@ fn details(text: &str) -> String {
 /// No connection can be made.
 async fn connect(settings: &DatabaseSettings) -> anyhow::Result<PgPool> {
     let options = settings.connect_options("payment-proxy");
-    let connecting = PgConnection::connect_with(&options);
-    let connection = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-        Ok(made) => made.map_err(|error| not_connected(settings, &error.to_string()))?,
-        Err(_) => {
-            let silence = format!("no answer within {} s", CONNECT_TIMEOUT.as_secs());
-            return Err(not_connected(settings, &silence));
-        }
-    };
+    let connection = connected(settings, PgConnection::connect_with(&options)).await?;
     connection.close().await?;
     Ok(Pools::new(settings).requests)
+}
+
+/// The connection, or an error that names what was tried.
+async fn connected(
+    settings: &DatabaseSettings,
+    connecting: impl Future<Output = Result<PgConnection, sqlx::Error>>,
+) -> anyhow::Result<PgConnection> {
+    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+        Ok(made) => made.map_err(|error| not_connected(settings, &error.to_string())),
+        Err(_) => {
+            let silence = format!("no answer within {} s", CONNECT_TIMEOUT.as_secs());
+            Err(not_connected(settings, &silence))
+        }
+    }
 }
 
 /// `payment-proxy migrate`.

@@ -34,6 +34,8 @@ const ASKING: &[&[&str]] = &[
     &["reconcile"],
     &["archive", "--before", "2026-01", "--to", "/tmp"],
     &["restore", "2026-01", "--from", "/tmp"],
+    &["deployment", "show"],
+    &["deployment", "declare", "checked", "--reason", "r"],
     &["migrate"],
 ];
 
@@ -209,6 +211,9 @@ async fn a_reader_that_goes_ends_nothing_and_changes_no_exit_code() {
         (&["routing", "--json"], 0),
         (&["reconcile"], 0),
         (&["reconcile", "--json"], 0),
+        (&["deployment", "show"], 0),
+        (&["deployment", "show", "--json"], 0),
+        (&["restore", "2026-01", "--from", folder], 1),
         (&["archive", "--before", "2026-01", "--to", folder], 0),
         (
             &["archive", "--before", "2026-01", "--to", folder, "--json"],
