@@ -11,7 +11,7 @@ use payment_proxy::config::QueueDurability;
 use round::{Pace, Plan, Report};
 
 /// How long load and trouble last.
-const LENGTH: Duration = Duration::from_secs(9);
+const LENGTH: Duration = Duration::from_secs(11);
 /// New payments per second that the clients aim at.
 const RATE: u32 = 100;
 
@@ -28,6 +28,7 @@ fn pace() -> Pace {
         away: millis(0)..millis(400),
         faults_pause: millis(500)..millis(1_500),
         long_stops: false,
+        clock_off: None,
     }
 }
 
@@ -50,9 +51,12 @@ async fn short_round(durability: QueueDurability, seed: u64) -> Report {
     assert!(report.settled >= report.accepted);
     for trouble in [
         "instance killed",
+        "instance without a log",
+        "instance with swapped URLs",
         "instance stopped beyond its leases",
         "instance terminated",
         "database restarted",
+        "password changed",
     ] {
         assert!(report.troubles.contains_key(trouble), "no {trouble}");
     }

@@ -115,10 +115,11 @@ fn pace() -> Pace {
         longest_delay: millis(1_000),
         longest_slow: millis(2_500),
         instance_pause: millis(1_000)..millis(6_000),
-        database_pause: millis(5_000)..millis(20_000),
+        database_pause: millis(3_000)..millis(14_000),
         away: millis(0)..millis(1_500),
         faults_pause: millis(800)..millis(5_000),
         long_stops: true,
+        clock_off: Some(millis(14_000)..millis(900_000)),
     }
 }
 

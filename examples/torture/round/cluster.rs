@@ -1,12 +1,14 @@
 //! The PostgreSQL cluster of a round, with the durability of production, to be crashed.
 
-use std::path::Path;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use sqlx::{Connection as _, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
 use super::process::Process;
 
@@ -18,6 +20,13 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
 /// A name in a folder of our own, so it is never taken.
 const PORT: u16 = 5432;
+/// The role of the instances.
+const SERVICE: &str = "payment_proxy";
+/// The passwords of all roles.
+const PASSWORD: &str = "torture";
+/// The line that makes a password matter over the socket. Not scram, whose client would hash for most
+/// of the time in a build without optimisation; a wrong password is refused with the same SQLSTATE.
+const SERVICE_NEEDS_PASSWORD: &str = "local all payment_proxy password\n";
 
 /// A cluster and its server.
 #[derive(Debug)]
@@ -26,49 +35,115 @@ pub(crate) struct Cluster {
     /// The folder of the socket, as it stands in a URL.
     host: String,
     sockets: String,
+    /// What its clock differs by from the machine's stands there, if it can be set.
+    clock_file: Option<PathBuf>,
 }
 
 impl Cluster {
     /// Makes a cluster in that folder, and starts it.
-    pub(crate) async fn create(folder: &Path, logs: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn create(
+        folder: &Path,
+        logs: &Path,
+        clock_can_be_set: bool,
+    ) -> anyhow::Result<Self> {
         let sockets = folder.join("postgres");
         std::fs::create_dir(&sockets)?;
         let sockets = sockets.display().to_string();
-        let data = folder.join("data").display().to_string();
+        let data = folder.join("data");
         let arguments = [
             script(),
             "run".into(),
-            data,
+            data.display().to_string(),
             sockets.clone(),
             PORT.to_string(),
         ];
-        let environment = [("STOP_WITH_PARENT".to_owned(), "yes".to_owned())];
+        let mut environment = vec![("STOP_WITH_PARENT".to_owned(), "yes".to_owned())];
+        let clock_file = clock_can_be_set.then(|| folder.join("clock"));
+        if let Some(file) = &clock_file {
+            environment.push(("CLOCK_FILE".to_owned(), file.display().to_string()));
+        }
         let mut cluster = Self {
             process: Process::new(
                 "postgres",
                 logs,
                 Signal::SIGINT,
                 arguments.into(),
-                environment.into(),
+                environment,
             ),
             host: sockets.replace('/', "%2F"),
             sockets,
+            clock_file,
         };
+        cluster.set_clock(0)?;
         cluster.start().await?;
         let init = tokio::process::Command::new(script())
             .args(["init", &cluster.sockets, &PORT.to_string()])
-            .env("PAYMENT_PROXY_PASSWORD", "torture")
-            .env("PAYMENT_PROXY_OWNER_PASSWORD", "torture")
-            .env("AUDITOR_PASSWORD", "torture")
+            .env("PAYMENT_PROXY_PASSWORD", PASSWORD)
+            .env("PAYMENT_PROXY_OWNER_PASSWORD", PASSWORD)
+            .env("AUDITOR_PASSWORD", PASSWORD)
             .status()
             .await?;
         anyhow::ensure!(init.success(), "init.sql is refused");
+        let rules = data.join("pg_hba.conf");
+        let others = fs::read_to_string(&rules)?;
+        fs::write(&rules, SERVICE_NEEDS_PASSWORD.to_owned() + &others)?;
+        cluster.execute("SELECT pg_reload_conf()").await?;
         Ok(cluster)
     }
 
     /// The URL for that user and database.
     pub(crate) fn url(&self, user: &str, database: &str) -> String {
         format!("postgres://{user}@{}:{PORT}/{database}", self.host)
+    }
+
+    /// The URL of the instances for that database.
+    pub(crate) fn service_url(&self, database: &str) -> String {
+        self.url(&format!("{SERVICE}:{PASSWORD}"), database)
+    }
+
+    /// Sets the clock, which is then so many seconds ahead of the machine's, or behind it.
+    pub(crate) fn set_clock(&self, seconds: i64) -> anyhow::Result<()> {
+        let Some(file) = &self.clock_file else {
+            return Ok(());
+        };
+        // The server reads it at any moment, as its own user, and must not find half of it.
+        let written = file.with_extension("written");
+        fs::write(&written, format!("{seconds:+}\n"))?;
+        fs::set_permissions(&written, fs::Permissions::from_mode(0o644))?;
+        Ok(fs::rename(written, file)?)
+    }
+
+    /// Gives the role of the instances another password, which nobody told them, and ends its connections.
+    pub(crate) async fn change_password(&self) -> anyhow::Result<()> {
+        self.execute(&format!("ALTER ROLE {SERVICE} PASSWORD 'another'"))
+            .await?;
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = ";
+        self.execute(&format!("{end}'{SERVICE}'")).await
+    }
+
+    /// Gives the role of the instances its password back.
+    pub(crate) async fn restore_password(&self) -> anyhow::Result<()> {
+        self.execute(&format!("ALTER ROLE {SERVICE} PASSWORD '{PASSWORD}'"))
+            .await
+    }
+
+    /// As the superuser; again where it fails, because the server may be recovering.
+    async fn execute(&self, statement: &str) -> anyhow::Result<()> {
+        let begun_at = Instant::now();
+        let url = self.url("postgres", "postgres");
+        loop {
+            let executed = async {
+                let mut connection = PgConnection::connect(&url).await?;
+                connection
+                    .execute(AssertSqlSafe(statement.to_owned()))
+                    .await?;
+                connection.close().await
+            };
+            match executed.await {
+                Err(_) if begun_at.elapsed() < START_LIMIT => tokio::time::sleep(POLL).await,
+                executed => return Ok(executed?),
+            }
+        }
     }
 
     /// Writes a table as CSV.
@@ -131,6 +206,10 @@ impl Cluster {
                 "a killed process of PostgreSQL is still there"
             );
             tokio::time::sleep(POLL).await;
+        }
+        // What libfaketime removes at a server's end in order.
+        for file in ["faketime_shm", "sem.faketime_sem"] {
+            let _ = fs::remove_file(format!("/dev/shm/{file}_{}", all[0]));
         }
         Ok(all.len())
     }

@@ -21,7 +21,7 @@ use super::stack::{Folder, Stack};
 /// Random ranges of time over which the summaries are compared.
 const SUMMARY_RANGES: usize = 50;
 /// What the instances log of odd ends, and what the torture wants to know of. The first three must not be.
-const PHRASES: [(&str, bool); 7] = [
+const PHRASES: [(&str, bool); 10] = [
     ("CHARGED TWICE", true),
     ("panicked at", true),
     ("the end of a claim cannot be recorded", true),
@@ -29,6 +29,9 @@ const PHRASES: [(&str, bool); 7] = [
     ("charge was booked already", false),
     ("asked after a reply without proof", false),
     ("the database does not answer", false),
+    ("the database refuses our role", false),
+    ("the database server's clock went", false),
+    ("it contradicts the deployment", false),
 ];
 
 /// A payment in the books.
@@ -97,6 +100,14 @@ pub(crate) async fn gather(stack: &Stack, ledger: &Ledger) -> anyhow::Result<Fac
 }
 
 impl Facts {
+    /// From the first `requested_at` to the last, and at least that time: the clock of the database may
+    /// have been set.
+    pub(crate) fn span(&self, at_least: Range<DateTime<Utc>>) -> Range<DateTime<Utc>> {
+        self.books.iter().fold(at_least, |span, booked| {
+            span.start.min(booked.requested_at)..span.end.max(booked.requested_at)
+        })
+    }
+
     /// Writes down what stands nowhere else: what the clients know.
     pub(crate) fn write(&self, folder: &Folder) -> anyhow::Result<()> {
         let mut text = String::from("correlation_id,cents,accepted,posts,refused,unanswered\n");
@@ -118,19 +129,19 @@ impl Facts {
     }
 }
 
-/// Compares the summary of the API with the processors' own, over everything and over random ranges of
-/// the run. Returns how many it compared, and the differences.
+/// Compares the summary of the API with the processors' own, over everything and over random ranges
+/// within that span. Returns how many it compared, and the differences.
 pub(crate) async fn compare_summaries(
     stack: &Stack,
-    run: &Range<DateTime<Utc>>,
+    span: &Range<DateTime<Utc>>,
     rng: &mut StdRng,
 ) -> anyhow::Result<(usize, Vec<String>)> {
-    let whole = (run.end - run.start).num_milliseconds().max(1);
+    let whole = (span.end - span.start).num_milliseconds().max(1);
     let mut ranges = vec![None];
     for _ in 0..SUMMARY_RANGES {
         let (one, other) = (rng.random_range(0..=whole), rng.random_range(0..=whole));
-        let from = run.start + TimeDelta::milliseconds(one.min(other));
-        let to = run.start + TimeDelta::milliseconds(one.max(other));
+        let from = span.start + TimeDelta::milliseconds(one.min(other));
+        let to = span.start + TimeDelta::milliseconds(one.max(other));
         ranges.push(Some((from, to)));
     }
     let mut differing = Vec::new();

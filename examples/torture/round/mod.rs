@@ -160,8 +160,8 @@ async fn torment_stack(
     let facts = facts::gather(stack, &ledger).await?;
     let mut rng = StdRng::seed_from_u64(plan.seed);
     report.findings = verdict::judge(&facts);
-    let run = begun..chrono::Utc::now();
-    let (compared, differing) = facts::compare_summaries(stack, &run, &mut rng).await?;
+    let span = facts.span(begun..chrono::Utc::now());
+    let (compared, differing) = facts::compare_summaries(stack, &span, &mut rng).await?;
     report.summaries = compared;
     report.findings.extend(differing);
     report.findings.extend(stack.reconcile().await?);

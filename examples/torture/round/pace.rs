@@ -25,8 +25,11 @@ pub(crate) struct Pace {
     pub(crate) away: Range<Duration>,
     /// The time between two mixes of faults of one processor.
     pub(crate) faults_pause: Range<Duration>,
-    /// Whether instances are also stopped for longer than a doubt lasts.
+    /// Whether instances are also stopped, and also spared, for longer than a doubt lasts.
     pub(crate) long_stops: bool,
+    /// How far the clock of the database server is set ahead and back; `None`: it goes right.
+    /// Longer than a doubt, and far below the day that a record's time may be off.
+    pub(crate) clock_off: Option<Range<Duration>>,
 }
 
 impl Pace {

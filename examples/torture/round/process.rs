@@ -1,7 +1,8 @@
 //! A process of the round, which ends with it whatever happens.
 
 use std::fs::OpenOptions;
-use std::io;
+use std::io::{self, PipeReader};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -9,6 +10,19 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
+
+/// Where the lines go that a process logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Log {
+    /// To the end of its file.
+    File,
+    /// To a disk that is full.
+    FullDisk,
+    /// Into a pipe whose reader has gone.
+    ReaderGone,
+    /// Into a pipe that nobody reads.
+    Unread,
+}
 
 /// A program that is started, ended and started again.
 #[derive(Debug)]
@@ -20,6 +34,8 @@ pub(crate) struct Process {
     /// How it is told to end when nobody waits for its end.
     end: Signal,
     child: Option<Child>,
+    /// The other end of [`Log::Unread`].
+    unread: Option<PipeReader>,
 }
 
 impl Process {
@@ -38,6 +54,7 @@ impl Process {
             log: logs.join(format!("{name}.log")),
             end,
             child: None,
+            unread: None,
         }
     }
 
@@ -47,20 +64,34 @@ impl Process {
     }
 
     /// Starts it; its log goes on where it was.
+    pub(crate) fn start(&mut self) -> io::Result<()> {
+        self.start_with(Log::File, &[])
+    }
+
+    /// Starts it with another log, and with other values of these variables, until it ends.
     ///
     /// It has to be called on a thread that lives as long as the round, as workers of the runtime do:
     /// the kernel's promise to end the child is bound to the thread that started it.
-    pub(crate) fn start(&mut self) -> io::Result<()> {
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&self.log)?;
+    pub(crate) fn start_with(&mut self, log: Log, variables: &[(&str, &str)]) -> io::Result<()> {
+        self.unread = None;
+        let mut file = OpenOptions::new();
+        let log: OwnedFd = match log {
+            Log::File => file.create(true).append(true).open(&self.log)?.into(),
+            Log::FullDisk => file.write(true).open("/dev/full")?.into(),
+            Log::ReaderGone => io::pipe()?.1.into(),
+            Log::Unread => {
+                let (reader, writer) = io::pipe()?;
+                self.unread = Some(reader);
+                writer.into()
+            }
+        };
         let signal = self.end.as_str().trim_start_matches("SIG");
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", signal, "--"])
             .args(&self.program)
             .envs(self.environment.iter().cloned())
+            .envs(variables.iter().copied())
             // A Ctrl-C at the terminal is for the torture, which ends its processes in order.
             .process_group(0)
             .stdin(Stdio::null())

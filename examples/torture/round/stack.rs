@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex as StdMutex};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use chrono::{DateTime, Utc};
 use nix::sys::signal::Signal;
 use payment_proxy::config::QueueDurability;
-use reqwest::{Client, Url};
+use reqwest::{Client, StatusCode, Url};
 use serde::Deserialize;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tempfile::TempDir;
@@ -30,7 +31,9 @@ pub(crate) const INSTANCE_STOP: Duration = Duration::from_secs(15);
 /// How long processors and nginx have to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// The time between two looks whether something is ready.
-const POLL: Duration = Duration::from_millis(50);
+pub(crate) const POLL: Duration = Duration::from_millis(50);
+/// How long an instance may take to say whether it is ready.
+const PROBE_LIMIT: Duration = Duration::from_secs(1);
 /// How long a look for the line of progress may take.
 const OBSERVE_LIMIT: Duration = Duration::from_millis(700);
 /// Lines of `reconcile` that a finding quotes.
@@ -103,9 +106,13 @@ pub(crate) struct Stack {
     others: Mutex<Vec<Process>>,
     url: Url,
     sockets: [PathBuf; 2],
+    /// Clients of the instances' sockets, for their probes.
+    probes: [Client; 2],
     database_url: String,
     binary: PathBuf,
     environment: Vec<(String, String)>,
+    /// `PROCESSORS` with the URL of each at the other's name.
+    swapped: String,
     http: Client,
     settled: AtomicI64,
     broken: StdMutex<Option<String>>,
@@ -127,7 +134,7 @@ impl Stack {
         timeline: Arc<Timeline>,
     ) -> anyhow::Result<Self> {
         let (path, logs) = (folder.path(), folder.logs());
-        let cluster = Cluster::create(path, &logs).await?;
+        let cluster = Cluster::create(path, &logs, plan.pace.clock_off.is_some()).await?;
         let (default, one) = start_processor(plan, folder, PROCESSORS[0]).await?;
         let (fallback, other) = start_processor(plan, folder, PROCESSORS[1]).await?;
         let processors = [default, fallback];
@@ -161,7 +168,14 @@ impl Stack {
             instance.lock().await.start()?;
         }
         let (nginx, port) = start_nginx(path, &logs).await?;
+        let [one_probe, other_probe] = sockets.clone().map(|socket| {
+            let client = payment_proxy::tls::plain().unix_socket(socket);
+            client.timeout(PROBE_LIMIT).build()
+        });
+        let [default, fallback] = &processors;
         let stack = Self {
+            probes: [one_probe?, other_probe?],
+            swapped: configured([fallback, default]),
             database_url: cluster.url("postgres", "payments"),
             cluster: Mutex::new(cluster),
             binary: plan.binary.clone(),
@@ -235,6 +249,44 @@ impl Stack {
         Ok(PgConnection::connect(&self.database_url).await?)
     }
 
+    /// `PROCESSORS` with the URL of each processor at the other's name.
+    pub(crate) fn swapped_processors(&self) -> &str {
+        &self.swapped
+    }
+
+    /// Waits until an instance that serves has written its next heartbeat.
+    pub(crate) async fn until_heartbeat(&self) -> anyhow::Result<()> {
+        let begun_at = Instant::now();
+        let mut since = None;
+        loop {
+            // The server may be recovering.
+            if let Ok((now, Some(seen_at))) = self.last_heartbeat().await
+                && seen_at > *since.get_or_insert(now)
+            {
+                return Ok(());
+            }
+            anyhow::ensure!(
+                begun_at.elapsed() < READY_LIMIT,
+                "not within {READY_LIMIT:?}: a heartbeat"
+            );
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// The time of the database, and when the last heartbeat was written of an instance that serves. One
+    /// that ended before the clock was set back has its last in the future, and does not count.
+    async fn last_heartbeat(&self) -> anyhow::Result<(DateTime<Utc>, Option<DateTime<Utc>>)> {
+        let mut connection = self.connect().await?;
+        let read = sqlx::query_as(
+            "SELECT now(), max(seen_at) FILTER (WHERE seen_at <= now())
+            FROM service_instance WHERE held IS NULL",
+        )
+        .fetch_one(&mut connection)
+        .await?;
+        connection.close().await?;
+        Ok(read)
+    }
+
     /// Payments that are not settled.
     pub(crate) async fn queued(&self) -> anyhow::Result<i64> {
         let mut connection = self.connect().await?;
@@ -266,24 +318,30 @@ impl Stack {
             processor.behave(&Behaviour::default()).await?;
             processor.observe().await;
         }
-        if let Some(status) = self.cluster.lock().await.ended_by_itself() {
+        let mut cluster = self.cluster.lock().await;
+        if let Some(status) = cluster.ended_by_itself() {
             anyhow::bail!("PostgreSQL ended by itself: {status}");
         }
+        cluster.set_clock(0)?;
+        drop(cluster);
         for instance in &self.instances {
             self.revive(&mut *instance.lock().await)?;
         }
         self.until_ready().await
     }
 
+    /// What an instance answers when it is asked whether it is ready, if it does.
+    pub(crate) async fn readiness(&self, index: usize) -> Option<(StatusCode, String)> {
+        let request = self.probes[index].get("http://instance/readyz");
+        let reply = request.send().await.ok()?;
+        Some((reply.status(), reply.text().await.ok()?))
+    }
+
     async fn until_ready(&self) -> anyhow::Result<()> {
-        for (name, socket) in INSTANCES.iter().zip(&self.sockets) {
-            let http = payment_proxy::tls::plain()
-                .unix_socket(socket.clone())
-                .timeout(Duration::from_secs(1))
-                .build()?;
+        for (index, name) in INSTANCES.iter().enumerate() {
             until(&format!("{name} is ready"), async || {
-                let reply = http.get("http://instance/readyz").send().await;
-                reply.is_ok_and(|reply| reply.status().is_success())
+                let readiness = self.readiness(index).await;
+                readiness.is_some_and(|(status, _)| status.is_success())
             })
             .await?;
         }
@@ -353,19 +411,14 @@ fn environment(
     cluster: &Cluster,
     processors: &[Processor; 2],
 ) -> Vec<(String, String)> {
-    let configured: Vec<String> = PROCESSORS
-        .iter()
-        .zip(processors)
-        .map(|((name, fee), processor)| format!("{name},{fee},{}", processor.url()))
-        .collect();
     let durability = match plan.durability {
         QueueDurability::Unlogged => "unlogged",
         QueueDurability::Logged => "logged",
     };
     let millis = |time: Duration| time.as_millis().to_string();
     [
-        ("DATABASE_URL", cluster.url("payment_proxy", "payments")),
-        ("PROCESSORS", configured.join(" ")),
+        ("DATABASE_URL", cluster.service_url("payments")),
+        ("PROCESSORS", configured(processors.each_ref())),
         ("QUEUE_DURABILITY", durability.to_owned()),
         ("PROCESSOR_TIMEOUT_MS", millis(plan.pace.processor_timeout)),
         ("LATE_CHARGE_MS", millis(plan.pace.late_charge)),
@@ -374,6 +427,15 @@ fn environment(
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .to_vec()
+}
+
+/// `PROCESSORS` where the first name is that of the first of these, and so on.
+fn configured(processors: [&Processor; 2]) -> String {
+    let configured = PROCESSORS
+        .iter()
+        .zip(processors)
+        .map(|((name, fee), processor)| format!("{name},{fee},{}", processor.url()));
+    configured.collect::<Vec<_>>().join(" ")
 }
 
 async fn start_processor(

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use payment_proxy::config::QueueDurability;
@@ -18,8 +18,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::pace::Pace;
+use super::process::Log;
 use super::processor::Behaviour;
-use super::stack::{INSTANCE_STOP, Stack};
+use super::stack::{INSTANCE_STOP, POLL, Stack};
 use super::{Plan, generator};
 
 /// How long the database is stopped where it stands.
@@ -28,6 +29,10 @@ const DATABASE_FROZEN: Range<Duration> = Duration::from_millis(200)..Duration::f
 const SHORT_STOP: Range<Duration> = Duration::from_millis(100)..Duration::from_millis(3_000);
 /// How much longer than a lease, or than a doubt, an instance is stopped to lose it.
 const BEYOND: Range<Duration> = Duration::from_millis(100)..Duration::from_millis(2_000);
+/// How long the role of the instances has another password than they know.
+const LOCKED_OUT: Range<Duration> = Duration::from_millis(200)..Duration::from_millis(3_000);
+/// How long an instance with swapped URLs has to say that it is held, its start included.
+const HELD_LIMIT: Duration = Duration::from_secs(30);
 
 /// What can happen to an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +43,9 @@ enum InstanceTrouble {
     ShortStop,
     LoseLease,
     OutlastDoubt,
+    LoseLog,
+    SwapUrls,
+    Spare,
 }
 
 /// What can happen to the database.
@@ -47,6 +55,9 @@ enum DatabaseTrouble {
     CrashOne,
     Restart,
     Freeze,
+    ChangePassword,
+    ClockAhead,
+    ClockBehind,
 }
 
 /// Starts all hands. Each heals what it did and ends soon after `over`.
@@ -114,13 +125,19 @@ impl Hand {
     }
 
     async fn hurt_instance(mut self, index: usize) {
-        use InstanceTrouble::{Kill, KillBoth, LoseLease, OutlastDoubt, ShortStop, Terminate};
+        use InstanceTrouble::{
+            Kill, KillBoth, LoseLease, LoseLog, OutlastDoubt, ShortStop, Spare, SwapUrls, Terminate,
+        };
         let mut cards = match index {
-            0 => vec![LoseLease, Terminate, Kill, Kill, ShortStop, Kill, Terminate],
-            _ => vec![Kill, Terminate, KillBoth, Kill, LoseLease, Kill, ShortStop],
+            0 => vec![
+                SwapUrls, LoseLease, Terminate, Kill, LoseLog, Kill, ShortStop, Kill, Terminate,
+            ],
+            _ => vec![
+                Kill, LoseLog, Terminate, KillBoth, Kill, LoseLease, SwapUrls, Kill, ShortStop,
+            ],
         };
         if self.pace.long_stops {
-            cards.push(OutlastDoubt);
+            cards.extend([OutlastDoubt, Spare]);
         }
         let mut deck = Deck { cards, dealt: 0 };
         loop {
@@ -130,7 +147,14 @@ impl Hand {
             let stopped = match trouble {
                 LoseLease => self.pace.lease() + self.time(&BEYOND),
                 OutlastDoubt => self.pace.longest_doubt() + self.time(&BEYOND),
+                // An absence is no proof before that, and doubts that end after it need a while.
+                Spare => self.pace.longest_doubt() * 2 + self.time(&BEYOND),
                 _ => self.time(&SHORT_STOP),
+            };
+            let log = match self.rng.random_range(0..3) {
+                0 => Log::FullDisk,
+                1 => Log::ReaderGone,
+                _ => Log::Unread,
             };
             if !self.rest(pause).await {
                 return;
@@ -139,6 +163,9 @@ impl Hand {
                 Kill => self.kill(index, away, false).await,
                 KillBoth => self.kill(index, away, true).await,
                 Terminate => self.terminate(index, away).await,
+                LoseLog => self.lose_log(index, away, log).await,
+                SwapUrls => self.swap_urls(index, away).await,
+                Spare => self.spare(index, stopped).await,
                 ShortStop => self.halt("instance stopped briefly", index, stopped).await,
                 LoseLease => {
                     self.halt("instance stopped beyond its leases", index, stopped)
@@ -218,19 +245,118 @@ impl Hand {
         Ok(())
     }
 
+    /// Kills an instance, and starts it so that it cannot log until its next end.
+    async fn lose_log(&self, index: usize, away: Duration, log: Log) -> anyhow::Result<()> {
+        let mut instance = self.stack.instances[index].lock().await;
+        self.stack.revive(&mut instance)?;
+        let name = instance.name();
+        let detail = format!("{name}: {log:?}");
+        self.stack
+            .timeline
+            .trouble("instance without a log", &detail);
+        instance.crash().await;
+        self.rest(away).await;
+        Ok(instance.start_with(log, &[])?)
+    }
+
+    /// Starts an instance that means the other processor by each name, beside one that serves: it has to
+    /// say so and to stay held. What it would charge would be in the books of the wrong processor.
+    async fn swap_urls(&self, index: usize, time: Duration) -> anyhow::Result<()> {
+        // In this order for both hands, and nobody else waits for one lock while holding another. Where
+        // nothing else serves, terms may be replaced, and that is no fault; so nothing else is hurt.
+        let (mut one, mut other) = (
+            self.stack.instances[0].lock().await,
+            self.stack.instances[1].lock().await,
+        );
+        let _cluster = self.stack.cluster.lock().await;
+        self.stack.revive(&mut one)?;
+        self.stack.revive(&mut other)?;
+        let instance = if index == 0 { &mut one } else { &mut other };
+        let (name, timeline) = (instance.name(), &self.stack.timeline);
+        timeline.trouble(
+            "instance with swapped URLs",
+            &format!("{name} for {time:?}"),
+        );
+        instance.crash().await;
+        self.stack.until_heartbeat().await?;
+        let swapped = self.stack.swapped_processors();
+        instance.start_with(Log::File, &[("PROCESSORS", swapped)])?;
+        let started_at = Instant::now();
+        let mut held_at = None;
+        loop {
+            match self.stack.readiness(index).await {
+                Some((status, _)) if status.is_success() => {
+                    timeline.complain(format!("{name} serves with swapped URLs"));
+                    break;
+                }
+                Some((_, reason)) if reason.contains("contradicts the deployment") => {
+                    held_at.get_or_insert_with(Instant::now);
+                }
+                _ if held_at.is_none() && started_at.elapsed() > HELD_LIMIT => {
+                    timeline.complain(format!("{name} does not say that its URLs are swapped"));
+                    break;
+                }
+                _ => {}
+            }
+            let enough = held_at.is_some_and(|at: Instant| at.elapsed() >= time);
+            if enough || !self.rest(POLL).await {
+                break;
+            }
+        }
+        instance.crash().await;
+        timeline.note("URLs are right again", name);
+        Ok(instance.start()?)
+    }
+
+    async fn spare(&self, index: usize, time: Duration) -> anyhow::Result<()> {
+        let instance = self.stack.instances[index].lock().await;
+        let detail = format!("{} for {time:?}", instance.name());
+        self.stack.timeline.trouble("instance spared", &detail);
+        self.rest(time).await;
+        Ok(())
+    }
+
     async fn hurt_database(mut self, durability: QueueDurability) {
-        use DatabaseTrouble::{Crash, CrashOne, Freeze, Restart};
-        let cards = match durability {
-            QueueDurability::Logged => vec![Crash, Restart, CrashOne, Crash, Freeze, CrashOne],
-            // A crash of the server is what this mode does not survive.
-            QueueDurability::Unlogged => vec![Restart, Freeze, Restart],
+        use DatabaseTrouble::{
+            ChangePassword, ClockAhead, ClockBehind, Crash, CrashOne, Freeze, Restart,
         };
+        let mut cards = match durability {
+            QueueDurability::Logged => vec![
+                Crash,
+                ClockAhead,
+                ChangePassword,
+                ClockBehind,
+                Restart,
+                CrashOne,
+                Crash,
+                Freeze,
+                CrashOne,
+            ],
+            // A crash of the server is what this mode does not survive.
+            QueueDurability::Unlogged => vec![
+                ClockAhead,
+                ChangePassword,
+                ClockBehind,
+                Restart,
+                Freeze,
+                Restart,
+            ],
+        };
+        let clock_off = self.pace.clock_off.clone();
+        if clock_off.is_none() {
+            cards.retain(|card| !matches!(card, ClockAhead | ClockBehind));
+        }
         let mut deck = Deck { cards, dealt: 0 };
         loop {
             let pause = self.time(&self.pace.database_pause.clone());
             let trouble = deck.draw(&mut self.rng);
             let away = self.time(&self.pace.away.clone());
             let frozen = self.time(&DATABASE_FROZEN);
+            let locked_out = self.time(&LOCKED_OUT);
+            let off = clock_off
+                .as_ref()
+                .map_or(Duration::ZERO, |off| self.time(off));
+            let off = i64::try_from(off.as_secs()).unwrap_or(i64::MAX);
             let which = self.rng.random();
             if !self.rest(pause).await {
                 return;
@@ -240,6 +366,9 @@ impl Hand {
                 CrashOne => self.crash_backend(which).await,
                 Restart => self.restart_database(away).await,
                 Freeze => self.freeze_database(frozen).await,
+                ChangePassword => self.change_password(locked_out).await,
+                ClockAhead => self.set_clock("database clock set ahead", off).await,
+                ClockBehind => self.set_clock("database clock set back", -off).await,
             };
             if let Err(error) = done {
                 self.stack.break_off(&error);
@@ -289,6 +418,25 @@ impl Hand {
         cluster.thaw(&all);
         timeline.note("database continued", "");
         Ok(())
+    }
+
+    async fn change_password(&self, time: Duration) -> anyhow::Result<()> {
+        let cluster = self.stack.cluster.lock().await;
+        let timeline = &self.stack.timeline;
+        timeline.trouble("password changed", &format!("for {time:?}"));
+        cluster.change_password().await?;
+        self.rest(time).await;
+        cluster.restore_password().await?;
+        timeline.note("password restored", "");
+        Ok(())
+    }
+
+    /// The clock stays as it is set until it is set again, or all is healed.
+    async fn set_clock(&self, kind: &'static str, seconds: i64) -> anyhow::Result<()> {
+        let cluster = self.stack.cluster.lock().await;
+        let detail = format!("{seconds:+} s against this machine's");
+        self.stack.timeline.trouble(kind, &detail);
+        cluster.set_clock(seconds)
     }
 
     async fn hurt_processor(mut self, index: usize) {
