@@ -1,4 +1,5 @@
-//! Trouble: one hand for each instance, for the database and for each processor, all at work at once.
+//! Trouble: one hand for each instance, for the database, for its clock and for each processor, all at
+//! work at once.
 //!
 //! Each hand draws from a deck of its own. The first pass goes through the cards as they are listed, so
 //! that a short round meets the worst of them, and then they are shuffled. What a card needs is drawn
@@ -56,8 +57,6 @@ enum DatabaseTrouble {
     Restart,
     Freeze,
     ChangePassword,
-    ClockAhead,
-    ClockBehind,
 }
 
 /// Starts all hands. Each heals what it did and ends soon after `over`.
@@ -73,6 +72,10 @@ pub(crate) fn begin(plan: &Plan, stack: &Arc<Stack>, over: &CancellationToken) -
     }
     let hand = Hand::new(plan, stack, over, generator(plan.seed, 20));
     hands.spawn(hand.hurt_database(plan.durability));
+    if let Some(off) = plan.pace.clock_off.clone() {
+        let hand = Hand::new(plan, stack, over, generator(plan.seed, 40));
+        hands.spawn(hand.hurt_clock(off));
+    }
     hands
 }
 
@@ -317,15 +320,11 @@ impl Hand {
     }
 
     async fn hurt_database(mut self, durability: QueueDurability) {
-        use DatabaseTrouble::{
-            ChangePassword, ClockAhead, ClockBehind, Crash, CrashOne, Freeze, Restart,
-        };
-        let mut cards = match durability {
+        use DatabaseTrouble::{ChangePassword, Crash, CrashOne, Freeze, Restart};
+        let cards = match durability {
             QueueDurability::Logged => vec![
                 Crash,
-                ClockAhead,
                 ChangePassword,
-                ClockBehind,
                 Restart,
                 CrashOne,
                 Crash,
@@ -333,19 +332,8 @@ impl Hand {
                 CrashOne,
             ],
             // A crash of the server is what this mode does not survive.
-            QueueDurability::Unlogged => vec![
-                ClockAhead,
-                ChangePassword,
-                ClockBehind,
-                Restart,
-                Freeze,
-                Restart,
-            ],
+            QueueDurability::Unlogged => vec![ChangePassword, Restart, Freeze, Restart],
         };
-        let clock_off = self.pace.clock_off.clone();
-        if clock_off.is_none() {
-            cards.retain(|card| !matches!(card, ClockAhead | ClockBehind));
-        }
         let mut deck = Deck { cards, dealt: 0 };
         loop {
             let pause = self.time(&self.pace.database_pause.clone());
@@ -353,10 +341,6 @@ impl Hand {
             let away = self.time(&self.pace.away.clone());
             let frozen = self.time(&DATABASE_FROZEN);
             let locked_out = self.time(&LOCKED_OUT);
-            let off = clock_off
-                .as_ref()
-                .map_or(Duration::ZERO, |off| self.time(off));
-            let off = i64::try_from(off.as_secs()).unwrap_or(i64::MAX);
             let which = self.rng.random();
             if !self.rest(pause).await {
                 return;
@@ -367,8 +351,6 @@ impl Hand {
                 Restart => self.restart_database(away).await,
                 Freeze => self.freeze_database(frozen).await,
                 ChangePassword => self.change_password(locked_out).await,
-                ClockAhead => self.set_clock("database clock set ahead", off).await,
-                ClockBehind => self.set_clock("database clock set back", -off).await,
             };
             if let Err(error) = done {
                 self.stack.break_off(&error);
@@ -431,12 +413,27 @@ impl Hand {
         Ok(())
     }
 
-    /// The clock stays as it is set until it is set again, or all is healed.
-    async fn set_clock(&self, kind: &'static str, seconds: i64) -> anyhow::Result<()> {
-        let cluster = self.stack.cluster.lock().await;
-        let detail = format!("{seconds:+} s against this machine's");
-        self.stack.timeline.trouble(kind, &detail);
-        cluster.set_clock(seconds)
+    /// Sets the clock of the database ahead and back in turns. It stays so until the next turn, or until all
+    /// is healed.
+    async fn hurt_clock(mut self, off: Range<Duration>) {
+        for turn in 0_u64.. {
+            let pause = self.time(&self.pace.database_pause.clone());
+            let seconds = i64::try_from(self.time(&off).as_secs()).unwrap_or(i64::MAX);
+            let (kind, seconds) = match turn % 2 {
+                0 => ("database clock set ahead", seconds),
+                _ => ("database clock set back", -seconds),
+            };
+            if !self.rest(pause).await {
+                return;
+            }
+            let cluster = self.stack.cluster.lock().await;
+            let detail = format!("{seconds:+} s against this machine's");
+            self.stack.timeline.trouble(kind, &detail);
+            if let Err(error) = cluster.set_clock(seconds) {
+                self.stack.break_off(&error);
+                return;
+            }
+        }
     }
 
     async fn hurt_processor(mut self, index: usize) {
