@@ -190,7 +190,11 @@ impl Picture {
             each(
                 "posterior_mean",
                 "Mean of what this instance believes of the chance that the processor charges",
-                |report| Some(report.success_probability),
+                |report| {
+                    let (successes, failures) =
+                        (report.posterior_successes, report.posterior_failures);
+                    Some(successes / (successes + failures))
+                },
             ),
             each(
                 "expected_latency_seconds",

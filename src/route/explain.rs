@@ -7,8 +7,12 @@ use utoipa::ToSchema;
 
 use super::breaker::State;
 use super::lane::{self, Lane};
-use super::router::{Record, Router};
+use super::router::{LeftOut, Record, Router, Weighed};
 use super::{Decision, Queue, Time};
+
+/// For so long after its last payment something is known of a processor's chance to charge. The belief forgets with a
+/// half-life of two seconds, so after that little is left of it but the prior.
+pub(super) const CHANCE_KNOWN: Duration = Duration::from_secs(30);
 
 /// A picture of the router at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -20,7 +24,7 @@ pub struct Explanation {
     pub arrivals_per_second: f64,
     /// The processors in order of preference.
     pub processors: Vec<ProcessorReport>,
-    /// The last decisions, newest first. One of each run of equal ones is kept, and one each 100 ms.
+    /// The last decisions about payments, newest first. One of each run of equal ones is kept, and one each 100 ms.
     pub decisions: Vec<PastDecision>,
 }
 
@@ -40,8 +44,10 @@ pub struct ProcessorReport {
     pub posterior_successes: f64,
     /// Failures, the prior included, that count at present.
     pub posterior_failures: f64,
-    /// The mean of the posterior.
-    pub success_probability: f64,
+    /// The mean of the posterior. None if no payment went there for 30 s: nothing is known of it then.
+    pub success_probability: Option<f64>,
+    /// How many milliseconds ago the last payment of this instance went there or came back. None: none ever did.
+    pub asked_ms_ago: Option<f64>,
     /// Expected milliseconds until it answers.
     pub latency_ms: f64,
     /// Permits of this instance that are out.
@@ -95,6 +101,8 @@ pub struct PastDecision {
     /// The processor that the payment was sent to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub processor: Option<String>,
+    /// Why, in words.
+    pub reason: String,
     /// By which utilities.
     pub alternatives: Vec<Alternative>,
 }
@@ -119,8 +127,11 @@ pub enum Choice {
 pub struct Alternative {
     /// Its name.
     pub processor: String,
-    /// Its utility with the sampled probability of success. None if it was not asked.
+    /// Its utility with the sampled probability of success. None if it could not have the payment.
     pub utility: Option<f64>,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<LeftOut>,
 }
 
 impl Router {
@@ -150,6 +161,7 @@ impl Router {
         let load = self.load(now, Queue::default());
         let (reason, since) = lane.breaker.reason();
         let success = lane.posterior.mean(now);
+        let asked_ago = lane.asked_at.map(|at| now.saturating_sub(at));
         let slot = lane.slot(latency, load, now, policy, self.alive);
         ProcessorReport {
             name: lane.name.clone(),
@@ -167,7 +179,10 @@ impl Router {
             },
             posterior_successes: successes,
             posterior_failures: failures,
-            success_probability: success,
+            success_probability: asked_ago
+                .is_some_and(|ago| ago < CHANCE_KNOWN)
+                .then_some(success),
+            asked_ms_ago: asked_ago.map(ms),
             latency_ms: latency * 1e3,
             in_flight: lane.in_flight,
             cap: lane::cap(latency, load.demand, policy, self.alive),
@@ -197,13 +212,45 @@ impl Router {
             age_ms: ms(now.saturating_sub(record.at)),
             choice,
             processor,
-            alternatives: (record.utilities.iter().enumerate())
-                .map(|(i, utility)| Alternative {
+            reason: reason(record).to_owned(),
+            alternatives: (record.weighed.iter().enumerate())
+                .map(|(i, weighed)| Alternative {
                     processor: name(i),
-                    utility: *utility,
+                    utility: match weighed {
+                        Weighed::Utility(utility) => Some(*utility),
+                        Weighed::LeftOut(_) => None,
+                    },
+                    left_out: match weighed {
+                        Weighed::Utility(_) => None,
+                        Weighed::LeftOut(reason) => Some(*reason),
+                    },
                 })
                 .collect(),
         }
+    }
+}
+
+/// Why a decision was made.
+fn reason(record: &Record) -> &'static str {
+    let weighed = |each: &&Weighed| matches!(each, Weighed::Utility(_));
+    let weighed = record.weighed.iter().filter(weighed).count();
+    match (record.decision, weighed) {
+        (Decision::Send { probe: true, .. }, 0) => {
+            "its breaker is open: one payment now and then finds out whether it is back"
+        }
+        (Decision::Send { probe: true, .. }, 1) => {
+            "a trial, as its breaker is half open; no other could have it"
+        }
+        (Decision::Send { probe: true, .. }, _) => {
+            "worth most, and a trial: its breaker is half open"
+        }
+        (Decision::Send { probe: false, .. }, 1) => "no other could have it",
+        (Decision::Send { probe: false, .. }, _) => "worth most",
+        (Decision::Hold { .. }, _) => {
+            "a processor that is worth more went out only just now, and may be back soon"
+        }
+        (Decision::Wait { .. }, 0) => "no processor may be asked",
+        (Decision::Wait { .. }, _) => "the processor that is worth most has no slot free",
     }
 }
 

@@ -7,6 +7,7 @@ use rust_decimal::prelude::ToPrimitive;
 use super::breaker::{Breaker, Change, State};
 use super::latency::Latency;
 use super::posterior::Posterior;
+use super::router::LeftOut;
 use super::utility::{Outlook, utility};
 use super::{Policy, Terms, Time, Verdict};
 
@@ -62,6 +63,8 @@ pub(super) struct Lane {
     /// When the present wave of payments to a slow processor began.
     wave_began: Time,
     pub(super) health: Option<Health>,
+    /// When a payment last went there, or its end came back.
+    pub(super) asked_at: Option<Time>,
 }
 
 impl Lane {
@@ -79,6 +82,7 @@ impl Lane {
             throttled_until: now,
             wave_began: now,
             health: None,
+            asked_at: None,
         }
     }
 
@@ -93,6 +97,9 @@ impl Lane {
         self.in_flight = self.in_flight.saturating_sub(1);
         if probe {
             self.breaker.returned(verdict != Verdict::Abandoned);
+        }
+        if sent_at.is_some() {
+            self.asked_at = Some(now);
         }
         if let Some(sent_at) = sent_at {
             match verdict {
@@ -202,6 +209,15 @@ impl Lane {
         Slot::Taken {
             until: now + Duration::from_secs_f64(turn.min(LONGEST_RECKONED_WAIT)),
             wait,
+        }
+    }
+
+    /// Why [`Slot::Closed`] is all that it has.
+    pub(super) fn left_out(&self) -> LeftOut {
+        match self.breaker.state() {
+            _ if !self.enabled => LeftOut::SwitchedOff,
+            State::Open => LeftOut::BreakerOpen,
+            State::Closed | State::HalfOpen => LeftOut::TrialsOut,
         }
     }
 

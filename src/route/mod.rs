@@ -40,7 +40,7 @@ pub use explain::{
 };
 pub use permit::{Permit, Plan, SharedRouter};
 pub use policy::{MAX_RETRY_AFTER, Policy};
-pub use router::{Router, StateChange};
+pub use router::{LeftOut, Router, StateChange};
 
 /// A moment of monotonic time, counted from an epoch that the caller chooses.
 pub type Time = Duration;

@@ -78,7 +78,7 @@ impl SharedRouter {
             };
             match router.decide(now, rng, ahead) {
                 Decision::Send { processor, probe } => {
-                    plan.permits.push(self.permit(processor, probe))
+                    plan.permits.push(self.permit(processor, probe, Some(now)))
                 }
                 Decision::Hold { until } | Decision::Wait { until } => {
                     plan.retry_in = Some(until.saturating_sub(now));
@@ -95,7 +95,7 @@ impl SharedRouter {
     pub fn try_permit(&self, processor: usize) -> Option<Permit> {
         let now = self.now();
         let probe = self.lock().router.permit_for(processor, now)?;
-        Some(self.permit(processor, probe))
+        Some(self.permit(processor, probe, None))
     }
 
     /// Learns from what has happened. A breaker that changes its state is logged here, once.
@@ -136,11 +136,12 @@ impl SharedRouter {
         self.lock().router.explain(now)
     }
 
-    fn permit(&self, processor: usize, probe: bool) -> Permit {
+    fn permit(&self, processor: usize, probe: bool, decided_at: Option<Time>) -> Permit {
         Permit {
             router: self.clone(),
             processor,
             probe,
+            decided_at,
             sent_at: None,
             back: false,
         }
@@ -178,6 +179,8 @@ pub struct Permit {
     router: SharedRouter,
     processor: usize,
     probe: bool,
+    /// When the router chose the processor; None where the payment could go nowhere else.
+    decided_at: Option<Time>,
     sent_at: Option<Time>,
     back: bool,
 }
@@ -197,10 +200,15 @@ impl Permit {
     pub fn sent(&mut self) {
         let at = self.router.now();
         if self.sent_at.replace(at).is_none() {
-            self.router.observe(Event::Dispatched {
-                processor: self.processor,
-                at,
-            });
+            let processor = self.processor;
+            let mut deciding = self.router.lock();
+            // It changes no breaker, so there is nothing to log.
+            deciding
+                .router
+                .observe(Event::Dispatched { processor, at }, at);
+            if let Some(decided_at) = self.decided_at {
+                deciding.router.carried_out(processor, decided_at);
+            }
         }
     }
 

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use rand::Rng;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::arrivals::Arrivals;
 use super::breaker::{Change, Reason, State};
@@ -45,8 +47,11 @@ pub struct Router {
     waiting: f64,
     /// Time never runs backwards here, whatever the callers say.
     pub(super) now: Time,
-    /// Utilities of the decision that is being made.
-    utilities: Vec<Option<f64>>,
+    /// What the decision that is being made makes of each processor.
+    weighed: Vec<Weighed>,
+    /// The last decision to send to each processor: an explanation as soon as a payment goes out by it.
+    granted: Vec<Option<Record>>,
+    /// Decisions about payments, the newest first. One that gave a permit for which there was no payment is not there.
     pub(super) decisions: VecDeque<Record>,
 }
 
@@ -55,7 +60,31 @@ pub struct Router {
 pub(super) struct Record {
     pub(super) at: Time,
     pub(super) decision: Decision,
-    pub(super) utilities: Vec<Option<f64>>,
+    /// By place of the processor.
+    pub(super) weighed: Vec<Weighed>,
+}
+
+/// What a decision makes of a processor.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Weighed {
+    /// Its utility with the sampled chance of success.
+    Utility(f64),
+    /// It could not have the payment.
+    LeftOut(LeftOut),
+}
+
+/// Why a processor could not have a payment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LeftOut {
+    /// An operator has taken it out of use.
+    SwitchedOff,
+    /// Its breaker is open.
+    BreakerOpen,
+    /// Its breaker is half open, and as many trials as it permits are under way.
+    TrialsOut,
+    /// A probe of another processor was due, which goes first whatever others are worth.
+    ProbeDue,
 }
 
 impl Router {
@@ -67,7 +96,8 @@ impl Router {
             .collect();
         Self {
             arrivals: Arrivals::new(policy.arrivals_half_life, now),
-            utilities: vec![None; lanes.len()],
+            weighed: vec![Weighed::LeftOut(LeftOut::ProbeDue); lanes.len()],
+            granted: vec![None; lanes.len()],
             decisions: VecDeque::with_capacity(DECISIONS_KEPT),
             policy,
             lanes,
@@ -107,7 +137,9 @@ impl Router {
                 return None;
             }
             Event::Dispatched { processor, at } => {
-                self.lanes.get_mut(processor)?.latency.sent(at.min(now));
+                let lane = self.lanes.get_mut(processor)?;
+                lane.latency.sent(at.min(now));
+                lane.asked_at = Some(now);
                 return None;
             }
             Event::Finished {
@@ -165,8 +197,18 @@ impl Router {
         {
             lane.take(now, &self.policy, self.alive);
         }
-        self.remember(now, decision);
+        self.remember(now, decision, queue);
         decision
+    }
+
+    /// A payment goes out by the permit that [`Router::decide`] gave at that moment for this processor.
+    pub fn carried_out(&mut self, processor: usize, decided_at: Time) {
+        let granted = self.granted.get_mut(processor);
+        // Another decision for that processor may have come in between.
+        let of_it = |record: &mut Record| record.at.saturating_sub(decided_at) < DECISIONS_APART;
+        if let Some(record) = granted.and_then(|granted| granted.take_if(of_it)) {
+            self.keep(record);
+        }
     }
 
     /// A permit for a payment that can go nowhere else, if the processor has room. It respects the caps and
@@ -182,7 +224,7 @@ impl Router {
     }
 
     fn choose<R: Rng + ?Sized>(&mut self, now: Time, rng: &mut R, queue: Queue) -> Decision {
-        self.utilities.fill(None);
+        self.weighed.fill(Weighed::LeftOut(LeftOut::ProbeDue));
         let (policy, alive, recovery) = (&self.policy, self.alive, self.recovery);
         if let Some(processor) = self
             .lanes
@@ -201,10 +243,13 @@ impl Router {
         for (i, lane) in self.lanes.iter_mut().enumerate() {
             let latency = lane.latency.estimate(now, policy);
             let slot = lane.slot(latency, load, now, policy, alive);
-            let Some(wait) = slot.wait() else { continue };
+            let Some(wait) = slot.wait() else {
+                self.weighed[i] = Weighed::LeftOut(lane.left_out());
+                continue;
+            };
             let success = lane.posterior.sample(now, rng);
             let worth = lane.worth(success, latency, wait, policy);
-            self.utilities[i] = Some(worth);
+            self.weighed[i] = Weighed::Utility(worth);
             if best.as_ref().is_none_or(|(highest, ..)| worth > *highest) {
                 best = Some((worth, i, slot));
             }
@@ -272,26 +317,41 @@ impl Router {
         self.now
     }
 
-    fn remember(&mut self, now: Time, decision: Decision) {
-        let same = self.decisions.front().is_some_and(|last| {
-            same_choice(&last.decision, &decision) && now.saturating_sub(last.at) < DECISIONS_APART
-        });
-        if same {
-            return;
-        }
-        let mut record = if self.decisions.len() < DECISIONS_KEPT {
-            None
-        } else {
-            self.decisions.pop_back()
-        }
-        .unwrap_or_else(|| Record {
+    /// A decision to send is kept when a payment goes out by it: a worker that finds the queue empty asks, too. One to
+    /// keep payments is kept where there are some.
+    fn remember(&mut self, now: Time, decision: Decision, queue: Queue) {
+        let weighed = &self.weighed;
+        let record = || Record {
             at: now,
             decision,
-            utilities: Vec::with_capacity(self.lanes.len()),
+            weighed: weighed.clone(),
+        };
+        match decision {
+            Decision::Send { processor, .. } => match self.granted.get_mut(processor) {
+                Some(Some(granted)) => {
+                    (granted.at, granted.decision) = (now, decision);
+                    granted.weighed.clone_from(weighed);
+                }
+                Some(none) => *none = Some(record()),
+                None => {}
+            },
+            Decision::Hold { .. } | Decision::Wait { .. } if queue.waiting > 0 => {
+                let record = record();
+                self.keep(record);
+            }
+            Decision::Hold { .. } | Decision::Wait { .. } => {}
+        }
+    }
+
+    fn keep(&mut self, record: Record) {
+        let same = self.decisions.front().is_some_and(|last| {
+            same_choice(&last.decision, &record.decision)
+                && record.at.saturating_sub(last.at) < DECISIONS_APART
         });
-        (record.at, record.decision) = (now, decision);
-        record.utilities.clone_from(&self.utilities);
-        self.decisions.push_front(record);
+        if !same {
+            self.decisions.truncate(DECISIONS_KEPT - 1);
+            self.decisions.push_front(record);
+        }
     }
 }
 

@@ -164,7 +164,7 @@ fn all_finite(explanation: &Explanation) -> bool {
             [
                 processor.posterior_successes,
                 processor.posterior_failures,
-                processor.success_probability,
+                processor.success_probability.unwrap_or(0.0),
                 processor.latency_ms,
                 processor.throttled_for_ms,
                 processor.utility.unwrap_or(0.0),
@@ -173,7 +173,7 @@ fn all_finite(explanation: &Explanation) -> bool {
             ]
             .iter()
             .all(|value| value.is_finite())
-                && (0.0..=1.0).contains(&processor.success_probability)
+                && (0.0..=1.0).contains(&processor.success_probability.unwrap_or(0.0))
                 && processor.latency_ms >= 0.0
         })
         && (explanation

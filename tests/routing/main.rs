@@ -4,5 +4,6 @@
 mod simulation;
 
 mod earnings;
+mod explanations;
 mod invariants;
 mod permits;

@@ -108,7 +108,7 @@ pub(super) struct Seen {
     pub(super) name: String,
     pub(super) breaker: Breaker,
     pub(super) latency_ms: f64,
-    pub(super) success_probability: f64,
+    pub(super) success_probability: Option<f64>,
     pub(super) in_flight: u32,
     pub(super) cap: u32,
 }
