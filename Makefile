@@ -1,7 +1,7 @@
 # Each target is a script in scripts/, which says at its top what it does and what it reads.
 
 .DEFAULT_GOAL := help
-.PHONY: help run env test queries load routing-bench bench pure-bench durability-bench outage soak torture fuzz screenshots supply-chain reproducible
+.PHONY: help run env test queries load routing-bench bench pure-bench durability-bench outage soak torture drills fuzz screenshots supply-chain reproducible
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -42,6 +42,9 @@ outage: ## what an instance does in a minute without its database, which takes t
 
 torture: ## kills, stops and faults for MINUTES=3 in MODE=both from SEED=..., then a verdict on every payment
 	@scripts/torture.sh
+
+drills: ## outages one by one, each with a verdict on every payment, before a release; DRILLS="slow-clients full-disk" SEED=...
+	@scripts/drills.sh $(DRILLS)
 
 fuzz: ## what reads requests and replies, fuzzed for MINUTES=4; TARGETS="payment range" chooses
 	@scripts/fuzz.sh

@@ -23,6 +23,8 @@
 #
 # With STOP_WITH_PARENT=yes the server stops also when the process that started it is killed.
 #
+# With WAL_FOLDER=path a new cluster has its WAL there. The folder is there already, and empty.
+#
 # With CLOCK_FILE=path the server's clock differs from the machine's by what stands in that file, in
 # seconds with a sign (`+85`), and steps when the file is replaced. It takes Debian's libfaketime.
 set -euo pipefail
@@ -72,8 +74,9 @@ make_cluster() {
     mkdir -p "$(dirname "$data")"
     mkdir -m 700 "$new"
     [ "$(id -u)" != 0 ] || chown postgres: "$new"
+    [ "$(id -u)" != 0 ] || [ -z "${WAL_FOLDER:-}" ] || chown postgres: "$WAL_FOLDER"
     as_owner "$programs/initdb" --pgdata="$new" --username=postgres --encoding=UTF8 --no-locale \
-        --auth-local=trust --auth-host=scram-sha-256 >&2
+        --auth-local=trust --auth-host=scram-sha-256 ${WAL_FOLDER:+--waldir="$WAL_FOLDER"} >&2
     mv "$new" "$data"
 }
 

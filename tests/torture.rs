@@ -1,5 +1,8 @@
 //! A short round of `make torture` in each durability mode.
 
+#[allow(dead_code, reason = "drills use the rest of it")]
+#[path = "../examples/deployment/mod.rs"]
+mod deployment;
 #[path = "../examples/torture/round/mod.rs"]
 mod round;
 

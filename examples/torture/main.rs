@@ -3,13 +3,15 @@
 //!
 //! Exit: 0 nothing was wrong; 1 something was, or the round could not be finished.
 
+#[allow(dead_code, reason = "drills use the rest of it")]
+#[path = "../deployment/mod.rs"]
+mod deployment;
 mod round;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 use payment_proxy::config::QueueDurability;
 
@@ -70,7 +72,7 @@ fn run(args: Args) -> anyhow::Result<bool> {
         Mode::Logged => vec![QueueDurability::Logged],
         Mode::Both => vec![QueueDurability::Unlogged, QueueDurability::Logged],
     };
-    let binary = args.binary.map_or_else(built_with_this, Ok)?;
+    let binary = args.binary.map_or_else(deployment::built_with_this, Ok)?;
     let seed = args
         .seed
         .unwrap_or_else(|| u64::from(rand::random::<u32>()));
@@ -121,19 +123,4 @@ fn pace() -> Pace {
         long_stops: true,
         clock_off: Some(millis(14_000)..millis(900_000)),
     }
-}
-
-/// Cargo puts examples into a folder beside the program.
-fn built_with_this() -> anyhow::Result<PathBuf> {
-    let this = std::env::current_exe()?;
-    let target = this.parent().and_then(Path::parent);
-    let binary = target
-        .context("an example is in target/")?
-        .join("payment-proxy");
-    anyhow::ensure!(
-        binary.exists(),
-        "{} is not there: cargo build --bin payment-proxy",
-        binary.display()
-    );
-    Ok(binary)
 }

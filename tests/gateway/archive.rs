@@ -12,7 +12,7 @@ use rust_decimal::Decimal;
 use tokio::process::Command;
 use uuid::Uuid;
 
-use crate::neighbours::full_disk::SmallDisk;
+use crate::neighbours::volume::Volume;
 use crate::server::{connect_as, run_init_sql};
 use crate::support::{Database, Gateway, eventually, processor, processors};
 
@@ -300,7 +300,7 @@ async fn an_archive_writes_over_no_file_and_keeps_nothing_that_is_not_whole() {
     assert_eq!(database.count("payment_processed").await, PAYMENTS);
 
     // No room for June.
-    if let Some(disk) = SmallDisk::mount(1) {
+    if let Some(disk) = Volume::mount(1) {
         let mut full = program(&database, &database, "2025-07", disk.path());
         let (code, said) = run(&mut full).await;
         assert!(code == Some(2) && said.contains("No space left"), "{said}");

@@ -2,6 +2,8 @@
 //! restart, and nothing that was accepted is lost or doubled.
 
 pub mod full_disk;
+#[path = "../../examples/deployment/volume.rs"]
+pub mod volume;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -13,9 +13,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::ledger::{Ledger, Reply};
-use super::stack::Stack;
-use super::{Plan, generator};
+use super::Plan;
+use crate::deployment::generator;
+use crate::deployment::ledger::{Ledger, Reply};
+use crate::deployment::stack::Stack;
 
 /// Clients at once: enough that some of them go on while others wait for an instance that is stopped.
 const CLIENTS: u32 = 256;

@@ -1,21 +1,13 @@
 //! One round of torture: a whole deployment of real processes, clients that post payments, and trouble.
 //!
-//! Told in order: [`pace`] says how hard, [`stack`] starts everything, [`clients`] post and remember what
-//! they were told ([`ledger`]), [`trouble`] does its worst meanwhile ([`timeline`] writes it down), then
+//! Told in order: [`pace`] says how hard, [`Stack`] starts everything, [`clients`] post and remember what
+//! they were told ([`Ledger`]), [`trouble`] does its worst meanwhile ([`Timeline`] writes it down), then
 //! all is healed and drained, and [`verdict`] compares what clients, books and processors say.
 
 mod clients;
-mod cluster;
-mod facts;
-mod ledger;
 mod pace;
-mod process;
-mod processor;
 mod report;
-mod stack;
-mod timeline;
 mod trouble;
-mod verdict;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,18 +15,19 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use payment_proxy::config::QueueDurability;
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use pace::Pace;
 pub(crate) use report::Report;
 
+use crate::deployment::ledger::Ledger;
+use crate::deployment::stack::{Folder, Stack};
+use crate::deployment::timeline::Timeline;
+use crate::deployment::{Setup, facts, verdict};
 use clients::Clients;
-use ledger::Ledger;
-use stack::Stack;
-use timeline::Timeline;
 
 /// How long clients have to end what they have begun when the load is over.
 const CLIENTS_END: Duration = Duration::from_secs(30);
@@ -66,12 +59,34 @@ pub(crate) struct Plan {
     pub(crate) keep: bool,
 }
 
+impl Plan {
+    fn setup(&self) -> Setup {
+        let Pace {
+            processor_timeout,
+            late_charge,
+            ..
+        } = self.pace;
+        let (binary, durability) = (self.binary.clone(), self.durability);
+        Setup {
+            clock_can_be_set: self.pace.clock_off.is_some(),
+            settings: &[("RUST_LOG", "info,sqlx=warn,payment_proxy=debug")],
+            ..Setup::plain(
+                binary,
+                durability,
+                self.seed,
+                processor_timeout,
+                late_charge,
+            )
+        }
+    }
+}
+
 /// Runs a round. What it finds is in the report; where anything is wrong, all that it wrote is kept.
 ///
 /// # Errors
 /// Something could not be started, or did not come back: there is no verdict.
 pub(crate) async fn run(plan: &Plan) -> anyhow::Result<Report> {
-    let folder = stack::Folder::create()?;
+    let folder = Folder::create()?;
     let timeline = Arc::new(Timeline::create(&folder.logs().join("timeline.log"))?);
     timeline.note(
         "plan",
@@ -88,7 +103,7 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<Report> {
         timeline.note("error", &format!("{error:#}"));
     }
     if plan.keep || outcome.is_err() || !report.findings.is_empty() {
-        let kept = folder.keep(&plan.reports, &report.to_string());
+        let kept = folder.keep(&plan.reports, "torture", &report.to_string());
         report.kept = kept.context("the artefacts cannot be kept")?;
     }
     outcome.with_context(|| format!("seed {}, see {}", plan.seed, report.kept.display()))?;
@@ -97,23 +112,27 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<Report> {
 
 async fn torment(
     plan: &Plan,
-    folder: &stack::Folder,
+    folder: &Folder,
     timeline: &Arc<Timeline>,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let stack = Arc::new(Stack::start(plan, folder, Arc::clone(timeline)).await?);
+    let stack = Arc::new(Stack::start(&plan.setup(), folder, Arc::clone(timeline)).await?);
     let outcome = torment_stack(plan, folder, &stack, timeline, report).await;
     if plan.keep || outcome.is_err() || !report.findings.is_empty() {
         stack.dump_tables(folder).await;
     }
     stack.stop().await;
-    facts::read_logs(folder, report)?;
+    let logs = ["api1", "api2", "default", "fallback"];
+    let logs = logs.map(|name| folder.logs().join(format!("{name}.log")));
+    let logged = facts::read_logs(logs.iter().map(PathBuf::as_path));
+    report.logged = logged.counts;
+    report.findings.extend(logged.wrong);
     outcome
 }
 
 async fn torment_stack(
     plan: &Plan,
-    folder: &stack::Folder,
+    folder: &Folder,
     stack: &Arc<Stack>,
     timeline: &Arc<Timeline>,
     report: &mut Report,
@@ -159,7 +178,8 @@ async fn torment_stack(
 
     let facts = facts::gather(stack, &ledger).await?;
     let mut rng = StdRng::seed_from_u64(plan.seed);
-    report.findings = verdict::judge(&facts);
+    let findings = verdict::judge(&facts);
+    report.findings = findings.iter().map(ToString::to_string).collect();
     let span = facts.span(begun..chrono::Utc::now());
     let (compared, differing) = facts::compare_summaries(stack, &span, &mut rng).await?;
     report.summaries = compared;
@@ -175,9 +195,4 @@ async fn finish(tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
         ended.context("a part of the torture broke")?;
     }
     Ok(())
-}
-
-/// A generator for one part of the round, so that its choices do not depend on how the parts take turns.
-fn generator(seed: u64, part: u64) -> StdRng {
-    StdRng::seed_from_u64(StdRng::seed_from_u64(seed ^ part.rotate_left(32)).random())
 }

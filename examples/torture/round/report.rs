@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::Plan;
-use super::facts::Facts;
-use super::ledger::Totals;
-use super::stack::Stack;
-use super::timeline::Timeline;
+use crate::deployment::facts::Facts;
+use crate::deployment::ledger::Totals;
+use crate::deployment::stack::Stack;
+use crate::deployment::timeline::Timeline;
 
 /// What came of a round.
 #[derive(Debug)]

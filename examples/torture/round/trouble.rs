@@ -18,11 +18,12 @@ use rand::seq::SliceRandom;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::Plan;
 use super::pace::Pace;
-use super::process::Log;
-use super::processor::Behaviour;
-use super::stack::{INSTANCE_STOP, POLL, Stack};
-use super::{Plan, generator};
+use crate::deployment::generator;
+use crate::deployment::process::{Log, thaw};
+use crate::deployment::processor::Behaviour;
+use crate::deployment::stack::{INSTANCE_STOP, POLL, Stack};
 
 /// How long the database is stopped where it stands.
 const DATABASE_FROZEN: Range<Duration> = Duration::from_millis(200)..Duration::from_millis(5_000);
@@ -397,7 +398,7 @@ impl Hand {
         timeline.trouble("database stopped where it stands", &format!("for {time:?}"));
         let all = cluster.freeze()?;
         self.rest(time).await;
-        cluster.thaw(&all);
+        thaw(&all);
         timeline.note("database continued", "");
         Ok(())
     }

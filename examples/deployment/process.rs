@@ -115,6 +115,19 @@ impl Process {
         }
     }
 
+    /// Stops it where it stands with its children, and says which they are; [`thaw`] lets them go on.
+    pub(crate) fn freeze(&self) -> Option<Vec<Pid>> {
+        let this = self.pid()?;
+        // The parent first: it cannot start others after that.
+        let _ = kill(this, Signal::SIGSTOP);
+        let mut all = vec![this];
+        all.extend(children(this));
+        for pid in &all[1..] {
+            let _ = kill(*pid, Signal::SIGSTOP);
+        }
+        Some(all)
+    }
+
     /// Waits for its end, or gives up.
     pub(crate) async fn ended(&mut self, within: Duration) -> Option<ExitStatus> {
         let child = self.child.as_mut()?;
@@ -157,4 +170,36 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.signal(self.end);
     }
+}
+
+/// Lets processes go on that were stopped where they stood.
+pub(crate) fn thaw(all: &[Pid]) {
+    for pid in all.iter().rev() {
+        let _ = kill(*pid, Signal::SIGCONT);
+    }
+}
+
+/// The children of a process.
+pub(crate) fn children(of: Pid) -> Vec<Pid> {
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    processes
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .map(Pid::from_raw)
+        .filter(|pid| status(*pid).is_some_and(|(_, parent)| parent == of.as_raw()))
+        .collect()
+}
+
+/// The state letter of a process and its parent.
+fn status(pid: Pid) -> Option<(char, i32)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in front of it may contain anything but a last parenthesis.
+    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+/// Whether it still runs; one that nobody has waited for has ended all the same.
+pub(crate) fn lives(pid: Pid) -> bool {
+    status(pid).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
 }

@@ -1,9 +1,10 @@
-//! What each side says at the end of a round: clients, books, processors, summaries and logs.
+//! What each side says at the end: clients, books, processors, summaries and logs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::fs;
 use std::ops::Range;
+use std::path::Path;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use payment_proxy::payment::format_time;
@@ -15,12 +16,11 @@ use uuid::Uuid;
 
 use super::ledger::{Known, Ledger};
 use super::processor::Stored;
-use super::report::Report;
 use super::stack::{Folder, Stack};
 
 /// Random ranges of time over which the summaries are compared.
 const SUMMARY_RANGES: usize = 50;
-/// What the instances log of odd ends, and what the torture wants to know of. The first three must not be.
+/// What the instances log of odd ends, and what is told of them. The first three must not be.
 const PHRASES: [(&str, bool); 10] = [
     ("CHARGED TWICE", true),
     ("panicked at", true),
@@ -163,20 +163,31 @@ pub(crate) async fn compare_summaries(
     Ok((ranges.len(), differing))
 }
 
-/// Counts what the instances logged.
-pub(crate) fn read_logs(folder: &Folder, report: &mut Report) -> anyhow::Result<()> {
-    for name in ["api1", "api2", "default", "fallback"] {
-        let log = fs::read(folder.logs().join(format!("{name}.log"))).unwrap_or_default();
+/// What processes logged of odd ends.
+#[derive(Debug, Default)]
+pub(crate) struct Logged {
+    /// How often each phrase of interest.
+    pub(crate) counts: BTreeMap<&'static str, u64>,
+    /// Lines that must not be.
+    pub(crate) wrong: Vec<String>,
+}
+
+/// Reads the logs of instances and processors.
+pub(crate) fn read_logs<'a>(logs: impl IntoIterator<Item = &'a Path>) -> Logged {
+    let mut logged = Logged::default();
+    for path in logs {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        let log = fs::read(path).unwrap_or_default();
         for line in String::from_utf8_lossy(&log).lines() {
             for (phrase, wrong) in PHRASES {
                 if line.contains(phrase) {
-                    *report.logged.entry(phrase).or_default() += 1;
+                    *logged.counts.entry(phrase).or_default() += 1;
                     if wrong {
-                        report.findings.push(format!("log of {name}: {line}"));
+                        logged.wrong.push(format!("log of {name}: {line}"));
                     }
                 }
             }
         }
     }
-    Ok(())
+    logged
 }

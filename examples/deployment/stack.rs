@@ -1,9 +1,10 @@
-//! The deployment under torture: PostgreSQL, two processors, two instances and nginx, all processes.
+//! What runs: PostgreSQL, two processors, two instances and nginx, all processes.
 
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex as StdMutex};
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 
-use super::Plan;
+use super::Setup;
 use super::cluster::Cluster;
 use super::process::Process;
 use super::processor::{Behaviour, Processor, Totals};
@@ -45,10 +46,12 @@ const PORT_ATTEMPTS: usize = 10;
 const INSTANCES: [&str; 2] = ["api1", "api2"];
 /// The processors with their fees.
 const PROCESSORS: [(&str, &str); 2] = [("default", "0.05"), ("fallback", "0.15")];
+/// What operators say.
+pub(crate) const OPERATOR_TOKEN: &str = "an-operator-of-this-deployment";
 /// What a dump consists of.
 const TABLES: [&str; 3] = ["payment_queue", "payment_processed", "payment_dead_letter"];
 
-/// All files of a round; gone at its end unless they are kept.
+/// All files of a deployment; gone at its end unless they are kept.
 #[derive(Debug)]
 pub(crate) struct Folder(TempDir);
 
@@ -56,7 +59,7 @@ impl Folder {
     /// A new one, where the users of PostgreSQL and nginx reach their sockets.
     pub(crate) fn create() -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new()
-            .prefix("payment-proxy-torture.")
+            .prefix("payment-proxy.")
             .tempdir()?;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o711))?;
         let folder = Self(folder);
@@ -65,7 +68,8 @@ impl Folder {
         Ok(folder)
     }
 
-    fn path(&self) -> &Path {
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
 
@@ -78,10 +82,10 @@ impl Folder {
         self.path().join("journals")
     }
 
-    /// Copies what helps to understand a failure into a new folder of `reports`.
-    pub(crate) fn keep(&self, reports: &Path, report: &str) -> anyhow::Result<PathBuf> {
+    /// Copies what helps to understand a failure into a new folder of `reports`, called `name`.
+    pub(crate) fn keep(&self, reports: &Path, name: &str, report: &str) -> anyhow::Result<PathBuf> {
         let time = chrono::Utc::now().format("%Y%m%dT%H%M%S%.3fZ");
-        let kept = reports.join(format!("torture-{time}"));
+        let kept = reports.join(format!("{name}-{time}"));
         for part in [self.logs(), self.journals()] {
             let to = kept.join(part.file_name().context("a named folder")?);
             fs::create_dir_all(&to)?;
@@ -102,13 +106,17 @@ pub(crate) struct Stack {
     pub(crate) instances: [Mutex<Process>; 2],
     pub(crate) processors: [Processor; 2],
     pub(crate) timeline: Arc<Timeline>,
-    /// nginx and the processes of the processors, which nobody hurts.
-    others: Mutex<Vec<Process>>,
+    /// The processes of the processors.
+    pub(crate) simulators: [Mutex<Process>; 2],
+    pub(crate) nginx: Mutex<Process>,
     url: Url,
     sockets: [PathBuf; 2],
+    /// Where the instances listen for operators.
+    operators: [PathBuf; 2],
     /// Clients of the instances' sockets, for their probes.
     probes: [Client; 2],
     database_url: String,
+    owner_url: String,
     binary: PathBuf,
     environment: Vec<(String, String)>,
     /// `PROCESSORS` with the URL of each at the other's name.
@@ -129,41 +137,50 @@ pub(crate) struct Summary {
 impl Stack {
     /// Starts everything and waits until it is ready.
     pub(crate) async fn start(
-        plan: &Plan,
+        setup: &Setup,
         folder: &Folder,
         timeline: Arc<Timeline>,
     ) -> anyhow::Result<Self> {
         let (path, logs) = (folder.path(), folder.logs());
-        let cluster = Cluster::create(path, &logs, plan.pace.clock_off.is_some()).await?;
-        let (default, one) = start_processor(plan, folder, PROCESSORS[0]).await?;
-        let (fallback, other) = start_processor(plan, folder, PROCESSORS[1]).await?;
+        let cluster = Cluster::create(setup, path, &logs).await?;
+        let (default, one) = start_processor(setup, folder, PROCESSORS[0]).await?;
+        let (fallback, other) = start_processor(setup, folder, PROCESSORS[1]).await?;
         let processors = [default, fallback];
         let sockets = INSTANCES.map(|name| path.join(format!("{name}.sock")));
-        let environment = environment(plan, &cluster, &processors);
+        let operators = INSTANCES.map(|name| path.join(format!("{name}.operators")));
+        let environment = environment(setup, &cluster, &processors);
+        let instance_logs = setup.instance_logs.as_ref().unwrap_or(&logs);
         let instances = [0, 1].map(|index| {
             let mut environment = environment.clone();
-            let listen = format!("unix:{}", sockets[index].display());
-            environment.push(("LISTEN".to_owned(), listen));
-            let program = vec![plan.binary.display().to_string(), "serve".to_owned()];
+            let listen = |path: &Path| format!("unix:{}", path.display());
+            environment.push(("LISTEN".to_owned(), listen(&sockets[index])));
+            environment.push(("OPERATOR_LISTEN".to_owned(), listen(&operators[index])));
+            let mut program = Vec::new();
+            if let Some(files) = setup.most_files {
+                let limit = format!("--nofile={files}:{files}");
+                program.extend(["prlimit".to_owned(), limit, "--".to_owned()]);
+            }
+            program.extend([setup.binary.display().to_string(), "serve".to_owned()]);
             // SIGKILL, because an instance that is stopped does not hear anything else.
             let end = Signal::SIGKILL;
-            Mutex::new(Process::new(
-                INSTANCES[index],
-                &logs,
-                end,
-                program,
-                environment,
-            ))
+            let name = INSTANCES[index];
+            Mutex::new(Process::new(name, instance_logs, end, program, environment))
         });
         // As in production: the instances' own role may not change the tables.
         let owner = cluster.url("payment_proxy_owner", "payments");
-        let migrated = tokio::process::Command::new(&plan.binary)
+        let migrated = tokio::process::Command::new(&setup.binary)
             .arg("migrate")
             .envs(environment.iter().cloned())
-            .env("MIGRATE_DATABASE_URL", owner)
-            .status()
+            .env("MIGRATE_DATABASE_URL", &owner)
+            .output()
             .await?;
-        anyhow::ensure!(migrated.success(), "the migrations are refused");
+        let said = [migrated.stdout, migrated.stderr].concat();
+        fs::write(logs.join("migrate.log"), &said)?;
+        anyhow::ensure!(
+            migrated.status.success(),
+            "the migrations are refused: {}",
+            String::from_utf8_lossy(&said)
+        );
         for instance in &instances {
             instance.lock().await.start()?;
         }
@@ -177,13 +194,16 @@ impl Stack {
             probes: [one_probe?, other_probe?],
             swapped: configured([fallback, default]),
             database_url: cluster.url("postgres", "payments"),
+            owner_url: owner,
             cluster: Mutex::new(cluster),
-            binary: plan.binary.clone(),
+            binary: setup.binary.clone(),
             environment,
             instances,
             processors,
             timeline,
-            others: Mutex::new(vec![nginx, one, other]),
+            simulators: [one, other].map(Mutex::new),
+            nginx: Mutex::new(nginx),
+            operators,
             url: format!("http://127.0.0.1:{port}").parse()?,
             sockets,
             http: payment_proxy::tls::plain().timeout(READY_LIMIT).build()?,
@@ -202,6 +222,16 @@ impl Stack {
     /// Where the instances listen.
     pub(crate) fn sockets(&self) -> &[PathBuf; 2] {
         &self.sockets
+    }
+
+    /// Where the instances listen for operators, who say [`OPERATOR_TOKEN`].
+    pub(crate) fn operators(&self) -> &[PathBuf; 2] {
+        &self.operators
+    }
+
+    /// The URL of the database for the role that owns the tables.
+    pub(crate) fn owner_url(&self) -> &str {
+        &self.owner_url
     }
 
     /// Payments in the books, by the last summary that was got.
@@ -337,7 +367,8 @@ impl Stack {
         Some((reply.status(), reply.text().await.ok()?))
     }
 
-    async fn until_ready(&self) -> anyhow::Result<()> {
+    /// Waits until both instances are ready, and nginx passes requests on.
+    pub(crate) async fn until_ready(&self) -> anyhow::Result<()> {
         for (index, name) in INSTANCES.iter().enumerate() {
             until(&format!("{name} is ready"), async || {
                 let readiness = self.readiness(index).await;
@@ -351,16 +382,24 @@ impl Stack {
         .await
     }
 
+    /// Runs a command of `payment-proxy`, as an operator with all rights would.
+    pub(crate) async fn command(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+        let operators = format!("unix:{}", self.operators[0].display());
+        let done = tokio::process::Command::new(&self.binary)
+            .args(arguments)
+            .envs(self.environment.iter().cloned())
+            .env("MIGRATE_DATABASE_URL", &self.owner_url)
+            .env("OPERATOR_LISTEN", operators)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        Ok(done.await?)
+    }
+
     /// What `payment-proxy reconcile` finds wrong; nothing if it finds books and processors equal.
     pub(crate) async fn reconcile(&self) -> anyhow::Result<Option<String>> {
-        let mut command = tokio::process::Command::new(&self.binary);
-        command.args(["reconcile", "--token", "123", "--rate", "10000"]);
-        let environment = self.environment.iter().cloned();
-        let done = command
-            .envs(environment)
-            .kill_on_drop(true)
-            .output()
-            .await?;
+        let command = ["reconcile", "--token", "123", "--rate", "10000"];
+        let done = self.command(&command).await?;
         if done.status.success() {
             return Ok(None);
         }
@@ -388,17 +427,18 @@ impl Stack {
 
     /// Stops everything, in the order of `make run`.
     pub(crate) async fn stop(&self) {
-        let mut others = self.others.lock().await;
-        for process in others.iter_mut().take(1) {
-            process.stop(Signal::SIGTERM, STOP_LIMIT).await;
-        }
+        let mut nginx = self.nginx.lock().await;
+        nginx.signal(Signal::SIGCONT);
+        nginx.stop(Signal::SIGTERM, STOP_LIMIT).await;
         for instance in &self.instances {
             let mut instance = instance.lock().await;
             instance.signal(Signal::SIGCONT);
             instance.stop(Signal::SIGTERM, INSTANCE_STOP).await;
         }
-        for process in others.iter_mut() {
-            process.stop(Signal::SIGTERM, STOP_LIMIT).await;
+        for simulator in &self.simulators {
+            let mut simulator = simulator.lock().await;
+            simulator.signal(Signal::SIGCONT);
+            simulator.stop(Signal::SIGTERM, STOP_LIMIT).await;
         }
         if let Err(error) = self.cluster.lock().await.stop().await {
             self.timeline.note("stop", &format!("{error:#}"));
@@ -407,11 +447,11 @@ impl Stack {
 }
 
 fn environment(
-    plan: &Plan,
+    setup: &Setup,
     cluster: &Cluster,
     processors: &[Processor; 2],
 ) -> Vec<(String, String)> {
-    let durability = match plan.durability {
+    let durability = match setup.durability {
         QueueDurability::Unlogged => "unlogged",
         QueueDurability::Logged => "logged",
     };
@@ -420,13 +460,20 @@ fn environment(
         ("DATABASE_URL", cluster.service_url("payments")),
         ("PROCESSORS", configured(processors.each_ref())),
         ("QUEUE_DURABILITY", durability.to_owned()),
-        ("PROCESSOR_TIMEOUT_MS", millis(plan.pace.processor_timeout)),
-        ("LATE_CHARGE_MS", millis(plan.pace.late_charge)),
+        ("PROCESSOR_TIMEOUT_MS", millis(setup.processor_timeout)),
+        ("LATE_CHARGE_MS", millis(setup.late_charge)),
         ("ALLOW_PURGE", "false".to_owned()),
-        ("RUST_LOG", "info,sqlx=warn,payment_proxy=debug".to_owned()),
+        ("OPERATOR_TOKEN", OPERATOR_TOKEN.to_owned()),
     ]
+    .into_iter()
+    .chain(
+        setup
+            .settings
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned())),
+    )
     .map(|(name, value)| (name.to_owned(), value))
-    .to_vec()
+    .collect()
 }
 
 /// `PROCESSORS` where the first name is that of the first of these, and so on.
@@ -439,7 +486,7 @@ fn configured(processors: [&Processor; 2]) -> String {
 }
 
 async fn start_processor(
-    plan: &Plan,
+    setup: &Setup,
     folder: &Folder,
     (name, fee): (&'static str, &str),
 ) -> anyhow::Result<(Processor, Process)> {
@@ -447,11 +494,11 @@ async fn start_processor(
         let port = free_port()?;
         let journal = folder.journals().join(name).display().to_string();
         let program = [
-            plan.binary.display().to_string(),
+            setup.binary.display().to_string(),
             "simulate-processor".to_owned(),
             format!("--listen=127.0.0.1:{port}"),
             format!("--fee={fee}"),
-            format!("--seed={}", plan.seed),
+            format!("--seed={}", setup.seed),
             format!("--journal={journal}"),
         ];
         let end = Signal::SIGKILL;

@@ -1,6 +1,7 @@
 //! The verdict: what is wrong with the facts. Pure, so that it can be tested to notice everything.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 
 use uuid::Uuid;
 
@@ -10,13 +11,38 @@ use super::processor::Stored;
 /// Payments that are named for one kind of finding; of the rest only the number is told.
 const NAMED: usize = 20;
 
+/// Something that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Finding {
+    /// What, in the words of a report.
+    pub(crate) kind: &'static str,
+    /// How often.
+    pub(crate) count: usize,
+    /// The first of them.
+    named: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} {}: {}", self.count, self.kind, self.named)
+    }
+}
+
+/// The kind of a payment that was accepted, and stands nowhere.
+pub(crate) const LOST: &str = "accepted and lost";
+/// The kind of a payment that more than one processor has, or one has twice.
+pub(crate) const TWICE: &str = "charged twice";
+
 /// Compares what clients, books and processors say, payment by payment. An empty list: nothing is wrong.
-pub(crate) fn judge(facts: &Facts) -> Vec<String> {
+pub(crate) fn judge(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut found = |kind: &str, what: Vec<String>| {
+    let mut found = |kind, what: Vec<String>| {
         if !what.is_empty() {
-            let named = &what[..what.len().min(NAMED)];
-            findings.push(format!("{} {kind}: {}", what.len(), named.join("; ")));
+            findings.push(Finding {
+                kind,
+                count: what.len(),
+                named: what[..what.len().min(NAMED)].join("; "),
+            });
         }
     };
     let books: HashMap<Uuid, &Booked> = facts
@@ -41,12 +67,12 @@ pub(crate) fn judge(facts: &Facts) -> Vec<String> {
     let lost = accepted
         .filter(|(id, _)| !books.contains_key(*id) && !dead.contains(*id) && !queued.contains(*id));
     found(
-        "accepted and lost",
+        LOST,
         lost.map(|(id, known)| format!("{id} {known:?}")).collect(),
     );
     let twice = charges.iter().filter(|(_, charges)| charges.len() > 1);
     found(
-        "charged twice",
+        TWICE,
         twice
             .map(|(id, charges)| format!("{id} {charges:?}"))
             .collect(),
@@ -92,7 +118,7 @@ pub(crate) fn judge(facts: &Facts) -> Vec<String> {
         "still in the queue",
         facts.queue.iter().map(|row| format!("{row:?}")).collect(),
     );
-    // No processor of the round ever refuses a payment for good.
+    // No processor here ever refuses a payment for good.
     found(
         "in the dead letters",
         facts.dead.iter().map(|row| format!("{row:?}")).collect(),
@@ -168,6 +194,7 @@ mod tests {
         change(&mut facts);
         let findings = judge(&facts);
         for (finding, expected) in findings.iter().zip(expected) {
+            let finding = finding.to_string();
             assert!(finding.contains(expected), "{finding} for {expected}");
         }
         assert_eq!(findings.len(), expected.len(), "{findings:?}");

@@ -1,4 +1,4 @@
-//! The PostgreSQL cluster of a round, with the durability of production, to be crashed.
+//! The PostgreSQL cluster of a deployment, with the durability of production, to be crashed.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,7 +10,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
-use super::process::Process;
+use super::Setup;
+use super::process::{Process, children, lives};
 
 /// How long a server has to start, a recovery from a crash included.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -41,15 +42,11 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// Makes a cluster in that folder, and starts it.
-    pub(crate) async fn create(
-        folder: &Path,
-        logs: &Path,
-        clock_can_be_set: bool,
-    ) -> anyhow::Result<Self> {
+    pub(crate) async fn create(setup: &Setup, folder: &Path, logs: &Path) -> anyhow::Result<Self> {
         let sockets = folder.join("postgres");
         std::fs::create_dir(&sockets)?;
         let sockets = sockets.display().to_string();
-        let data = folder.join("data");
+        let data = setup.data.clone().unwrap_or_else(|| folder.join("data"));
         let arguments = [
             script(),
             "run".into(),
@@ -58,7 +55,10 @@ impl Cluster {
             PORT.to_string(),
         ];
         let mut environment = vec![("STOP_WITH_PARENT".to_owned(), "yes".to_owned())];
-        let clock_file = clock_can_be_set.then(|| folder.join("clock"));
+        if let Some(wal) = &setup.wal {
+            environment.push(("WAL_FOLDER".to_owned(), wal.display().to_string()));
+        }
+        let clock_file = setup.clock_can_be_set.then(|| folder.join("clock"));
         if let Some(file) = &clock_file {
             environment.push(("CLOCK_FILE".to_owned(), file.display().to_string()));
         }
@@ -117,14 +117,33 @@ impl Cluster {
     pub(crate) async fn change_password(&self) -> anyhow::Result<()> {
         self.execute(&format!("ALTER ROLE {SERVICE} PASSWORD 'another'"))
             .await?;
-        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = ";
-        self.execute(&format!("{end}'{SERVICE}'")).await
+        self.end_connections().await
     }
 
     /// Gives the role of the instances its password back.
     pub(crate) async fn restore_password(&self) -> anyhow::Result<()> {
         self.execute(&format!("ALTER ROLE {SERVICE} PASSWORD '{PASSWORD}'"))
             .await
+    }
+
+    /// Ends all connections of the instances.
+    pub(crate) async fn end_connections(&self) -> anyhow::Result<()> {
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = ";
+        self.execute(&format!("{end}'{SERVICE}'")).await
+    }
+
+    /// Runs a program of PostgreSQL as its superuser, on the database of the payments.
+    pub(crate) async fn tool(&self, program: &str, arguments: &[&str]) -> anyhow::Result<()> {
+        let done = tokio::process::Command::new(program)
+            .args(["--host", &self.sockets, "--username=postgres"])
+            .args(["--dbname=payments"])
+            .args(arguments)
+            .env("PGPORT", PORT.to_string())
+            .output()
+            .await?;
+        let said = String::from_utf8_lossy(&done.stderr);
+        anyhow::ensure!(done.status.success(), "{program}: {said}");
+        Ok(())
     }
 
     /// As the superuser; again where it fails, because the server may be recovering.
@@ -152,14 +171,8 @@ impl Cluster {
             "\\copy (SELECT * FROM {table} ORDER BY 1) TO '{}' CSV HEADER",
             to.display()
         );
-        let done = tokio::process::Command::new("psql")
-            .args(["--no-psqlrc", "--quiet", "--host", &self.sockets])
-            .args(["--username=postgres", "--command", &command, "payments"])
-            .env("PGPORT", PORT.to_string())
-            .status()
-            .await?;
-        anyhow::ensure!(done.success(), "psql cannot copy {table}");
-        Ok(())
+        let arguments = ["--no-psqlrc", "--quiet", "--command", &command];
+        self.tool("psql", &arguments).await
     }
 
     /// Starts the server and waits until it answers.
@@ -217,8 +230,10 @@ impl Cluster {
     /// Kills one process of the server that serves a client, as the kernel does when memory is short;
     /// the server then ends all the others and recovers. False if there was none.
     pub(crate) fn crash_one(&self, choose: impl FnOnce(usize) -> usize) -> bool {
-        let clients: Vec<Pid> = self
-            .backends()
+        let Some(server) = self.process.pid() else {
+            return false;
+        };
+        let clients: Vec<Pid> = children(server)
             .into_iter()
             .filter(|pid| command_line(*pid).contains("payment_proxy"))
             .collect();
@@ -228,62 +243,24 @@ impl Cluster {
         kill(clients[choose(clients.len())], Signal::SIGKILL).is_ok()
     }
 
-    /// Stops all processes of the server where they stand; [`Self::thaw`] lets them go on.
+    /// Stops all processes of the server where they stand; [`thaw`] lets them go on.
     pub(crate) fn freeze(&self) -> anyhow::Result<Vec<Pid>> {
-        let server = self.process.pid().context("PostgreSQL does not run")?;
-        // The server first: it cannot start others after that.
-        let _ = kill(server, Signal::SIGSTOP);
-        let mut all = vec![server];
-        all.extend(self.backends());
-        for pid in &all[1..] {
-            let _ = kill(*pid, Signal::SIGSTOP);
-        }
-        Ok(all)
+        self.process.freeze().context("PostgreSQL does not run")
     }
 
-    /// Lets the processes of the server go on.
-    pub(crate) fn thaw(&self, all: &[Pid]) {
-        for pid in all.iter().rev() {
-            let _ = kill(*pid, Signal::SIGCONT);
-        }
+    /// Whether the server was started and has not been seen to end.
+    pub(crate) fn runs(&self) -> bool {
+        self.process.pid().is_some()
     }
 
     /// Whether the server has ended though nobody told it to.
     pub(crate) fn ended_by_itself(&mut self) -> Option<std::process::ExitStatus> {
         self.process.ended_by_itself()
     }
-
-    /// The children of the server.
-    fn backends(&self) -> Vec<Pid> {
-        let Some(server) = self.process.pid() else {
-            return Vec::new();
-        };
-        let Ok(processes) = std::fs::read_dir("/proc") else {
-            return Vec::new();
-        };
-        processes
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .map(Pid::from_raw)
-            .filter(|pid| status(*pid).is_some_and(|(_, parent)| parent == server.as_raw()))
-            .collect()
-    }
 }
 
 fn script() -> String {
     concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/postgres.sh").to_owned()
-}
-
-/// The state letter of a process and its parent.
-fn status(pid: Pid) -> Option<(char, i32)> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in front of it may contain anything but a last parenthesis.
-    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
-    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
-}
-
-/// Whether it still runs; one that nobody has waited for has ended all the same.
-fn lives(pid: Pid) -> bool {
-    status(pid).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
 }
 
 /// What `ps` shows of it, which PostgreSQL sets to the user and the database that it serves.

@@ -1,0 +1,99 @@
+//! A whole deployment of real processes, for `make torture` and `make drills`: PostgreSQL, two simulated
+//! processors, two instances and nginx; what its clients were told ([`ledger`]), what each side says at
+//! the end ([`facts`]), and what of that is wrong ([`verdict`]).
+
+pub(crate) mod cluster;
+pub(crate) mod facts;
+pub(crate) mod ledger;
+pub(crate) mod process;
+pub(crate) mod processor;
+pub(crate) mod stack;
+pub(crate) mod timeline;
+pub(crate) mod verdict;
+pub(crate) mod volume;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use payment_proxy::claim::LeaseTerms;
+use payment_proxy::config::QueueDurability;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+/// What a deployment is started with.
+#[derive(Debug, Clone)]
+pub(crate) struct Setup {
+    /// The program `payment-proxy`.
+    pub(crate) binary: PathBuf,
+    /// Whether the queue is logged.
+    pub(crate) durability: QueueDurability,
+    /// What the processors draw their choices from.
+    pub(crate) seed: u64,
+    /// `PROCESSOR_TIMEOUT_MS` of the instances.
+    pub(crate) processor_timeout: Duration,
+    /// `LATE_CHARGE_MS` of the instances.
+    pub(crate) late_charge: Duration,
+    /// Whether the clock of the database server can be set, which takes libfaketime.
+    pub(crate) clock_can_be_set: bool,
+    /// Other settings of the instances.
+    pub(crate) settings: &'static [(&'static str, &'static str)],
+    /// Files that an instance may have open; without it as many as this process.
+    pub(crate) most_files: Option<u32>,
+    /// Where the database's files are; without it in the folder of the deployment.
+    pub(crate) data: Option<PathBuf>,
+    /// Where the database's WAL is; without it with its other files.
+    pub(crate) wal: Option<PathBuf>,
+    /// Where the instances' logs are; without it with all others.
+    pub(crate) instance_logs: Option<PathBuf>,
+}
+
+impl Setup {
+    /// One without any oddity.
+    pub(crate) fn plain(
+        binary: PathBuf,
+        durability: QueueDurability,
+        seed: u64,
+        processor_timeout: Duration,
+        late_charge: Duration,
+    ) -> Self {
+        Self {
+            binary,
+            durability,
+            seed,
+            processor_timeout,
+            late_charge,
+            clock_can_be_set: false,
+            settings: &[],
+            most_files: None,
+            data: None,
+            wal: None,
+            instance_logs: None,
+        }
+    }
+
+    /// How long a payment may be in doubt whose worker died.
+    pub(crate) fn longest_doubt(&self) -> Duration {
+        LeaseTerms::new(self.processor_timeout, self.late_charge).lease + self.late_charge
+    }
+}
+
+/// The program `payment-proxy` that was built with this one: cargo puts examples into a folder beside it.
+pub(crate) fn built_with_this() -> anyhow::Result<PathBuf> {
+    use anyhow::Context as _;
+    let this = std::env::current_exe()?;
+    let target = this.parent().and_then(std::path::Path::parent);
+    let binary = target
+        .context("an example is in target/")?
+        .join("payment-proxy");
+    anyhow::ensure!(
+        binary.exists(),
+        "{} is not there: cargo build --bin payment-proxy",
+        binary.display()
+    );
+    Ok(binary)
+}
+
+/// A generator for one part of a run, so that its choices do not depend on how the parts take turns.
+pub(crate) fn generator(seed: u64, part: u64) -> StdRng {
+    StdRng::seed_from_u64(StdRng::seed_from_u64(seed ^ part.rotate_left(32)).random())
+}
