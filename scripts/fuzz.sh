@@ -3,8 +3,8 @@
 #
 # Reads MINUTES (4) and TARGETS (all). Works with the stable compiler: the targets are safe Rust, so they
 # are watched for panics and broken properties, and not by a sanitizer. A failing input is in
-# fuzz/artifacts/; exit 1 then. What reached new code is added to fuzz/corpus/, as little of it as reaches
-# the same, and is for the next commit.
+# fuzz/artifacts/; exit 1 then, and give it a name among the seeds in fuzz/corpus/ once it is fixed. Inputs
+# that reach new code stay in target/fuzz/, where the next run begins with them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,14 +24,12 @@ fuzz() {
     cargo fuzz run --dev --sanitizer none "$@"
 }
 
-found=$(mktemp -d)
-trap 'rm -rf "$found"' EXIT
 for target in "${targets[@]}"; do
-    mkdir "$found/$target"
+    found=${CARGO_TARGET_DIR:-target}/fuzz/$target
+    mkdir -p "$found"
     echo "fuzz: $target for $seconds s" >&2
-    # The corpus that is kept is read only; what is new goes into the first folder.
-    fuzz "$target" "$found/$target" "fuzz/corpus/$target" -- \
+    # New inputs go into the first folder.
+    fuzz "$target" "$found" "fuzz/corpus/$target" -- \
         -max_total_time="$seconds" -max_len="$longest" -print_final_stats=1 -verbosity=0
-    fuzz "$target" "fuzz/corpus/$target" "$found/$target" -- -merge=1 -max_len="$longest" -verbosity=0
-    echo "fuzz: $target found nothing wrong; $(find "fuzz/corpus/$target" -type f | wc -l) inputs in its corpus" >&2
+    echo "fuzz: $target found nothing wrong; $(find "$found" -type f | wc -l) inputs reached something new" >&2
 done
