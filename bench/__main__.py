@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import backlog, box, floor, overload, postgres, profile, progress, proof, public, rates, report, start, summary, watched
+from bench import backlog, box, logged, overload, profile, progress, proof, public, rates, report, start, summary
 from bench.box import Groups
 from bench.child import Broken
 from bench.line import Line, Outcome
@@ -30,13 +30,10 @@ MEASURES = {
     "backlog": backlog.backlog,
     "summary": summary.summary,
     "overload": overload.overload,
-    "watched": watched.watched,
     "memory": start.memory,
     "start": start.start,
-    "logged": postgres.logged,
+    "logged": logged.logged,
     "profile": profile.profile,
-    "floor": floor.floor,
-    "bound": postgres.bound,
 }
 LINES = [Line(name, measure.__doc__, measure) for name, measure in MEASURES.items()]
 

@@ -145,19 +145,6 @@ def charged(before, now):
     return sum(now.values()) - sum(before.values())
 
 
-def measured(stack, rate, seconds, posted):
-    """Offers a load until the last reply. Returns what the generator says, and what the box used meanwhile for each that was
-    accepted, in us of CPU: "cpu_us" in all, "cpu_us_by" of each process tree."""
-    before, busy = box.cpu_s(stack.trees()), box.machine_busy_s()
-    result = load(stack, rate, seconds, posted)
-    each = 1e6 / (result["accepted"] or 1)
-    result["cpu_us_by"] = {name: (now - before.get(name, 0)) * each for name, now in box.cpu_s(stack.trees()).items()}
-    result["cpu_us"] = sum(result["cpu_us_by"].values())
-    machine = (box.machine_busy_s() - busy) / seconds
-    progress.say(f"  {rate}/s for {seconds} s: p50 {result['p50_ms']:.2f} p99 {result['p99_ms']:.2f} ms, {result['cpu_us']:.0f} us each; {machine:.1f} CPUs of the machine busy; {result['statuses']}")
-    return result
-
-
 def drain(stack, before, expected):
     """Waits until so many payments have been charged and booked, and the queue is empty."""
     deadline = time.monotonic() + DRAIN_S

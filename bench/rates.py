@@ -4,7 +4,7 @@ import threading
 import time
 from statistics import median
 
-from bench import pairs, progress, proof, relayed
+from bench import progress, proof
 from bench.line import Outcome, Value, at_least, at_most
 from bench.offer import charged, offer
 from bench.search import highest, mostly
@@ -125,34 +125,28 @@ def search(setting, first, holds):
 
 
 def cpu(setting):
-    """CPU of the box per settled payment, in turns with that of the same messages with nothing of ours, and at rest."""
+    """CPU of the box per settled payment, at each rate in turn, and at rest."""
     rates, seconds = [setting.rate] if setting.rate else list(CPU_RATES), setting.seconds or CPU_S
     turns = setting.turns or CPU_TURNS
-    with relayed.started(setting, QUICK_MS) as messages, Bench(setting, "cpu", delay_ms=QUICK_MS) as bench:
+    with Bench(setting, "cpu", delay_ms=QUICK_MS) as bench:
         before = bench.stack.cpu_s()
         progress.wait("idle", IDLE_S)
         idle = {part: (now - before[part]) / IDLE_S * 100 for part, now in bench.stack.cpu_s().items()}
         progress.say("  at rest, % of one CPU: " + ", ".join(f"{part} {share:.1f}" for part, share in idle.items()))
-        nothing = {rate: [] for rate in rates}
         for turn in range(1, turns + 1):
             progress.say(f"  turn {turn} of {turns}")
             for rate in rates:
-                nothing[rate].append(relayed.cost(messages, rate, seconds))
                 bench.offer(rate, seconds)
-        values, bars, notes = [], {}, [load.words() for load in bench.offers]
+        values, bars = [], {}
         for rate in rates:
-            ours = [load.us_per_payment for load in bench.offers if load.rate == rate]
-            split, total = middle(ours)
+            split, total = middle([load.us_per_payment for load in bench.offers if load.rate == rate])
             what = f"CPU per settled payment at {rate:,}/s, the median of {turns} turns"
             values.append(at_most(what, total, CPU_RATES[rate], "us") if rate in CPU_RATES else Value(what, total, "us"))
             values += of_that(split, "us")
             bars[f"{rate:,}/s"] = split
-            split, total = middle(nothing[rate])
-            values.append(Value(f"a POST at {rate:,}/s with nothing of ours, not settled, the median", total, "us"))
-            values += of_that(split, "us")
-            notes.append(compared(rate, nothing[rate], ours))
         values.append(Value("CPU of the stack at rest", sum(idle.values()), "% of one CPU"))
         values += of_that(idle, "% of one CPU")
+        notes = [load.words() for load in bench.offers]
         return bench.outcome(values, notes=notes, charts=[("bars", "cpu: microseconds of CPU per settled payment", "us", bars)])
 
 
@@ -164,14 +158,6 @@ def of_that(parts, unit):
 def middle(turns):
     """The medians of what each part of the box took in several turns, and of what all took together."""
     return {part: median(turn[part] for turn in turns) for part in turns[0]}, median(sum(turn.values()) for turn in turns)
-
-
-def compared(rate, nothing, ours):
-    """The turns of both at a rate, for the report."""
-    both = [(sum(theirs.values()), sum(own.values())) for theirs, own in zip(nothing, ours, strict=True)]
-    times, low, high = pairs.times(both)
-    theirs, own = (", ".join(f"{us:.0f}" for us in turns) for turns in zip(*both, strict=True))
-    return f"{rate:,}/s: the service {own} us in its turns, nothing of ours {theirs} us; {times:.2f} x that, 95 in 100 times {low:.2f} to {high:.2f} x"
 
 
 def slow(setting):

@@ -30,9 +30,6 @@ WHOLE = "box"
 POSTGRES_PORT = 5432
 # What anything has to be ready after its start.
 READY_S = 30
-# How long instances have to hear that a processor was taken out of use, or put back, in seconds: twice as long as they go
-# without a look.
-SWITCH_S = 2
 # What operators say to an instance here. docker-compose.yml sets nothing else that is not about places.
 OPERATOR_TOKEN = "for-the-bench-only"
 
@@ -196,9 +193,8 @@ class Stack:
         self.await_ready(f"{name} answers", lambda: answers(http.client.HTTPConnection("127.0.0.1", port, timeout=1), path))
 
     def stop_nginx(self, name):
-        """Ends an nginx, and those behind it, whose names begin like its."""
-        for child in [child for child in self.children if child.startswith(name)]:
-            self.children.pop(child).stop()
+        """Ends an nginx."""
+        self.children.pop(name).stop()
 
     def url(self, user, database):
         """The URL of the database."""
@@ -209,11 +205,6 @@ class Stack:
         """Runs SQL as superuser and returns what comes of it: rows of texts."""
         psql = ["psql", "--no-psqlrc", "--quiet", "--csv", "--tuples-only", "--set=ON_ERROR_STOP=1", self.url("postgres", "payments")]
         return [line.split(",") for line in run(psql, input=statement).splitlines()]
-
-    def switch(self, enabled):
-        """Takes both processors out of use, or puts them back, as an operator does."""
-        self.sql(f"UPDATE processor_health SET enabled = {enabled}")
-        time.sleep(SWITCH_S)
 
     def trees(self):
         """The process trees in the box: name -> pid."""

@@ -9,36 +9,14 @@ ANSWER = "return 202;"
 
 def bare_nginx(stack):
     """An nginx with our configuration that answers a POST by itself. Returns its address."""
-    return answering(stack, "bare")
-
-
-def hollow(stack, answer=ANSWER, beside=""):
-    """Two nginx in the place of the instances that answer a POST by themselves, or as is said, and ours before them. Returns its address."""
-    name, folder = "hollow", stack.folder / "hollow"
-    port, configuration = placed(folder)
-    for instance in INSTANCES:
-        answering(stack, f"{name}-{instance}", f"{folder}/{instance}.sock", answer, beside)
-    stack.start_nginx(name, configuration, port, "/readyz")
-    return f"http://127.0.0.1:{port}"
-
-
-def answering(stack, name, socket=None, answer=ANSWER, beside=""):
-    """One that answers by itself, or as is said, with what that needs beside it; at a socket too. Returns its address."""
-    port, ours = placed(stack.folder / name)
-    bare = ours.replace("proxy_pass http://$turn/payments;", answer).replace(f"unix:{stack.folder / name}/", f"unix:{stack.folder}/")
-    assert bare.count(answer) == 1, "nginx.conf has the line that passes a POST on, once"
-    bare = bare.replace("http {", f"http {{ {beside}", 1)
-    if socket:
-        bare = bare.replace("listen 127.0.0.1:", f"listen unix:{socket} backlog=4096; listen 127.0.0.1:")
+    name, port = "bare", free_port()
+    folder = stack.folder / name
+    folder.mkdir()
+    ours = run([SCRIPTS / "nginx-config.sh", port, folder])
+    bare = ours.replace("proxy_pass http://$turn/payments;", ANSWER).replace(f"unix:{folder}/", f"unix:{stack.folder}/")
+    assert bare.count(ANSWER) == 1, "nginx.conf has the line that passes a POST on, once"
     stack.start_nginx(name, bare, port, "/readyz")
     return f"http://127.0.0.1:{port}"
-
-
-def placed(folder):
-    """Our configuration with its files in that folder, which it makes. Returns its port, too."""
-    port = free_port()
-    folder.mkdir()
-    return port, run([SCRIPTS / "nginx-config.sh", port, folder])
 
 
 def least_program(folder):

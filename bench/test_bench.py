@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 
-from bench import aged, box, child, compare, medians, overload, pairs, postgres, profile, public, rates, report, search, soak, stack, summary, watch, watched
+from bench import aged, box, child, compare, logged, medians, overload, pairs, profile, public, rates, report, search, soak, stack, summary, watch
 from bench.line import Line, Outcome, Value, at_least, at_most
 from bench.proof import Proof
 
@@ -182,22 +182,7 @@ class Overload(unittest.TestCase):
                 self.assertAlmostEqual(overload.recovered(file, 1000), seconds)
 
 
-class Watched(unittest.TestCase):
-    def test_a_turn_has_what_was_due_in_it_and_what_was_accepted_in_it(self):
-        turns = [watched.Turn(False, 10_000, 11_000, 0.3, 2), watched.Turn(True, 12_000, 13_000, 0.3, 4)]
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "posted.csv"
-            lines = ["a,9900,202,200000,1", "b,10500,202,1000,1", "c,10600,503,1000,1", "d,11500,202,1000,1", "e,12999,202,1000,1"]
-            file.write_text("\n".join(lines) + "\n")
-            watched.tell(file, turns)
-        self.assertEqual([(turn.taken_ms, turn.accepted) for turn in turns], [([1.0], 2), ([1.0], 0)])
-        self.assertEqual([turn.per_s for turn in turns], [2, 2])
-        self.assertAlmostEqual(turns[0].us_per_payment, 150_000)
-
-    def test_a_pair_is_one_that_was_not_watched_and_one_that_was(self):
-        turns = [watched.Turn(kind, at, at + 1, 0.1, 1) for at, kind in enumerate((False, True, True, False, False))]
-        self.assertEqual(watched.in_pairs(turns), [(turns[0], turns[1]), (turns[3], turns[2])])
-
+class Pairs(unittest.TestCase):
     def test_a_cost_is_told_with_how_far_it_may_be_off(self):
         rng = Random(1)
         slow = [rng.uniform(1, 3) for _ in range(200)]
@@ -238,11 +223,6 @@ class Cpu(unittest.TestCase):
     def test_what_is_said_of_several_turns_is_their_median(self):
         self.assertEqual(rates.middle(self.OURS), ({"postgres": 90.0, "nginx": 40.0}, 150.0))
 
-    def test_the_service_is_compared_with_what_ran_just_before_it(self):
-        nothing = [{"pgbench": 240.0}, {"pgbench": 300.0}, {"pgbench": 300.0}]
-        said = rates.compared(1_500, nothing, self.OURS)
-        self.assertEqual(said, "1,500/s: the service 120, 150, 150 us in its turns, nothing of ours 240, 300, 300 us; 0.50 x that, 95 in 100 times 0.50 to 0.50 x")
-
 
 class Soak(unittest.TestCase):
     BEFORE = {watch.OTHERS: 1.0, "MB resident of api1": 40.0, "bytes of payment_queue": 8 << 20, "settled": 1_000.0, "bytes of payment_processed": 100.0}
@@ -277,23 +257,14 @@ class Soak(unittest.TestCase):
 class Tools(unittest.TestCase):
     def test_the_table_of_durability_bench_is_read(self):
         printed = "| accepted per second | 100 | 76 | 0.76 |\n| claimed and settled per second | 50 | 40 | 0.80 |\n"
-        self.assertEqual(postgres.durability_rows(printed)[0], ("accepted per second", 100.0, 76.0, 0.76))
+        self.assertEqual(logged.durability_rows(printed)[0], ("accepted per second", 100.0, 76.0, 0.76))
         with self.assertRaises(child.Broken):
-            postgres.durability_rows("nothing")
-
-    def test_the_transactions_of_pgbench_are_read(self):
-        self.assertEqual(postgres.transactions("number of transactions actually processed: 123\n"), 123)
-        with self.assertRaises(child.Broken):
-            postgres.transactions("number of transactions actually processed: 0\n")
+            logged.durability_rows("nothing")
 
     def test_statements_are_told_apart(self):
         rows = [["SELECT queued_row FROM accept_payment($1)", "10", "5.5"], ["SELECT removed_ids FROM settle_payments($1)", "2", "7"], ["BEGIN", "1", "1"], ["COMMIT", "1", "2"]]
         found = profile.by_statement(rows)
         self.assertEqual((found["accept one"], found["settle"], found[profile.OTHERS], found["claim"]), ((10, 5.5), (2, 7.0), (2, 3.0), (0, 0.0)))
-
-    def test_the_log_of_pgbench_is_read(self):
-        # client, transaction, microseconds, script, seconds, microseconds, lag
-        self.assertEqual(postgres.parse_transaction("0 1 1500 0 1763836800 12 80"), 1.5)
 
 
 class Report(unittest.TestCase):
