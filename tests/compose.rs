@@ -9,7 +9,7 @@ use payment_proxy::cli::Cli;
 use serde_json::Value;
 
 const COMPOSE: &str = include_str!("../docker-compose.yml");
-const README: &str = include_str!("../README.md");
+const OBSERVABILITY: &str = include_str!("../docs/observability.md");
 const INSTANCES: [&str; 2] = ["api1", "api2"];
 
 /// Settings that have another name in `.env`: there is one password of each role, and init.sql sets it, too.
@@ -97,9 +97,9 @@ fn every_setting_reaches_the_containers_from_the_environment_file() {
 }
 
 #[test]
-fn what_the_readme_says_of_traces_reaches_the_instances() {
+fn what_the_documents_say_of_traces_reaches_the_instances() {
     let names =
-        README.split(|letter: char| !(letter.is_ascii_uppercase() || "_*".contains(letter)));
+        OBSERVABILITY.split(|letter: char| !(letter.is_ascii_uppercase() || "_*".contains(letter)));
     let names: BTreeSet<&str> = names.filter(|name| name.starts_with("OTEL_")).collect();
     assert!(names.len() >= 4, "{names:?}");
     for name in names {

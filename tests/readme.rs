@@ -1,9 +1,13 @@
-//! The README is kept true: its configuration table and its table of guarantees.
+//! The documents are kept true: the configuration table, the table of guarantees, the runbook, and what they name.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
 use clap::CommandFactory;
 use payment_proxy::cli::Cli;
 
 const README: &str = include_str!("../README.md");
+const CONFIGURATION: &str = include_str!("../docs/configuration.md");
 /// A guarantee that takes longer to prove than all tests has a target of its own there.
 const MAKEFILE: &str = include_str!("../Makefile");
 
@@ -23,14 +27,7 @@ fn the_configuration_table_is_what_serve_takes() {
             Some(format!("`{}` {default}", argument.get_env()?.to_str()?))
         });
     let mut expected: Vec<String> = settings.collect();
-    let section = README
-        .split("## Configuration")
-        .nth(1)
-        .and_then(|rest| rest.split("\n## ").next());
-    let rows = section
-        .expect("a section")
-        .lines()
-        .filter(|line| line.starts_with("| `"));
+    let rows = CONFIGURATION.lines().filter(|line| line.starts_with("| `"));
     let mut told: Vec<String> = rows
         .map(|row| {
             let cells: Vec<&str> = row.split('|').map(str::trim).collect();
@@ -44,7 +41,7 @@ fn the_configuration_table_is_what_serve_takes() {
 
 #[test]
 fn every_guarantee_names_a_test_that_exists() {
-    let sources = sources(std::path::Path::new(env!("CARGO_MANIFEST_DIR")));
+    let sources = sources(Path::new(env!("CARGO_MANIFEST_DIR")));
     let section = README
         .split("## Guarantees")
         .nth(1)
@@ -80,16 +77,141 @@ fn the_runbook_explains_every_item_of_what_wants_attention() {
     }
 }
 
-/// All Rust sources of the package.
-fn sources(root: &std::path::Path) -> String {
+/// Pages that explain the code: every name in backticks is one of it.
+const OF_THE_CODE: &[&str] = &["docs/architecture.md", "docs/development.md"];
+/// Where a path in backticks begins.
+const FOLDERS: &[&str] = &[
+    "src/",
+    "tests/",
+    "docs/",
+    "scripts/",
+    "migrations/",
+    "bench/",
+    "load/",
+    "examples/",
+    "observability/",
+    "fuzz/",
+    "crates/",
+    "deploy/",
+];
+
+#[test]
+fn every_file_heading_and_name_that_a_document_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let sources = sources(root);
+    let words: HashSet<&str> = sources
+        .split(|letter: char| !is_of_a_name(letter))
+        .collect();
+    let mut wrong = Vec::new();
+    for page in pages(root) {
+        // Without what is shown as it is.
+        let text = read(root, &page);
+        let text: String = text.split("```").step_by(2).collect();
+        let folder = Path::new(&page).parent().expect("a folder");
+        for target in links(&text) {
+            let (file, heading) = target.split_once('#').unwrap_or((target, ""));
+            let file = match file {
+                "" => PathBuf::from(&page),
+                file => folder.join(file),
+            };
+            let exists = root.join(&file).exists();
+            if !exists || !(heading.is_empty() || headings(&read(root, &file)).contains(heading)) {
+                wrong.push(format!("{page}: a link leads to {target}"));
+            }
+        }
+        for quoted in text.split('`').skip(1).step_by(2) {
+            let is_path = FOLDERS.iter().any(|folder| quoted.starts_with(folder));
+            if is_path && !quoted.contains([' ', '*']) && !root.join(quoted).exists() {
+                wrong.push(format!("{page}: there is no {quoted}"));
+            }
+            let names = quoted.split(|letter: char| !is_of_a_name(letter));
+            let names = names.filter(|name| is_name(name) && OF_THE_CODE.contains(&page.as_str()));
+            wrong.extend(
+                names
+                    .filter(|name| !words.contains(name))
+                    .map(|name| format!("{page}: nothing is called {name}")),
+            );
+        }
+    }
+    assert_eq!(wrong, [""; 0]);
+}
+
+fn is_of_a_name(letter: char) -> bool {
+    letter.is_ascii_alphanumeric() || letter == '_'
+}
+
+/// Whether a word is written as code is: `snake_case` or `CamelCase`.
+fn is_name(word: &str) -> bool {
+    let has = |is: fn(&char) -> bool| word.chars().any(|letter| is(&letter));
+    word.contains('_') || (has(char::is_ascii_uppercase) && has(char::is_ascii_lowercase))
+}
+
+/// The pages of the repository.
+fn pages(root: &Path) -> Vec<String> {
+    let of = |folder: &str| {
+        let entries = std::fs::read_dir(root.join(folder)).expect("a folder");
+        let names = entries
+            .map(|entry| format!("{folder}{}", entry.expect("an entry").file_name().display()));
+        names
+            .filter(|name| name.ends_with(".md"))
+            .collect::<Vec<_>>()
+    };
+    let pages = [of("./"), of("docs/")].concat();
+    let pages: Vec<String> = pages
+        .iter()
+        .map(|page| page.trim_start_matches("./").to_owned())
+        .collect();
+    assert!(pages.len() > 10, "{pages:?}");
+    pages
+}
+
+fn read(root: &Path, page: impl AsRef<Path>) -> String {
+    let page = page.as_ref();
+    std::fs::read_to_string(root.join(page))
+        .unwrap_or_else(|error| panic!("{}: {error}", page.display()))
+}
+
+/// Where the links of a page lead to inside of the repository.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    let targets = text
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next());
+    targets.filter(|target| !target.contains("://") && !target.starts_with("mailto:"))
+}
+
+/// The headings of a page, as links name them.
+fn headings(text: &str) -> HashSet<String> {
+    let lines = text.lines().filter(|line| line.starts_with('#'));
+    let headings = lines.map(|line| line.trim_start_matches('#').trim().to_lowercase());
+    let kept = |heading: String| -> String {
+        let letters = heading
+            .chars()
+            .filter(|letter| letter.is_alphanumeric() || "-_ ".contains(*letter));
+        letters
+            .map(|letter| if letter == ' ' { '-' } else { letter })
+            .collect()
+    };
+    headings.map(kept).collect()
+}
+
+/// All Rust sources and migrations of the package.
+fn sources(root: &Path) -> String {
     let mut text = String::new();
-    let mut folders = vec![root.join("src"), root.join("tests")];
+    let mut folders = vec![
+        root.join("src"),
+        root.join("tests"),
+        root.join("migrations"),
+    ];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).expect("a folder") {
             let path = entry.expect("an entry").path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else if path
+                .extension()
+                .is_some_and(|extension| extension == "rs" || extension == "sql")
+            {
                 text.push_str(&std::fs::read_to_string(path).expect("a source"));
             }
         }

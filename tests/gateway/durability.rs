@@ -69,7 +69,7 @@ async fn unlogged_queue_books_every_charge_even_if_the_server_crashes() {
     let (gateway, _) = busy(&server, &default, "unlogged").await;
     server.crash().await;
     server.run().await;
-    // The queue is lost, as the README says. What the processor has charged is not.
+    // The queue is lost, as docs/configuration.md says. What the processor has charged is not.
     eventually("the calls have ended", async || {
         default.processor.in_service() == 0
     })

@@ -14,8 +14,6 @@ const CONFIGURATION: &str = include_str!("../../observability/prometheus.yml");
 const ALERTS: &str = include_str!("../../observability/alerts.yml");
 const ALERT_TESTS: &str = include_str!("../../observability/alerts.test.yml");
 const DASHBOARD: &str = include_str!("../../observability/grafana/payments.json");
-const COMPOSE: &str = include_str!("../../docker-compose.yml");
-const NGINX: &str = include_str!("../../nginx.conf");
 
 /// A Prometheus that reads the shipped configuration, with addresses of this test.
 struct Prometheus {
@@ -217,14 +215,4 @@ fn every_alert_fires_when_it_should_and_says_what_to_do() {
         alerts().count(),
         ALERTS.matches("          runbook: \"").count()
     );
-}
-
-#[test]
-fn the_operators_port_is_neither_published_nor_behind_nginx() {
-    assert!(COMPOSE.contains("OPERATOR_LISTEN: operators-of-api1:8081"));
-    assert!(!NGINX.contains("8081"));
-    let published = COMPOSE.lines().filter(|line| line.contains("ports:"));
-    for ports in published.filter(|ports| ports.contains(":8081")) {
-        assert!(ports.contains("\"127.0.0.1:"), "{ports}");
-    }
 }
