@@ -1,4 +1,4 @@
-//! Every block of commands of the README and of docs/, as it stands there: typed into a shell by a person, line by line, each
+//! Every block of commands of the READMEs and of docs/, as it stands there: typed into a shell by a person, line by line, each
 //! in a terminal of its own, on a private deployment. What takes containers or many minutes is checked without being run.
 //!
 //! A person pauses for longer than a session may idle in a transaction (10 s), so no block may hold one from one line to
@@ -60,14 +60,15 @@ struct Block {
     lines: Vec<String>,
 }
 
-/// The pages, the README first.
+/// The pages, the READMEs first.
 fn pages() -> Vec<String> {
     let folder = std::fs::read_dir(Path::new(ROOT).join("docs")).expect("docs");
     let files =
         folder.map(|entry| format!("docs/{}", entry.expect("an entry").file_name().display()));
     let mut pages: Vec<String> = files.filter(|file| file.ends_with(".md")).collect();
     pages.sort();
-    pages.insert(0, "README.md".to_owned());
+    let readme = ["README.md", "README.pt-BR.md"].map(str::to_owned);
+    pages.splice(..0, readme);
     pages
 }
 
