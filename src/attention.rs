@@ -3,7 +3,8 @@
 //!
 //! # To add a kind
 //!
-//! 1. Add a line to `kinds!` below: name, machine name, severity, what an operator does about it.
+//! 1. Add a line to `kinds!` below: name, machine name, severity, headline, what an operator does about it. No number
+//!    that changes is in the headline: it is read aloud to whoever cannot see the page, each time that it changes.
 //! 2. Add a line where it is found. What the database tells goes into [`in_database`]. What only an instance
 //!    knows goes into `serve`, as `own.add(move || found().then(|| Attention::Kind.item("...")))`: each
 //!    instance writes its own items into its row of `service_instance` with every heartbeat, so that every
@@ -26,6 +27,7 @@ use crate::database::Look;
 use crate::deployment::INSTANCE_TTL;
 use crate::in_doubt;
 use crate::payment::format_time;
+use crate::route::{Explanation, ProcessorReport};
 use crate::switch::{self, Switch};
 
 /// A payment that was accepted longer ago than this and is still open is reported.
@@ -33,12 +35,14 @@ pub const STUCK_AFTER: Duration = Duration::from_secs(60);
 /// Payments wait if the oldest was accepted longer ago than this. Below it, what a processor last said of its
 /// health may be older than what it does.
 pub const WAITING_AFTER: Duration = Duration::from_secs(10);
+/// A processor that is given up for longer is reported. Many an outage is over by then, and payments went elsewhere.
+pub const FAILING_AFTER: Duration = Duration::from_secs(2);
 /// A transaction that is open for longer is reported: vacuum cannot clean the queue behind it.
 pub const LONG_TRANSACTION: Duration = Duration::from_secs(60);
 
 /// Declares [`Attention`]: one line for each kind.
 macro_rules! kinds {
-    ($($(#[$meta:meta])* $kind:ident = $name:literal, $severity:ident, $advice:literal;)+) => {
+    ($($(#[$meta:meta])* $kind:ident = $name:literal, $severity:ident, $title:literal, $advice:literal;)+) => {
         /// The kinds of things that want an operator's attention.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Attention { $($(#[$meta])* $kind,)+ }
@@ -59,6 +63,12 @@ macro_rules! kinds {
                 match self { $(Self::$kind => Severity::$severity),+ }
             }
 
+            /// What it is called where there is room for a few words, with a full stop.
+            #[must_use]
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$kind => $title),+ }
+            }
+
             /// What an operator does about it.
             #[must_use]
             pub const fn advice(self) -> &'static str {
@@ -71,63 +81,91 @@ macro_rules! kinds {
 kinds! {
     /// Nothing is known of the deployment.
     DatabaseAway = "database_away", Alarm,
+        "The database does not answer.",
         "start or reach PostgreSQL; clients get 503 meanwhile, and what was accepted is in the database";
     /// Two processors have charged one payment.
     ChargedTwice = "charged_twice", Alarm,
+        "A payment was charged twice.",
         "the log says CHARGED TWICE with the id; have one of the charges refunded, `payment-proxy reconcile` lists both";
     /// The database refuses what became of payments.
     Unrecorded = "unrecorded", Alarm,
+        "The database refuses to record payments.",
         "the instance keeps it and tries again: its log says why (task settle); do not end it before that is put right";
     /// An instance that must not serve: a copy of the database, or terms that contradict the others'.
     InstanceHeld = "instance_held", Alarm,
+        "An instance must not serve.",
         "it accepts and charges nothing: `payment-proxy deployment` shows why, docs/clocks-and-copies.md what to do";
     /// Nobody serves.
     NoInstance = "no_instance", Alarm,
+        "No instance is alive.",
         "start one with `payment-proxy serve`";
     /// Posts are refused.
     QueueFull = "queue_full", Alarm,
+        "The queue is full: posts are refused.",
         "see why payments are not settled, or raise QUEUE_LIMIT";
     /// Nothing new is sent anywhere, because operators said so.
     AllProcessorsOff = "all_processors_off", Alarm,
+        "Every processor is switched off.",
         "put one back into use: `payment-proxy routing enable NAME --reason TEXT`";
     /// Nothing is charged, by the processors' own word.
     AllProcessorsFailing = "all_processors_failing", Alarm,
-        "payments are accepted and wait; ask those who run the processors";
+        "No processor takes payments.",
+        "payments wait; ask those who run the processors";
     /// Payments that no processor takes.
     DeadLetters = "dead_letters", Alarm,
+        "There are dead letters.",
         "`payment-proxy dead-letter list` says why, `dead-letter retry ID` tries again";
     /// A processor has something of our payments that we cannot have sent.
     Mismatch = "mismatch", Alarm,
+        "A processor has payments otherwise than we sent them.",
         "neither recorded nor charged elsewhere; `dead-letter list` says what it has: ask those who run it, then retry or discard";
     /// Payments in doubt at a processor that no living instance is configured with.
     Stranded = "stranded", Alarm,
+        "Payments are in doubt at a removed processor.",
         "add that processor to PROCESSORS again, or ask it by other means and say so with `payment-proxy in-doubt`";
     /// Ledger and processors differ, by what `payment-proxy reconcile` found last.
     Unreconciled = "unreconciled", Alarm,
+        "Ledger and processors differ.",
         "table reconcile_finding has the ids; `payment-proxy reconcile` compares again and takes out what agrees";
     /// An instance ended without signing off.
     InstanceDied = "instance_died", Watch,
+        "An instance died.",
         "see its log; what it had claimed is taken up by others when the leases end";
     /// A payment is open for long.
     OldPayment = "old_payment", Watch,
+        "A payment is open for long.",
         "`payment-proxy status` names it, `payment-proxy payment ID` tells its life";
     /// Doubts wait, and sums of hours may be of others.
     ClockStep = "clock_step", Watch,
+        "The database's clock was set.",
         "payments go on; see to the time synchronisation of the database server: docs/clocks-and-copies.md";
     /// The database was restored, and that is not over.
     AsksFirst = "asks_first", Watch,
+        "The database was restored.",
         "when nothing that the dump lacks can be posted again: `payment-proxy deployment declare checked`";
     /// Programs of several versions.
     Programs = "programs", Watch,
+        "Instances run different programs.",
         "finish the update: start the older instances anew";
     /// Lines of an instance's log are missing.
     LogLinesDropped = "log_lines_dropped", Watch,
+        "Lines of a log are missing.",
         "see to the disk or the reader of that instance's standard error; the metric log_lines_dropped_total counts";
     /// Vacuum cannot clean up.
     LongTransaction = "long_transaction", Watch,
+        "A transaction is open for long.",
         "it keeps vacuum from cleaning the queue: see pg_stat_activity";
+    /// Payments wait for longer than they should.
+    PaymentsWait = "payments_wait", Watch,
+        "Payments wait.",
+        "`payment-proxy status` shows which processors are slow or failing; the queue drains when they are not";
+    /// A processor is not used, because payments fail there.
+    ProcessorFailing = "processor_failing", Watch,
+        "A processor is failing.",
+        "single payments find out when it is back; if that takes long, ask those who run it";
     /// An operator took a processor out.
     ProcessorOff = "processor_off", Watch,
+        "A processor is switched off.",
         "put it back into use when the reason is gone: `payment-proxy routing enable NAME --reason TEXT`";
 }
 
@@ -163,6 +201,10 @@ pub struct Item {
     pub kind: Cow<'static, str>,
     /// How urgent it is
     pub severity: Severity,
+    /// What is, in a sentence without numbers; empty where an instance of an older program found it
+    #[serde(default)]
+    #[schema(value_type = String, example = "There are dead letters.")]
+    pub title: Cow<'static, str>,
     /// What is, in plain words
     pub text: String,
     /// What to do about it
@@ -183,8 +225,18 @@ impl Attention {
         Item {
             kind: self.name().into(),
             severity: self.severity(),
+            title: self.title().into(),
             text: text.into(),
             advice: self.advice().into(),
+        }
+    }
+
+    /// The same under a headline that says more than that of its kind.
+    #[must_use]
+    pub fn titled(self, title: impl Into<String>, text: impl Into<String>) -> Item {
+        Item {
+            title: title.into().into(),
+            ..self.item(text)
         }
     }
 }
@@ -240,13 +292,15 @@ pub fn list(in_database: Result<Vec<Item>, String>, own: &OwnAttention) -> Vec<I
     in_order(items)
 }
 
-/// What the database tells, including what the living instances wrote there. `census` was taken just before.
+/// What the database tells, including what the living instances wrote there. `census` and `switches` were read just
+/// before.
 ///
 /// # Errors
 /// The database did not answer.
 pub async fn in_database(
     connection: &mut PgConnection,
     census: &Census,
+    switches: &[Switch],
 ) -> Result<Vec<Item>, sqlx::Error> {
     let instances = sqlx::query!(
         r#"SELECT seen_at BETWEEN now() - $1::interval AND now() + $1::interval AS "alive!",
@@ -257,7 +311,6 @@ pub async fn in_database(
     )
     .fetch_all(&mut *connection)
     .await?;
-    let switches = switch::list(&mut *connection).await?;
     let (alive, died): (Vec<_>, Vec<_>) = instances.into_iter().partition(|row| row.alive);
     let serving = || alive.iter().filter(|row| row.held.is_none());
     let configured = in_doubt::of_instances(serving().map(|row| row.processors.as_slice()));
@@ -297,7 +350,8 @@ pub async fn in_database(
         items.push(Attention::DeadLetters.item(format!("{letters} dead")));
         items.extend(mismatches(connection).await?);
     }
-    if census.oldest_age_seconds > STUCK_AFTER.as_secs_f64() {
+    let open_for_long = census.oldest_age_seconds > STUCK_AFTER.as_secs_f64();
+    if open_for_long {
         let age = census.oldest_age_seconds;
         items
             .push(Attention::OldPayment.item(format!("the oldest payment is open for {age:.0} s")));
@@ -312,21 +366,31 @@ pub async fn in_database(
         .filter(|switch| is_configured(&switch.processor))
         .partition(|switch| switch.enabled);
     let waiting = census.oldest_age_seconds > WAITING_AFTER.as_secs_f64();
-    if used.is_empty() && !off.is_empty() {
+    let all_off = used.is_empty() && !off.is_empty();
+    if all_off {
         let off: Vec<String> = off.iter().map(|switch| switched_off(switch)).collect();
         items.push(Attention::AllProcessorsOff.item(format!(
             "every processor is switched off ({})",
             off.join("; ")
         )));
     } else {
-        let off = off.iter().map(|switch| switched_off(switch));
-        items.extend(off.map(|text| Attention::ProcessorOff.item(text)));
+        let off = off.iter().map(|switch| {
+            let title = format!("Processor {} is switched off.", switch.processor);
+            Attention::ProcessorOff.titled(title, switched_off(switch))
+        });
+        items.extend(off);
     }
-    if waiting && !used.is_empty() && used.iter().all(|switch| switch.failing == Some(true)) {
+    let all_fail = !used.is_empty() && used.iter().all(|switch| switch.failing == Some(true));
+    if waiting && all_fail {
         items.push(
             Attention::AllProcessorsFailing
                 .item("every processor that is in use says that it fails, and payments wait"),
         );
+    } else if waiting && !all_off && !open_for_long {
+        let age = census.oldest_age_seconds;
+        items.push(Attention::PaymentsWait.item(format!(
+            "the oldest payment of the queue waits for {age:.0} s"
+        )));
     }
     items.extend(unreconciled(connection).await?);
     if let Some(names) = &configured
@@ -354,6 +418,28 @@ async fn mismatches(connection: &mut PgConnection) -> Result<Option<Item>, sqlx:
     .await?;
     let text = || format!("{held} at a processor that has them otherwise than we sent them");
     Ok((held > 0).then(|| Attention::Mismatch.item(text())))
+}
+
+/// The processors that this instance has given up for longer than [`FAILING_AFTER`], by what its router knows.
+#[must_use]
+pub fn failing(router: &Explanation) -> Option<Item> {
+    let given_up = |report: &&ProcessorReport| {
+        let out = report.breaker.outage_ms;
+        report.enabled && out.is_some_and(|out| out >= FAILING_AFTER.as_secs_f64() * 1e3)
+    };
+    let failing: Vec<&ProcessorReport> = router.processors.iter().filter(given_up).collect();
+    let names: Vec<&str> = failing.iter().map(|report| &*report.name).collect();
+    let (title, names) = match &*names {
+        [] => return None,
+        [name] => (format!("Processor {name} is failing."), (*name).to_owned()),
+        [names @ .., last] => {
+            let names = format!("{} and {last}", names.join(", "));
+            (format!("Processors {names} are failing."), names)
+        }
+    };
+    // Without ages and counts, so that instances which see the same say the same.
+    let text = format!("payments fail at {names}, and go there one at a time");
+    Some(Attention::ProcessorFailing.titled(title, text))
 }
 
 /// That a processor is switched off, by whom and why.
@@ -400,7 +486,8 @@ pub type Looked = (Census, Vec<Item>);
 pub async fn look(pool: &PgPool) -> Result<Looked, sqlx::Error> {
     let mut connection = pool.acquire().await?;
     let census = Census::read(&mut connection).await?;
-    let attention = in_database(&mut connection, &census).await?;
+    let switches = switch::list(&mut connection).await?;
+    let attention = in_database(&mut connection, &census, &switches).await?;
     Ok((census, attention))
 }
 
@@ -478,12 +565,33 @@ mod tests {
     }
 
     #[test]
+    fn every_headline_is_a_sentence_without_numbers_of_its_own() {
+        let titles: BTreeSet<&str> = Attention::ALL.iter().map(|kind| kind.title()).collect();
+        assert_eq!(titles.len(), Attention::ALL.len());
+        for title in titles {
+            assert!(
+                title.ends_with('.') && title.starts_with(char::is_uppercase),
+                "{title}"
+            );
+            assert!(!title.contains(char::is_numeric), "{title}");
+        }
+    }
+
+    #[test]
+    fn an_item_of_a_program_that_knew_no_headlines_is_read() {
+        let old = r#"[{"kind":"queue_full","severity":"alarm","text":"full","advice":"wait"}]"#;
+        let items = published(old);
+        assert_eq!((items.len(), &*items[0].title), (1, ""));
+    }
+
+    #[test]
     fn alarms_come_first_and_nothing_is_said_twice() {
         let off = Attention::ProcessorOff.item("default is switched off");
         let dead = Attention::DeadLetters.item("1 dead");
         let newer = Item {
             kind: "of_tomorrow".into(),
             severity: Severity::Alarm,
+            title: "New.".into(),
             text: "new".to_owned(),
             advice: "update".into(),
         };

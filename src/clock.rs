@@ -181,6 +181,15 @@ impl DatabaseClock {
         })
     }
 
+    /// What the database's clock shows at that instant, as far as this instance knows: for labels, not for proofs.
+    #[must_use]
+    pub fn estimate(&self, at: Instant) -> Option<DateTime<Utc>> {
+        let watch = self.lock();
+        let (origin, steady) = watch.origin.zip(watch.steady)?;
+        let offset = steady.low + (steady.high - steady.low) / 2;
+        DateTime::from_timestamp_micros(offset + micros(at.saturating_duration_since(origin)))
+    }
+
     /// The last step that this instance saw.
     #[must_use]
     pub fn last_step(&self) -> Option<ClockStep> {
@@ -281,6 +290,25 @@ mod tests {
         assert!(!site.is_over(until));
         site.pass(2, 1.0);
         assert!(site.is_over(until));
+    }
+
+    #[test]
+    fn its_time_is_estimated_between_looks_and_follows_a_step() {
+        let mut site = Site::new();
+        let clock = &site.clock;
+        assert_eq!(DatabaseClock::new(TERMS).estimate(site.now), None);
+        assert_eq!(
+            clock.estimate(site.now + SECOND),
+            Some(site.database + SECOND)
+        );
+        site.pass(10, 1.0);
+        site.step(-3_600_000);
+        site.pass(1, 1.0);
+        let estimate = site.clock.estimate(site.now).expect("it was seen");
+        assert!(
+            (estimate - site.database).num_milliseconds().abs() <= 2,
+            "{estimate}"
+        );
     }
 
     #[test]

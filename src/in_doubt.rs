@@ -10,6 +10,7 @@ use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::census::{CALL_OVERDUE, COUNTED};
@@ -17,6 +18,7 @@ use crate::charge::LONGEST_DOUBT_PAUSE;
 use crate::claim::interval;
 use crate::database::within;
 use crate::deployment::INSTANCE_TTL;
+use crate::printable::printable;
 
 /// Payments that are decided in one transaction, at most.
 pub const DECIDED_TOGETHER: usize = 500;
@@ -52,13 +54,14 @@ impl Author {
 }
 
 /// A payment in doubt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct InDoubt {
     /// The client's id of the payment.
     pub correlation_id: Uuid,
     /// What was to be charged.
     #[serde(with = "rust_decimal::serde::arbitrary_precision")]
+    #[schema(value_type = crate::http::Amount)]
     pub amount: Decimal,
     /// The processor that may have charged it.
     pub processor: String,
@@ -74,13 +77,14 @@ pub struct InDoubt {
     pub reason: Option<String>,
 }
 
-/// The oldest payments in doubt, of one processor or of all.
+/// The oldest payments in doubt, of one processor or of all, among the oldest `among` of the queue or in all of it.
 ///
 /// # Errors
 /// The database did not answer.
 pub async fn list(
     pool: &PgPool,
     processor: Option<&str>,
+    among: Option<i64>,
     limit: i64,
 ) -> Result<Vec<InDoubt>, sqlx::Error> {
     let mut connection = pool.acquire().await?;
@@ -89,9 +93,11 @@ pub async fn list(
         r#"SELECT q.correlation_id, q.amount, q.processor AS "processor!", q.requested_at AS "requested_at!",
             q.doubt_until AS "doubt_until!", q.accepted_at, a.reason AS "reason?"
         FROM (
-            SELECT * FROM payment_queue
+            SELECT * FROM (SELECT * FROM payment_queue ORDER BY id LIMIT $5) AS oldest
             WHERE processor IS NOT NULL AND ($1::text IS NULL OR processor = $1)
-                AND (lease_until <= now() + $3 OR requested_at < now() - $4::interval)
+                AND (lease_until <= now() + $3
+                    -- Of the future: sent before the clock was set back.
+                    OR requested_at NOT BETWEEN now() - $4::interval AND now() + $4::interval)
             ORDER BY id LIMIT $2
         ) AS q LEFT JOIN LATERAL (
             SELECT t.reason FROM payment_attempt t
@@ -102,6 +108,7 @@ pub async fn list(
         limit,
         interval(LONGEST_DOUBT_PAUSE),
         interval(CALL_OVERDUE),
+        among,
     )
     .fetch_all(&mut *connection)
     .await?;
@@ -115,7 +122,7 @@ pub async fn list(
         requested_at: row.requested_at,
         doubt_until: row.doubt_until,
         accepted_at: row.accepted_at,
-        reason: row.reason,
+        reason: row.reason.map(|reason| printable(&reason).collect()),
     });
     Ok(payments.collect())
 }

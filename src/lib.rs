@@ -15,7 +15,7 @@
 //! chooses the processor, [`charge`] calls it and judges what the reply proves, [`settle`] writes the
 //! end down, [`summary`] adds up. [`worker`] moves payments along, several of them [`together`] where nobody waits,
 //! [`deployment`] is what the instances know of each other, [`serve`] is an instance from start to end. What is seen of it from outside: [`metrics`] and
-//! [`census`] in numbers, [`attention`] in what wants an operator, [`trace`] payment by payment, [`telemetry`] in words. [`simulator`] stands in for a processor, [`tls`] says
+//! [`census`] in numbers, [`attention`] in what wants an operator, [`history`] in what was, [`trace`] payment by payment, [`telemetry`] in words. [`simulator`] stands in for a processor, [`tls`] says
 //! whom calls trust.
 //!
 //! # What is guaranteed
@@ -41,6 +41,7 @@ pub mod dead_letter;
 pub mod deployment;
 pub mod environment;
 pub mod fee;
+pub mod history;
 pub mod http;
 pub mod in_doubt;
 pub mod metrics;

@@ -32,6 +32,8 @@ pub struct Room {
     limit: u64,
     /// Payments in the queue at the last look.
     seen: AtomicU64,
+    /// The longest queue since somebody asked last, and one more; 0: there was no look.
+    longest: AtomicU64,
     /// Payments that this instance has put there since.
     accepted: AtomicU64,
     /// Woken when somebody was refused.
@@ -47,6 +49,7 @@ impl Room {
         Self {
             limit: limit.get(),
             seen: AtomicU64::new(0),
+            longest: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
             refused: Notify::new(),
             refused_at: Mutex::default(),
@@ -96,8 +99,16 @@ impl Room {
         let before = self.accepted.load(Ordering::Relaxed);
         let queued = within(census::queued(pool)).await?;
         self.seen.store(queued.value, Ordering::Relaxed);
+        self.longest
+            .fetch_max(queued.value.saturating_add(1), Ordering::Relaxed);
         self.accepted.fetch_sub(before, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// The longest queue that was seen since the last call. None: nobody looked, which is so while this instance knows of
+    /// no payment, or the database did not answer.
+    pub fn take_longest(&self) -> Option<u64> {
+        self.longest.swap(0, Ordering::Relaxed).checked_sub(1)
     }
 
     /// Looks again and again. While this instance knows of no payment in the queue there is nothing to look for.

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::accept::Acceptor;
-use crate::attention::OwnAttention;
+use crate::attention::{self, OwnAttention};
 use crate::charge::{Names, ProcessorClient, Stop};
 use crate::claim::LeaseTerms;
 use crate::clock::DatabaseClock;
@@ -26,6 +26,7 @@ use crate::config::{ProcessorsSettings, Settings};
 use crate::database::{self, Pools, RETRY_PAUSE, Schema};
 use crate::deployment::{Admission, Candidate, Member, MemberTerms};
 use crate::fee;
+use crate::history::Recorder;
 use crate::http::live::{Observer, Simulator};
 use crate::http::{Api, Limits};
 use crate::in_doubt;
@@ -133,6 +134,8 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     let unrecorded = Arc::clone(&worker.returned.unrecorded);
     own.add(move || unrecorded.attention());
     own.add(telemetry::lines_dropped);
+    let routing = router.clone();
+    own.add(move || attention::failing(&routing.explain()));
     let stepped = Arc::clone(&clock);
     own.add(move || stepped.attention(tokio::time::Instant::now()));
     let held = Arc::clone(&admission);
@@ -216,8 +219,21 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         Arc::clone(&worker.returned),
     ));
     let (room_pool, room_stop) = (pools.requests.clone(), stop.draining.clone());
+    let watched = Arc::clone(&room);
     parts.spawn(async move {
-        room.watch(&room_pool, room_stop).await;
+        watched.watch(&room_pool, room_stop).await;
+        Ok(())
+    });
+    let recorder = Recorder {
+        instance,
+        pool: pools.requests.clone(),
+        clock: Arc::clone(&clock),
+        router: router.clone(),
+        room: Arc::clone(&room),
+    };
+    let recorder_stop = stop.draining.clone();
+    parts.spawn(async move {
+        recorder.run(recorder_stop).await;
         Ok(())
     });
     let (stranded_pool, stranded_stop) = (pools.requests.clone(), stop.draining.clone());

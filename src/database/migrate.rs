@@ -45,7 +45,7 @@ const RIGHTS: &str = "
     GRANT INSERT, UPDATE (reason, last_claim, last_ended_at) ON payment_attempt TO {role};
     GRANT EXECUTE ON FUNCTION oldest_transaction_seconds(), end_long_audits(), record_fees(text[], numeric[])
         TO {role};
-    GRANT INSERT, UPDATE, DELETE ON service_instance TO {role};
+    GRANT INSERT, UPDATE, DELETE ON service_instance, service_minute TO {role};
     GRANT UPDATE (terms, terms_at) ON deployment TO {role};
     GRANT EXECUTE ON FUNCTION deployment_find(), database_identity() TO {role};
     GRANT INSERT, UPDATE ON processor_health TO {role};

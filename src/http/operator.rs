@@ -39,7 +39,7 @@ const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 const TOKEN: &str = "token";
 
 /// The groups of operations, and what they are for.
-const TAGS: [(&str, &str); 6] = [
+const TAGS: [(&str, &str); 8] = [
     ("attention", "What wants an operator's attention"),
     ("metrics", "Numbers for Prometheus"),
     (
@@ -47,6 +47,11 @@ const TAGS: [(&str, &str); 6] = [
         "What the router knows, and the switches that overrule it",
     ),
     ("dead letters", "Payments that no processor takes"),
+    (
+        "in doubt",
+        "Payments that a processor may have charged and has not said so",
+    ),
+    ("history", "What was in the last hours"),
     (
         "simulation",
         "Simulated processors and traffic, for demonstrations",

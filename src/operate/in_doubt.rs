@@ -124,7 +124,7 @@ pub async fn in_doubt(args: InDoubtArgs) -> anyhow::Result<ExitCode> {
     let pool = connect(&args.database).await?;
     let (word, decision, requested_at) = match args.action {
         InDoubtAction::List { processor, limit } => {
-            let payments = store::list(&pool, processor.as_deref(), limit).await?;
+            let payments = store::list(&pool, processor.as_deref(), None, limit).await?;
             print_list(&payments, args.json)?;
             return Ok(ExitCode::SUCCESS);
         }

@@ -25,53 +25,58 @@ impl Watched {
     }
 
     async fn get(&self, path: &str) -> reqwest::Response {
-        let client = payment_proxy::tls::plain().build().expect("a client");
-        let get = client.get(format!("http://{}{path}", self.address));
-        get.bearer_auth(TOKEN).send().await.expect("a reply")
-    }
-
-    /// What each of the four tells: the kinds in their lists.
-    async fn kinds(&self, database: &Database) -> [BTreeSet<String>; 4] {
-        let (_, status) = json(&mut program(&database.url, &["status"])).await;
-        let api: Value = self.get("/attention").await.json().await.expect("JSON");
-        let metrics = self.get("/metrics").await.text().await.expect("text");
-        let mut feed = self.get("/live").await;
-        let mut event = String::new();
-        while !event.ends_with("\n\n") {
-            let next = tokio::time::timeout(PATIENCE, feed.chunk());
-            let part = next
-                .await
-                .expect("an event")
-                .expect("a part")
-                .expect("not the end");
-            event.push_str(&String::from_utf8_lossy(&part));
-        }
-        let data = event.lines().find_map(|line| line.strip_prefix("data: "));
-        let page: Value = serde_json::from_str(data.expect("data")).expect("JSON");
-        let metric = metrics.lines().filter_map(|line| {
-            let labels = line.strip_prefix("payment_proxy_attention{kind=\"")?;
-            labels.ends_with(" 1.0").then(|| labels.split('"').next())?
-        });
-        [
-            kinds(&status["attention"]),
-            kinds(&api),
-            kinds(&page["attention"]),
-            metric.map(str::to_owned).collect(),
-        ]
+        get(&self.address, TOKEN, path).await
     }
 
     /// Waits until all four tell these kinds and no others.
     async fn until_all_tell(&self, database: &Database, expected: &[&str]) {
         let expected: BTreeSet<String> = expected.iter().map(|&kind| kind.to_owned()).collect();
         eventually(&format!("all tell {expected:?}"), async || {
-            let told = self.kinds(database).await;
+            let told = told(&self.address, TOKEN, database).await;
             told.iter().all(|kinds| *kinds == expected)
         })
         .await;
     }
 }
 
-fn kinds(list: &Value) -> BTreeSet<String> {
+async fn get(address: &str, token: &str, path: &str) -> reqwest::Response {
+    let client = payment_proxy::tls::plain().build().expect("a client");
+    let get = client.get(format!("http://{address}{path}"));
+    get.bearer_auth(token).send().await.expect("a reply")
+}
+
+/// What `status`, the API, the page's feed and the metric tell: the kinds in their lists.
+pub async fn told(address: &str, token: &str, database: &Database) -> [BTreeSet<String>; 4] {
+    let get = async |path: &str| get(address, token, path).await;
+    let (_, status) = json(&mut program(&database.url, &["status"])).await;
+    let api: Value = get("/attention").await.json().await.expect("JSON");
+    let metrics = get("/metrics").await.text().await.expect("text");
+    let mut feed = get("/live").await;
+    let mut event = String::new();
+    while !event.ends_with("\n\n") {
+        let next = tokio::time::timeout(PATIENCE, feed.chunk());
+        let part = next
+            .await
+            .expect("an event")
+            .expect("a part")
+            .expect("not the end");
+        event.push_str(&String::from_utf8_lossy(&part));
+    }
+    let data = event.lines().find_map(|line| line.strip_prefix("data: "));
+    let page: Value = serde_json::from_str(data.expect("data")).expect("JSON");
+    let metric = metrics.lines().filter_map(|line| {
+        let labels = line.strip_prefix("payment_proxy_attention{kind=\"")?;
+        labels.ends_with(" 1.0").then(|| labels.split('"').next())?
+    });
+    [
+        kinds(&status["attention"]),
+        kinds(&api),
+        kinds(&page["attention"]),
+        metric.map(str::to_owned).collect(),
+    ]
+}
+
+pub fn kinds(list: &Value) -> BTreeSet<String> {
     let items = list.as_array().expect("a list").iter();
     let kinds = items.map(|item| item["kind"].as_str().expect("a kind").to_owned());
     kinds.collect()

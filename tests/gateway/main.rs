@@ -25,6 +25,7 @@ mod executed_plans;
 mod fencing;
 mod forwarder;
 mod gateways;
+mod history;
 mod hostile;
 mod http_rules;
 mod in_doubt;

@@ -12,6 +12,7 @@ use crate::attention::{self, Item};
 use crate::census::Census;
 use crate::claim::interval;
 use crate::fee;
+use crate::switch::{self, Switch};
 
 /// Latencies are those of payments that were sent so recently.
 pub(super) const LATENCY_WINDOW: Duration = Duration::from_secs(5);
@@ -26,6 +27,8 @@ pub(super) const LATENCY_PAYMENTS: i64 = 10;
 pub(super) struct Books {
     pub(super) census: Census,
     pub(super) attention: Vec<Item>,
+    /// Who took processors out of use or put them back, when and why.
+    pub(super) switches: Vec<Switch>,
     pub(super) money: Money,
     /// Seconds, counted from 1970, and what was sent in them and is settled.
     pub(super) seconds: Range<i64>,
@@ -47,7 +50,8 @@ impl Books {
     ) -> Result<Self, sqlx::Error> {
         let mut connection = pool.acquire().await?;
         let census = Census::read(&mut connection).await?;
-        let attention = attention::in_database(&mut connection, &census).await?;
+        let switches = switch::list(&mut connection).await?;
+        let attention = attention::in_database(&mut connection, &census, &switches).await?;
         let kept = fee::kept(&mut *connection, names, None, None).await?;
         let moment = |second| DateTime::from_timestamp(second, 0).unwrap_or(DateTime::UNIX_EPOCH);
         let rows = sqlx::query!(
@@ -87,6 +91,7 @@ impl Books {
         Ok(Self {
             census,
             attention,
+            switches,
             money: Money::of(&kept, names),
             seconds,
             settled: settled.collect(),

@@ -166,7 +166,8 @@ pub struct Observer {
 #[derive(Debug)]
 struct Memory {
     window: Window,
-    books: Option<Books>,
+    /// What the database last said, and when.
+    books: Option<(Instant, Books)>,
     reading: Look<Books>,
     counted: Option<Counted>,
     /// When the first of the looks was made that have not been answered.
@@ -235,7 +236,7 @@ impl Observer {
                 sample.p99_ms = books.latency.map(|(_, p99)| p99);
                 let settled = std::mem::take(&mut books.settled);
                 memory.window.tell(&books.seconds, settled);
-                memory.books = Some(books);
+                memory.books = Some((Instant::now(), books));
             }
             Some(Err(error)) => {
                 memory.outage.goes_on(&error, &self.pool).await;
@@ -250,24 +251,30 @@ impl Observer {
         let told = match (away, books) {
             (Some(_), _) => Err("the database does not answer".to_owned()),
             (None, books) => Ok(books
-                .map(|books| books.attention.clone())
+                .map(|(_, books)| books.attention.clone())
                 .unwrap_or_default()),
         };
         Snapshot {
             at_ms: now.timestamp_millis(),
             instance: self.instance,
-            database_away_ms: away.map(|away| u64::try_from(away.as_millis()).unwrap_or(u64::MAX)),
+            database_away_ms: away.map(millis),
             attention: attention::list(told, &self.own),
             columns: memory.window.columns(newest_second, self.names.len()),
-            deployment: books.map(|books| DeploymentView {
+            deployment_age_ms: books.map(|(read_at, _)| millis(read_at.elapsed())),
+            deployment: books.map(|(_, books)| DeploymentView {
                 census: books.census.clone(),
                 newest_dead_letter_at: books.newest_dead_letter_at,
                 money: books.money.clone(),
+                switches: books.switches.clone(),
             }),
             router,
             simulation,
         }
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Numbers that only grow, and when they were read.

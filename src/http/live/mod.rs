@@ -12,6 +12,8 @@ mod assets;
 mod books;
 mod dead_letters;
 mod feed;
+mod history;
+mod in_doubt;
 mod money;
 mod simulation;
 mod snapshot;
@@ -52,6 +54,8 @@ pub(super) fn routes() -> OpenApiRouter<OperatorApi> {
         .routes(routes!(dead_letters::list))
         .routes(routes!(dead_letters::retry))
         .routes(routes!(dead_letters::discard))
+        .routes(routes!(in_doubt::list))
+        .routes(routes!(history::get))
         .routes(routes!(simulation::change))
         .routes(routes!(simulation::traffic))
 }

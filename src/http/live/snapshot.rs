@@ -11,6 +11,7 @@ use super::window::Columns;
 use crate::attention::Item;
 use crate::census::Census;
 use crate::route::Explanation;
+use crate::switch::Switch;
 
 /// The service at one moment.
 #[derive(Debug, Clone, Serialize)]
@@ -26,6 +27,8 @@ pub(super) struct Snapshot {
     pub attention: Vec<Item>,
     /// What the database last said. None: nothing yet.
     pub deployment: Option<DeploymentView>,
+    /// How many milliseconds ago it said so.
+    pub deployment_age_ms: Option<u64>,
     /// The last two minutes.
     pub columns: Columns,
     /// What the router of this instance knows, see `GET /routing`.
@@ -44,4 +47,6 @@ pub(super) struct DeploymentView {
     pub newest_dead_letter_at: Option<DateTime<Utc>>,
     /// The money.
     pub money: Money,
+    /// Who took processors out of use or put them back, when and why.
+    pub switches: Vec<Switch>,
 }

@@ -50,6 +50,8 @@ pub(super) struct Window {
     samples: VecDeque<Sample>,
     /// As far as nobody did.
     settled: Vec<Settled>,
+    /// The seconds of which those are all.
+    told: Vec<i64>,
 }
 
 /// The same as columns of [`WINDOW_SECONDS`] values; `null` where nobody looked.
@@ -59,7 +61,7 @@ pub(super) struct Columns {
     /// The first second, counted from 1970.
     pub from: i64,
     /// Payments settled per second, per processor: as seen in that second, or else those sent in it.
-    pub settled: Vec<Vec<f64>>,
+    pub settled: Vec<Vec<Option<f64>>>,
     /// See [`Sample::accepted`].
     pub accepted: Vec<Option<f64>>,
     /// See [`Sample::queued`].
@@ -116,6 +118,9 @@ impl Window {
         self.settled
             .retain(|old| old.second >= first && !seconds.contains(&old.second));
         self.settled.extend(settled);
+        self.told
+            .retain(|second| *second >= first && !seconds.contains(second));
+        self.told.extend(seconds.clone());
     }
 
     /// The columns that end with `newest`.
@@ -128,16 +133,21 @@ impl Window {
         };
         let mut columns = Columns {
             from,
-            settled: vec![vec![0.0; WINDOW_SECONDS]; processors],
+            settled: vec![vec![None; WINDOW_SECONDS]; processors],
             accepted: vec![None; WINDOW_SECONDS],
             queued: vec![None; WINDOW_SECONDS],
             p50_ms: vec![None; WINDOW_SECONDS],
             p99_ms: vec![None; WINDOW_SECONDS],
             breakers: vec![vec![None; WINDOW_SECONDS]; processors],
         };
+        for place in self.told.iter().filter_map(|second| place(*second)) {
+            for column in &mut columns.settled {
+                column[place] = Some(0.0);
+            }
+        }
         for settled in &self.settled {
             if let Some(place) = place(settled.second) {
-                columns.settled[settled.processor][place] = settled.payments;
+                columns.settled[settled.processor][place] = Some(settled.payments);
             }
         }
         for sample in &self.samples {
@@ -149,7 +159,7 @@ impl Window {
                 .iter_mut()
                 .zip(sample.settled.iter().flatten())
             {
-                column[place] = *rate;
+                column[place] = Some(*rate);
             }
             columns.accepted[place] = sample.accepted;
             columns.queued[place] = sample.queued;
@@ -217,8 +227,34 @@ mod tests {
             .collect();
         assert_eq!(known, [0, 117, 118, 119]);
         assert_eq!(columns.breakers[0][0], Some(State::Open));
-        assert_eq!(columns.settled[0][0], 5.0);
-        assert_eq!(columns.settled[0].iter().sum::<f64>(), 5.0);
+        assert_eq!(columns.settled[0][0], Some(5.0));
+        assert_eq!(columns.settled[0].iter().flatten().sum::<f64>(), 5.0);
+    }
+
+    #[test]
+    fn what_nobody_knows_of_a_second_is_not_zero() {
+        let mut window = Window::default();
+        let settled = |second| Sample {
+            settled: Some(vec![3.0]),
+            ..sample(second)
+        };
+        window.tell(&(881..1_001), Vec::new());
+        window.push(settled(1_000));
+        // The database is away, and back.
+        window.push(Sample {
+            breakers: vec![State::Closed],
+            second: 1_001,
+            ..Sample::default()
+        });
+        let columns = |window: &Window, newest| window.columns(newest, 1).settled.remove(0);
+        let [.., before, at, away] = columns(&window, 1_001)[..] else {
+            panic!("a column of two minutes");
+        };
+        assert_eq!([before, at, away], [Some(0.0), Some(3.0), None]);
+        let untold = window.untold(1_003);
+        assert_eq!(untold, 1_001..1_004);
+        window.tell(&untold, Vec::new());
+        assert!(columns(&window, 1_003).iter().all(Option::is_some));
     }
 
     #[test]
