@@ -1,4 +1,4 @@
-# The service and the simulated processor: one program.
+# The service. The simulated processor has an image of its own: crates/simulator/Dockerfile.
 # The same sources give the same program, byte for byte, as long as these two are the same (`make
 # reproducible`). Tags may move: give digests (`--build-arg RUST_IMAGE=rust@sha256:...`) where that matters. With
 # `--build-arg SOURCE_DATE_EPOCH=...` and the exporter's `rewrite-timestamp=true` BuildKit makes the same image, too.
@@ -9,9 +9,11 @@ FROM $RUST_IMAGE AS build
 WORKDIR /build
 
 # The dependencies alone, behind an empty program: this layer stays until Cargo.lock changes.
+# Of the simulator cargo reads the manifest, nothing else.
 COPY Cargo.toml Cargo.lock build.rs ./
+COPY crates/simulator/Cargo.toml crates/simulator/
 COPY scripts/release.sh scripts/
-RUN mkdir src && echo 'fn main() {}' >src/main.rs && touch src/lib.rs \
+RUN mkdir -p src crates/simulator/src && echo 'fn main() {}' >src/main.rs && touch src/lib.rs crates/simulator/src/lib.rs \
     && scripts/release.sh && rm -r src
 
 # `touch`: cargo compares times, and the files may be older than the empty program.

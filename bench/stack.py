@@ -21,6 +21,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPTS = REPOSITORY / "scripts"
 RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target")) / "release"
 BINARY = RELEASE / "payment-proxy"
+SIMULATOR = RELEASE / "processor-simulator"
 INSTANCES = ("api1", "api2")
 FEES = {"default": "0.05", "fallback": "0.15"}
 TOKEN = "123"
@@ -146,7 +147,7 @@ class Stack:
         for name, fee in FEES.items():
             port = free_port()
             self.processors[name] = f"http://127.0.0.1:{port}"
-            self.child(name, [BINARY, "simulate-processor", "--listen", f"127.0.0.1:{port}", "--fee", fee, "--delay", self.delay_ms], boxed=False)
+            self.child(name, [SIMULATOR, "--listen", f"127.0.0.1:{port}", "--fee", fee, "--delay", self.delay_ms], boxed=False)
         self.environment = {
             "OPERATOR_TOKEN": OPERATOR_TOKEN,
             "DATABASE_URL": self.url("payment_proxy", "payments"),

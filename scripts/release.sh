@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the release program so that it is the same whatever folder it is built in: paths of this checkout and
+# Builds the release program of the service so that it is the same whatever folder it is built in: paths of this checkout and
 # of cargo's own are replaced by fixed names. Toolchain, C compiler and C library decide the rest.
 # usage: release.sh
 #
@@ -20,7 +20,7 @@ export CARGO_PROFILE_RELEASE_STRIP=debuginfo
 export SQLX_OFFLINE=true
 # The time that anything writes which wants to write one.
 export SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-0}"
-cargo build --release --locked
+cargo build --release --locked --package payment-proxy --bin payment-proxy
 
 # The compiler numbers functions that several modules share by a hash of the module, into which the folder has got
 # through generated sources; all else is the same. They are numbered by their place in the program instead, and the

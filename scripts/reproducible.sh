@@ -17,8 +17,8 @@ copies=("$folder/one" "$folder/somewhere/else")
 for copy in "${copies[@]}"; do
     mkdir -p "$copy/scripts"
     # What the image is built from; times are kept, so that a build that was interrupted goes on.
-    rm -rf "$copy/src" "$copy/migrations" "$copy/.sqlx"
-    cp -a Cargo.toml Cargo.lock build.rs src migrations .sqlx "$copy"
+    rm -rf "$copy/src" "$copy/crates" "$copy/migrations" "$copy/.sqlx"
+    cp -a Cargo.toml Cargo.lock build.rs src crates migrations .sqlx "$copy"
     cp -a scripts/release.sh "$copy/scripts"
     ln -sfn "$cargo_home" "$copy/cargo"
 done

@@ -168,9 +168,9 @@ allows_purge() {
 
 start_processors() {
     [ -z "${PROCESSORS:-}" ] || return 0
-    start processor-default "$state/logs/processor-default.log" "$binary" simulate-processor \
+    start processor-default "$state/logs/processor-default.log" "${binary%/*}/processor-simulator" \
         --listen "127.0.0.1:$default_port" --fee 0.05 --token "$simulator_token" --journal "$state/journals/default"
-    start processor-fallback "$state/logs/processor-fallback.log" "$binary" simulate-processor \
+    start processor-fallback "$state/logs/processor-fallback.log" "${binary%/*}/processor-simulator" \
         --listen "127.0.0.1:$fallback_port" --fee 0.15 --token "$simulator_token" --journal "$state/journals/fallback"
     ALLOW_PURGE=$(allows_purge)
     export ALLOW_PURGE
@@ -268,7 +268,7 @@ trap 'interrupted 130' INT
 trap 'interrupted 143' TERM
 trap 'interrupted 129' HUP
 
-step - cargo build --release --locked 9>&- || fail 1 "the build failed, see above"
+step - cargo build --release --locked --bins 9>&- || fail 1 "the build failed, see above"
 binary=${CARGO_TARGET_DIR:-$PWD/target}/release/payment-proxy
 
 # What a run that was killed with -9 could not take away.

@@ -11,7 +11,7 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 scripts/install.sh cc curl initdb nginx python3
 # Apart, as in bench.sh.
-cargo build --quiet --release --locked --bin payment-proxy
+cargo build --quiet --release --locked --bins
 cargo build --quiet --release --locked --example open_loop
 
 . scripts/venv.sh

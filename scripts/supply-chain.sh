@@ -34,7 +34,7 @@ tool() {
 
 # built: `name version` of every crate that the release program is built from or with, one a line
 built() {
-    cargo tree --locked --offline --edges normal,build --target "$platform" --prefix none --format '{p}' |
+    cargo tree --locked --offline --package payment-proxy --edges normal,build --target "$platform" --prefix none --format '{p}' |
         sed -E 's/^([^ ]+) v([^ ]+).*/\1 \2/' | sort -u
 }
 
@@ -61,8 +61,8 @@ else
 fi
 
 echo "bill of materials:"
-written=payment-proxy.cdx # next to Cargo.toml, cargo-cyclonedx knows no other place
-trap 'rm -f "$written.json"' EXIT
+written=payment-proxy.cdx # next to each Cargo.toml, cargo-cyclonedx knows no other place
+trap 'rm -f "$written.json" crates/*/"$written.json"' EXIT
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0} cargo cyclonedx -qq --format json --spec-version 1.5 --target "$platform" \
     --override-filename "$written"
 mkdir -p "$(dirname "$sbom")"

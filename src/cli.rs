@@ -13,7 +13,6 @@ use crate::operate::{
     ArchiveArgs, DeadLetterArgs, DeploymentArgs, InDoubtArgs, PaymentArgs, ReconcileArgs,
     RestoreArgs, RoutingArgs, StatusArgs, SummaryArgs,
 };
-use crate::simulator;
 use crate::telemetry::DEFAULT_FILTER;
 
 /// The name of the program.
@@ -90,9 +89,6 @@ pub enum Command {
         /// The folder, which is made where there is none
         folder: PathBuf,
     },
-    /// Run a simulated payment processor
-    #[command(after_help = help(&["simulate-processor --listen 127.0.0.1:8001"], "it was stopped", "", "it could not start"))]
-    SimulateProcessor(Box<simulator::Args>),
 }
 
 /// What commands that only look do not read.

@@ -15,8 +15,8 @@
 //! chooses the processor, [`charge`] calls it and judges what the reply proves, [`settle`] writes the
 //! end down, [`summary`] adds up. [`worker`] moves payments along, several of them [`together`] where nobody waits,
 //! [`deployment`] is what the instances know of each other, [`serve`] is an instance from start to end. What is seen of it from outside: [`metrics`] and
-//! [`census`] in numbers, [`attention`] in what wants an operator, [`history`] in what was, [`trace`] payment by payment, [`telemetry`] in words. [`simulator`] stands in for a processor, [`tls`] says
-//! whom calls trust.
+//! [`census`] in numbers, [`attention`] in what wants an operator, [`history`] in what was, [`trace`] payment by payment,
+//! [`telemetry`] in words. [`tls`] says whom calls trust.
 //!
 //! # What is guaranteed
 //!
@@ -56,7 +56,6 @@ pub mod room;
 pub mod route;
 pub mod serve;
 pub mod settle;
-pub mod simulator;
 pub mod summary;
 pub mod switch;
 pub mod telemetry;

@@ -9,7 +9,7 @@ use mimalloc::MiMalloc;
 use payment_proxy::cli::{Cli, Command};
 use payment_proxy::operate::output;
 use payment_proxy::telemetry::{LogWriter, Process};
-use payment_proxy::{environment, operate, probe, serve, simulator, telemetry, tls};
+use payment_proxy::{environment, operate, probe, serve, telemetry, tls};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         }
     };
     let process = match cli.command {
-        Command::Serve(_) | Command::SimulateProcessor(_) => Process::Service,
+        Command::Serve(_) => Process::Service,
         _ => Process::Command,
     };
     let log = match telemetry::start(cli.log_format, &cli.rust_log, process) {
@@ -106,8 +106,8 @@ fn runtime(threads: usize) -> std::io::Result<Runtime> {
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
-        // They end in order.
-        Command::Serve(_) | Command::SimulateProcessor(_) => {}
+        // It ends in order.
+        Command::Serve(_) => {}
         Command::Status(args) if args.watch.is_some() => end_at_a_signal(GRACE)?,
         _ => end_at_a_signal(Duration::ZERO)?,
     }
@@ -144,7 +144,6 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             Command::Completions { shell } => output::print(&Cli::completions(shell))?,
             Command::Man { folder } => Cli::man_pages(&folder)?,
             Command::Probe(settings) => probe::probe(&settings.listen)?,
-            Command::SimulateProcessor(args) => simulator::run(*args, shutdown).await?,
         }
         Ok(ExitCode::SUCCESS)
     });

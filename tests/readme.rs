@@ -210,6 +210,7 @@ fn sources(root: &Path) -> String {
     let mut folders = vec![
         root.join("src"),
         root.join("tests"),
+        root.join("crates"),
         root.join("migrations"),
     ];
     while let Some(folder) = folders.pop() {

@@ -1,5 +1,6 @@
 //! What the program is made of, as far as it can be told without the internet; the rest is `make supply-chain`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
@@ -80,4 +81,26 @@ fn an_image_has_all_that_cargo_asks_for() {
     output_of("git", &checked_out, Path::new(ROOT));
     // As for a build, cargo looks for each target whose path is not said, though the target is not built.
     cargo(&["fetch", "--target", &host()], folder.path());
+}
+
+/// Crates that the programs of these packages are made of, each with its features.
+fn features(packages: &[&str]) -> BTreeSet<String> {
+    let tree = "tree --edges normal,build --prefix none --format {p}:{f}";
+    let packages = packages.iter().flat_map(|package| ["--package", package]);
+    let arguments: Vec<&str> = tree.split(' ').chain(packages).collect();
+    let tree = cargo(&arguments, Path::new(ROOT));
+    // Marked where its dependencies are left out, because it was seen before.
+    let lines = tree.lines().map(|line| line.trim_end_matches(" (*)"));
+    lines.map(str::to_owned).collect()
+}
+
+/// So `make run` and `make bench` may build all programs at once, and measure the one that is shipped.
+#[test]
+fn the_other_crates_of_the_workspace_add_no_feature_to_the_service() {
+    let service = features(&["payment-proxy"]);
+    let runtime = |line: &&String| line.starts_with("tokio v") && line.contains("rt-multi-thread");
+    assert!(service.iter().any(|line| runtime(&line)), "{service:?}");
+    let together = features(&["payment-proxy", "simulator"]);
+    let changed: Vec<&String> = service.difference(&together).collect();
+    assert_eq!(changed, [""; 0]);
 }

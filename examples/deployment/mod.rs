@@ -12,7 +12,7 @@ pub(crate) mod timeline;
 pub(crate) mod verdict;
 pub(crate) mod volume;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use payment_proxy::claim::LeaseTerms;
@@ -23,7 +23,7 @@ use rand::{RngExt as _, SeedableRng as _};
 /// What a deployment is started with.
 #[derive(Debug, Clone)]
 pub(crate) struct Setup {
-    /// The program `payment-proxy`.
+    /// The program `payment-proxy`, beside which `processor-simulator` is.
     pub(crate) binary: PathBuf,
     /// Whether the queue is logged.
     pub(crate) durability: QueueDurability,
@@ -91,6 +91,18 @@ pub(crate) fn built_with_this() -> anyhow::Result<PathBuf> {
         binary.display()
     );
     Ok(binary)
+}
+
+/// The program `processor-simulator`, which cargo puts into the same folder.
+pub(crate) fn simulator(binary: &Path) -> anyhow::Result<PathBuf> {
+    let simulator = binary.with_file_name("processor-simulator");
+    // For a test cargo builds the programs of the test's own package only.
+    anyhow::ensure!(
+        simulator.exists(),
+        "{} is not there: cargo build --bins, or for a test cargo test --no-run --test simulator",
+        simulator.display()
+    );
+    Ok(simulator)
 }
 
 /// A generator for one part of a run, so that its choices do not depend on how the parts take turns.

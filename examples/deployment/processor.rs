@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use payment_proxy::payment::format_time;
-use payment_proxy::simulator::Faults;
 use reqwest::{Client, Method, RequestBuilder};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
+use simulator::Faults;
 use uuid::Uuid;
 
 /// How long an admin call may take.

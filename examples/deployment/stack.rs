@@ -19,11 +19,11 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 
-use super::Setup;
 use super::cluster::Cluster;
 use super::process::Process;
 use super::processor::{Behaviour, Processor, Totals};
 use super::timeline::Timeline;
+use super::{Setup, simulator};
 
 /// How long anything has to be ready after its start.
 const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -490,19 +490,19 @@ async fn start_processor(
     folder: &Folder,
     (name, fee): (&'static str, &str),
 ) -> anyhow::Result<(Processor, Process)> {
+    let program = simulator(&setup.binary)?.display().to_string();
     for _ in 0..PORT_ATTEMPTS {
         let port = free_port()?;
         let journal = folder.journals().join(name).display().to_string();
-        let program = [
-            setup.binary.display().to_string(),
-            "simulate-processor".to_owned(),
+        let command = [
+            program.clone(),
             format!("--listen=127.0.0.1:{port}"),
             format!("--fee={fee}"),
             format!("--seed={}", setup.seed),
             format!("--journal={journal}"),
         ];
         let end = Signal::SIGKILL;
-        let mut process = Process::new(name, &folder.logs(), end, program.into(), Vec::new());
+        let mut process = Process::new(name, &folder.logs(), end, command.into(), Vec::new());
         process.start()?;
         let processor = Processor::new(name, port)?;
         if until_answers(&mut process, async || processor.summary(None).await.is_ok()).await? {

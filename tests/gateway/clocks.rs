@@ -6,9 +6,9 @@ use payment_proxy::charge::Outcome;
 use payment_proxy::claim::LeaseTerms;
 use payment_proxy::config::QueueDurability;
 use payment_proxy::settle::{Ended, record};
-use payment_proxy::simulator::{Faults, Running};
 use payment_proxy::worker::{Step, Worker};
 use serde_json::Value;
+use simulator::{Faults, Running};
 
 use crate::metrics::Watched;
 use crate::server::Server;

@@ -165,25 +165,6 @@ async fn a_signal_ends_commands_that_wait_for_a_lock_a_processor_an_instance_or_
 }
 
 #[tokio::test]
-async fn a_simulated_processor_ends_within_a_second() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let log = folder.path().join("log");
-    let mut command = program("", &["simulate-processor", "--listen", "127.0.0.1:0"]);
-    command
-        .stdout(Stdio::null())
-        .stderr(std::fs::File::create(&log).expect("a file"));
-    let child = command.spawn().expect("it starts");
-    eventually("it is ready", async || {
-        std::fs::read_to_string(&log).is_ok_and(|log| log.contains("is ready"))
-    })
-    .await;
-    assert_eq!(
-        ended_by(Signal::SIGINT, child, "simulate-processor").await,
-        Some(0)
-    );
-}
-
-#[tokio::test]
 async fn a_reader_that_goes_ends_nothing_and_changes_no_exit_code() {
     let database = Database::migrated().await;
     let folder = tempfile::tempdir().expect("a folder");

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use payment_proxy::simulator::Running;
 use reqwest::StatusCode;
 use serde_json::Value;
+use simulator::Running;
 use uuid::Uuid;
 
 use crate::server::{Server, psql};

@@ -6,7 +6,7 @@ mod refused;
 mod room;
 mod settings;
 
-use payment_proxy::simulator::Running;
+use simulator::Running;
 use uuid::Uuid;
 
 use crate::support::{Database, Gateway, eventually};

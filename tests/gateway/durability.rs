@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use payment_proxy::config::QueueDurability;
 use payment_proxy::database;
-use payment_proxy::simulator::Running;
 use reqwest::StatusCode;
+use simulator::Running;
 use uuid::Uuid;
 
 use crate::server::Server;

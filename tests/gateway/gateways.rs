@@ -505,7 +505,7 @@ async fn every_call_is_made_at_the_configured_url_with_its_path_and_query() {
 async fn a_query_in_the_url_of_a_processor_charges_once() {
     let (database, default) = (Database::create().await, processor().await);
     let at = format!("default,0.05,{}?code=k", default.url());
-    let faults = payment_proxy::simulator::Faults {
+    let faults = simulator::Faults {
         reply_lost: 0.5,
         fail_after: 0.2,
         ..Default::default()

@@ -1,8 +1,8 @@
 //! What HTTP allows a client to send, and what it makes of the replies (RFC 9110 and RFC 9112).
 
-use payment_proxy::simulator::Running;
 use reqwest::StatusCode;
 use reqwest::header::AUTHORIZATION;
+use simulator::Running;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use uuid::Uuid;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use payment_proxy::charge::NAME_KEPT;
 use payment_proxy::serve::SHUTDOWN;
-use payment_proxy::simulator::{self, Running};
+use simulator::{self, Running};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;

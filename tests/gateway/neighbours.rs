@@ -9,9 +9,9 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use payment_proxy::database::{ANSWER_DEADLINE, Condition};
-use payment_proxy::simulator::Running;
 use reqwest::StatusCode;
 use reqwest::header::RETRY_AFTER;
+use simulator::Running;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use payment_proxy::simulator::Running;
 use serde_json::Value;
+use simulator::Running;
 
 use crate::metrics::{METRICS_TOKEN, Watched, free_address};
 use crate::support::{Database, eventually, eventually_some, processor, processors};

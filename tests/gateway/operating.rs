@@ -4,8 +4,8 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use payment_proxy::config::QueueDurability;
-use payment_proxy::simulator::Running;
 use serde_json::{Value, json};
+use simulator::Running;
 use tokio::io::AsyncWriteExt;
 use uuid::Uuid;
 

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use payment_proxy::claim::{Claim, DOUBTFUL_BATCH, SEND_WITHIN};
 use payment_proxy::payment::Payment;
-use payment_proxy::simulator::{Faults, Running};
 use payment_proxy::together::CHARGE_ENOUGH;
 use payment_proxy::worker::{Step, Worker};
+use simulator::{Faults, Running};
 use tokio::sync::mpsc;
 
 use crate::support::{

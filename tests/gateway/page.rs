@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use chrono::Utc;
 use payment_proxy::config::OperatorToken;
-use payment_proxy::simulator::Running;
 use reqwest::header::{AUTHORIZATION, COOKIE, SET_COOKIE};
 use reqwest::{Method, StatusCode};
 use rust_decimal::{Decimal, RoundingStrategy};
 use serde_json::json;
+use simulator::Running;
 use uuid::Uuid;
 
 use crate::support::{CENTS, Database, Gateway, eventually, processor, processors};

@@ -267,7 +267,7 @@ struct Deployment {
     settings: Vec<(&'static str, String)>,
     folder: tempfile::TempDir,
     id: Uuid,
-    _processors: [payment_proxy::simulator::Running; 2],
+    _processors: [simulator::Running; 2],
 }
 
 impl Deployment {

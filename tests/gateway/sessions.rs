@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use payment_proxy::simulator::Running;
 use reqwest::header::{AUTHORIZATION, COOKIE, SET_COOKIE};
 use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::{Value, json};
+use simulator::Running;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use uuid::Uuid;

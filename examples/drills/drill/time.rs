@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use payment_proxy::simulator::Faults;
+use simulator::Faults;
 
 use crate::deployment::processor::Behaviour;
 use crate::outcome::millis;

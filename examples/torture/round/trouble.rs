@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use payment_proxy::config::QueueDurability;
-use payment_proxy::simulator::Faults;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
+use simulator::Faults;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use payment_proxy::simulator::{Limits, Settings};
+use simulator::{Limits, Settings};
 
 use crate::client::{id, started, until};
 

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use payment_proxy::simulator::Settings;
 use reqwest::Method;
 use serde_json::{Value, json};
+use simulator::Settings;
 
 use crate::client::{id, started, until};
 

@@ -1,4 +1,4 @@
-//! A simulated payment processor: `payment-proxy simulate-processor`.
+//! A simulated payment processor: a library for tests, and the program `processor-simulator`.
 //!
 //! It has every endpoint and rule of the real one, and faults that the real one does not offer on
 //! demand. A request to `POST /payments` goes through these steps, in this order:
@@ -18,7 +18,7 @@
 //!
 //! ```no_run
 //! # async fn example() -> std::io::Result<()> {
-//! use payment_proxy::simulator::{self, Settings};
+//! use simulator::Settings;
 //!
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
 //! let running = simulator::start(Settings::default(), listener)?;

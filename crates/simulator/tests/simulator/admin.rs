@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use payment_proxy::simulator::Settings;
 use reqwest::Method;
 use serde_json::{Value, json};
+use simulator::Settings;
 
-use crate::client::{Simulator, id, started};
+use crate::client::{Simulator, id, plain, started};
 
 async fn with_three_payments() -> Simulator {
     let simulator = started(Settings::default()).await;
@@ -156,7 +156,7 @@ async fn a_purge_empties_the_books() {
 #[tokio::test]
 async fn the_listing_has_every_payment_once_in_the_order_of_storing() {
     let mut simulator = started(Settings::default()).await;
-    simulator.client = payment_proxy::tls::plain().build().expect("a client");
+    simulator.client = plain().build().unwrap();
     // More than two chunks of the listing.
     for n in 0..2_500 {
         assert_eq!(simulator.posted(id(n)).await.0, 200);

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Parser;
-use payment_proxy::simulator::{self, Args, Settings};
 use reqwest::Method;
 use serde_json::json;
+use simulator::{Args, Settings};
 use tokio::net::TcpListener;
 
 use crate::client::{id, started, until};

@@ -11,5 +11,7 @@ mod faults;
 mod health;
 mod limits;
 mod payments;
+mod program;
+mod recording;
 mod replies;
 mod restart;

@@ -1,5 +1,13 @@
-//! The replies of the real processor, recorded from one that was built from its source: the simulator gives the same,
-//! and the service reads each of them.
+//! The service reads every reply of the real processor, however it is written.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failed unwrap is how a test fails, also in what tests share"
+)]
+
+#[path = "../crates/simulator/tests/simulator/recording.rs"]
+#[allow(dead_code, reason = "the simulator's tests read the other fields")]
+mod recording;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -9,135 +17,14 @@ use hyper::http::Response;
 use payment_proxy::charge::{
     Documented, Lookup, Reply, read_health, read_lookup, read_post, read_totals,
 };
-use payment_proxy::simulator::{Faults, Settings};
 use reqwest::Method;
 use rust_decimal::Decimal;
-use serde::Deserialize;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use uuid::Uuid;
 
-use crate::client::{id, started, until};
+use recording::{Recorded, recorded};
 
-/// Characters of the stack traces in the recording, whose texts were left out.
-const TRACE_CHARS: usize = 2_000;
-
-#[derive(Deserialize)]
-struct Recording {
-    replies: Vec<Recorded>,
-}
-
-/// A call, and what the real processor answered.
-#[derive(Deserialize)]
-struct Recorded {
-    call: String,
-    #[serde(default)]
-    headers: BTreeMap<String, String>,
-    body: Option<String>,
-    note: Option<String>,
-    state: Option<String>,
-    answer: Answer,
-}
-
-#[derive(Deserialize)]
-struct Answer {
-    status: u16,
-    headers: BTreeMap<String, String>,
-    body: String,
-}
-
-fn recorded() -> Vec<Recorded> {
-    let text = include_str!("processor-replies.json");
-    let recording: Recording = serde_json::from_str(text).unwrap();
-    assert_eq!(recording.replies.len(), 65);
-    recording.replies
-}
-
-impl Recorded {
-    fn parts(&self) -> (Method, &str) {
-        let (method, path) = self.call.split_once(' ').unwrap();
-        (method.parse().unwrap(), path)
-    }
-
-    fn is_said_in(&self, words: &str) -> bool {
-        self.state
-            .as_ref()
-            .is_some_and(|state| state.contains(words))
-    }
-}
-
-#[tokio::test]
-async fn the_simulator_answers_as_the_real_processor_did() {
-    let mut settings = Settings::default();
-    settings.limits.health_window = Duration::from_secs(60);
-    let simulator = started(settings).await;
-    for (number, recorded) in recorded().iter().enumerate() {
-        let (method, path) = recorded.parts();
-        let told = format!("{number}: {} {:?}", recorded.call, recorded.body);
-        if recorded.is_said_in("five at once") {
-            // The one before has had the call of this window, and two more wait.
-            for _ in 0..2 {
-                let health = simulator.request(Method::GET, path).send();
-                tokio::spawn(health);
-            }
-            until("two calls wait", || {
-                simulator.running.processor.waiting_for_health() == 2
-            })
-            .await;
-        }
-        if recorded.is_said_in("its database is away") {
-            let fail_with_text = 1.0;
-            let faults = Faults {
-                fail_with_text,
-                ..Faults::default()
-            };
-            simulator.running.processor.set_faults(faults).unwrap();
-        }
-        let mut request = simulator.request(method.clone(), path);
-        for (name, value) in &recorded.headers {
-            request = request.header(name, value);
-        }
-        if let Some(body) = &recorded.body {
-            if recorded.note.is_none() {
-                request = request.header("Content-Type", "application/json");
-            }
-            request = request.body(body.clone());
-        }
-        let reply = request.send().await.unwrap();
-        assert_eq!(reply.status().as_u16(), recorded.answer.status, "{told}");
-        let headers = reply.headers().clone();
-        for (name, value) in &recorded.answer.headers {
-            assert_eq!(
-                headers.get(name).map(|it| it.to_str().unwrap()),
-                Some(value.as_str()),
-                "{told}"
-            );
-        }
-        for name in ["Date", "Server"] {
-            assert!(headers.contains_key(name), "{told}: no {name}");
-        }
-        for name in ["Content-Type", "Transfer-Encoding", "Retry-After", "Allow"] {
-            let is_there = recorded.answer.headers.contains_key(name);
-            assert_eq!(headers.contains_key(name), is_there, "{told}: {name}");
-        }
-        let body = reply.text().await.unwrap();
-        match recorded.answer.body.as_str() {
-            left_out if left_out.contains("<some") || left_out.contains("<the error") => {
-                let said: Value = serde_json::from_str(&body).unwrap();
-                let message = said["message"].as_str().unwrap();
-                assert!(
-                    message.len() >= TRACE_CHARS && message.contains('"'),
-                    "{told}: {body}"
-                );
-            }
-            left_out if left_out.contains("<a short text") => {
-                assert!(!body.is_empty() && body.len() < 100, "{told}: {body}");
-            }
-            expected => assert_eq!(body, expected, "{told}"),
-        }
-    }
-}
+const ID: Uuid = Uuid::from_u128(0x4a79_01b8_7d26_4d9d_aa19_0000_0000_0007);
 
 /// The text of a reply, with something in the places of what was left out of the recording.
 fn whole(recorded: &Recorded, id: Uuid) -> String {
@@ -267,7 +154,6 @@ fn every_reply_of_the_real_processor_is_read() {
 
 #[test]
 fn a_record_is_read_however_it_is_written() {
-    let id = id(7);
     let time = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
     let noon = time("2026-07-15T12:34:56Z");
     let exact = time("2026-07-15T12:34:56.123456Z");
@@ -276,14 +162,14 @@ fn a_record_is_read_however_it_is_written() {
             .header("content-type", media_type)
             .body(())
             .unwrap();
-        read_lookup(id, &head, Some(body.as_bytes()))
+        read_lookup(ID, &head, Some(body.as_bytes()))
     };
     let found = |amount: &str, requested_at| Lookup::Found {
         amount: Some(amount.parse().unwrap()),
         requested_at,
     };
     let written = |amount: &str, at: &str| {
-        format!(r#"{{"correlationId":"{id}","amount":{amount},"requestedAt":"{at}"}}"#)
+        format!(r#"{{"correlationId":"{ID}","amount":{amount},"requestedAt":"{at}"}}"#)
     };
     let json = "application/json";
     for (at, expected) in [
@@ -354,7 +240,7 @@ fn a_record_is_read_however_it_is_written() {
             "{media_type}"
         );
     }
-    let upper = id.to_string().to_uppercase();
+    let upper = ID.to_string().to_uppercase();
     for body in [
         format!(
             r#" {{ "requestedAt" : "2026-07-15T12:34:56", "fee": {{}}, "amount" : 1.0, "correlationId" : "{upper}" }} "#
@@ -376,7 +262,7 @@ fn a_record_is_read_however_it_is_written() {
     assert_eq!(
         read(
             json,
-            &written("1", "2026-07-15T12:34:56").replace(&id.to_string(), &Uuid::nil().to_string())
+            &written("1", "2026-07-15T12:34:56").replace(&ID.to_string(), &Uuid::nil().to_string())
         ),
         Lookup::OtherId(Uuid::nil())
     );
@@ -387,7 +273,7 @@ fn a_record_is_read_however_it_is_written() {
         (json, written("\"much\"", "2026-07-15T12:34:56")),
         (
             json,
-            format!(r#"{{"correlationId":"{id}","error":"timeout"}}"#),
+            format!(r#"{{"correlationId":"{ID}","error":"timeout"}}"#),
         ),
         (json, written("1", "2026-07-15T12:34:56")[1..].to_owned()),
         ("text/plain", written("1", "2026-07-15T12:34:56")),
@@ -411,12 +297,7 @@ fn retry_after_is_read_in_seconds_and_as_a_date() {
         let head = date
             .into_iter()
             .fold(head, |head, date| head.header("Date", date));
-        let reply = read_post(
-            id(7),
-            &head.body(()).unwrap(),
-            Some(b"Too many requests"),
-            now,
-        );
+        let reply = read_post(ID, &head.body(()).unwrap(), Some(b"Too many requests"), now);
         reply.retry_after().map(|time| time.as_secs())
     };
     for (value, date, expected) in [
@@ -443,28 +324,4 @@ fn retry_after_is_read_in_seconds_and_as_a_date() {
     ] {
         assert_eq!(read(value, date), expected, "{value} {date:?}");
     }
-}
-
-#[tokio::test]
-async fn a_second_payment_is_refused_in_two_chunks() {
-    let simulator = started(Settings::default()).await;
-    assert_eq!(simulator.posted(id(1)).await.0, 200);
-    let mut stream = TcpStream::connect(simulator.running.addr).await.unwrap();
-    let body = format!(
-        r#"{{"correlationId":"{}","amount":19.9,"requestedAt":"2026-07-15T12:34:56Z"}}"#,
-        id(1)
-    );
-    let request = format!(
-        "POST /payments HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut reply = String::new();
-    stream.read_to_string(&mut reply).await.unwrap();
-    let (head, body) = reply.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 422 "), "{head}");
-    assert!(
-        body.starts_with("B\r\n{\"message\":\r\n") && body.ends_with("\r\n0\r\n\r\n"),
-        "{body}"
-    );
 }

@@ -1,4 +1,4 @@
-//! The command line of `payment-proxy simulate-processor`.
+//! The command line of `processor-simulator`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

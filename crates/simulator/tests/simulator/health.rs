@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use payment_proxy::simulator::{Limits, Settings};
 use serde_json::{Value, json};
+use simulator::{Limits, Settings};
 
 use crate::client::{client, started};
 

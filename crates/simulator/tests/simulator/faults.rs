@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use payment_proxy::simulator::{Faults, Settings};
 use reqwest::Method;
 use serde_json::{Value, json};
+use simulator::{Faults, Settings};
 
-use crate::client::{Simulator, client, id, started, until};
+use crate::client::{Simulator, client, id, plain, started, until};
 
 async fn with(faults: Faults) -> Simulator {
     started(Settings {
@@ -167,7 +167,7 @@ async fn a_new_connection_can_be_reset() {
 #[tokio::test]
 async fn in_an_outage_connections_are_refused_and_open_ones_are_cut() {
     let simulator = started(Settings::default()).await;
-    let pooled = payment_proxy::tls::plain().build().expect("a client");
+    let pooled = plain().build().unwrap();
     let lookup = format!("{}/payments/{}", simulator.running.url(), id(1));
     assert_eq!(pooled.get(&lookup).send().await.unwrap().status(), 404);
     let hanging = Faults {
