@@ -11,16 +11,19 @@ WORKDIR /build
 # The dependencies alone, behind an empty program: this layer stays until Cargo.lock changes.
 # Of the simulator cargo reads the manifest, nothing else.
 COPY Cargo.toml Cargo.lock build.rs ./
+COPY crates/router/Cargo.toml crates/router/
 COPY crates/simulator/Cargo.toml crates/simulator/
 COPY scripts/release.sh scripts/
-RUN mkdir -p src crates/simulator/src && echo 'fn main() {}' >src/main.rs && touch src/lib.rs crates/simulator/src/lib.rs \
+RUN mkdir -p src crates/router/src crates/simulator/src && echo 'fn main() {}' >src/main.rs \
+    && touch src/lib.rs crates/router/src/lib.rs crates/simulator/src/lib.rs \
     && scripts/release.sh && rm -r src
 
 # `touch`: cargo compares times, and the files may be older than the empty program.
 COPY .sqlx .sqlx
 COPY migrations migrations
+COPY crates/router crates/router
 COPY src src
-RUN touch src/lib.rs src/main.rs && scripts/release.sh
+RUN touch crates/*/src/lib.rs src/lib.rs src/main.rs && scripts/release.sh
 
 FROM $DEBIAN_IMAGE
 COPY --from=build /build/target/release/payment-proxy /usr/local/bin/payment-proxy

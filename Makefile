@@ -22,7 +22,7 @@ load: ## the contest's minute against port 9999, then an audit of what came of e
 	@scripts/load.sh
 
 routing-bench: ## what the router earns in simulated scenarios, against an oracle and simpler policies
-	@cargo run --quiet --release --locked --example routing_bench
+	@cargo run --quiet --release --locked --package router --example routing_bench
 
 bench: ## the service in the contest's box, measured; LINES="public cpu ..." SECONDS=... RATE=... TURNS=... choose
 	@BENCH_LINES='$(LINES)' BENCH_SECONDS='$(SECONDS)' BENCH_RATE='$(RATE)' BENCH_ROWS='$(ROWS)' BENCH_TURNS='$(TURNS)' scripts/bench.sh

@@ -8,10 +8,10 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use payment_proxy::payment::Payment;
-use payment_proxy::route::{Decision, Event, Policy, Queue, Router, Terms, Time, Verdict};
 use payment_proxy::summary::pieces;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use router::{Decision, Event, Policy, Queue, Router, Terms, Time, Verdict};
 use rust_decimal::Decimal;
 
 /// Time between two payments: 5,000 a second.

@@ -15,8 +15,9 @@ use payment_proxy::config::{DatabaseSettings, QueueDurability};
 use payment_proxy::database::{self, Pools};
 use payment_proxy::payment::Payment;
 use payment_proxy::room::Room;
-use payment_proxy::route::{Policy, Router, SharedRouter, Terms};
+use payment_proxy::route;
 use payment_proxy::settle::{Ended, record};
+use router::{Policy, Router, Terms};
 use rust_decimal::Decimal;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
@@ -128,7 +129,8 @@ async fn post(pools: &Pools) -> anyhow::Result<(usize, Duration)> {
         name: "default".to_owned(),
         fee: Decimal::new(5, 2),
     }];
-    let router = SharedRouter::new(Router::new(Policy::default(), terms, Duration::ZERO));
+    let router = Router::new(Policy::default(), terms, Duration::ZERO);
+    let router = route::share(router, &Arc::default());
     let room = Arc::new(Room::new(NonZeroU64::MAX));
     let acceptor = Acceptor::start(
         &pools.accepts,

@@ -12,6 +12,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use router::{Event, SharedRouter};
 use rust_decimal::Decimal;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use sqlx::{PgConnection, PgPool};
@@ -27,7 +28,6 @@ use crate::deployment::Admission;
 use crate::metrics::COUNTS;
 use crate::payment::Payment;
 use crate::room::Room;
-use crate::route::{Event, SharedRouter};
 use crate::worker::{OnArrival, Worker};
 
 /// Payments in one INSERT, at most.
@@ -674,6 +674,11 @@ async fn find(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_router_leaves_room_for_eight_spaced_commits_at_once() {
+        assert_eq!(router::Policy::default().room_for, 8 * ACCEPT_PACE);
+    }
 
     /// Commits of so many payments, so far apart, for a second. Returns how many of them were followed by a pause.
     fn paced(pace: &mut Pace, begin: Instant, count: usize, apart: Duration) -> usize {

@@ -16,6 +16,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use router::{Explanation, ProcessorReport};
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::Mutex;
@@ -27,7 +28,6 @@ use crate::database::Look;
 use crate::deployment::INSTANCE_TTL;
 use crate::in_doubt;
 use crate::payment::format_time;
-use crate::route::{Explanation, ProcessorReport};
 use crate::switch::{self, Switch};
 
 /// A payment that was accepted longer ago than this and is still open is reported.

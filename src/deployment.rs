@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use router::{Event, SharedRouter};
 use sqlx::postgres::PgListener;
 use sqlx::{Connection, Executor, PgPool};
 use tokio::sync::Notify;
@@ -27,7 +28,7 @@ use crate::charge::HEALTH_TIMEOUT;
 use crate::claim::interval;
 use crate::clock::{DatabaseClock, WATCH_GAP};
 use crate::database::{Outage, Session, within};
-use crate::route::{Event, SharedRouter};
+use crate::route::Recovered;
 use crate::worker::Processor;
 
 /// The longest time between two looks at what the other instances wrote. A hint (NOTIFY) makes it a few
@@ -66,6 +67,8 @@ pub struct Member {
     pub processors: Arc<Vec<Processor>>,
     /// Learns what is read.
     pub router: SharedRouter,
+    /// What the router finds to be back.
+    pub recovered: Arc<Recovered>,
     /// What this instance finds in itself; written down with each sign of life.
     pub own: Arc<OwnAttention>,
 }
@@ -83,7 +86,7 @@ impl Member {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = async { hint.notified().await; tokio::time::sleep(SYNC_PAUSE).await } => {}
-                recovered = self.router.recovered() => {
+                recovered = self.recovered.next() => {
                     self.tell_recovered(&recovered).await;
                     pause = Duration::ZERO;
                     continue;

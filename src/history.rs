@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use router::{BreakerState, Explanation, SharedRouter};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use tokio::sync::mpsc;
@@ -26,7 +27,6 @@ use crate::clock::DatabaseClock;
 use crate::database::within;
 use crate::metrics::COUNTS;
 use crate::room::Room;
-use crate::route::{BreakerState, Explanation, SharedRouter};
 
 /// The time between two looks at the counters of this instance.
 pub const OBSERVED_EVERY: Duration = Duration::from_secs(1);
@@ -411,7 +411,7 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route::{Event, Policy, Router, Terms};
+    use router::{Event, Policy, Router, Terms};
 
     #[test]
     fn what_is_seen_in_a_minute_is_added_up_and_told_when_it_is_over() {

@@ -12,7 +12,7 @@
 //!
 //! The modules are these stages, in order: [`payment`] and [`http`] read what a client asks for,
 //! [`accept`] puts it into the queue where there is [`room`], [`claim`] takes it out for the length of a lease, [`route`]
-//! chooses the processor, [`charge`] calls it and judges what the reply proves, [`settle`] writes the
+//! chooses the processor (by the crate `router`), [`charge`] calls it and judges what the reply proves, [`settle`] writes the
 //! end down, [`summary`] adds up. [`worker`] moves payments along, several of them [`together`] where nobody waits,
 //! [`deployment`] is what the instances know of each other, [`serve`] is an instance from start to end. What is seen of it from outside: [`metrics`] and
 //! [`census`] in numbers, [`attention`] in what wants an operator, [`history`] in what was, [`trace`] payment by payment,

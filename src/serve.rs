@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use router::{Policy, Router, Terms};
 use sqlx::PgPool;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
@@ -32,7 +33,7 @@ use crate::http::{Api, Limits};
 use crate::in_doubt;
 use crate::metrics::Scrape;
 use crate::room::Room;
-use crate::route::{Policy, Router, SharedRouter, Terms};
+use crate::route;
 use crate::settle::{self, Returned, SETTLE_BACKLOG};
 use crate::telemetry;
 use crate::telemetry::LOG_DRAIN;
@@ -86,11 +87,9 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
             fee: processor.fee,
         })
         .collect();
-    let router = SharedRouter::new(Router::new(
-        Policy::default(),
-        terms.clone(),
-        Duration::ZERO,
-    ));
+    let recovered = Arc::default();
+    let router = Router::new(Policy::default(), terms.clone(), Duration::ZERO);
+    let router = route::share(router, &recovered);
     let admission = Arc::new(Admission::new());
     let pools = Pools::admitted(&settings.database, Arc::clone(&admission));
     let stop = Arc::new(Stop::default());
@@ -268,6 +267,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         clock,
         processors,
         router,
+        recovered,
         own,
     });
     let (member_stop, member_calls) = (stop.draining.clone(), calls.clone());

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering}
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
+use router::{Permit, Queue, SharedRouter};
 use sqlx::PgPool;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::task::TaskTracker;
@@ -22,7 +23,6 @@ use crate::database::{Outage, RETRY_PAUSE, within};
 use crate::deployment::Admission;
 use crate::metrics::COUNTS;
 use crate::restored::{self, Asked};
-use crate::route::{Permit, Queue, SharedRouter};
 use crate::settle::{Ended, Returned};
 use crate::together::{Begin, CHARGE_PAUSE, Together};
 

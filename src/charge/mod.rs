@@ -14,6 +14,7 @@ mod verdict;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use router::Permit;
 use tokio_util::sync::CancellationToken;
 
 pub use client::{HEALTH_TIMEOUT, LOOKUP_TIMEOUT, Posted, ProcessorClient, SUMMARY_TIMEOUT};
@@ -26,7 +27,6 @@ pub use reading::{
 pub use verdict::{Documented, Lookup, RECORD_TIME_LIMIT, Reply, Verdict, is_near, judge};
 
 use crate::claim::{Claim, EarlierAttempt};
-use crate::route::{self, Permit};
 use crate::trace::Attempt;
 
 /// The pause before a doubtful payment is looked at again, doubled with every attempt.
@@ -234,18 +234,18 @@ fn decide(verdict: Verdict, seen: String, earlier: Option<EarlierAttempt>) -> Ou
 }
 
 /// What the router learns from a verdict. Whoever asks to be left alone is, whatever else it said.
-fn signal(verdict: &Verdict, retry_after: Option<Duration>) -> route::Verdict {
+fn signal(verdict: &Verdict, retry_after: Option<Duration>) -> router::Verdict {
     match verdict {
         // A refusal is an answer about the payment, not a fault of the processor.
         Verdict::Charged { .. } | Verdict::Mismatch { .. } | Verdict::Refused { .. } => {
-            route::Verdict::Charged
+            router::Verdict::Charged
         }
-        Verdict::Declined => route::Verdict::Declined,
+        Verdict::Declined => router::Verdict::Declined,
         Verdict::NotSent { .. } | Verdict::Unknown if let Some(retry_after) = retry_after => {
-            route::Verdict::Throttled { retry_after }
+            router::Verdict::Throttled { retry_after }
         }
-        Verdict::NotSent { .. } => route::Verdict::NotSent,
-        Verdict::Unknown => route::Verdict::Unknown,
+        Verdict::NotSent { .. } => router::Verdict::NotSent,
+        Verdict::Unknown => router::Verdict::Unknown,
     }
 }
 

@@ -14,6 +14,7 @@ use hyper::header::{
     TRANSFER_ENCODING,
 };
 use hyper::{Response, StatusCode};
+use router::MAX_RETRY_AFTER;
 use rust_decimal::Decimal;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -22,7 +23,6 @@ use uuid::Uuid;
 
 use super::verdict::{Documented, Lookup, Reply};
 use crate::payment::parse_amount;
-use crate::route::MAX_RETRY_AFTER;
 
 /// Characters of a reply that a dead letter keeps.
 const MAX_REASON_CHARS: usize = 500;

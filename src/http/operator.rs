@@ -10,6 +10,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::middleware;
 use axum::response::IntoResponse;
 use axum::{Json, Router};
+use router::{Explanation, SharedRouter};
 use serde::Deserialize;
 use sqlx::PgPool;
 use utoipa::ToSchema;
@@ -28,7 +29,6 @@ use crate::attention::Item;
 use crate::config::OperatorToken;
 use crate::in_doubt::Author;
 use crate::metrics::Scrape;
-use crate::route::{Explanation, SharedRouter};
 use crate::switch::{self, Switch};
 
 /// What Prometheus asks for. Its token opens nothing else.

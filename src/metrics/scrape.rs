@@ -10,6 +10,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::registry::Registry;
+use router::{BreakerState, Explanation, ProcessorReport, SharedRouter};
 use sqlx::PgPool;
 
 use super::series::Gauge;
@@ -17,7 +18,6 @@ use super::{COUNTS, PREFIX};
 use crate::attention::{self, Attention, Item, OwnAttention, RecentLook, Severity};
 use crate::census::Census;
 use crate::database::Pools;
-use crate::route::{BreakerState, Explanation, ProcessorReport, SharedRouter};
 
 /// What a scrape looks at.
 pub struct Scrape {

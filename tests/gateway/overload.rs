@@ -10,9 +10,10 @@ use payment_proxy::config::QueueDurability;
 use payment_proxy::database::{ACCEPT_CONNECTIONS, Pools};
 use payment_proxy::http::ProblemKind;
 use payment_proxy::room::Room;
-use payment_proxy::route::{Policy, Router, SharedRouter};
+use payment_proxy::route;
 use reqwest::StatusCode;
 use reqwest::header::RETRY_AFTER;
+use router::{Policy, Router};
 use uuid::Uuid;
 
 use crate::support::{
@@ -227,7 +228,8 @@ async fn a_connection_that_ends_while_it_commits_leaves_the_outcome_unknown() {
 async fn beyond_the_backlog_payments_are_refused_at_once() {
     let database = Database::migrated().await;
     let pools = Pools::new(&database.settings(QueueDurability::Unlogged));
-    let router = SharedRouter::new(Router::new(Policy::default(), Vec::new(), Duration::ZERO));
+    let router = Router::new(Policy::default(), Vec::new(), Duration::ZERO);
+    let router = route::share(router, &Arc::default());
     let room = Arc::new(Room::new(NonZeroU64::MAX));
     let acceptor = Acceptor::start(
         &pools.accepts,

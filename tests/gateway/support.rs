@@ -18,12 +18,13 @@ use payment_proxy::config::{
 use payment_proxy::database::{self, Pools};
 use payment_proxy::http::ProblemKind;
 use payment_proxy::payment::Payment;
-use payment_proxy::route::{Policy, Router, SharedRouter, Terms};
+use payment_proxy::route;
 use payment_proxy::settle::{Ended, Returned};
 use payment_proxy::together::Together;
 use payment_proxy::worker::{Depth, Processor, Worker};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, Response, StatusCode};
+use router::{Policy, Router, Terms};
 use rust_decimal::Decimal;
 use serde_json::Value;
 use simulator::{self, Running};
@@ -530,7 +531,10 @@ impl Bench {
             admission: std::sync::Arc::new(payment_proxy::deployment::Admission::unconditional()),
             clock: std::sync::Arc::new(watched_clock(terms)),
             processors: std::sync::Arc::new(processors.collect()),
-            router: SharedRouter::new(Router::new(Policy::default(), terms_of, Duration::ZERO)),
+            router: route::share(
+                Router::new(Policy::default(), terms_of, Duration::ZERO),
+                &std::sync::Arc::default(),
+            ),
             ended: sender,
             returned: std::sync::Arc::new(Returned::new(std::sync::Arc::clone(&wake))),
             wake,

@@ -6,8 +6,9 @@ use std::time::Duration;
 use payment_proxy::charge::{Stop, charge, resolve};
 use payment_proxy::claim::{Claim, LeaseTerms};
 use payment_proxy::clock::DatabaseClock;
-use payment_proxy::route::{Policy, Router, SharedRouter, Terms};
+use payment_proxy::route;
 use payment_proxy::settle::Ended;
+use router::{Policy, Router, Terms};
 use rust_decimal::Decimal;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -171,12 +172,13 @@ pub fn index_of(sites: &[Site], name: &str) -> usize {
 }
 
 /// A permit of a router that knows of no trouble: the sequence decides who is sent where.
-fn permit() -> payment_proxy::route::Permit {
+fn permit() -> router::Permit {
     let terms = Terms {
         name: "any".to_owned(),
         fee: Decimal::ZERO,
     };
-    SharedRouter::new(Router::new(Policy::default(), vec![terms], Duration::ZERO))
+    let router = Router::new(Policy::default(), vec![terms], Duration::ZERO);
+    route::share(router, &Arc::default())
         .try_permit(0)
         .expect("a new router has room")
 }

@@ -10,6 +10,7 @@ use axum::routing::get;
 use axum::{Extension, Router};
 use chrono::Utc;
 use futures_util::{Stream, StreamExt, stream};
+use router::SharedRouter;
 use sqlx::PgPool;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +24,6 @@ use crate::attention::{self, OwnAttention};
 use crate::database::{Look, Outage};
 use crate::http::OperatorApi;
 use crate::http::session::SessionId;
-use crate::route::SharedRouter;
 
 /// The time between two snapshots.
 pub(super) const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);

@@ -2,6 +2,7 @@
 //! or a connection that is made anew, needs no repair.
 
 use chrono::{DateTime, Utc};
+use router::Explanation;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -10,7 +11,6 @@ use super::simulation::Simulation;
 use super::window::Columns;
 use crate::attention::Item;
 use crate::census::Census;
-use crate::route::Explanation;
 use crate::switch::Switch;
 
 /// The service at one moment.

@@ -3,9 +3,8 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
+use router::breaker::State;
 use serde::Serialize;
-
-use crate::route::breaker::State;
 
 /// Seconds that the charts show.
 pub(super) const WINDOW_SECONDS: usize = 120;

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use crate::accept::ACCEPT_PACE;
-
 /// The longest time for which a processor that says `Retry-After` is left alone. A longer one is cut to this, so that
 /// no header takes a processor out of use for good.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
@@ -117,7 +115,7 @@ impl Default for Policy {
             shared_cap: 780,
             floor: 32,
             headroom: 3.0,
-            room_for: ACCEPT_PACE.saturating_mul(8),
+            room_for: Duration::from_millis(32),
             drain_within: Duration::from_secs(1),
             failures_to_open: 10,
             probe_every: Duration::from_millis(100),

@@ -2,7 +2,8 @@
 //!
 //! [`Router`] is a pure core: it is told what happened ([`Router::observe`]) and asked what to do with the
 //! next payment ([`Router::decide`]); time and randomness are arguments. [`SharedRouter`] puts it behind a
-//! lock for the service and hands out [`Permit`]s that find their own way back.
+//! lock for the threads of an instance and hands out [`Permit`]s that find their own way back; it is given a
+//! clock, a source of randomness, and whom to tell of a breaker that changed.
 //!
 //! For each processor that can take a payment the router computes a [utility](utility::utility) in shares
 //! of the amount: what is left after the fee, less the price of its latency, of failed attempts, of waiting

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use payment_proxy::route::Policy;
+use router::Policy;
 use simulation::chooser::{Rule, Ruled, shipped};
 use simulation::oracle;
 use simulation::outcome::{Histogram, Outcome};

@@ -1,37 +1,32 @@
 //! The router behind a lock, and permits that find their own way back.
 
 use std::sync::PoisonError;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use tokio::sync::Notify;
 
 use super::sync::{Arc, Mutex, MutexGuard};
 use super::{Decision, Event, Explanation, Queue, Router, StateChange, Time, Verdict};
-use crate::metrics::COUNTS;
 
-/// A [`Router`] for all tasks of an instance, with the monotonic clock and randomness.
+/// A [`Router`] for all tasks of an instance.
 #[derive(Clone)]
 pub struct SharedRouter {
     shared: Arc<Shared>,
 }
 
+type Clock = dyn Fn() -> Time + Send + Sync;
+type OnChange = dyn Fn(&str, StateChange) + Send + Sync;
+
 struct Shared {
     /// Held for about a microsecond per decision, never across an await.
     state: Mutex<Deciding>,
-    /// The moment in which the router's time was `origin`.
-    epoch: Instant,
-    origin: Time,
-    /// Woken when a processor is back.
-    news: Notify,
+    clock: Box<Clock>,
+    on_change: Box<OnChange>,
 }
 
 struct Deciding {
     router: Router,
     rng: SmallRng,
-    /// Processors that have come back, each once, until somebody asks.
-    recovered: Vec<usize>,
 }
 
 /// What [`SharedRouter::plan`] comes to.
@@ -44,20 +39,21 @@ pub struct Plan {
 }
 
 impl SharedRouter {
-    /// Shares a router, whose time goes on from here.
-    pub fn new(router: Router) -> Self {
-        let origin = router.now();
-        let state = Mutex::new(Deciding {
-            router,
-            rng: SmallRng::from_rng(&mut rand::rng()),
-            recovered: Vec::new(),
-        });
+    /// Shares a router that decides by `rng`.
+    ///
+    /// `clock` tells the time. `on_change` is told of each change of a breaker, with the name of its processor; it is
+    /// called after the decision, by the thread whose event brought the change about.
+    pub fn new(
+        router: Router,
+        rng: SmallRng,
+        clock: impl Fn() -> Time + Send + Sync + 'static,
+        on_change: impl Fn(&str, StateChange) + Send + Sync + 'static,
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
-                state,
-                epoch: Instant::now(),
-                origin,
-                news: Notify::new(),
+                state: Mutex::new(Deciding { router, rng }),
+                clock: Box::new(clock),
+                on_change: Box::new(on_change),
             }),
         }
     }
@@ -70,7 +66,7 @@ impl SharedRouter {
             retry_in: None,
         };
         let mut deciding = self.lock();
-        let Deciding { router, rng, .. } = &mut *deciding;
+        let Deciding { router, rng } = &mut *deciding;
         for granted in 0..want {
             let ahead = Queue {
                 waiting: queue.waiting.saturating_sub(granted as u64),
@@ -98,36 +94,16 @@ impl SharedRouter {
         Some(self.permit(processor, probe, None))
     }
 
-    /// Learns from what has happened. A breaker that changes its state is logged here, once.
+    /// Learns from what has happened.
     pub fn observe(&self, event: Event) {
         let now = self.now();
         let mut deciding = self.lock();
         if let Some(change) = deciding.router.observe(event, now) {
-            let name = deciding
-                .router
-                .name(change.processor)
-                .unwrap_or_default()
-                .to_owned();
-            let recovered = change.recovered();
-            if let Some(processor) = recovered
-                && !deciding.recovered.contains(&processor)
-            {
-                deciding.recovered.push(processor);
-            }
+            let name = deciding.router.name(change.processor);
+            let name = name.unwrap_or_default().to_owned();
             drop(deciding);
-            if recovered.is_some() {
-                self.shared.news.notify_one();
-            }
-            COUNTS.breaker_changed(&name, change.change.to.as_str());
-            log(&name, change);
+            (self.shared.on_change)(&name, change);
         }
-    }
-
-    /// Waits until an attempt of this instance has shown that processors are back that it had given up, and
-    /// returns them, each once. One task may wait.
-    pub async fn recovered(&self) -> Vec<usize> {
-        self.shared.news.notified().await;
-        std::mem::take(&mut self.lock().recovered)
     }
 
     /// What the router knows, and why it decided as it did.
@@ -148,7 +124,7 @@ impl SharedRouter {
     }
 
     fn now(&self) -> Time {
-        self.shared.origin + self.shared.epoch.elapsed()
+        (self.shared.clock)()
     }
 
     fn lock(&self) -> MutexGuard<'_, Deciding> {
@@ -158,18 +134,6 @@ impl SharedRouter {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn log(processor: &str, StateChange { change, .. }: StateChange) {
-    tracing::info!(
-        processor.name = processor,
-        breaker.from = change.from.as_str(),
-        breaker.to = change.to.as_str(),
-        breaker.reason = %change.reason,
-        "the breaker of {processor} is now {}: {}",
-        change.to.as_str().replace('_', " "),
-        change.reason,
-    );
 }
 
 /// The right to have one payment in flight at a processor. It gives itself back, whatever happens to the

@@ -1,15 +1,28 @@
 //! Permits under threads: never more than the cap, and none is lost.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Instant;
 
-use payment_proxy::route::{Event, Policy, Queue, Router, SharedRouter, Time, Verdict};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use router::breaker::State;
+use router::{Event, Policy, Queue, Router, SharedRouter, Time, Verdict};
 
 use crate::simulation::chooser::terms;
 
 const THREADS: u32 = 8;
 const ROUNDS: u32 = 400;
 const INSTANCES: u32 = 4;
+
+/// A router for processors with these fees.
+pub(crate) fn shared(policy: Policy, fees: &[f64]) -> SharedRouter {
+    let begun_at = Instant::now();
+    let router = Router::new(policy, terms(fees), Time::ZERO);
+    let rng = SmallRng::seed_from_u64(2026);
+    SharedRouter::new(router, rng, move || begun_at.elapsed(), |_, _| {})
+}
 
 fn queue() -> Queue {
     Queue {
@@ -22,7 +35,7 @@ fn queue() -> Queue {
 fn threads_never_exceed_the_cap_and_leak_no_permit() {
     let policy = Policy::default();
     let cap = policy.shared_cap / INSTANCES;
-    let shared = SharedRouter::new(Router::new(policy, terms(&[0.05, 0.15]), Time::ZERO));
+    let shared = shared(policy, &[0.05, 0.15]);
     shared.observe(Event::Instances { alive: INSTANCES });
     let out = [AtomicU32::new(0), AtomicU32::new(0)];
     let (shared, out) = (&shared, &out);
@@ -72,7 +85,7 @@ fn threads_never_exceed_the_cap_and_leak_no_permit() {
 
 #[test]
 fn a_permit_comes_back_when_the_task_that_holds_it_panics() {
-    let shared = SharedRouter::new(Router::new(Policy::default(), terms(&[0.05]), Time::ZERO));
+    let shared = shared(Policy::default(), &[0.05]);
     let panicking = shared.clone();
     let result = thread::spawn(move || {
         let plan = panicking.plan(5, queue());
@@ -90,7 +103,7 @@ fn a_permit_comes_back_when_the_task_that_holds_it_panics() {
 
 #[test]
 fn instances_share_the_cap() {
-    let shared = SharedRouter::new(Router::new(Policy::default(), terms(&[0.05]), Time::ZERO));
+    let shared = shared(Policy::default(), &[0.05]);
     let mut pinned = Vec::new();
     while let Some(permit) = shared.try_permit(0) {
         pinned.push(permit);
@@ -101,4 +114,36 @@ fn instances_share_the_cap() {
     assert!(shared.try_permit(0).is_none());
     pinned.pop();
     assert!(shared.try_permit(0).is_some());
+}
+
+#[test]
+fn whoever_shares_a_router_is_told_once_of_each_change_of_a_breaker() {
+    let changes = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&changes);
+    let router = Router::new(Policy::default(), terms(&[0.05, 0.15]), Time::ZERO);
+    let rng = SmallRng::seed_from_u64(2026);
+    let shared = SharedRouter::new(
+        router,
+        rng,
+        || Time::ZERO,
+        move |name, change| told.lock().unwrap().push((name.to_owned(), change)),
+    );
+    let failing = |failing| Event::Health {
+        processor: 1,
+        failing,
+        min_response_time: Time::ZERO,
+    };
+    for report in [false, true, true, false] {
+        shared.observe(failing(report));
+    }
+    let changes = changes.lock().unwrap();
+    let told: Vec<_> = changes
+        .iter()
+        .map(|(name, change)| (name.as_str(), change.processor, change.change.to))
+        .collect();
+    let expected = [
+        ("processor-1", 1, State::Open),
+        ("processor-1", 1, State::HalfOpen),
+    ];
+    assert_eq!(told, expected);
 }

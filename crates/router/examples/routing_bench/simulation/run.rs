@@ -4,9 +4,9 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
-use payment_proxy::route::{Decision, Event, Queue, Verdict};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use router::{Decision, Event, Queue, Verdict};
 
 use super::chooser::Chooser;
 use super::outcome::{AUDIT_LAG, Outcome, Sample};

@@ -1,9 +1,9 @@
 //! The policies that are compared: the shipped router, and the ones that it has to beat.
 
-use payment_proxy::route::breaker::State;
-use payment_proxy::route::{Decision, Event, Policy, Queue, Router, Terms, Time, Verdict};
 use rand::rngs::SmallRng;
 use rand_distr::{Beta, Distribution};
+use router::breaker::State;
+use router::{Decision, Event, Policy, Queue, Router, Terms, Time, Verdict};
 use rust_decimal::Decimal;
 use rust_decimal::prelude::FromPrimitive;
 use std::time::Duration;

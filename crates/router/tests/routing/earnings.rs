@@ -1,7 +1,7 @@
 //! What the shipped policy earns, as a share of what an oracle could earn. The seeds are neither those on
 //! which the policy was tuned nor those of the benchmark, except for the benchmark's worst.
 
-use payment_proxy::route::Policy;
+use router::Policy;
 
 use crate::simulation::chooser::{Rule, Ruled, shipped};
 use crate::simulation::oracle;

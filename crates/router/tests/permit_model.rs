@@ -1,4 +1,4 @@
-//! `src/route/permit.rs`, the shipped file, compiled against loom's locks and run in every interleaving of
+//! `src/permit.rs`, the shipped file, compiled against loom's locks and run in every interleaving of
 //! its threads: permits never exceed the cap and none is lost.
 //!
 //! loom repeats a run until all orders of its lock operations have been seen, so what a run does must not
@@ -7,12 +7,13 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use loom::thread;
-use payment_proxy::metrics;
-use payment_proxy::route::{
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use router::{
     Decision, Event, Explanation, Policy, Queue, Router, StateChange, Terms, Time, Verdict,
 };
 
-#[path = "../src/route/permit.rs"]
+#[path = "../src/permit.rs"]
 #[allow(
     dead_code,
     unreachable_pub,
@@ -55,7 +56,12 @@ impl Model {
             fee: rust_decimal::Decimal::new(5, 2),
         }];
         Arc::new(Self {
-            router: SharedRouter::new(Router::new(policy, terms, Time::ZERO)),
+            router: SharedRouter::new(
+                Router::new(policy, terms, Time::ZERO),
+                SmallRng::seed_from_u64(1),
+                || Time::ZERO,
+                |_, _| {},
+            ),
             out: AtomicU32::new(0),
         })
     }

@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use payment_proxy::route::{
-    Choice, Decision, Event, Explanation, LeftOut, Policy, Queue, Router, SharedRouter, Time,
-    Verdict,
-};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use router::{Choice, Decision, Event, Explanation, LeftOut, Policy, Queue, Router, Time, Verdict};
 
+use crate::permits::shared;
 use crate::simulation::chooser::terms;
 
 const DEFAULT: usize = 0;
@@ -135,9 +133,8 @@ fn a_decision_is_told_once_a_payment_goes_out_by_it() {
     let told = &decisions[0];
     assert_eq!((told.choice, told.age_ms), (Choice::Send, 3.0));
     assert_eq!(told.reason, "worth most");
-    let both_weighed = |other: &payment_proxy::route::Alternative| {
-        other.utility.is_some() && other.left_out.is_none()
-    };
+    let both_weighed =
+        |other: &router::Alternative| other.utility.is_some() && other.left_out.is_none();
     assert!(told.alternatives.iter().all(both_weighed), "{told:?}");
 
     // A permit of long ago, or for a processor that the payment had to go to, explains nothing.
@@ -215,11 +212,7 @@ fn of_a_processor_that_was_not_asked_for_30_s_no_chance_is_told() {
 
 #[test]
 fn the_router_that_threads_share_tells_the_decisions_of_its_permits() {
-    let shared = SharedRouter::new(Router::new(
-        Policy::default(),
-        terms(&[0.05, 0.15]),
-        Time::ZERO,
-    ));
+    let shared = shared(Policy::default(), &[0.05, 0.15]);
     // As a worker does: permits for more payments than there are.
     let mut permits = shared.plan(32, Queue::default()).permits;
     let mut permit = permits.pop().expect("a permit");

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use payment_proxy::route::breaker::State;
-use payment_proxy::route::{Decision, Event, Explanation, Policy, Queue, Router, Time, Verdict};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use router::breaker::State;
+use router::{Decision, Event, Explanation, Policy, Queue, Router, Time, Verdict};
 
 use crate::simulation::chooser::terms;
 
