@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::clock::{DatabaseClock, WATCH_GAP};
 use crate::payment::Payment;
-use crate::trace::Traceparent;
+use crate::traceparent::Traceparent;
 
 /// Payments in one claim, at most: half of what a processor takes at once, the share of one of two
 /// instances.

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::trace::Traceparent;
+use crate::traceparent::Traceparent;
 
 /// Decimal places of an amount: cents.
 pub const AMOUNT_SCALE: u32 = 2;

@@ -22,7 +22,7 @@ use crate::charge::{Outcome, doubt_pause};
 use crate::claim::{Claim, LeaseTerms, SEND_WITHIN, interval};
 use crate::database::{concerns_all, lacks_character, within};
 use crate::metrics::COUNTS;
-use crate::trace;
+use crate::trace::{self, LifeEnd, Subject};
 
 pub use held::{HELD_PAUSE, SETTLE_HELD, Unrecorded};
 
@@ -329,6 +329,20 @@ fn patience(ended: &Ended, now: Instant) -> Duration {
     }
 }
 
+fn trace_end(claim: &Claim, reason: Option<&str>, begun_at: Option<SystemTime>) {
+    let subject = Subject {
+        id: claim.payment.correlation_id,
+        client: claim.payment.traceparent,
+    };
+    let end = LifeEnd {
+        processor: &claim.processor,
+        attempts: claim.attempt,
+        accepted_at: claim.accepted_at.into(),
+        reason,
+    };
+    trace::ended(subject, &end, begun_at);
+}
+
 /// Counts and traces what was recorded by statements that began then, and logs what should not have been.
 fn observe(batch: &[Ended], anomalies: &[Anomaly], begun_at: Option<SystemTime>) {
     let now = Utc::now();
@@ -339,14 +353,14 @@ fn observe(batch: &[Ended], anomalies: &[Anomaly], begun_at: Option<SystemTime>)
                 *charged.entry(&claim.processor).or_default() += 1;
                 let age = (now - claim.accepted_at).as_seconds_f64();
                 COUNTS.settle_seconds.observe(age.max(0.0));
-                trace::ended(claim, None, begun_at);
+                trace_end(claim, None, begun_at);
             }
             Outcome::Free { .. } => COUNTS.returned_free.add(1),
             Outcome::Doubtful { .. } => COUNTS.returned_doubtful.add(1),
             Outcome::Dead { reason, held } => {
                 COUNTS.dead.add(1);
                 COUNTS.mismatches.add(u64::from(*held));
-                trace::ended(claim, Some(reason), begun_at);
+                trace_end(claim, Some(reason), begun_at);
             }
         }
     }

@@ -10,20 +10,17 @@
 
 mod resource;
 
-use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use opentelemetry::propagation::{Extractor, TextMapPropagator};
 use opentelemetry::trace::{
-    SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId, TraceState,
+    SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId,
 };
 use opentelemetry::{Context, InstrumentationScope, KeyValue};
 use opentelemetry_otlp::{Protocol, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{
     BatchSpanProcessor, Config, IdGenerator, RandomIdGenerator, SamplingDecision, ShouldSample,
     SpanData, SpanEvents, SpanExporter, SpanLinks, SpanProcessor,
@@ -31,82 +28,13 @@ use opentelemetry_sdk::trace::{
 use reqwest::Url;
 use uuid::Uuid;
 
-use crate::charge::Verdict;
-use crate::claim::Claim;
 use crate::metrics::COUNTS;
-use crate::payment::{Payment, format_time};
+use crate::traceparent::Traceparent;
 
-/// The header.
-pub const TRACEPARENT: &str = "traceparent";
 /// How long the collector has to take a batch of spans.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the last spans have to be exported when the instance stops.
 pub const TRACES_DRAIN: Duration = Duration::from_millis(500);
-
-/// A place in somebody's trace, as the header `traceparent` of the W3C gives it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Traceparent {
-    trace_id: TraceId,
-    span_id: SpanId,
-    flags: TraceFlags,
-}
-
-/// The length of a header of version 00, with which those of later versions begin
-/// (<https://www.w3.org/TR/trace-context/#versioning-of-traceparent>).
-const HEADER_BYTES: usize = 55;
-
-impl Traceparent {
-    /// Reads a header. One that is not valid is as good as none.
-    #[must_use]
-    pub fn read(header: &str) -> Option<Self> {
-        struct Header<'a>(&'a str);
-        impl Extractor for Header<'_> {
-            fn get(&self, key: &str) -> Option<&str> {
-                (key == TRACEPARENT).then_some(self.0)
-            }
-            fn keys(&self) -> Vec<&str> {
-                vec![TRACEPARENT]
-            }
-        }
-        // The library takes ids that are too short, and looks for hyphens wherever they are.
-        let bytes = header.as_bytes();
-        let mut places = bytes.iter().take(HEADER_BYTES).enumerate();
-        let well_formed = places.all(|(at, byte)| match at {
-            2 | 35 | 52 => *byte == b'-',
-            _ => byte.is_ascii_hexdigit(),
-        });
-        let later_version = !header.starts_with("00") && bytes.get(HEADER_BYTES) == Some(&b'-');
-        if !well_formed || !(bytes.len() == HEADER_BYTES || later_version) {
-            return None;
-        }
-        let context =
-            TraceContextPropagator::new().extract_with_context(&Context::new(), &Header(header));
-        let span = context.span();
-        let found = span.span_context();
-        found.is_valid().then(|| Self {
-            trace_id: found.trace_id(),
-            span_id: found.span_id(),
-            flags: found.trace_flags(),
-        })
-    }
-
-    fn context(self, remote: bool) -> SpanContext {
-        SpanContext::new(
-            self.trace_id,
-            self.span_id,
-            self.flags,
-            remote,
-            TraceState::NONE,
-        )
-    }
-}
-
-impl fmt::Display for Traceparent {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (trace, span, flags) = (self.trace_id, self.span_id, self.flags.to_u8());
-        write!(out, "00-{trace}-{span}-{flags:02x}")
-    }
-}
 
 /// Where spans go, once [`start`] was told so.
 static EXPORT: OnceLock<Export> = OnceLock::new();
@@ -178,8 +106,17 @@ pub fn now() -> Option<SystemTime> {
     EXPORT.get().map(|_| SystemTime::now())
 }
 
+/// A payment, by its id, and the place in a trace that its client named.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject {
+    /// The payment's id.
+    pub id: Uuid,
+    /// What the client sent.
+    pub client: Option<Traceparent>,
+}
+
 /// A payment was put into the queue by a post that began then.
-pub fn accepted(payment: &Payment, begun_at: Option<SystemTime>) {
+pub fn accepted(payment: Subject, begun_at: Option<SystemTime>) {
     if let Some((life, begun_at)) = Life::of(payment).zip(begun_at) {
         life.export(Step {
             name: "accept",
@@ -201,14 +138,14 @@ pub struct Attempt {
 impl Attempt {
     /// It begins now.
     #[must_use]
-    pub fn begin(claim: &Claim) -> Self {
-        let life = Life::of(&claim.payment);
+    pub fn begin(payment: Subject) -> Self {
+        let life = Life::of(payment);
         Self {
             life: life.map(|life| {
                 let span_id = life.export.ids.new_span_id();
                 (life, span_id, SystemTime::now())
             }),
-            client: claim.payment.traceparent,
+            client: payment.client,
         }
     }
 
@@ -224,39 +161,68 @@ impl Attempt {
         }
     }
 
-    /// It ended, and this is known of it.
-    pub fn end(self, claim: &Claim, verdict: &Verdict) {
+    /// It ended, and `tell` says what is known of it.
+    pub fn end(self, tell: impl FnOnce() -> AttemptEnd) {
         let Some((life, span_id, begun_at)) = self.life else {
             return;
         };
-        let status = match verdict {
-            Verdict::Charged { .. } => Status::Unset,
-            Verdict::Refused { reason } | Verdict::Mismatch { reason } => {
-                Status::error(reason.clone())
-            }
-            other => Status::error(other.as_str()),
-        };
+        let AttemptEnd {
+            processor,
+            attempt,
+            requested_at,
+            verdict,
+            error,
+        } = tell();
         life.export(Step {
             name: "charge",
             kind: SpanKind::Client,
             span_id,
             begun_at,
             attributes: vec![
-                KeyValue::new("processor.name", claim.processor.clone()),
-                KeyValue::new("payment.attempt", i64::from(claim.attempt)),
-                KeyValue::new("charge.requested_at", format_time(claim.requested_at)),
-                KeyValue::new("charge.verdict", verdict.as_str()),
+                KeyValue::new("processor.name", processor),
+                KeyValue::new("payment.attempt", i64::from(attempt)),
+                KeyValue::new("charge.requested_at", requested_at),
+                KeyValue::new("charge.verdict", verdict),
             ],
-            status,
+            status: error.map_or(Status::Unset, Status::error),
         });
     }
 }
 
-/// The life of a payment has ended: it was booked, or given up for that reason, by a statement that began then.
-pub fn ended(claim: &Claim, reason: Option<&str>, begun_at: Option<SystemTime>) {
-    let Some((life, begun_at)) = Life::of(&claim.payment).zip(begun_at) else {
+/// How an attempt ended, in words.
+#[derive(Debug)]
+pub struct AttemptEnd {
+    /// The processor that was called.
+    pub processor: String,
+    /// The number of the claim, from 1.
+    pub attempt: i32,
+    /// The time under which the processor was to record the payment.
+    pub requested_at: String,
+    /// What is proved.
+    pub verdict: &'static str,
+    /// What was wrong, where the payment was not charged.
+    pub error: Option<String>,
+}
+
+/// How the life of a payment ended.
+#[derive(Debug)]
+pub struct LifeEnd<'a> {
+    /// The processor of its last claim.
+    pub processor: &'a str,
+    /// How often it was claimed.
+    pub attempts: i32,
+    /// When it was accepted.
+    pub accepted_at: SystemTime,
+    /// Why it was given up, where it was.
+    pub reason: Option<&'a str>,
+}
+
+/// The life of a payment has ended, by a statement that began then.
+pub fn ended(payment: Subject, end: &LifeEnd<'_>, begun_at: Option<SystemTime>) {
+    let Some((life, begun_at)) = Life::of(payment).zip(begun_at) else {
         return;
     };
+    let reason = end.reason;
     life.export(Step {
         name: if reason.is_some() { "bury" } else { "settle" },
         kind: SpanKind::Client,
@@ -272,10 +238,10 @@ pub fn ended(claim: &Claim, reason: Option<&str>, begun_at: Option<SystemTime>) 
             name: "payment",
             kind: SpanKind::Internal,
             span_id: life.own.span_id,
-            begun_at: claim.accepted_at.into(),
+            begun_at: end.accepted_at,
             attributes: vec![
-                KeyValue::new("processor.name", claim.processor.clone()),
-                KeyValue::new("payment.attempts", i64::from(claim.attempt)),
+                KeyValue::new("processor.name", end.processor.to_owned()),
+                KeyValue::new("payment.attempts", i64::from(end.attempts)),
             ],
             status: reason.map_or(Status::Unset, |reason| Status::error(reason.to_owned())),
         },
@@ -301,9 +267,9 @@ struct Step {
 }
 
 impl Life {
-    fn of(payment: &Payment) -> Option<Self> {
+    fn of(payment: Subject) -> Option<Self> {
         let export = EXPORT.get()?;
-        let (id, client) = (payment.correlation_id, payment.traceparent);
+        let Subject { id, client } = payment;
         let trace_id = client.map_or(TraceId::from(id.as_u128()), |client| client.trace_id);
         let parent =
             client.map(|client| Context::new().with_remote_span_context(client.context(true)));
@@ -410,27 +376,6 @@ impl<E: SpanExporter> SpanExporter for Reporting<E> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_traceparent_is_read_as_the_w3c_says_and_written_as_it_was() {
-        let valid = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        let read = Traceparent::read(valid).expect("it is valid");
-        assert_eq!(read.to_string(), valid);
-        for invalid in [
-            "",
-            "00",
-            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
-            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e473-00f067aa0ba902b7-01",
-            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00F067AA0BA902B7-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7\u{0}01",
-            "01-0bf92f36-00f067aa0ba902b7-ff-mor-00f067aa0ba902b7-ff-more",
-        ] {
-            assert_eq!(Traceparent::read(invalid), None, "{invalid:?}");
-        }
-    }
 
     #[test]
     fn payments_that_are_counted_up_in_either_half_have_spans_of_their_own() {

@@ -22,7 +22,7 @@ use crate::config::ProcessorSettings;
 use crate::metrics::{COUNTS, ProcessorCounts};
 use crate::payment::format_time;
 use crate::tls::{self, Authorities};
-use crate::trace::{TRACEPARENT, Traceparent};
+use crate::traceparent::{TRACEPARENT, Traceparent};
 
 /// How long a processor has for `GET /payments/{id}`, which its configured delay does not slow down.
 pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);

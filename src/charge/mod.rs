@@ -27,7 +27,9 @@ pub use reading::{
 pub use verdict::{Documented, Lookup, RECORD_TIME_LIMIT, Reply, Verdict, is_near, judge};
 
 use crate::claim::{Claim, EarlierAttempt};
-use crate::trace::Attempt;
+use crate::metrics::AttemptOutcome;
+use crate::payment::format_time;
+use crate::trace::{Attempt, AttemptEnd, Subject};
 
 /// The pause before a doubtful payment is looked at again, doubled with every attempt.
 pub const FIRST_DOUBT_PAUSE: Duration = Duration::from_millis(100);
@@ -169,7 +171,10 @@ async fn send(client: &ProcessorClient, claim: &Claim, permit: &mut Permit, stop
         return Sent::new(not_sent, "not sent in time".to_owned());
     }
     permit.sent();
-    let attempt = Attempt::begin(claim);
+    let attempt = Attempt::begin(Subject {
+        id: claim.payment.correlation_id,
+        client: claim.payment.traceparent,
+    });
     let proved = async {
         let sent_at = Instant::now();
         let mut posted = client.post(claim, attempt.traceparent()).await;
@@ -207,9 +212,39 @@ async fn send(client: &ProcessorClient, claim: &Claim, permit: &mut Permit, stop
         proved = proved => proved,
         () = stop.now.cancelled() => Sent::new(Verdict::Unknown, STOPPING.to_owned()),
     };
-    client.counts().attempt(&sent.verdict);
-    attempt.end(claim, &sent.verdict);
+    client.counts().attempt(outcome(&sent.verdict));
+    attempt.end(|| told(claim, &sent.verdict));
     sent
+}
+
+/// How an attempt is counted.
+fn outcome(verdict: &Verdict) -> AttemptOutcome {
+    match verdict {
+        Verdict::Charged { .. } => AttemptOutcome::Charged,
+        Verdict::Declined => AttemptOutcome::Declined,
+        Verdict::NotSent {
+            retry_after: Some(_),
+        } => AttemptOutcome::Throttled,
+        Verdict::NotSent { retry_after: None } => AttemptOutcome::NotConnected,
+        Verdict::Refused { .. } => AttemptOutcome::Refused,
+        Verdict::Mismatch { .. } => AttemptOutcome::Mismatch,
+        Verdict::Unknown => AttemptOutcome::Unknown,
+    }
+}
+
+/// How an attempt is told to whoever reads traces.
+fn told(claim: &Claim, verdict: &Verdict) -> AttemptEnd {
+    AttemptEnd {
+        processor: claim.processor.clone(),
+        attempt: claim.attempt,
+        requested_at: format_time(claim.requested_at),
+        verdict: verdict.as_str(),
+        error: match verdict {
+            Verdict::Charged { .. } => None,
+            Verdict::Refused { reason } | Verdict::Mismatch { reason } => Some(reason.clone()),
+            other => Some(other.as_str().to_owned()),
+        },
+    }
 }
 
 /// What a verdict on the newest attempt means for the payment, whose earlier attempt may be open.

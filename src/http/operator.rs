@@ -28,7 +28,7 @@ use super::{
 use crate::attention::Item;
 use crate::config::OperatorToken;
 use crate::in_doubt::Author;
-use crate::metrics::Scrape;
+use crate::scrape::Scrape;
 use crate::switch::{self, Switch};
 
 /// What Prometheus asks for. Its token opens nothing else.

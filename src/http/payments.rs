@@ -19,7 +19,8 @@ use crate::accept::{Accepted, NotAccepted};
 use crate::database::Condition;
 use crate::metrics::COUNTS;
 use crate::payment::{Body, InvalidPayment, Payment, format_time, parse_uuid};
-use crate::trace::{self, TRACEPARENT, Traceparent};
+use crate::trace::{self, Subject};
+use crate::traceparent::{TRACEPARENT, Traceparent};
 
 problems!(
     pub(super) PostProblems: BODY, DATABASE,
@@ -70,7 +71,11 @@ pub(super) async fn post(
         .observe(begun_at.elapsed().as_secs_f64());
     match accepted {
         Ok(Accepted::Queued) => {
-            trace::accepted(&payment, traced_at);
+            let subject = Subject {
+                id: payment.correlation_id,
+                client: payment.traceparent,
+            };
+            trace::accepted(subject, traced_at);
             Ok(StatusCode::ACCEPTED)
         }
         Ok(Accepted::Known) => {

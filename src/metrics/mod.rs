@@ -1,10 +1,9 @@
-//! What this instance counts of its own doing, and `GET /metrics` of the operator's address.
+//! What this instance counts of its own doing.
 //!
 //! Everything is counted where it happens, on handles that are made once: an atomic add per event, or per
 //! batch of them, and no label is looked up by a string for a payment. What is not an event but a state (the
-//! router's beliefs, the pools, the queue) is read by the [`Scrape`].
+//! router's beliefs, the pools, the queue) is read by the [`Scrape`](crate::scrape::Scrape).
 
-mod scrape;
 mod series;
 
 use std::sync::LazyLock;
@@ -14,10 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-pub use scrape::Scrape;
 pub use series::Total;
-
-use crate::charge::Verdict;
 
 /// The names of all metrics begin with this and an underscore.
 pub const PREFIX: &str = "payment_proxy";
@@ -73,7 +69,7 @@ pub struct Counts {
     settled: Totals,
     breaker_changes: Totals,
     database_errors: Totals,
-    registry: Registry,
+    pub(crate) registry: Registry,
 }
 
 /// Posts that were refused, by reason.
@@ -113,19 +109,30 @@ pub struct ProcessorCounts {
     unknown: Total,
 }
 
+/// How an attempt to charge a payment ended, as far as that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // Their names are those of the label `outcome`.
+pub enum AttemptOutcome {
+    Charged,
+    Declined,
+    Throttled,
+    NotConnected,
+    Refused,
+    Mismatch,
+    Unknown,
+}
+
 impl ProcessorCounts {
-    /// Counts an attempt that was begun, by what is known of it now.
-    pub fn attempt(&self, verdict: &Verdict) {
-        let total = match verdict {
-            Verdict::Charged { .. } => &self.charged,
-            Verdict::Declined => &self.declined,
-            Verdict::NotSent {
-                retry_after: Some(_),
-            } => &self.throttled,
-            Verdict::NotSent { retry_after: None } => &self.not_connected,
-            Verdict::Refused { .. } => &self.refused,
-            Verdict::Mismatch { .. } => &self.mismatch,
-            Verdict::Unknown => &self.unknown,
+    /// Counts an attempt that was begun.
+    pub fn attempt(&self, outcome: AttemptOutcome) {
+        let total = match outcome {
+            AttemptOutcome::Charged => &self.charged,
+            AttemptOutcome::Declined => &self.declined,
+            AttemptOutcome::Throttled => &self.throttled,
+            AttemptOutcome::NotConnected => &self.not_connected,
+            AttemptOutcome::Refused => &self.refused,
+            AttemptOutcome::Mismatch => &self.mismatch,
+            AttemptOutcome::Unknown => &self.unknown,
         };
         total.add(1);
     }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::{MetricType, TypedMetric};
 
 /// A number of events. Its clones are one counter.
@@ -43,27 +43,5 @@ impl EncodeMetric for Total {
 
     fn metric_type(&self) -> MetricType {
         Self::TYPE
-    }
-}
-
-/// Values of this moment under one name: labels, value.
-pub(super) struct Gauge<'a> {
-    pub(super) name: &'static str,
-    pub(super) help: &'static str,
-    pub(super) values: Vec<(Vec<(&'static str, &'a str)>, f64)>,
-}
-
-impl Gauge<'_> {
-    pub(super) fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut metric =
-            encoder.encode_descriptor(self.name, self.help, None, MetricType::Gauge)?;
-        for (labels, value) in &self.values {
-            if labels.is_empty() {
-                metric.encode_gauge(value)?;
-            } else {
-                metric.encode_family(labels)?.encode_gauge(value)?;
-            }
-        }
-        Ok(())
     }
 }

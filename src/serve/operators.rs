@@ -16,7 +16,7 @@ use super::{CLOSE, broken_part, listen};
 use crate::config::{Listen, OperatorToken};
 use crate::http::live::{self, Observer};
 use crate::http::{Limits, OperatorApi};
-use crate::metrics::Scrape;
+use crate::scrape::Scrape;
 
 /// The name of the thread.
 const THREAD: &str = "operators";

@@ -12,7 +12,7 @@ use payment_proxy::claim::Claim;
 use payment_proxy::http;
 use payment_proxy::payment::{AMOUNT_LIMIT, AMOUNT_SCALE, Payment, format_time};
 use payment_proxy::summary::pieces;
-use payment_proxy::trace::Traceparent;
+use payment_proxy::traceparent::Traceparent;
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive as _;
 use serde_json::Value;

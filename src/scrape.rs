@@ -9,15 +9,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::encoding::text::encode_registry;
+use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use router::{BreakerState, Explanation, ProcessorReport, SharedRouter};
 use sqlx::PgPool;
 
-use super::series::Gauge;
-use super::{COUNTS, PREFIX};
 use crate::attention::{self, Attention, Item, OwnAttention, RecentLook, Severity};
 use crate::census::Census;
 use crate::database::Pools;
+use crate::metrics::{COUNTS, PREFIX};
 
 /// What a scrape looks at.
 pub struct Scrape {
@@ -315,4 +315,26 @@ fn single<'a>(name: &'static str, help: &'static str, value: f64) -> Gauge<'a> {
 
 fn truth(is: bool) -> f64 {
     f64::from(u8::from(is))
+}
+
+/// Values of this moment under one name: labels, value.
+struct Gauge<'a> {
+    name: &'static str,
+    help: &'static str,
+    values: Vec<(Vec<(&'static str, &'a str)>, f64)>,
+}
+
+impl Gauge<'_> {
+    fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut metric =
+            encoder.encode_descriptor(self.name, self.help, None, MetricType::Gauge)?;
+        for (labels, value) in &self.values {
+            if labels.is_empty() {
+                metric.encode_gauge(value)?;
+            } else {
+                metric.encode_family(labels)?.encode_gauge(value)?;
+            }
+        }
+        Ok(())
+    }
 }
