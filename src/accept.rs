@@ -22,8 +22,8 @@ use uuid::Uuid;
 
 pub use tally::{TALLY_INTERVAL, Tally};
 
-use crate::claim::{Claim, ClaimedFor, SEND_WITHIN, interval};
-use crate::database::{Condition, Kept, Writes, within};
+use crate::claim::{Claim, ClaimedFor, SEND_WITHIN};
+use crate::database::{Condition, Kept, Writes, interval, within};
 use crate::deployment::Admission;
 use crate::metrics::COUNTS;
 use crate::payment::Payment;

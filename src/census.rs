@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
 
-use crate::charge::LONGEST_DOUBT_PAUSE;
-use crate::claim::interval;
+use crate::claim::LONGEST_DOUBT_PAUSE;
+use crate::database::interval;
 
 /// Rows of a table that are counted one by one, at most.
 pub const COUNTED: i64 = 5_000;

@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use sqlx::PgPool;
-use sqlx::postgres::types::PgInterval;
 use uuid::Uuid;
 
 use crate::clock::{DatabaseClock, WATCH_GAP};
+use crate::database::interval;
+use crate::lease::LeaseTerms;
 use crate::payment::Payment;
 use crate::traceparent::Traceparent;
 
@@ -26,30 +27,12 @@ use crate::traceparent::Traceparent;
 pub const CLAIM_BATCH: usize = 390;
 /// Doubtful payments in one claim, at most.
 pub const DOUBTFUL_BATCH: usize = 64;
-/// What a lease lasts beyond the longest call: the time between claim and send, and to record the end.
-pub const LEASE_MARGIN: Duration = Duration::from_secs(5);
 /// A payment that is not sent this long after its claim is given back instead.
 pub const SEND_WITHIN: Duration = Duration::from_secs(3);
-
-/// How long claims and doubts last.
-#[derive(Debug, Clone, Copy)]
-pub struct LeaseTerms {
-    /// How long a claim lasts.
-    pub lease: Duration,
-    /// How long after the end of a lease, or after an unanswered call, a processor may still charge.
-    pub late_charge: Duration,
-}
-
-impl LeaseTerms {
-    /// The terms that outlast a call of `processor_timeout`.
-    #[must_use]
-    pub fn new(processor_timeout: Duration, late_charge: Duration) -> Self {
-        Self {
-            lease: processor_timeout + LEASE_MARGIN,
-            late_charge,
-        }
-    }
-}
+/// The pause before a doubtful payment is looked at again, doubled with every attempt.
+pub const FIRST_DOUBT_PAUSE: Duration = Duration::from_millis(100);
+/// The longest such pause.
+pub const LONGEST_DOUBT_PAUSE: Duration = Duration::from_secs(2);
 
 /// A processor for which payments are claimed by the commit that accepts them.
 #[derive(Debug, Clone, Copy)]
@@ -285,12 +268,9 @@ pub async fn newest_id(pool: &PgPool) -> Result<i64, sqlx::Error> {
         .await
 }
 
-/// A length of time as PostgreSQL takes it.
+/// The pause before a doubtful payment is claimed again after so many attempts.
 #[must_use]
-pub fn interval(length: Duration) -> PgInterval {
-    PgInterval {
-        months: 0,
-        days: 0,
-        microseconds: i64::try_from(length.as_micros()).unwrap_or(i64::MAX),
-    }
+pub fn doubt_pause(attempt: i32) -> Duration {
+    let doublings = u32::try_from(attempt.clamp(1, 16) - 1).unwrap_or_default();
+    (FIRST_DOUBT_PAUSE * 2_u32.pow(doublings)).min(LONGEST_DOUBT_PAUSE)
 }

@@ -24,7 +24,7 @@ use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
 use crate::attention::{Attention, Item};
-use crate::claim::LeaseTerms;
+use crate::lease::LeaseTerms;
 use crate::metrics::COUNTS;
 
 /// Clocks may differ in rate by one part in so many before that counts as a step. A server that slews its

@@ -9,7 +9,7 @@ use sqlx::PgPool;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::claim::interval;
+use crate::database::interval;
 use crate::in_doubt::Author;
 use crate::printable::printable;
 
@@ -24,7 +24,7 @@ pub struct DeadLetter {
     pub correlation_id: Uuid,
     /// What was to be charged.
     #[serde(with = "rust_decimal::serde::arbitrary_precision")]
-    #[schema(value_type = crate::http::Amount)]
+    #[schema(value_type = crate::payment::Amount)]
     pub amount: Decimal,
     /// When it was accepted.
     pub accepted_at: DateTime<Utc>,

@@ -24,12 +24,10 @@ pub use terms::{MemberTerms, ProcessorTerms};
 pub use word::{Word, declare};
 
 use crate::attention::OwnAttention;
-use crate::charge::HEALTH_TIMEOUT;
-use crate::claim::interval;
+use crate::charge::{HEALTH_TIMEOUT, Processor};
 use crate::clock::{DatabaseClock, WATCH_GAP};
-use crate::database::{Outage, Session, within};
+use crate::database::{Outage, Session, interval, within};
 use crate::route::Recovered;
-use crate::worker::Processor;
 
 /// The longest time between two looks at what the other instances wrote. A hint (NOTIFY) makes it a few
 /// milliseconds where hints arrive; nothing depends on them.

@@ -22,9 +22,8 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::census;
-use crate::claim::interval;
 use crate::clock::DatabaseClock;
-use crate::database::within;
+use crate::database::{interval, within};
 use crate::metrics::COUNTS;
 use crate::room::Room;
 

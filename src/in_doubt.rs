@@ -14,9 +14,8 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::census::{CALL_OVERDUE, COUNTED};
-use crate::charge::LONGEST_DOUBT_PAUSE;
-use crate::claim::interval;
-use crate::database::within;
+use crate::claim::LONGEST_DOUBT_PAUSE;
+use crate::database::{interval, within};
 use crate::deployment::INSTANCE_TTL;
 use crate::printable::printable;
 

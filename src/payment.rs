@@ -4,7 +4,9 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use rust_decimal::Decimal;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaFormat, Type};
+use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
 use crate::traceparent::Traceparent;
@@ -170,6 +172,23 @@ fn power(exponent: &str) -> i64 {
 pub fn format_time(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
+
+/// An amount of money: a JSON number with at most two decimals.
+pub(crate) struct Amount;
+
+impl PartialSchema for Amount {
+    fn schema() -> RefOr<Schema> {
+        // No `multipleOf`: in floating point, which validators compute in, 19.9 is no multiple of .01.
+        ObjectBuilder::new()
+            .schema_type(Type::Number)
+            .format(Some(SchemaFormat::Custom("decimal".to_owned())))
+            .description(Some("An amount with at most two decimals"))
+            .examples([20.5])
+            .into()
+    }
+}
+
+impl ToSchema for Amount {}
 
 #[cfg(test)]
 mod tests {

@@ -25,10 +25,10 @@ use uuid::Uuid;
 pub use ask::{RATE_SLACK, SILENCE_LIMIT};
 pub use ledger::CLOCKS_APART;
 
+use crate::charge::Processor;
 use crate::database::{RETRY_PAUSE, is_not_allowed, is_transient};
 use crate::payment::parse_amount;
 use crate::summary::{NoSummary, Summary, Totals, summarize};
-use crate::worker::Processor;
 use ask::{Answers, Asker, Charge};
 use ledger::Row;
 

@@ -12,12 +12,11 @@ use rust_decimal::Decimal;
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::charge::{Lookup, Outcome, RECORD_TIME_LIMIT};
+use crate::charge::{Lookup, Outcome, Processor, RECORD_TIME_LIMIT};
 use crate::claim::Claim;
 use crate::database::within;
 use crate::metrics::COUNTS;
 use crate::payment::format_time;
-use crate::worker::Processor;
 
 /// The pause before a payment is asked for again of which a processor has said nothing.
 pub const ASK_PAUSE: Duration = Duration::from_secs(1);

@@ -14,10 +14,11 @@ use prometheus_client::registry::Registry;
 use router::{BreakerState, Explanation, ProcessorReport, SharedRouter};
 use sqlx::PgPool;
 
-use crate::attention::{self, Attention, Item, OwnAttention, RecentLook, Severity};
+use crate::attention::{self, Attention, Item, OwnAttention, Severity};
 use crate::census::Census;
 use crate::database::Pools;
 use crate::metrics::{COUNTS, PREFIX};
+use crate::situation::{RecentLook, told};
 
 /// What a scrape looks at.
 pub struct Scrape {
@@ -45,7 +46,7 @@ impl Scrape {
     pub async fn text(&self) -> String {
         let looked = self.look.get().await;
         let picture = Picture {
-            attention: attention::list(attention::told(looked.as_deref()), &self.own),
+            attention: attention::list(told(looked.as_deref()), &self.own),
             census: looked.map(|looked| looked.0.clone()),
             explanation: self.router.explain(),
             pools: [

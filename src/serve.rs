@@ -19,9 +19,8 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::accept::Acceptor;
-use crate::attention::{self, OwnAttention};
-use crate::charge::{Names, ProcessorClient, Stop};
-use crate::claim::LeaseTerms;
+use crate::attention::OwnAttention;
+use crate::charge::{Names, Processor, ProcessorClient, Stop};
 use crate::clock::DatabaseClock;
 use crate::config::{ProcessorsSettings, Settings};
 use crate::database::{self, Pools, RETRY_PAUSE, Schema};
@@ -31,15 +30,17 @@ use crate::history::Recorder;
 use crate::http::live::{Observer, Simulator};
 use crate::http::{Api, Limits};
 use crate::in_doubt;
+use crate::lease::LeaseTerms;
 use crate::room::Room;
 use crate::route;
 use crate::scrape::Scrape;
 use crate::settle::{self, Returned, SETTLE_BACKLOG};
+use crate::situation;
 use crate::telemetry;
 use crate::telemetry::LOG_DRAIN;
 use crate::together::Together;
 use crate::trace;
-use crate::worker::{Depth, Processor, Worker};
+use crate::worker::{Depth, Worker};
 use listen::listen;
 use operators::Operators;
 
@@ -91,7 +92,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     let router = Router::new(Policy::default(), terms.clone(), Duration::ZERO);
     let router = route::share(router, &recovered);
     let admission = Arc::new(Admission::new());
-    let pools = Pools::admitted(&settings.database, Arc::clone(&admission));
+    let pools = Pools::checked(&settings.database, admission.clone());
     let stop = Arc::new(Stop::default());
     let (started, stopping) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
     let calls = TaskTracker::new();
@@ -134,7 +135,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     own.add(move || unrecorded.attention());
     own.add(telemetry::lines_dropped);
     let routing = router.clone();
-    own.add(move || attention::failing(&routing.explain()));
+    own.add(move || situation::failing(&routing.explain()));
     let stepped = Arc::clone(&clock);
     own.add(move || stepped.attention(tokio::time::Instant::now()));
     let held = Arc::clone(&admission);

@@ -18,9 +18,10 @@ use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
 use crate::attention::{Attention, Item};
-use crate::charge::{Outcome, doubt_pause};
-use crate::claim::{Claim, LeaseTerms, SEND_WITHIN, interval};
-use crate::database::{concerns_all, lacks_character, within};
+use crate::charge::Outcome;
+use crate::claim::{Claim, SEND_WITHIN, doubt_pause};
+use crate::database::{concerns_all, interval, lacks_character, within};
+use crate::lease::LeaseTerms;
 use crate::metrics::COUNTS;
 use crate::trace::{self, LifeEnd, Subject};
 

@@ -13,7 +13,7 @@ use serde::{Serialize, Serializer};
 use sqlx::PgExecutor;
 use utoipa::ToSchema;
 
-use crate::http::Amount;
+use crate::payment::Amount;
 
 /// Totals per processor: the configured ones first, in order of preference, then any other that has
 /// settled payments in the range.

@@ -13,14 +13,15 @@ use sqlx::PgPool;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::task::TaskTracker;
 
-use crate::charge::{Outcome, ProcessorClient, Stop, charge, resolve};
+use crate::charge::{Outcome, Processor, Stop, charge, resolve};
 use crate::claim::{
-    CLAIM_BATCH, Claim, ClaimedFor, DOUBTFUL_BATCH, LeaseTerms, claim_doubtful, claim_free,
-    claim_untried, newest_id,
+    CLAIM_BATCH, Claim, ClaimedFor, DOUBTFUL_BATCH, claim_doubtful, claim_free, claim_untried,
+    newest_id,
 };
 use crate::clock::DatabaseClock;
 use crate::database::{Outage, RETRY_PAUSE, within};
 use crate::deployment::Admission;
+use crate::lease::LeaseTerms;
 use crate::metrics::COUNTS;
 use crate::restored::{self, Asked};
 use crate::settle::{Ended, Returned};
@@ -55,15 +56,6 @@ const LEAST_CLAIM: usize = 32;
 /// A place for the end of a claim. It is taken before the claim is made: where settling is behind, nothing more is
 /// charged than can be written down soon.
 type Place = mpsc::OwnedPermit<Ended>;
-
-/// A processor as the worker uses it.
-#[derive(Debug, Clone)]
-pub struct Processor {
-    /// Its name.
-    pub name: String,
-    /// Its calls.
-    pub client: ProcessorClient,
-}
 
 /// Claims and charges payments.
 pub struct Worker {

@@ -15,8 +15,8 @@ pub(crate) mod volume;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use payment_proxy::claim::LeaseTerms;
 use payment_proxy::config::QueueDurability;
+use payment_proxy::lease::LeaseTerms;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 

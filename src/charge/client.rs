@@ -42,6 +42,15 @@ pub struct ProcessorClient {
     counts: ProcessorCounts,
 }
 
+/// A processor under the name that it is configured with.
+#[derive(Debug, Clone)]
+pub struct Processor {
+    /// Its name.
+    pub name: String,
+    /// Its calls.
+    pub client: ProcessorClient,
+}
+
 /// What came back from a POST.
 #[derive(Debug)]
 pub struct Posted {

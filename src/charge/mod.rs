@@ -17,7 +17,9 @@ use chrono::{DateTime, Utc};
 use router::Permit;
 use tokio_util::sync::CancellationToken;
 
-pub use client::{HEALTH_TIMEOUT, LOOKUP_TIMEOUT, Posted, ProcessorClient, SUMMARY_TIMEOUT};
+pub use client::{
+    HEALTH_TIMEOUT, LOOKUP_TIMEOUT, Posted, Processor, ProcessorClient, SUMMARY_TIMEOUT,
+};
 pub use connect::CONNECT_TIMEOUT;
 pub use names::{NAME_KEPT, Names};
 pub use pool::MAX_BODY_BYTES;
@@ -31,10 +33,6 @@ use crate::metrics::AttemptOutcome;
 use crate::payment::format_time;
 use crate::trace::{Attempt, AttemptEnd, Subject};
 
-/// The pause before a doubtful payment is looked at again, doubled with every attempt.
-pub const FIRST_DOUBT_PAUSE: Duration = Duration::from_millis(100);
-/// The longest such pause.
-pub const LONGEST_DOUBT_PAUSE: Duration = Duration::from_secs(2);
 /// For how long a processor is left alone where this process may open no more files for a connection to it.
 const OUT_OF_FILES_PAUSE: Duration = Duration::from_millis(200);
 
@@ -282,11 +280,4 @@ fn signal(verdict: &Verdict, retry_after: Option<Duration>) -> router::Verdict {
         Verdict::NotSent { .. } => router::Verdict::NotSent,
         Verdict::Unknown => router::Verdict::Unknown,
     }
-}
-
-/// The pause before a doubtful payment is claimed again after so many attempts.
-#[must_use]
-pub fn doubt_pause(attempt: i32) -> Duration {
-    let doublings = u32::try_from(attempt.clamp(1, 16) - 1).unwrap_or_default();
-    (FIRST_DOUBT_PAUSE * 2_u32.pow(doublings)).min(LONGEST_DOUBT_PAUSE)
 }

@@ -13,8 +13,10 @@ mod version;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use sqlx::postgres::PgPoolOptions;
-use sqlx::{Connection, PgPool};
+use sqlx::postgres::types::PgInterval;
+use sqlx::{Connection, PgConnection, PgPool};
 
 pub use auditors::{AUDIT_CHECK, end_long_audits, watch_auditors};
 pub use kept::Kept;
@@ -34,7 +36,6 @@ pub use trust::{ANSWER_DEADLINE, heed, within};
 pub use version::{COMPATIBLE, Standing, TooNew, standing};
 
 use crate::config::{DatabaseSettings, QueueDurability};
-use crate::deployment::Admission;
 
 /// Connections of one instance that accept payments, each in a pool of its own.
 pub const ACCEPT_CONNECTIONS: usize = 2;
@@ -58,6 +59,24 @@ pub const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pause between two attempts to reach a database that is away.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
+/// Decides whether a new connection may be used.
+pub trait ConnectionCheck: Send + Sync {
+    /// Ends once the connection may be used. For one that may not, it never ends: its user's patience does.
+    fn check<'c>(
+        &'c self,
+        connection: &'c mut PgConnection,
+    ) -> BoxFuture<'c, Result<(), sqlx::Error>>;
+}
+
+/// Takes every connection.
+struct Unchecked;
+
+impl ConnectionCheck for Unchecked {
+    fn check<'c>(&'c self, _: &'c mut PgConnection) -> BoxFuture<'c, Result<(), sqlx::Error>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
 /// The pools of an instance, apart from each other so that neither requests nor workers can starve
 /// the others. All connect when first used.
 #[derive(Debug, Clone)]
@@ -79,14 +98,13 @@ impl Pools {
     /// Pools for that database; nothing is opened yet.
     #[must_use]
     pub fn new(settings: &DatabaseSettings) -> Self {
-        Self::admitted(settings, Arc::new(Admission::unconditional()))
+        Self::checked(settings, Arc::new(Unchecked))
     }
 
-    /// The same, each connection of which is checked: it has to lead to the database that the instance was admitted to.
+    /// The same, whose connections are checked when they are new.
     #[must_use]
-    pub fn admitted(settings: &DatabaseSettings, admission: Arc<Admission>) -> Self {
-        let pool =
-            |connections, session| pool(settings, connections, session, Arc::clone(&admission));
+    pub fn checked(settings: &DatabaseSettings, check: Arc<dyn ConnectionCheck>) -> Self {
+        let pool = |connections, session| pool(settings, connections, session, Arc::clone(&check));
         let service = Session::SERVICE;
         let settle = match settings.queue_durability {
             QueueDurability::Unlogged => service,
@@ -121,7 +139,7 @@ fn pool(
     settings: &DatabaseSettings,
     connections: u32,
     session: Session,
-    admission: Arc<Admission>,
+    check: Arc<dyn ConnectionCheck>,
 ) -> PgPool {
     PgPoolOptions::new()
         .max_connections(connections)
@@ -141,11 +159,21 @@ fn pool(
         })
         .after_release(|_, use_so_far| Box::pin(async move { Ok(trust::holds(use_so_far.age)) }))
         .after_connect(move |connection, _| {
-            let admission = Arc::clone(&admission);
+            let check = Arc::clone(&check);
             Box::pin(async move {
                 session.begin(connection).await?;
-                admission.check(connection).await
+                check.check(connection).await
             })
         })
         .connect_lazy_with(settings.connect_options("payment-proxy"))
+}
+
+/// A length of time as PostgreSQL takes it.
+#[must_use]
+pub fn interval(length: Duration) -> PgInterval {
+    PgInterval {
+        months: 0,
+        days: 0,
+        microseconds: i64::try_from(length.as_micros()).unwrap_or(i64::MAX),
+    }
 }

@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use sqlx::{Connection, PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::terms::MemberTerms;
 use super::{INSTANCE_FORGOTTEN, INSTANCE_TTL};
 use crate::attention::{Attention, Item};
-use crate::claim::interval;
-use crate::database::{MIGRATIONS, within};
+use crate::database::{ConnectionCheck, MIGRATIONS, interval, within};
 
 /// What is said of an instance that has not found its database yet.
 const STARTING: &str = "the instance is starting: its database is not prepared yet";
@@ -152,31 +152,6 @@ impl Admission {
         self.asks_first.store(asks_first, Ordering::Relaxed);
     }
 
-    /// Keeps a new connection from its user where it leads to another database than the one that the instance was
-    /// admitted to: it is given up when the user's patience ends.
-    ///
-    /// # Errors
-    /// The database does not answer.
-    pub async fn check(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let Some(expected) = self.lock().identity.clone() else {
-            return Ok(());
-        };
-        let found = sqlx::query_scalar!(r#"SELECT database_identity() AS "identity!""#)
-            .fetch_one(connection)
-            .await?;
-        if found != expected {
-            // Why, and what to do, is logged when the instance has asked for admission there. An error here would be
-            // logged for every connection, by the pool.
-            if self.refused().is_none() {
-                self.wait_for(&format!(
-                    "its connections lead to another database now ({found})"
-                ));
-            }
-            std::future::pending::<()>().await;
-        }
-        Ok(())
-    }
-
     /// Tells operators why it is held.
     #[must_use]
     pub fn attention(&self) -> Option<Item> {
@@ -186,6 +161,35 @@ impl Admission {
 
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ConnectionCheck for Admission {
+    /// Keeps a new connection from its user where it leads to another database than the one that the instance was
+    /// admitted to.
+    fn check<'c>(
+        &'c self,
+        connection: &'c mut PgConnection,
+    ) -> BoxFuture<'c, Result<(), sqlx::Error>> {
+        Box::pin(async move {
+            let Some(expected) = self.lock().identity.clone() else {
+                return Ok(());
+            };
+            let found = sqlx::query_scalar!(r#"SELECT database_identity() AS "identity!""#)
+                .fetch_one(connection)
+                .await?;
+            if found != expected {
+                // Why, and what to do, is logged when the instance has asked for admission there. An error here would be
+                // logged for every connection, by the pool.
+                if self.refused().is_none() {
+                    self.wait_for(&format!(
+                        "its connections lead to another database now ({found})"
+                    ));
+                }
+                std::future::pending::<()>().await;
+            }
+            Ok(())
+        })
     }
 }
 

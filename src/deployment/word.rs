@@ -4,7 +4,7 @@ use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::INSTANCE_TTL;
-use crate::claim::interval;
+use crate::database::interval;
 
 /// What an operator says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -29,7 +29,6 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-pub(crate) use openapi::Amount;
 pub use openapi::DOCUMENT_PATH;
 pub use operator::OperatorApi;
 pub use probes::Readiness;

@@ -4,7 +4,6 @@ use axum::Router;
 use axum::http::HeaderMap;
 use axum::routing::get;
 use utoipa::openapi::extensions::Extensions;
-use utoipa::openapi::schema::{ObjectBuilder, SchemaFormat, Type};
 use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{
     ContactBuilder, InfoBuilder, LicenseBuilder, OpenApi, RefOr, Required, ServerBuilder,
@@ -98,20 +97,3 @@ pub(super) fn document<S: Clone + Send + Sync + 'static>(document: &OpenApi) -> 
         get(async move |headers: HeaderMap| file.reply(&headers)),
     )
 }
-
-/// An amount of money: a JSON number with at most two decimals.
-pub(crate) struct Amount;
-
-impl PartialSchema for Amount {
-    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
-        // No `multipleOf`: in floating point, which validators compute in, 19.9 is no multiple of .01.
-        ObjectBuilder::new()
-            .schema_type(Type::Number)
-            .format(Some(SchemaFormat::Custom("decimal".to_owned())))
-            .description(Some("An amount with at most two decimals"))
-            .examples([20.5])
-            .into()
-    }
-}
-
-impl ToSchema for Amount {}

@@ -14,11 +14,11 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::problem::{self, BODY, DATABASE, problems};
-use super::{Amount, Api, Problem, ProblemKind, parameters};
+use super::{Api, Problem, ProblemKind, parameters};
 use crate::accept::{Accepted, NotAccepted};
 use crate::database::Condition;
 use crate::metrics::COUNTS;
-use crate::payment::{Body, InvalidPayment, Payment, format_time, parse_uuid};
+use crate::payment::{Amount, Body, InvalidPayment, Payment, format_time, parse_uuid};
 use crate::trace::{self, Subject};
 use crate::traceparent::{TRACEPARENT, Traceparent};
 

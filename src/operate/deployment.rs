@@ -10,9 +10,8 @@ use uuid::Uuid;
 
 use super::output::{print_json, say};
 use super::{DIFFERS, connected};
-use crate::claim::interval;
 use crate::config::{DatabaseSettings, OwnerSettings};
-use crate::database::Session;
+use crate::database::{Session, interval};
 use crate::deployment::{INSTANCE_TTL, MemberTerms, Word, declare};
 use crate::payment::format_time;
 

@@ -8,8 +8,7 @@ use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
-use crate::charge::Lookup;
-use crate::worker::Processor;
+use crate::charge::{Lookup, Processor};
 
 /// A processor that has given no answer for so long is not asked any more by this run.
 pub const SILENCE_LIMIT: Duration = Duration::from_secs(20);

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::ask::Charge;
 use super::{Archived, Difference, Finding, Ours, PAGE, Report, Scope};
-use crate::claim::interval;
+use crate::database::interval;
 use crate::restored::BACKUP_AGE_LIMIT;
 
 /// How much before its acceptance, or after this moment, a processor may have charged a payment by its own clock. A

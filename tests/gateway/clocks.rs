@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use payment_proxy::charge::Outcome;
-use payment_proxy::claim::LeaseTerms;
 use payment_proxy::config::QueueDurability;
+use payment_proxy::lease::LeaseTerms;
 use payment_proxy::settle::{Ended, record};
 use payment_proxy::worker::{Step, Worker};
 use serde_json::Value;

@@ -8,8 +8,8 @@ use chrono::{DateTime, Utc};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use payment_proxy::accept::Accepted;
-use payment_proxy::charge::{Names, ProcessorClient};
-use payment_proxy::claim::{Claim, LeaseTerms};
+use payment_proxy::charge::{Names, Processor, ProcessorClient};
+use payment_proxy::claim::Claim;
 use payment_proxy::clock::{DatabaseClock, WATCH_GAP};
 use payment_proxy::config::{
     DatabaseSettings, MigrateSettings, OwnerSettings, ProcessorSettings, PurgeSettings,
@@ -17,11 +17,12 @@ use payment_proxy::config::{
 };
 use payment_proxy::database::{self, Pools};
 use payment_proxy::http::ProblemKind;
+use payment_proxy::lease::LeaseTerms;
 use payment_proxy::payment::Payment;
 use payment_proxy::route;
 use payment_proxy::settle::{Ended, Returned};
 use payment_proxy::together::Together;
-use payment_proxy::worker::{Depth, Processor, Worker};
+use payment_proxy::worker::{Depth, Worker};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, Response, StatusCode};
 use router::{Policy, Router, Terms};

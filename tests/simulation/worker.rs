@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use payment_proxy::charge::{Stop, charge, resolve};
-use payment_proxy::claim::{Claim, LeaseTerms};
+use payment_proxy::claim::Claim;
 use payment_proxy::clock::DatabaseClock;
+use payment_proxy::lease::LeaseTerms;
 use payment_proxy::route;
 use payment_proxy::settle::Ended;
 use router::{Policy, Router, Terms};

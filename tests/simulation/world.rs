@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use payment_proxy::accept::{Accepted, enqueue};
 use payment_proxy::charge::Outcome;
-use payment_proxy::claim::{Claim, ClaimedFor, LeaseTerms, claim_doubtful, claim_free};
+use payment_proxy::claim::{Claim, ClaimedFor, claim_doubtful, claim_free};
 use payment_proxy::clock::{DatabaseClock, WATCH_GAP};
 use payment_proxy::config::QueueDurability;
 use payment_proxy::database::Pools;
 use payment_proxy::dead_letter;
+use payment_proxy::lease::LeaseTerms;
 use payment_proxy::payment::Payment;
 use payment_proxy::settle::{Anomaly, Ended, record};
 use proptest::prop_assert_eq;

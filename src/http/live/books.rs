@@ -8,10 +8,11 @@ use sqlx::PgPool;
 
 use super::money::Money;
 use super::window::Settled;
-use crate::attention::{self, Item};
+use crate::attention::Item;
 use crate::census::Census;
-use crate::claim::interval;
+use crate::database::interval;
 use crate::fee;
+use crate::situation;
 use crate::switch::{self, Switch};
 
 /// Latencies are those of payments that were sent so recently.
@@ -51,7 +52,7 @@ impl Books {
         let mut connection = pool.acquire().await?;
         let census = Census::read(&mut connection).await?;
         let switches = switch::list(&mut connection).await?;
-        let attention = attention::in_database(&mut connection, &census, &switches).await?;
+        let attention = situation::in_database(&mut connection, &census, &switches).await?;
         let kept = fee::kept(&mut *connection, names, None, None).await?;
         let moment = |second| DateTime::from_timestamp(second, 0).unwrap_or(DateTime::UNIX_EPOCH);
         let rows = sqlx::query!(

@@ -11,13 +11,13 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::super::{DIFFERS, connect};
-use crate::attention::{self, Attention, Item, STUCK_AFTER};
+use crate::attention::{Attention, Item};
 use crate::census::{COUNTED, Census};
-use crate::claim::interval;
 use crate::config::{DatabaseSettings, Listen, OperatorSettings};
-use crate::database::Pools;
+use crate::database::{Pools, interval};
 use crate::deployment::INSTANCE_TTL;
 use crate::probe::reachable;
+use crate::situation::{self, STUCK_AFTER};
 use crate::switch::{self, Switch};
 use crate::tls;
 
@@ -223,7 +223,7 @@ impl Looker {
 
     async fn ask_database(&self) -> Result<(Database, Vec<Item>), sqlx::Error> {
         let begun_at = Instant::now();
-        let (census, attention) = attention::look(&self.pool).await?;
+        let (census, attention) = situation::look(&self.pool).await?;
         let processors = self.processors().await?;
         let stuck = self.stuck().await?;
         let row = sqlx::query!(

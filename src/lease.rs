@@ -1,0 +1,26 @@
+//! How long claims last, and the doubts that they leave.
+
+use std::time::Duration;
+
+/// What a lease lasts beyond the longest call: the time between claim and send, and to record the end.
+pub const LEASE_MARGIN: Duration = Duration::from_secs(5);
+
+/// How long claims and doubts last.
+#[derive(Debug, Clone, Copy)]
+pub struct LeaseTerms {
+    /// How long a claim lasts.
+    pub lease: Duration,
+    /// How long after the end of a lease, or after an unanswered call, a processor may still charge.
+    pub late_charge: Duration,
+}
+
+impl LeaseTerms {
+    /// The terms that outlast a call of `processor_timeout`.
+    #[must_use]
+    pub fn new(processor_timeout: Duration, late_charge: Duration) -> Self {
+        Self {
+            lease: processor_timeout + LEASE_MARGIN,
+            late_charge,
+        }
+    }
+}
