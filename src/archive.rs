@@ -15,6 +15,7 @@ mod file;
 mod month;
 mod relocate;
 mod restore;
+mod rows;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -33,15 +34,14 @@ pub use month::Month;
 pub use relocate::{MOVE_BATCH, MOVE_PAUSE};
 pub use restore::{RESTORE_BATCH, Restoration, Restored, restore};
 
+use rows::totals;
+
 /// How long after its end a month may be archived at the earliest. Whatever was sent in it is decided then, and
 /// nobody asks for parts of its last hour any more.
 pub const REST: TimeDelta = TimeDelta::days(1);
 
 /// Payments that are named one by one, at most; of more, their number is told.
 pub const NAMED: usize = 20;
-
-/// The columns of the file, which are those of `payment_processed`.
-const COLUMNS: &str = "correlation_id,amount,processor,requested_at,accepted_at,settled_at,attempt";
 
 /// What became of a month, or would become of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -237,22 +237,6 @@ async fn in_ledger(connection: &mut PgConnection, month: Month) -> Result<Vec<Uu
     )
     .fetch_all(connection)
     .await
-}
-
-/// What the ledger has of a month.
-async fn totals(
-    connection: &mut PgConnection,
-    month: Month,
-) -> Result<(i64, Decimal), sqlx::Error> {
-    let row = sqlx::query!(
-        r#"SELECT coalesce(sum(requests), 0)::bigint AS "payments!", coalesce(sum(amount), 0) AS "amount!"
-        FROM payment_rollup WHERE unit = 'hour' AND starts_at >= $1 AND starts_at < $2"#,
-        month.start(),
-        month.end()
-    )
-    .fetch_one(connection)
-    .await?;
-    Ok((row.payments, row.amount))
 }
 
 /// Why a month cannot be archived yet.

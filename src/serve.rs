@@ -1,5 +1,6 @@
 //! One instance, from its start to its orderly end.
 
+mod end;
 mod files;
 mod listen;
 mod operators;
@@ -37,33 +38,14 @@ use crate::scrape::Scrape;
 use crate::settle::{self, Returned, SETTLE_BACKLOG};
 use crate::situation;
 use crate::telemetry;
-use crate::telemetry::LOG_DRAIN;
 use crate::together::Together;
 use crate::trace;
 use crate::worker::{Depth, Worker};
+pub use end::{CALLS_DRAIN, CLOSE, REQUESTS_DRAIN, SETTLE_DRAIN, SHUTDOWN};
+
+use end::broken_part;
 use listen::listen;
 use operators::Operators;
-
-/// How long open requests have to end after the stop signal.
-pub const REQUESTS_DRAIN: Duration = Duration::from_secs(2);
-/// How long calls to processors have to end after the stop signal. Those left open then are resolved
-/// by the next claim.
-pub const CALLS_DRAIN: Duration = Duration::from_millis(5_250);
-/// How long the ends of calls have to be recorded after that.
-pub const SETTLE_DRAIN: Duration = Duration::from_secs(2);
-/// How long the connections to the database have to be closed in order.
-pub const CLOSE: Duration = Duration::from_millis(500);
-/// All of them together.
-pub const SHUTDOWN: Duration = Duration::from_secs(10);
-
-const _: () = assert!(
-    CALLS_DRAIN.as_millis()
-        + REQUESTS_DRAIN.as_millis()
-        + SETTLE_DRAIN.as_millis()
-        + CLOSE.as_millis()
-        + LOG_DRAIN.as_millis()
-        <= SHUTDOWN.as_millis()
-);
 
 /// Runs an instance until `shutdown` is ready, then ends it in order within [`SHUTDOWN`].
 ///
@@ -397,16 +379,5 @@ async fn prepare_when_reachable(
             },
         }
         tokio::time::sleep(RETRY_PAUSE).await;
-    }
-}
-
-/// A part of the instance ended though nobody told it to.
-fn broken_part(
-    part: Option<Result<anyhow::Result<()>, tokio::task::JoinError>>,
-) -> anyhow::Result<()> {
-    match part {
-        Some(Ok(Err(error))) => Err(error),
-        Some(Err(error)) => Err(error.into()),
-        Some(Ok(Ok(()))) | None => anyhow::bail!("a part of the instance ended by itself"),
     }
 }

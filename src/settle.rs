@@ -25,6 +25,7 @@ use crate::lease::LeaseTerms;
 use crate::metrics::COUNTS;
 use crate::trace::{self, LifeEnd, Subject};
 
+pub use crate::charge::Ended;
 pub use held::{HELD_PAUSE, SETTLE_HELD, Unrecorded};
 
 use held::Held;
@@ -55,15 +56,6 @@ pub const SETTLE_BACKLOG: usize = 4_096;
 pub const SETTLE_TRIES: usize = 32;
 /// How long that may take, at most, but for the last of them.
 pub const SETTLE_TRIES_TIME: Duration = Duration::from_secs(5);
-
-/// A claim and what is to be recorded of it.
-#[derive(Debug, Clone)]
-pub struct Ended {
-    /// The claim.
-    pub claim: Claim,
-    /// What became of it.
-    pub outcome: Outcome,
-}
 
 /// Tells the worker that payments came back.
 #[derive(Debug)]

@@ -12,7 +12,8 @@ use rust_decimal::Decimal;
 use sqlx::{Connection, Executor, PgConnection};
 
 use super::file::{Lines, Partial};
-use super::{COLUMNS, Month};
+use super::month::Month;
+use super::rows::{COLUMNS, load};
 
 /// What one transaction reads. Its snapshot keeps vacuum from cleaning the queue for as long.
 pub const EXPORT_SLICE: TimeDelta = TimeDelta::hours(1);
@@ -140,13 +141,4 @@ async fn read_back(connection: &mut PgConnection, path: &Path) -> anyhow::Result
         }
     }
     Ok((lines.sha256(), found))
-}
-
-/// Puts lines of a file into `archive_line`, for the rest of the transaction.
-pub(super) async fn load(connection: &mut PgConnection, lines: Vec<u8>) -> Result<(), sqlx::Error> {
-    let copy = format!("COPY archive_line ({COLUMNS}) FROM STDIN (FORMAT csv)");
-    let mut copy = connection.copy_in_raw(&copy).await?;
-    copy.send(lines).await?;
-    copy.finish().await?;
-    Ok(())
 }

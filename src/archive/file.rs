@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use sha2::{Digest, Sha256};
 
-use super::COLUMNS;
+use super::rows::COLUMNS;
 
 /// How often a new file is made while other runs remove what interrupted runs left.
 const CREATE_ATTEMPTS: u32 = 10;

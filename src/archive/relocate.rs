@@ -7,9 +7,9 @@ use anyhow::{Context, ensure};
 use chrono::Days;
 use sqlx::{Connection, PgConnection};
 
-use super::export::load;
 use super::file::{Content, Lines, sync};
 use super::month::Month;
+use super::rows::{load, totals};
 
 /// Payments that move in one transaction, at most.
 pub const MOVE_BATCH: usize = 500;
@@ -105,6 +105,6 @@ async fn finish(connection: &mut PgConnection, month: Month) -> anyhow::Result<i
     )
     .execute(&mut *connection)
     .await?;
-    let (left, _) = super::totals(connection, month).await?;
+    let (left, _) = totals(connection, month).await?;
     Ok(left)
 }

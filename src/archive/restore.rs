@@ -9,9 +9,10 @@ use serde::Serialize;
 use sqlx::{Connection, Executor, PgConnection};
 use uuid::Uuid;
 
-use super::export::{Hours, load};
+use super::export::Hours;
 use super::file::{Content, Lines};
-use super::{Month, NAMED, connect, totals};
+use super::rows::{load, totals};
+use super::{Month, NAMED, connect};
 use crate::config::DatabaseSettings;
 use crate::database::{ANSWER_DEADLINE, RETRY_PAUSE, within};
 

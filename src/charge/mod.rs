@@ -68,6 +68,15 @@ pub enum Outcome {
     },
 }
 
+/// A claim and what is to be recorded of it.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// The claim.
+    pub claim: Claim,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
 /// When a worker has to stop.
 #[derive(Debug, Clone, Default)]
 pub struct Stop {

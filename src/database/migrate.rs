@@ -4,25 +4,15 @@
 //! role of its own, that one may neither change the tables nor the books: `payment-proxy migrate` runs as the
 //! owner and gives it what it needs, and an instance waits until that has been done.
 
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::Context;
-use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 
 use super::lock::with_short_locks;
-use super::version::{Standing, TooNew, applied, newest, standing};
+use super::version::{MIGRATIONS, Standing, TooNew, applied, newest, standing};
 use super::{Condition, Session, condition, within};
 use crate::config::{DatabaseSettings, MigrateSettings, QueueDurability};
-
-/// The tables, in the order in which they came to be.
-pub static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
-    let mut migrations = sqlx::migrate!();
-    // Those of newer programs are for `standing` to judge.
-    migrations.set_ignore_missing(true);
-    migrations
-});
 
 /// What the service's role may do, and nothing else: settled payments can be added to and not be changed, totals are
 /// written by triggers only, as their owner, and what the database fills in by itself (ids, times of the past) is in no

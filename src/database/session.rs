@@ -5,7 +5,9 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, Row};
 
-use super::{LOCK_TIMEOUT, STATEMENT_TIMEOUT, within};
+use super::errors::Unfit;
+use super::trust::within;
+use super::{LOCK_TIMEOUT, STATEMENT_TIMEOUT};
 
 /// How long a transaction of the service may idle before the server ends it.
 pub const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -127,22 +129,5 @@ impl Session {
             Ok(connection)
         })
         .await
-    }
-}
-
-/// What only the administrator of the database can set right.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unfit {
-    /// The triggers that keep the totals do not run.
-    #[error(
-        "session_replication_role is {0:?} for our role, which turns the triggers off that keep the totals; \
-         it has to be \"origin\""
-    )]
-    TriggersOff(String),
-}
-
-impl From<Unfit> for sqlx::Error {
-    fn from(unfit: Unfit) -> Self {
-        Self::Configuration(unfit.into())
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::STATEMENT_TIMEOUT;
-use super::outage::withdraws;
+use super::errors::withdraws;
 
 /// How long the statements of one step may take, after which their connection is given up: the server ends each
 /// of them after [`STATEMENT_TIMEOUT`], so it does not hear us any more.

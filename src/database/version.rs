@@ -5,10 +5,18 @@
 //! instance whose role owns the tables, for one whose role does not, and for one that runs already.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use sqlx::PgExecutor;
+use sqlx::migrate::Migrator;
 
-use super::migrate::MIGRATIONS;
+/// The tables, in the order in which they came to be.
+pub static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
+    let mut migrations = sqlx::migrate!();
+    // Those of newer programs are for `standing` to judge.
+    migrations.set_ignore_missing(true);
+    migrations
+});
 
 /// The end of the name of a migration with which older programs can work.
 pub const COMPATIBLE: &str = "compatible";

@@ -12,7 +12,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{CLOSE, broken_part, listen};
+use super::end::{CLOSE, broken_part};
+use super::listen;
 use crate::config::{Listen, OperatorToken};
 use crate::http::live::{self, Observer};
 use crate::http::{Limits, OperatorApi};

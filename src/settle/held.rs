@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::Ended;
 use crate::attention::{Attention, Item};
-use crate::charge::Outcome;
+use crate::charge::{Ended, Outcome};
 use crate::database::{Condition, Outage, RETRY_PAUSE, concerns_all};
 use crate::metrics::COUNTS;
 use crate::payment::format_time;
