@@ -1,10 +1,13 @@
 //! The HTTP API.
 
+mod api;
 mod connections;
 mod file;
+mod limits;
 pub mod live;
 mod openapi;
 mod operator;
+mod operator_api;
 mod parameters;
 mod patience;
 mod payments;
@@ -20,31 +23,24 @@ mod summary;
 mod wrong_tokens;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
-use sqlx::PgPool;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+pub use api::{Api, Readiness};
+pub use limits::{Limits, MAX_BODY_BYTES};
 pub use openapi::DOCUMENT_PATH;
-pub use operator::OperatorApi;
-pub use probes::Readiness;
+pub use operator_api::OperatorApi;
 pub use problem::Problem;
 pub use problem_kind::{PROBLEMS_PATH, ProblemKind};
 pub use reference::PAGE_PATH;
 pub use revoked::Revoked;
-pub use server::{Limits, serve};
+pub use server::serve;
 pub use summary::{Bounds, range};
 pub use wrong_tokens::WrongTokens;
-
-use crate::accept::Acceptor;
-use crate::settle::Unrecorded;
-
-/// The longest request body that is read, in bytes.
-pub const MAX_BODY_BYTES: usize = 4 * 1024;
 
 /// The groups of operations, and what they are for.
 const TAGS: [(&str, &str); 2] = [
@@ -54,27 +50,6 @@ const TAGS: [(&str, &str); 2] = [
         "Whether an instance lives, and whether it takes payments",
     ),
 ];
-
-/// What the handlers share.
-#[derive(Debug, Clone)]
-pub struct Api {
-    /// Takes payments to the queue.
-    pub acceptor: Acceptor,
-    /// Connections for requests.
-    pub pool: PgPool,
-    /// Names of the configured processors, in order of preference.
-    pub processors: Arc<[String]>,
-    /// Whether the books may be emptied.
-    pub allow_purge: bool,
-    /// What cannot be recorded.
-    pub unrecorded: Arc<Unrecorded>,
-    /// Whether the instance has found its database prepared, and claims payments.
-    pub started: Arc<AtomicBool>,
-    /// Asks the database whether it takes payments.
-    pub readiness: Arc<Readiness>,
-    /// Whether the instance is shutting down.
-    pub stopping: Arc<AtomicBool>,
-}
 
 impl Api {
     /// The routes.

@@ -1,8 +1,6 @@
 //! The operator's API, on an address of its own and never behind the public load balancer: what the
 //! router knows and why it decides as it does, switches to take a processor out of use, and the live page.
 
-use std::sync::Arc;
-
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -10,29 +8,23 @@ use axum::http::header::CONTENT_TYPE;
 use axum::middleware;
 use axum::response::IntoResponse;
 use axum::{Json, Router};
-use router::{Explanation, SharedRouter};
+use router::Explanation;
 use serde::Deserialize;
-use sqlx::PgPool;
 use utoipa::ToSchema;
 use utoipa::openapi::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::live::{self, Feed, Simulator};
+use super::live;
 use super::problem::{BODY, DATABASE, OPERATOR, Optional, problems};
 use super::{
-    Api, Problem, ProblemKind, Revoked, WrongTokens, file, openapi, parameters, problem, reference,
-    session,
+    Api, OperatorApi, Problem, ProblemKind, file, openapi, parameters, problem, reference, session,
 };
 use crate::attention::Item;
-use crate::config::OperatorToken;
 use crate::in_doubt::Author;
-use crate::scrape::Scrape;
 use crate::switch::{self, Switch};
 
-/// What Prometheus asks for. Its token opens nothing else.
-const METRICS: &str = "/metrics";
 /// The text format of Prometheus.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// The name of the scheme by which operators identify themselves.
@@ -58,31 +50,6 @@ const TAGS: [(&str, &str); 8] = [
     ),
     ("session", "How a browser signs in and out"),
 ];
-
-/// What the operator's handlers share.
-#[derive(Clone)]
-pub struct OperatorApi {
-    /// Connections.
-    pub pool: PgPool,
-    /// What is explained.
-    pub router: SharedRouter,
-    /// Names of the configured processors.
-    pub processors: Arc<[String]>,
-    /// What every request has to bear, but for the next.
-    pub token: OperatorToken,
-    /// What a request for `/metrics` may bear instead.
-    pub metrics_token: Option<OperatorToken>,
-    /// Who said a wrong one.
-    pub wrong_tokens: Arc<WrongTokens>,
-    /// Which sessions were signed out.
-    pub revoked: Arc<Revoked>,
-    /// What `/metrics` looks at.
-    pub scrape: Arc<Scrape>,
-    /// What the live page shows.
-    pub feed: Arc<Feed>,
-    /// Where processors are simulated.
-    pub simulator: Option<Arc<Simulator>>,
-}
 
 impl OperatorApi {
     /// The routes.
@@ -167,12 +134,6 @@ impl OperatorApi {
             parameters,
             parameters::check,
         ))
-    }
-
-    /// Whether whoever bears that token may ask for that path.
-    pub(super) fn admits(&self, token: &str, path: &str) -> bool {
-        let metrics_token = self.metrics_token.as_ref().filter(|_| path == METRICS);
-        self.token.is(token) || metrics_token.is_some_and(|metrics| metrics.is(token))
     }
 }
 

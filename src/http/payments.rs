@@ -6,14 +6,13 @@ use std::time::Instant;
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
-use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use rust_decimal::Decimal;
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::problem::{self, BODY, DATABASE, problems};
+use super::problem::{self, BODY, DATABASE, check_content_type, problems};
 use super::{Api, Problem, ProblemKind, parameters};
 use crate::accept::{Accepted, NotAccepted};
 use crate::database::Condition;
@@ -132,34 +131,6 @@ fn told(not_accepted: &NotAccepted) -> Problem {
 fn traceparent(headers: &HeaderMap) -> Option<Traceparent> {
     let header = headers.get(TRACEPARENT)?;
     Traceparent::read(header.to_str().ok()?)
-}
-
-/// Whether a body is announced as JSON that is not compressed.
-pub(super) fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
-    for codings in headers.get_all(CONTENT_ENCODING) {
-        let codings = String::from_utf8_lossy(codings.as_bytes());
-        let mut codings = codings.split(',').map(str::trim);
-        if let Some(coding) =
-            codings.find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"))
-        {
-            return Err(Problem::new(
-                ProblemKind::UnsupportedContentCoding,
-                format!("the body must be sent as it is, without the Content-Encoding {coding:?}"),
-            ));
-        }
-    }
-    let given = headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
-    let media_type = given.split(';').next().unwrap_or_default().trim();
-    if media_type.eq_ignore_ascii_case("application/json") {
-        return Ok(());
-    }
-    Err(Problem::new(
-        ProblemKind::UnsupportedMediaType,
-        format!("the Content-Type must be application/json, not {media_type:?}"),
-    ))
 }
 
 /// One payment as `GET /payments/{id}` shows it.

@@ -7,11 +7,9 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::StatusCode;
 use sqlx::PgPool;
-use tokio::sync::Mutex;
 
 use super::problem::problems;
 use super::{Api, Problem, ProblemKind};
-use crate::database::Look;
 
 /// How long the database has to answer. Whoever asks has the reply within a second.
 const READY_WITHIN: Duration = Duration::from_millis(900);
@@ -91,7 +89,3 @@ async fn ask(pool: PgPool) -> Result<Option<String>, sqlx::Error> {
         }
     }
 }
-
-/// The look at the database that is under way, one for all who ask whether the instance is ready.
-#[derive(Debug, Default)]
-pub struct Readiness(Mutex<Look<Option<String>>>);

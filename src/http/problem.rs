@@ -5,8 +5,10 @@ use std::error::Error as _;
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{FromRequest, Request};
-use axum::http::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, RETRY_AFTER};
-use axum::http::{HeaderValue, Method, StatusCode, Uri};
+use axum::http::header::{
+    ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER,
+};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::LengthLimitError;
@@ -21,7 +23,6 @@ use utoipa::{PartialSchema, ToSchema};
 
 use super::MAX_BODY_BYTES;
 use super::patience::TooSlow;
-use super::payments::check_content_type;
 use super::problem_kind::ProblemKind::{self, *};
 use crate::database::{Condition, heed, within};
 use crate::telemetry::Storm;
@@ -190,6 +191,34 @@ impl Problem {
 pub(super) async fn read(body: Body) -> Result<Bytes, Problem> {
     let read = to_bytes(body, MAX_BODY_BYTES).await;
     read.map_err(|error| Problem::unread_body(&error))
+}
+
+/// Whether a body is announced as JSON that is not compressed.
+pub(super) fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
+    for codings in headers.get_all(CONTENT_ENCODING) {
+        let codings = String::from_utf8_lossy(codings.as_bytes());
+        let mut codings = codings.split(',').map(str::trim);
+        if let Some(coding) =
+            codings.find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"))
+        {
+            return Err(Problem::new(
+                ProblemKind::UnsupportedContentCoding,
+                format!("the body must be sent as it is, without the Content-Encoding {coding:?}"),
+            ));
+        }
+    }
+    let given = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let media_type = given.split(';').next().unwrap_or_default().trim();
+    if media_type.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    Err(Problem::new(
+        ProblemKind::UnsupportedMediaType,
+        format!("the Content-Type must be application/json, not {media_type:?}"),
+    ))
 }
 
 /// The fields of a JSON object, as the body of a request.

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::response::IntoResponse;
@@ -20,46 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::connections::OpenConnections;
 use super::patience::{PatientBody, PatientStream, Requests};
-use super::{MAX_BODY_BYTES, Problem, ProblemKind};
+use super::{Limits, MAX_BODY_BYTES, Problem, ProblemKind};
 use crate::metrics::COUNTS;
-
-/// What clients may hold of an address, and for how long. All of it is the same everywhere: whoever waits
-/// longer is broken, or means harm.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Open connections, and so requests in progress. Beyond that a new one takes the place of the one whose client has
-    /// kept us waiting for longest, or waits, where all wait for us.
-    pub connections: usize,
-    /// Bytes of a request's head.
-    pub head_bytes: usize,
-    /// From the first byte of a request's head to its last.
-    pub head: Duration,
-    /// From the last byte of the head to the last of the body.
-    pub body: Duration,
-    /// How long a connection may be open without a request, and without a byte in either direction. Longer
-    /// than the 60 s after which nginx closes an idle connection by itself, so that it never sends a request
-    /// on one that is being closed here.
-    pub idle: Duration,
-    /// How long a client may take nothing of a reply that waits for it.
-    pub stall: Duration,
-    /// Whether it is noticed at once that a client left before it had its reply, as whoever serves a feed wants to
-    /// know. It takes a buffer of 8 KiB for each request, and a payment is accepted all the same.
-    pub notice_leaving: bool,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections: 4_096,
-            head_bytes: 16 * 1024,
-            head: Duration::from_secs(10),
-            body: Duration::from_secs(10),
-            idle: Duration::from_secs(75),
-            stall: Duration::from_secs(10),
-            notice_leaving: false,
-        }
-    }
-}
 
 /// Serves `routes` until `stop`, then closes what is idle and waits for the requests that are open.
 pub async fn serve<L: Listener>(
@@ -163,6 +124,8 @@ fn is_name(value: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use axum::extract::FromRequest as _;
     use axum::http::Method;
     use serde_json::Value;

@@ -7,7 +7,7 @@
 
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN, SET_COOKIE, WWW_AUTHENTICATE};
+use axum::http::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN, SET_COOKIE};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::problem::{BODY, DATABASE, Fields, OPERATOR, problems};
 use super::revoked::REVOKED_LOOK;
+use super::wrong_tokens::unauthorized;
 use super::{OperatorApi, Problem, ProblemKind};
 use crate::config::OperatorToken;
 use crate::database::within;
@@ -251,12 +252,4 @@ fn foreign_page() -> Problem {
         ProblemKind::ForeignPage,
         "with a cookie only pages of this address may ask for that; programs use Authorization: Bearer",
     )
-}
-
-pub(super) fn unauthorized() -> Response {
-    let problem = Problem::new(
-        ProblemKind::TokenMissingOrWrong,
-        "the operator's token is missing or wrong",
-    );
-    ([(WWW_AUTHENTICATE, "Bearer")], problem).into_response()
 }

@@ -4,11 +4,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::http::header::CONNECTION;
+use axum::http::header::{CONNECTION, WWW_AUTHENTICATE};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::Semaphore;
 
-use super::session::unauthorized;
 use super::{Problem, ProblemKind};
 use crate::metrics::COUNTS;
 
@@ -90,4 +89,13 @@ impl WrongTokens {
     fn lock(&self) -> std::sync::MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The answer to a request without a token, or with a wrong one.
+pub(super) fn unauthorized() -> Response {
+    let problem = Problem::new(
+        ProblemKind::TokenMissingOrWrong,
+        "the operator's token is missing or wrong",
+    );
+    ([(WWW_AUTHENTICATE, "Bearer")], problem).into_response()
 }

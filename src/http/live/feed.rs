@@ -1,15 +1,9 @@
 //! The feed of the page: one snapshot a second for all viewers together, and none while nobody looks.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::State;
-use axum::response::sse::{Event, Sse};
-use axum::routing::get;
-use axum::{Extension, Router};
 use chrono::Utc;
-use futures_util::{Stream, StreamExt, stream};
 use router::SharedRouter;
 use sqlx::PgPool;
 use tokio::sync::{Notify, watch};
@@ -22,8 +16,6 @@ use super::snapshot::{DeploymentView, Snapshot};
 use super::window::{Sample, Window};
 use crate::attention::{self, OwnAttention};
 use crate::database::{Look, Outage};
-use crate::http::OperatorApi;
-use crate::http::session::SessionId;
 
 /// The time between two snapshots.
 pub(super) const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
@@ -35,20 +27,19 @@ pub(super) const SPREAD: Duration = Duration::from_millis(400);
 pub(super) const BOOKS_PATIENCE: Duration = Duration::from_millis(700);
 /// When it has not answered for so long, it is away.
 pub(super) const AWAY_AFTER: Duration = Duration::from_secs(3);
-/// How long a browser waits before it connects again.
-const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 /// A rate is only told of two looks that are closer to each other than this.
 const RATE_WITHIN: Duration = Duration::from_secs(5);
 
 /// The newest snapshot, as JSON.
-type Latest = Option<Arc<str>>;
+pub(super) type Latest = Option<Arc<str>>;
 
 /// Where viewers come to look.
 #[derive(Debug)]
 pub struct Feed {
     latest: watch::Sender<Latest>,
     came: Notify,
-    stop: CancellationToken,
+    /// All viewers are sent away then.
+    pub(super) stop: CancellationToken,
 }
 
 impl Feed {
@@ -66,7 +57,8 @@ impl Feed {
         self.latest.receiver_count() > 0
     }
 
-    fn watch(&self) -> watch::Receiver<Latest> {
+    /// The snapshots from now on, the newest first.
+    pub(super) fn watch(&self) -> watch::Receiver<Latest> {
         let mut latest = self.latest.subscribe();
         latest.mark_changed();
         self.came.notify_one();
@@ -99,37 +91,6 @@ impl Feed {
             () = self.stop.cancelled() => {}
         }
     }
-}
-
-/// The route of the feed.
-pub(in crate::http) fn stream() -> Router<OperatorApi> {
-    Router::new().route("/live", get(live))
-}
-
-/// `GET /live`: the snapshots as server-sent events, until the session of who asks ends.
-async fn live(
-    State(api): State<OperatorApi>,
-    session: Option<Extension<SessionId>>,
-) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let snapshots = stream::unfold(api.feed.watch(), async |mut latest| {
-        loop {
-            latest.changed().await.ok()?;
-            let text = latest.borrow_and_update().clone();
-            if let Some(text) = text {
-                return Some((Event::default().retry(RECONNECT_AFTER).data(text), latest));
-            }
-        }
-    });
-    let stop = api.feed.stop.clone();
-    let over = async move {
-        match session {
-            Some(Extension(session)) => session.over(&api).await,
-            None => std::future::pending().await,
-        }
-    };
-    let snapshots = snapshots.take_until(stop.cancelled_owned());
-    let snapshots = snapshots.take_until(Box::pin(over));
-    Sse::new(snapshots.map(Ok))
 }
 
 /// The place of an instance within [`SPREAD`].

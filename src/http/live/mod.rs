@@ -16,13 +16,15 @@ mod history;
 mod in_doubt;
 mod money;
 mod simulation;
+mod simulation_calls;
 mod snapshot;
+mod stream;
 mod window;
 
 pub(super) use assets::page;
-pub(super) use feed::stream;
 pub use feed::{Feed, Observer};
 pub use simulation::Simulator;
+pub(super) use stream::stream;
 
 use super::OperatorApi;
 
@@ -36,7 +38,7 @@ pub fn start(
     if let Some(simulator) = observer.simulator.clone() {
         let (feed, stop) = (Arc::clone(&feed), stop.clone());
         parts.spawn(async move {
-            simulator.run(feed, stop).await;
+            simulator.run(|| feed.is_watched(), stop).await;
             Ok(())
         });
     }
@@ -56,6 +58,6 @@ pub(super) fn routes() -> OpenApiRouter<OperatorApi> {
         .routes(routes!(dead_letters::discard))
         .routes(routes!(in_doubt::list))
         .routes(routes!(history::get))
-        .routes(routes!(simulation::change))
-        .routes(routes!(simulation::traffic))
+        .routes(routes!(simulation_calls::change))
+        .routes(routes!(simulation_calls::traffic))
 }

@@ -1,0 +1,36 @@
+//! What the handlers of the API share.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use sqlx::PgPool;
+use tokio::sync::Mutex;
+
+use crate::accept::Acceptor;
+use crate::database::Look;
+use crate::settle::Unrecorded;
+
+/// What the handlers share.
+#[derive(Debug, Clone)]
+pub struct Api {
+    /// Takes payments to the queue.
+    pub acceptor: Acceptor,
+    /// Connections for requests.
+    pub pool: PgPool,
+    /// Names of the configured processors, in order of preference.
+    pub processors: Arc<[String]>,
+    /// Whether the books may be emptied.
+    pub allow_purge: bool,
+    /// What cannot be recorded.
+    pub unrecorded: Arc<Unrecorded>,
+    /// Whether the instance has found its database prepared, and claims payments.
+    pub started: Arc<AtomicBool>,
+    /// Asks the database whether it takes payments.
+    pub readiness: Arc<Readiness>,
+    /// Whether the instance is shutting down.
+    pub stopping: Arc<AtomicBool>,
+}
+
+/// The look at the database that is under way, one for all who ask whether the instance is ready.
+#[derive(Debug, Default)]
+pub struct Readiness(pub(super) Mutex<Look<Option<String>>>);
