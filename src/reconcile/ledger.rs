@@ -9,10 +9,12 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::ask::Charge;
-use super::{Archived, Difference, Finding, Ours, PAGE, Report, Scope};
+use super::report::{Archived, Difference, Finding, Ours, Report, Scope};
 use crate::database::interval;
 use crate::restored::BACKUP_AGE_LIMIT;
 
+/// Payments that are read from the database at a time.
+pub const PAGE: i64 = 500;
 /// How much before its acceptance, or after this moment, a processor may have charged a payment by its own clock. A
 /// record that is further away is not repaired: a person has to see whether that is this payment.
 pub const CLOCKS_APART: Duration = Duration::from_secs(3_600);
