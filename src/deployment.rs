@@ -26,7 +26,8 @@ pub use word::{Word, declare};
 use crate::attention::OwnAttention;
 use crate::charge::{HEALTH_TIMEOUT, Processor};
 use crate::clock::{DatabaseClock, WATCH_GAP};
-use crate::database::{Outage, Session, interval, within};
+use crate::database::{CHANNEL, Outage, Session, hint_others, interval, within};
+use crate::lease::{INSTANCE_FORGOTTEN, INSTANCE_TTL};
 use crate::route::Recovered;
 
 /// The longest time between two looks at what the other instances wrote. A hint (NOTIFY) makes it a few
@@ -36,14 +37,8 @@ pub const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 pub const SYNC_PAUSE: Duration = Duration::from_millis(20);
 /// After so long without a hint the connection is tried: a server that vanished says nothing.
 const LISTEN_CHECK: Duration = Duration::from_secs(60);
-/// The channel of the hints.
-const CHANNEL: &str = "payment_proxy_deployment";
 /// The time between two signs of life.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
-/// An instance that gave no sign of life for so long does not count any more.
-pub const INSTANCE_TTL: Duration = Duration::from_secs(5);
-/// The rows of instances are removed after so long.
-const INSTANCE_FORGOTTEN: Duration = Duration::from_secs(300);
 /// The time from the reply of a health call to the next call, for the whole deployment. A processor
 /// allows one call per 5 s; the rest is for the difference of clocks and ways.
 pub const HEALTH_INTERVAL: Duration = Duration::from_millis(5_050);
@@ -346,14 +341,6 @@ struct Synced {
     polls: Vec<usize>,
     /// When the next poll is due.
     next_poll_in: Duration,
-}
-
-/// Tells all instances that there is something to read, if hints arrive at all.
-pub(crate) async fn hint_others(pool: &PgPool) {
-    let hint = sqlx::query("SELECT pg_notify($1, '')").bind(CHANNEL);
-    if let Err(error) = within(hint.execute(pool)).await {
-        tracing::debug!(error = %error, "no hint given");
-    }
 }
 
 /// Passes hints on, for as long as hints arrive.

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::census::{CALL_OVERDUE, COUNTED};
 use crate::claim::LONGEST_DOUBT_PAUSE;
 use crate::database::{interval, within};
-use crate::deployment::INSTANCE_TTL;
+use crate::lease::INSTANCE_TTL;
 use crate::printable::printable;
 
 /// Payments that are decided in one transaction, at most.
@@ -60,7 +60,7 @@ pub struct InDoubt {
     pub correlation_id: Uuid,
     /// What was to be charged.
     #[serde(with = "rust_decimal::serde::arbitrary_precision")]
-    #[schema(value_type = crate::http::Amount)]
+    #[schema(value_type = crate::payment::Amount)]
     pub amount: Decimal,
     /// The processor that may have charged it.
     pub processor: String,

@@ -1,9 +1,13 @@
-//! How long claims last, and the doubts that they leave.
+//! How long claims last, the doubts that they leave, and the sign of life of an instance.
 
 use std::time::Duration;
 
 /// What a lease lasts beyond the longest call: the time between claim and send, and to record the end.
 pub const LEASE_MARGIN: Duration = Duration::from_secs(5);
+/// An instance that gave no sign of life for so long does not count any more.
+pub const INSTANCE_TTL: Duration = Duration::from_secs(5);
+/// The rows of instances are removed after so long.
+pub const INSTANCE_FORGOTTEN: Duration = Duration::from_secs(300);
 
 /// How long claims and doubts last.
 #[derive(Debug, Clone, Copy)]

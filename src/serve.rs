@@ -21,9 +21,9 @@ use uuid::Uuid;
 
 use crate::accept::Acceptor;
 use crate::attention::OwnAttention;
-use crate::charge::{Names, Processor, ProcessorClient, Stop};
+use crate::charge::{self, Stop};
 use crate::clock::DatabaseClock;
-use crate::config::{ProcessorsSettings, Settings};
+use crate::config::Settings;
 use crate::database::{self, Pools, RETRY_PAUSE, Schema};
 use crate::deployment::{Admission, Candidate, Member, MemberTerms};
 use crate::fee;
@@ -62,7 +62,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     let files = files::raise_limit();
     let shares = files::share(files, Limits::default().connections);
     let instance = Uuid::new_v4();
-    let processors = processors(&settings.processors)?;
+    let processors = charge::processors(&settings.processors)?;
     let terms = settings.processors.processors.0.iter();
     let terms: Vec<Terms> = terms
         .map(|processor| Terms {
@@ -299,27 +299,6 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     let _ = tokio::join!(closed, trace::stop());
     tracing::info!("stopped");
     outcome
-}
-
-/// Clients for the configured processors.
-///
-/// # Errors
-/// A processor cannot be called at all.
-pub fn processors(settings: &ProcessorsSettings) -> anyhow::Result<Arc<Vec<Processor>>> {
-    let names = Names::of_system();
-    let processors = settings.processors.0.iter().map(|processor| {
-        let client = ProcessorClient::new(
-            processor,
-            settings.processor_timeout,
-            &names,
-            settings.authorities(),
-        )?;
-        Ok(Processor {
-            name: processor.name.clone(),
-            client,
-        })
-    });
-    Ok(Arc::new(processors.collect::<anyhow::Result<Vec<_>>>()?))
 }
 
 /// Migrates where that is for this role to do, waits until it is done where it is not, and writes down the

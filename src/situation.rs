@@ -12,8 +12,8 @@ use tokio::sync::Mutex;
 use crate::attention::{Attention, Item, OwnAttention, in_order, list, published};
 use crate::census::{CENSUS_INTERVAL, CENSUS_TIMEOUT, COUNTED, Census};
 use crate::database::{Look, interval};
-use crate::deployment::INSTANCE_TTL;
 use crate::in_doubt;
+use crate::lease::INSTANCE_TTL;
 use crate::payment::format_time;
 use crate::switch::{self, Switch};
 

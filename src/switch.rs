@@ -6,7 +6,7 @@ use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
 use utoipa::ToSchema;
 
-use crate::deployment::hint_others;
+use crate::database::hint_others;
 use crate::in_doubt::{self, Author};
 
 /// Whether a processor is in use.

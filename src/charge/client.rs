@@ -1,5 +1,6 @@
 //! The calls to one processor. None is ever repeated by itself.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
@@ -18,7 +19,7 @@ use super::reading::{
 use super::verdict::Documented;
 use super::{Lookup, Names, Reply};
 use crate::claim::Claim;
-use crate::config::ProcessorSettings;
+use crate::config::{ProcessorSettings, ProcessorsSettings};
 use crate::metrics::{COUNTS, ProcessorCounts};
 use crate::payment::format_time;
 use crate::tls::{self, Authorities};
@@ -49,6 +50,27 @@ pub struct Processor {
     pub name: String,
     /// Its calls.
     pub client: ProcessorClient,
+}
+
+/// Clients for the configured processors.
+///
+/// # Errors
+/// A processor cannot be called at all.
+pub fn processors(settings: &ProcessorsSettings) -> anyhow::Result<Arc<Vec<Processor>>> {
+    let names = Names::of_system();
+    let processors = settings.processors.0.iter().map(|processor| {
+        let client = ProcessorClient::new(
+            processor,
+            settings.processor_timeout,
+            &names,
+            settings.authorities(),
+        )?;
+        Ok(Processor {
+            name: processor.name.clone(),
+            client,
+        })
+    });
+    Ok(Arc::new(processors.collect::<anyhow::Result<Vec<_>>>()?))
 }
 
 /// What came back from a POST.

@@ -18,7 +18,7 @@ use router::Permit;
 use tokio_util::sync::CancellationToken;
 
 pub use client::{
-    HEALTH_TIMEOUT, LOOKUP_TIMEOUT, Posted, Processor, ProcessorClient, SUMMARY_TIMEOUT,
+    HEALTH_TIMEOUT, LOOKUP_TIMEOUT, Posted, Processor, ProcessorClient, SUMMARY_TIMEOUT, processors,
 };
 pub use connect::CONNECT_TIMEOUT;
 pub use names::{NAME_KEPT, Names};

@@ -2,6 +2,7 @@
 
 mod auditors;
 mod errors;
+mod hint;
 mod kept;
 mod lock;
 mod look;
@@ -18,6 +19,7 @@ use sqlx::postgres::types::PgInterval;
 
 pub use auditors::{AUDIT_CHECK, end_long_audits, watch_auditors};
 pub use errors::{Condition, Unfit, concerns_all, is_not_allowed, is_transient, lacks_character};
+pub(crate) use hint::{CHANNEL, hint_others};
 pub use kept::Kept;
 pub(crate) use lock::with_short_locks;
 pub use lock::{

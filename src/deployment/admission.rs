@@ -13,9 +13,9 @@ use sqlx::{Connection, PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::terms::MemberTerms;
-use super::{INSTANCE_FORGOTTEN, INSTANCE_TTL};
 use crate::attention::{Attention, Item};
 use crate::database::{ConnectionCheck, MIGRATIONS, interval, within};
+use crate::lease::{INSTANCE_FORGOTTEN, INSTANCE_TTL};
 
 /// What is said of an instance that has not found its database yet.
 const STARTING: &str = "the instance is starting: its database is not prepared yet";

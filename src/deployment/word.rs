@@ -3,8 +3,8 @@
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use super::INSTANCE_TTL;
 use crate::database::interval;
+use crate::lease::INSTANCE_TTL;
 
 /// What an operator says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

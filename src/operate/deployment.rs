@@ -12,7 +12,8 @@ use super::output::{print_json, say};
 use super::{DIFFERS, connected};
 use crate::config::{DatabaseSettings, OwnerSettings};
 use crate::database::{Session, interval};
-use crate::deployment::{INSTANCE_TTL, MemberTerms, Word, declare};
+use crate::deployment::{MemberTerms, Word, declare};
+use crate::lease::INSTANCE_TTL;
 use crate::payment::format_time;
 
 /// Declarations that are shown, at most.

@@ -15,7 +15,7 @@ use crate::attention::{Attention, Item};
 use crate::census::{COUNTED, Census};
 use crate::config::{DatabaseSettings, Listen, OperatorSettings};
 use crate::database::{Pools, interval};
-use crate::deployment::INSTANCE_TTL;
+use crate::lease::INSTANCE_TTL;
 use crate::probe::reachable;
 use crate::situation::{self, STUCK_AFTER};
 use crate::switch::{self, Switch};

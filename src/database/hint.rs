@@ -1,0 +1,16 @@
+//! Hints: by NOTIFY, that there is something to read. Nothing depends on them.
+
+use sqlx::PgPool;
+
+use super::trust::within;
+
+/// The channel of the hints.
+pub(crate) const CHANNEL: &str = "payment_proxy_deployment";
+
+/// Tells all instances that there is something to read, if hints arrive at all.
+pub(crate) async fn hint_others(pool: &PgPool) {
+    let hint = sqlx::query("SELECT pg_notify($1, '')").bind(CHANNEL);
+    if let Err(error) = within(hint.execute(pool)).await {
+        tracing::debug!(error = %error, "no hint given");
+    }
+}
