@@ -6,6 +6,7 @@ mod listen;
 mod operators;
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -46,6 +47,10 @@ pub use end::{CALLS_DRAIN, CLOSE, REQUESTS_DRAIN, SETTLE_DRAIN, SHUTDOWN};
 use end::broken_part;
 use listen::listen;
 use operators::Operators;
+
+/// How long clients who come too early wait for an instance to be prepared, which takes some milliseconds; until
+/// then the kernel keeps them. A load balancer would pass a 503 on, while another instance serves.
+pub const START_PATIENCE: Duration = Duration::from_millis(700);
 
 /// Runs an instance until `shutdown` is ready, then ends it in order within [`SHUTDOWN`].
 ///
@@ -168,7 +173,6 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         ..Limits::default()
     };
     let served = listen("LISTEN", address, limits, api.routes(), http_stop.clone()).await?;
-    parts.spawn(served);
     tracing::info!(listen = %address, database = %settings.database.database_url, "listening");
     if shares.clients < Limits::default().connections {
         tracing::warn!(
@@ -183,15 +187,33 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         terms: MemberTerms::of(&settings),
     };
     tokio::pin!(shutdown);
-    tokio::select! {
-        prepared = prepare_when_reachable(&settings, &pools.requests, &candidate, &admission) => prepared?,
-        () = &mut shutdown => {
-            if admission.refused().is_some() {
-                candidate.sign_off(&pools.requests).await;
+    let mut served = Some(served);
+    {
+        let mut preparing = pin!(prepare_when_reachable(
+            &settings,
+            &pools.requests,
+            &candidate,
+            &admission
+        ));
+        let mut patience = pin!(tokio::time::sleep(START_PATIENCE));
+        loop {
+            tokio::select! {
+                prepared = &mut preparing => break prepared?,
+                () = &mut patience, if served.is_some() => {
+                    parts.spawn(served.take().expect("checked just now"));
+                }
+                () = &mut shutdown => {
+                    if admission.refused().is_some() {
+                        candidate.sign_off(&pools.requests).await;
+                    }
+                    return Ok(());
+                }
+                broken = parts.join_next(), if !parts.is_empty() => return broken_part(broken),
             }
-            return Ok(());
         }
-        broken = parts.join_next() => return broken_part(broken),
+    }
+    if let Some(served) = served {
+        parts.spawn(served);
     }
 
     let mut settling = tokio::spawn(settle::run(

@@ -2,17 +2,19 @@
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use payment_proxy::accept::Acceptor;
 use payment_proxy::room::Room;
+use payment_proxy::serve::START_PATIENCE;
 use payment_proxy::worker::Step;
 use reqwest::StatusCode;
+use reqwest::header::CONTENT_TYPE;
 use uuid::Uuid;
 
 use crate::support::{
-    Bench, CENTS, Database, Gateway, PATIENCE, eventually, new_payment, processor, processors,
-    production_terms,
+    Bench, CENTS, Database, Gateway, PATIENCE, eventually, eventually_some, new_payment,
+    payment_json, processor, processors, production_terms,
 };
 
 #[tokio::test]
@@ -43,6 +45,27 @@ async fn sigterm_finishes_claimed_payments() {
     assert_eq!(
         database.count("payment_queue").await,
         30 - i64::try_from(stored).expect("small")
+    );
+}
+
+#[tokio::test]
+async fn clients_who_come_while_an_instance_starts_wait_instead_of_being_refused() {
+    let (database, default) = (Database::migrated().await, processor().await);
+    let gateway = Gateway::spawn(&database.url, &processors(&[&default]), &[]);
+    let body = payment_json(Uuid::new_v4(), CENTS);
+    let (status, waited) = eventually_some("its socket is there", async || {
+        let asked_at = Instant::now();
+        let post = gateway.http.post("http://gateway/payments");
+        let post = post.header(CONTENT_TYPE, "application/json");
+        let reply = post.body(body.clone()).send().await.ok()?;
+        Some((reply.status(), asked_at.elapsed()))
+    })
+    .await;
+    // A machine that is busy may take longer; then they are told so.
+    let refused_late = status == StatusCode::SERVICE_UNAVAILABLE && waited >= START_PATIENCE;
+    assert!(
+        status == StatusCode::ACCEPTED || refused_late,
+        "{status} after {waited:?}"
     );
 }
 
