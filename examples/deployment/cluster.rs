@@ -47,13 +47,14 @@ impl Cluster {
         std::fs::create_dir(&sockets)?;
         let sockets = sockets.display().to_string();
         let data = setup.data.clone().unwrap_or_else(|| folder.join("data"));
-        let arguments = [
+        let mut arguments = vec![
             script(),
             "run".into(),
             data.display().to_string(),
             sockets.clone(),
             PORT.to_string(),
         ];
+        arguments.extend(setup.server_settings.iter().cloned());
         let mut environment = vec![("STOP_WITH_PARENT".to_owned(), "yes".to_owned())];
         if let Some(wal) = &setup.wal {
             environment.push(("WAL_FOLDER".to_owned(), wal.display().to_string()));
@@ -63,13 +64,7 @@ impl Cluster {
             environment.push(("CLOCK_FILE".to_owned(), file.display().to_string()));
         }
         let mut cluster = Self {
-            process: Process::new(
-                "postgres",
-                logs,
-                Signal::SIGINT,
-                arguments.into(),
-                environment,
-            ),
+            process: Process::new("postgres", logs, Signal::SIGINT, arguments, environment),
             host: sockets.replace('/', "%2F"),
             sockets,
             clock_file,
@@ -257,6 +252,24 @@ impl Cluster {
     pub(crate) fn ended_by_itself(&mut self) -> Option<std::process::ExitStatus> {
         self.process.ended_by_itself()
     }
+}
+
+/// The setting without which a checkpoint writes a file of its own about what is replicated from elsewhere, and
+/// stops the server where it cannot.
+pub(crate) fn no_replication_origins() -> anyhow::Result<&'static str> {
+    let folder = std::process::Command::new(script()).arg("bin").output()?;
+    let folder = String::from_utf8(folder.stdout)?;
+    let program = Path::new(folder.trim()).join("postgres");
+    let told = std::process::Command::new(program)
+        .arg("--version")
+        .output()?;
+    let told = String::from_utf8(told.stdout)?;
+    let digits = told.split(|letter: char| !letter.is_ascii_digit());
+    let major = digits.filter_map(|digits| digits.parse().ok()).next();
+    Ok(match major.context("PostgreSQL tells its version")? {
+        ..18 => "max_replication_slots=0",
+        18_u32.. => "max_active_replication_origins=0",
+    })
 }
 
 fn script() -> String {

@@ -43,6 +43,8 @@ pub(crate) struct Setup {
     pub(crate) data: Option<PathBuf>,
     /// Where the database's WAL is; without it with its other files.
     pub(crate) wal: Option<PathBuf>,
+    /// Settings of the database server, as `NAME=VALUE`.
+    pub(crate) server_settings: Vec<String>,
     /// Where the instances' logs are; without it with all others.
     pub(crate) instance_logs: Option<PathBuf>,
 }
@@ -67,6 +69,7 @@ impl Setup {
             most_files: None,
             data: None,
             wal: None,
+            server_settings: Vec::new(),
             instance_logs: None,
         }
     }

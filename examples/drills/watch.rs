@@ -1,4 +1,5 @@
-//! A probe of each instance, as a load balancer has: how long `readyz` takes, and what it says.
+//! A probe of each instance, as a load balancer has: how long `readyz` takes, and what it says. `livez` is
+//! asked at the same time, which needs nothing but a CPU: what it takes is what the machine adds.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -23,6 +24,8 @@ pub(crate) struct Watch {
 struct Seen {
     /// The longest time until a reply, or until none was waited for.
     longest: Duration,
+    /// How much longer than `livez` at the same time, at the longest.
+    longest_of_its_own: Duration,
     /// What was said by an instance that is not ready.
     refusals: Vec<(Instant, String)>,
 }
@@ -52,6 +55,11 @@ impl Watch {
         self.seen().longest
     }
 
+    /// The longest time that a probe took beyond what the machine added.
+    pub(crate) fn longest_of_its_own(&self) -> Duration {
+        self.seen().longest_of_its_own
+    }
+
     /// Whether an instance has said since then that it is not ready, in a text that contains this.
     pub(crate) fn has_said(&self, since: Instant, words: &str) -> bool {
         let seen = self.seen();
@@ -73,8 +81,11 @@ impl Watch {
 async fn probe(client: Client, seen: Arc<Mutex<Seen>>) {
     loop {
         let asked_at = Instant::now();
-        let reply = client.get("http://instance/readyz").send().await;
-        let took = asked_at.elapsed();
+        let ask = async |path| {
+            let reply = client.get(format!("http://instance/{path}")).send().await;
+            (reply, asked_at.elapsed())
+        };
+        let ((reply, took), (_, machine)) = tokio::join!(ask("readyz"), ask("livez"));
         let answered = match &reply {
             Ok(_) => true,
             Err(error) => error.is_timeout(),
@@ -88,6 +99,8 @@ async fn probe(client: Client, seen: Arc<Mutex<Seen>>) {
             // An instance that is not there refuses the connection: that is no answer of its own.
             if answered {
                 seen.longest = seen.longest.max(took);
+                let own = took.saturating_sub(machine);
+                seen.longest_of_its_own = seen.longest_of_its_own.max(own);
             }
             if let Some(text) = refusal {
                 seen.refusals.push((asked_at, text));

@@ -33,7 +33,10 @@ const SLOW_FOR: Duration = Duration::from_secs(24);
 
 /// Idle clients at each instance that may open 1,024 files.
 const IDLE_CLIENTS: usize = 1_300;
-const IDLE_FOR: Duration = Duration::from_secs(12);
+/// The pause between two of them. A client may be silent for a second before it makes room, so an instance
+/// with 1,024 files takes some 400 a second.
+const IDLE_EVERY: Duration = Duration::from_millis(8);
+const IDLE_FOR: Duration = Duration::from_secs(6);
 
 /// Clients that connect while nginx stands still.
 const CROWD: u32 = 2_000;
@@ -136,13 +139,14 @@ pub(super) async fn few_files(site: &Site) -> anyhow::Result<()> {
     // Calls that are open for a while need files, too.
     site.slow_processors(Duration::from_millis(500)).await?;
     site.outage("idle clients");
+    let since = Instant::now();
     let mut idle = Vec::new();
-    for socket in site.stack.sockets() {
-        for _ in 0..IDLE_CLIENTS {
+    for _ in 0..IDLE_CLIENTS {
+        for socket in site.stack.sockets() {
             idle.push(connect(socket).await?);
         }
+        tokio::time::sleep(IDLE_EVERY).await;
     }
-    let since = Instant::now();
     tokio::time::sleep(IDLE_FOR).await;
     let during = site.load.figures(since..Instant::now());
     let mut open = 0;

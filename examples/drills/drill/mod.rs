@@ -16,6 +16,7 @@ use clap::ValueEnum;
 use payment_proxy::config::QueueDurability;
 
 use crate::deployment::Setup;
+use crate::deployment::cluster::no_replication_origins;
 use crate::deployment::volume::Volume;
 use crate::site::Site;
 
@@ -46,7 +47,7 @@ pub(crate) enum Drill {
     KilledDatabase,
     /// The database's clock 85 s ahead while calls are open, 10 hours back with a crash, 10 minutes back
     ClockSteps,
-    /// The volume of the database's tables full for 8 s, and a checkpoint meanwhile (logged queue)
+    /// The volume of the database's tables full for 8 s, and a checkpoint meanwhile
     FullDisk,
     /// The volume of the WAL full until the server stops (logged queue)
     FullWal,
@@ -122,7 +123,7 @@ impl Drill {
             Self::KilledDatabase => setup.durability = QueueDurability::Logged,
             Self::ClockSteps => setup.clock_can_be_set = true,
             Self::FullDisk => {
-                setup.durability = QueueDurability::Logged;
+                setup.server_settings = vec![no_replication_origins()?.to_owned()];
                 setup.data = on_volume("data");
                 setup.wal = Some(folder.join("wal"));
             }
