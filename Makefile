@@ -1,7 +1,7 @@
 # Each target is a script in scripts/, which says at its top what it does and what it reads.
 
 .DEFAULT_GOAL := help
-.PHONY: help run env test queries load routing-bench bench pure-bench durability-bench outage soak torture drills fuzz screenshots supply-chain reproducible
+.PHONY: help run env test queries load routing-bench bench pure-bench durability-bench outage soak torture drills fuzz page screenshots supply-chain reproducible
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -48,6 +48,9 @@ drills: ## outages one by one, each with a verdict on every payment, before a re
 
 fuzz: ## what reads requests and replies, fuzzed for MINUTES=4; TARGETS="payment range" chooses
 	@scripts/fuzz.sh
+
+page: ## the live page in a real Chromium: what it shows, and axe-core in each of its states
+	@scripts/page.sh
 
 screenshots: ## pictures of the live page in all its states, for docs/screenshots
 	@scripts/screenshots.sh

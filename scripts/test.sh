@@ -27,6 +27,10 @@ if [ "${1:-}" != with-postgres ]; then
         echo "NOT TESTED: clients that are generated from the OpenAPI documents, see above" >&2
         export CLIENT_TOOLS_NOT_INSTALLED=1
     fi
+    if ! { scripts/install.sh node && page_tools; }; then
+        echo "NOT TESTED: the live page by axe-core, see above" >&2
+        export AXE_NOT_INSTALLED=1
+    fi
     step - .venv/bin/python3 -B -m unittest discover --quiet --start-directory bench --top-level-directory .
     cargo nextest --version >/dev/null 2>&1 || step - cargo install --locked cargo-nextest
     exec scripts/with-postgres.sh scripts/test.sh with-postgres

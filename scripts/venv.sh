@@ -39,24 +39,38 @@ schemathesis() {
     venv_install "schemathesis==$SCHEMATHESIS_VERSION"
 }
 
-# client_tools: sees to it that tests/clients has the linters and the generators that the test of the OpenAPI documents
-# runs: node_modules/ and .venv/, as the lock files there say. Nothing is done where they are of those lock files.
+# npm_install FOLDER: sees to it that node_modules/ there is as the lock file says. Nothing is done where it is.
 NODE_LEAST=20
-client_tools() (
-    cd tests/clients || return
-    stamp=$(cat package-lock.json requirements.txt | sha256sum)
-    [ "$(cat node_modules/.stamp 2>/dev/null)" != "$stamp" ] || [ ! -x .venv/bin/openapi-python-client ] || return 0
+npm_install() (
+    cd "$1" || return
+    stamp=$(sha256sum <package-lock.json)
+    [ "$(cat node_modules/.stamp 2>/dev/null)" != "$stamp" ] || return 0
     version=$(node --version) || return
     if [ "$(echo "${version#v}" | cut -d. -f1)" -lt $NODE_LEAST ]; then
         echo "node $version is older than $NODE_LEAST" >&2
         return 1
     fi
-    echo "installing linters and generators of clients into tests/clients" >&2
+    echo "installing into $1 what its package-lock.json lists" >&2
     npm ci --silent >&2 || return
-    python3 -m venv .venv || return
-    .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.txt || return
     echo "$stamp" >node_modules/.stamp
 )
+
+# client_tools: sees to it that tests/clients has the linters and the generators that the test of the OpenAPI documents
+# runs: node_modules/ and .venv/, as the lock files there say.
+client_tools() (
+    npm_install tests/clients || return
+    cd tests/clients || return
+    stamp=$(sha256sum <requirements.txt)
+    [ "$(cat .venv/.stamp 2>/dev/null)" != "$stamp" ] || return 0
+    python3 -m venv .venv || return
+    .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.txt || return
+    echo "$stamp" >.venv/.stamp
+)
+
+# page_tools: sees to it that tests/gateway/page has axe-core, which runs in the browser of the page's tests.
+page_tools() {
+    npm_install tests/gateway/page
+}
 
 # bench_modules: sees to it that .venv has what `make bench` imports.
 bench_modules() {

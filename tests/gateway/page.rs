@@ -8,18 +8,23 @@ use payment_proxy::config::OperatorToken;
 use reqwest::header::{AUTHORIZATION, COOKIE, SET_COOKIE};
 use reqwest::{Method, StatusCode};
 use rust_decimal::{Decimal, RoundingStrategy};
-use serde_json::json;
+use serde_json::{Value, json};
 use simulator::Running;
 use uuid::Uuid;
 
-use crate::support::{CENTS, Database, Gateway, eventually, processor, processors};
+use crate::support::{CENTS, Database, Gateway, eventually, processor, processors, processors_as};
 
+mod accessibility;
 mod browser;
 mod screenshots;
 
 use browser::{Browser, ENTER, LEFT, RIGHT, SHIFT, TAB};
 
 const TOKEN: &str = "a token: of some + length";
+/// Settings of an instance beside those that every one here has.
+type Settings = &'static [(&'static str, &'static str)];
+/// Those of one that can make its processors slow and failing, and payments up.
+const SIMULATED: Settings = &[("SIMULATOR_TOKEN", "123")];
 
 /// An instance with its page, and both processors.
 struct Site {
@@ -28,15 +33,23 @@ struct Site {
     fallback: Running,
     gateway: Gateway,
     url: String,
-    simulated: bool,
+    names: [&'static str; 2],
+    settings: Settings,
 }
 
 impl Site {
     async fn start(simulated: bool) -> Self {
+        let settings = if simulated { SIMULATED } else { &[] };
+        Self::start_as(["default", "fallback"], settings).await
+    }
+
+    /// One whose processors have those names.
+    async fn start_as(names: [&'static str; 2], settings: Settings) -> Self {
         let database = Database::create().await;
         let (default, fallback) = (processor().await, processor().await);
         let url = format!("http://127.0.0.1:{}", free_port());
-        let gateway = gateway(&database, &[&default, &fallback], &url, simulated).await;
+        let listed = processors_as(names, &[&default, &fallback]);
+        let gateway = gateway(&database, &listed, &url, settings).await;
         eventually("the processors are known", async || {
             database.count("processor_health").await == 2
         })
@@ -47,14 +60,20 @@ impl Site {
             fallback,
             gateway,
             url,
-            simulated,
+            names,
+            settings,
         }
     }
 
-    /// A browser that came through the link that `make run` prints.
+    /// The address with the token in it, as `make run` prints it.
+    fn link(&self) -> String {
+        format!("{}/#token={TOKEN}", self.url)
+    }
+
+    /// A browser that came through that link.
     async fn browser(&self, width: u32, height: u32) -> Browser {
         let browser = Browser::start(width, height).await;
-        browser.open(&format!("{}/#token={TOKEN}", self.url)).await;
+        browser.open(&self.link()).await;
         eventually("the page is live", async || {
             browser.text("#link-text").await == "Live"
         })
@@ -69,17 +88,51 @@ impl Site {
             fallback,
             gateway: old,
             url,
-            simulated,
+            names,
+            settings,
         } = self;
         old.stop().await;
-        let gateway = gateway(&database, &[&default, &fallback], &url, simulated).await;
+        let listed = processors_as(names, &[&default, &fallback]);
+        let gateway = gateway(&database, &listed, &url, settings).await;
         Self {
             database,
             default,
             fallback,
             gateway,
             url,
-            simulated,
+            names,
+            settings,
+        }
+    }
+
+    /// What a program of an operator is answered.
+    async fn call(&self, method: Method, path: &str, body: &Value) -> StatusCode {
+        let client = payment_proxy::tls::plain().build().expect("a client");
+        let call = client.request(method, format!("{}{path}", self.url));
+        let call = call.header(AUTHORIZATION, format!("Bearer {TOKEN}"));
+        call.json(body).send().await.expect("a reply").status()
+    }
+
+    /// Puts a processor into use (`enable`) or takes it out (`disable`).
+    async fn switch(&self, processor: &str, how: &str) {
+        let path = format!("/routing/{processor}/{how}");
+        let body = json!({"reason": "a test"});
+        assert_eq!(
+            self.call(Method::POST, &path, &body).await,
+            StatusCode::NO_CONTENT
+        );
+    }
+
+    /// Lets nobody connect to the database, or everybody again.
+    async fn allow_connections(&self, allowed: bool) {
+        let (_, name) = self.database.url.rsplit_once('/').expect("a path");
+        let cluster = Database::at(&std::env::var("TEST_DATABASE_URL").expect("set"));
+        let allow = format!("ALTER DATABASE {name} ALLOW_CONNECTIONS {allowed}");
+        cluster.execute(&allow).await;
+        if !allowed {
+            cluster
+                .execute(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"))
+                .await;
         }
     }
 
@@ -104,15 +157,12 @@ impl Site {
     }
 }
 
-async fn gateway(database: &Database, running: &[&Running], url: &str, simulated: bool) -> Gateway {
-    let mut settings = vec![
+async fn gateway(database: &Database, processors: &str, url: &str, settings: Settings) -> Gateway {
+    let own = [
         ("OPERATOR_LISTEN", url.trim_start_matches("http://")),
         ("OPERATOR_TOKEN", TOKEN),
     ];
-    if simulated {
-        settings.push(("SIMULATOR_TOKEN", "123"));
-    }
-    Gateway::start(database, &processors(running), &settings).await
+    Gateway::start(database, processors, &[&own, settings].concat()).await
 }
 
 /// A port that stays the same when the instance is started anew. It is none of those that the system
@@ -311,13 +361,8 @@ async fn nothing_can_be_simulated_without_the_simulators_token() {
         ("/simulator/processors/default", json!({"failure": true})),
         ("/simulator/traffic", json!({"paymentsPerSecond": 10})),
     ] {
-        let call = payment_proxy::tls::plain()
-            .build()
-            .expect("a client")
-            .put(format!("{}{path}", site.url));
-        let call = call.header(AUTHORIZATION, format!("Bearer {TOKEN}"));
-        let reply = call.json(&body).send().await.expect("a reply");
-        assert_eq!(reply.status(), StatusCode::NOT_FOUND, "{path}");
+        let status = site.call(Method::PUT, path, &body).await;
+        assert_eq!(status, StatusCode::NOT_FOUND, "{path}");
     }
     assert!(!site.default.processor.failing());
     let browser = site.browser(1280, 900).await;
@@ -370,14 +415,7 @@ async fn the_page_says_that_the_database_is_away_and_outlives_a_restart_of_the_i
     let ids = site.gateway.post_many(3).await;
     site.gateway.until_settled(&ids).await;
     let browser = site.browser(1280, 900).await;
-    let (_, name) = site.database.url.rsplit_once('/').expect("a path");
-    let cluster = Database::at(&std::env::var("TEST_DATABASE_URL").expect("set"));
-    cluster
-        .execute(&format!(
-            "ALTER DATABASE {name} ALLOW_CONNECTIONS false;
-             SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
-        ))
-        .await;
+    site.allow_connections(false).await;
     eventually("the page says so", async || {
         browser
             .text("#situation")
@@ -398,9 +436,7 @@ async fn the_page_says_that_the_database_is_away_and_outlives_a_restart_of_the_i
         browser.attribute("body", "data-at").await != at
     })
     .await;
-    cluster
-        .execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true"))
-        .await;
+    site.allow_connections(true).await;
     eventually("it recovers", async || {
         browser.text("#situation").await.starts_with("All is well.")
             && browser.text("#link-text").await == "Live"

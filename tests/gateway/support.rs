@@ -176,9 +176,13 @@ pub async fn processor() -> Running {
 
 /// `PROCESSORS` for these, named `default` and `fallback`.
 pub fn processors(running: &[&Running]) -> String {
-    let terms = [("default", "0.05"), ("fallback", "0.15")];
+    processors_as(["default", "fallback"], running)
+}
+
+/// `PROCESSORS` for these, under other names.
+pub fn processors_as(names: [&str; 2], running: &[&Running]) -> String {
+    let terms = names.into_iter().zip(["0.05", "0.15"]);
     let entries = terms
-        .iter()
         .zip(running)
         .map(|((name, fee), running)| format!("{name},{fee},{}", running.url()));
     entries.collect::<Vec<_>>().join(" ")

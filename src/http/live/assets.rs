@@ -25,6 +25,7 @@ const ASSETS: &[(&str, &str, &str)] = assets! {
     "element.js": JAVASCRIPT,
     "situation.js": JAVASCRIPT,
     "figures.js": JAVASCRIPT,
+    "series.js": JAVASCRIPT,
     "time_chart.js": JAVASCRIPT,
     "density.js": JAVASCRIPT,
     "processors.js": JAVASCRIPT,

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use reqwest::header::AUTHORIZATION;
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::browser::Browser;
-use super::{Site, TOKEN, gateway};
-use crate::support::{Database, eventually};
+use super::{Site, gateway};
+use crate::support::{eventually, processors};
 
 /// What the page looks like in its states, in light and dark, on a desk and on a phone.
 #[tokio::test]
@@ -17,13 +17,8 @@ use crate::support::{Database, eventually};
 async fn pictures_of_all_states() {
     let site = Site::start(true).await;
     // A second instance, as in production.
-    let other = gateway(
-        &site.database,
-        &[&site.default, &site.fallback],
-        "http://127.0.0.1:0",
-        false,
-    )
-    .await;
+    let listed = processors(&[&site.default, &site.fallback]);
+    let other = gateway(&site.database, &listed, "http://127.0.0.1:0", &[]).await;
     let browser = site.browser(1440, 900).await;
     busy(&site, 110).await;
     picture(&browser, "calm", &["light", "dark"]).await;
@@ -54,13 +49,7 @@ async fn pictures_of_all_states() {
     busy(&site, 10).await;
     picture(&browser, "backlog", &["light"]).await;
 
-    let (_, name) = site.database.url.rsplit_once('/').expect("a path");
-    Database::at(&std::env::var("TEST_DATABASE_URL").expect("set"))
-        .execute(&format!(
-            "ALTER DATABASE {name} ALLOW_CONNECTIONS false;
-             SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
-        ))
-        .await;
+    site.allow_connections(false).await;
     eventually("the page says so", async || {
         browser
             .text("#situation")
@@ -74,13 +63,8 @@ async fn pictures_of_all_states() {
 }
 
 async fn put(site: &Site, path: &str, body: &Value) {
-    let call = payment_proxy::tls::plain()
-        .build()
-        .expect("a client")
-        .put(format!("{}{path}", site.url));
-    let call = call.header(AUTHORIZATION, format!("Bearer {TOKEN}"));
-    let reply = call.json(body).send().await.expect("a reply");
-    assert!(reply.status().is_success(), "{path}: {}", reply.status());
+    let status = site.call(Method::PUT, path, body).await;
+    assert!(status.is_success(), "{path}: {status}");
 }
 
 async fn behave(site: &Site, processor: &str, how: Value) {

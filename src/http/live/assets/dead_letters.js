@@ -15,17 +15,18 @@ export function deadLetters() {
     const key = JSON.stringify([letters, total]);
     if (key === drawn) return;
     drawn = key;
-    const held = document.activeElement?.dataset?.key;
+    const focused = document.activeElement;
+    const wasHere = byId('dead-letters').contains(focused);
     retryAll.hidden = letters.length < 2;
     say(retryAll, total > letters.length ? `Retry these ${count(letters.length)}` : `Retry all ${count(letters.length)}`);
-    if (letters.length === 0) {
-      body.replaceChildren(h('p', { class: 'empty' }, 'None. A payment comes here when a processor refuses it for good.'));
-      return;
-    }
-    body.replaceChildren(
+    body.replaceChildren(...(letters.length === 0 ? [h('p', { class: 'empty' }, 'None. A payment comes here when a processor refuses it for good.')] : [
       h('ul', { class: 'letters' }, letters.map(row)),
-      ...(total > letters.length ? [h('p', { class: 'muted' }, `The newest ${count(letters.length)} of ${count(total)}.`)] : []));
-    if (held) (body.querySelector(`[data-key="${held}"]`) ?? body.querySelector('button'))?.focus();
+      ...(total > letters.length ? [h('p', { class: 'muted' }, `The newest ${count(letters.length)} of ${count(total)}.`)] : []),
+    ]));
+    // Whoever pressed a button that is gone goes on at its successor, not at the top of the page.
+    if (wasHere && (!focused.isConnected || focused.hidden)) {
+      (body.querySelector(`[data-key="${focused.dataset.key}"]`) ?? body.querySelector('button') ?? byId('dead-letters-title')).focus();
+    }
   };
 
   const row = (letter) => {
@@ -33,7 +34,7 @@ export function deadLetters() {
     const button = (text, kind, action) => h('button', { type: 'button', class: `quiet ${kind}`, 'data-key': `${kind}-${id}`, 'aria-label': `${text} ${id}`, onclick: action }, text);
     return h('li', { 'data-letter': id },
       h('div', { class: 'letter' },
-        h('p', { class: 'line' }, h('code', {}, id), h('b', {}, money(String(letter.amount)))),
+        h('p', { class: 'letter-head' }, h('code', {}, id), h('b', {}, money(String(letter.amount)))),
         h('p', { class: 'why' }, letter.reason),
         h('p', { class: 'muted' }, `${letter.processor} · ${letter.attempt} attempt${letter.attempt === 1 ? '' : 's'} · ${moment(letter.diedAt)}`,
           letter.requestedAt ? ` · a retry asks ${letter.processor} only` : '')),

@@ -2,7 +2,7 @@
 
 import { byId, h } from './element.js';
 import { span } from './format.js';
-import { kindOf } from './processors.js';
+import { key, lookOf } from './series.js';
 
 const SHOWN = 5;
 const WORDS = { send: 'send to', probe: 'probe', hold: 'hold', wait: 'wait' };
@@ -21,7 +21,7 @@ export function decisionList() {
     const index = (name) => router.processors.findIndex((processor) => processor.name === name);
     const rows = router.decisions.slice(0, SHOWN).map((decision) => h('li', {},
       h('span', { class: 'choice', 'data-choice': decision.choice }, WORDS[decision.choice], ' ',
-        decision.processor ? h('b', { class: `name ${kindOf(index(decision.processor))}` }, decision.processor) : h('span', { class: 'muted' }, why(decision))),
+        decision.processor ? h('span', { class: 'signed' }, key(lookOf(index(decision.processor))), h('b', { class: 'name' }, decision.processor)) : h('span', { class: 'muted' }, why(decision))),
       h('span', { class: 'weighed muted' }, decision.alternatives.map(({ processor, utility }) =>
         `${processor} ${utility == null ? 'not asked' : utility.toFixed(3)}`).join(' · ')),
       h('span', { class: 'age muted' }, `${span(decision.ageMs)} ago`)));

@@ -8,12 +8,16 @@ import { follow } from './feed.js';
 import { figures } from './figures.js';
 import { rate, shortCount, shortSpan } from './format.js';
 import { moneyPanel } from './money.js';
-import { kindOf, processorCards } from './processors.js';
+import { processorCards } from './processors.js';
+import { lookOf } from './series.js';
 import { trafficControls } from './simulation.js';
 import { situation } from './situation.js';
 import { TimeChart } from './time_chart.js';
 
 const LINK = { live: 'Live', lost: 'Connection lost, trying again', paused: 'Paused', away: 'Live, database away' };
+
+/** What is there only for who is signed in. */
+const SIGNED_IN = ['skip', 'sign-out', 'live'];
 
 let stopFollowing = null;
 let draw = null;
@@ -31,6 +35,7 @@ async function start() {
     event.preventDefault();
     signIn(byId('token').value);
   });
+  byId('token').addEventListener('input', () => byId('token').removeAttribute('aria-invalid'));
   byId('sign-out').addEventListener('click', async () => {
     try {
       await call('DELETE', '/session');
@@ -53,7 +58,9 @@ async function signIn(token) {
   try {
     await call('POST', '/session', { token });
   } catch (error) {
-    showSignIn(error.status === 401 ? 'That is not the token.' : error.message);
+    const isWrong = error.status === 401;
+    showSignIn(isWrong ? 'That is not the token.' : error.message);
+    if (isWrong) mark(byId('token'), 'aria-invalid', true);
     return;
   }
   byId('token').value = '';
@@ -69,9 +76,10 @@ async function enter() {
 function showSignIn(wrong) {
   stopFollowing?.();
   stopFollowing = null;
-  byId('live').hidden = true;
-  byId('sign-out').hidden = true;
+  for (const dialog of document.querySelectorAll('dialog[open]')) dialog.close();
+  for (const id of SIGNED_IN) byId(id).hidden = true;
   byId('sign-in').hidden = false;
+  byId('token').removeAttribute('aria-invalid');
   byId('sign-in-wrong').textContent = wrong;
   mark(byId('link'), 'data-state', 'out');
   say(byId('link-text'), 'Signed out');
@@ -80,9 +88,10 @@ function showSignIn(wrong) {
 }
 
 function showLive() {
+  const hadFocus = byId('sign-in').contains(document.activeElement);
   byId('sign-in').hidden = true;
-  byId('live').hidden = false;
-  byId('sign-out').hidden = false;
+  for (const id of SIGNED_IN) byId(id).hidden = false;
+  if (hadFocus) byId('live').focus();
   stopFollowing?.();
   stopFollowing = follow({
     snapshot: (snapshot) => {
@@ -107,7 +116,7 @@ function parts({ router }) {
   const names = router.processors.map(({ name }) => name);
   const throughput = new TimeChart(byId('throughput'), {
     title: 'Settled per second', note: 'all instances', least: 10, format: rate, axis: shortCount,
-    series: [...names.map((name, index) => ({ name, kind: kindOf(index), stacked: true })), { name: 'accepted', kind: 'accepted' }],
+    series: [...names.map((name, index) => ({ name, ...lookOf(index) })), { name: 'accepted', kind: 'accepted' }],
   });
   const queue = new TimeChart(byId('queue'), {
     title: 'Queue', note: 'all instances', least: 10, format: shortCount, series: [{ name: 'payments', kind: 'queued' }],

@@ -2,7 +2,7 @@
 
 import { byId, h, mark, say } from './element.js';
 import { count, money, percent } from './format.js';
-import { kindOf } from './processors.js';
+import { key, lookOf } from './series.js';
 
 export function moneyPanel() {
   const body = byId('money-body');
@@ -29,16 +29,17 @@ function build(now, processors) {
   const gross = line('Settled', 'money-gross');
   const fees = line('Fees paid', 'money-fees');
   const net = line('Left after fees', 'money-net');
-  const bar = (label, kind, id) => {
+  const bar = (label, kind, id, sign) => {
     const value = h('span', { class: 'amount', id });
     const note = h('span', { class: 'muted note' });
     const length = h('span', { class: `length ${kind}` });
-    return { element: h('li', {}, h('div', { class: 'what' }, label, value), h('div', { class: 'track', 'aria-hidden': 'true' }, length), note), value, note, length };
+    return { element: h('li', {}, h('div', { class: 'what' }, h('span', { class: 'signed' }, sign, label), value), h('div', { class: 'track', 'aria-hidden': 'true' }, length), note), value, note, length };
   };
   const paid = bar('as it was routed', 'paid', 'fees-paid');
   const others = now.alternatives.map(({ processor }) => {
     const index = processors.findIndex(({ name }) => name === processor);
-    return bar(`everything at ${processor}`, kindOf(index), `fees-at-${processor}`);
+    const look = lookOf(index);
+    return bar(`everything at ${processor}`, look.kind, `fees-at-${processor}`, key(look));
   });
   const saved = h('p', { class: 'saved' });
   const element = h('div', {},

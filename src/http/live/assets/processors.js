@@ -4,13 +4,12 @@ import { act } from './api.js';
 import { densityCurve } from './density.js';
 import { byId, freshId, h, mark, s, say } from './element.js';
 import { calmSpan, none, percent, shortSpan, span } from './format.js';
+import { key, lookOf } from './series.js';
 import { behaviourControls } from './simulation.js';
 
 /** Seconds over which a share is told. */
 const SHARE_SECONDS = 60;
 const STATES = { closed: 'Taking payments', open: 'Breaker open', half_open: 'Half open', off: 'Switched off' };
-
-export const kindOf = (index) => `p${(index % 6) + 1}`;
 
 /** Draws the cards; `simulated`: whether the processors can be made slow or failing. */
 export function processorCards() {
@@ -29,35 +28,41 @@ export function processorCards() {
 }
 
 function card(name, fee, index, simulated) {
-  const kind = kindOf(index);
+  const look = lookOf(index);
   const title = freshId('processor');
   const badge = h('span', { class: 'badge' });
   const reason = h('p', { class: 'reason muted' });
-  const strip = breakerStrip(name);
-  const curve = densityCurve(kind);
+  const strip = breakerStrip();
+  const curve = densityCurve(look.kind);
   const facts = {
     share: fact('Share, last minute'), chance: fact('Chance to charge'), latency: fact('Answers in'),
     flight: fact('In flight here'), health: fact('Health, by its word'), utility: fact('Utility now'),
   };
   const bar = h('meter', { min: 0, value: 0, 'aria-label': `Slots of ${name} in use` });
-  facts.flight.element.append(bar);
+  facts.flight.value.append(bar);
+  // The name of a switch stays when its state changes; who sees it reads the state.
+  const use = h('span', { 'aria-hidden': 'true' });
   const toggle = h('button', { type: 'button', class: 'switch', role: 'switch', id: `switch-${name}`, 'aria-labelledby': `${title} ${title}-use` },
-    h('span', { class: 'knob', 'aria-hidden': 'true' }), h('span', { id: `${title}-use` }, 'In use'));
+    h('span', { class: 'knob', 'aria-hidden': 'true' }), h('span', { class: 'unseen', id: `${title}-use` }, 'In use'), use);
+  const show = (enabled) => {
+    mark(toggle, 'aria-checked', enabled);
+    say(use, enabled ? 'In use' : 'Off');
+  };
   toggle.addEventListener('click', async () => {
     const enable = toggle.getAttribute('aria-checked') !== 'true';
     toggle.setAttribute('aria-busy', 'true');
     const done = await act('POST', `/routing/${encodeURIComponent(name)}/${enable ? 'enable' : 'disable'}`, undefined,
       enable ? `${name} is in use again, on all instances.` : `${name} is switched off on all instances until you switch it on.`);
-    if (done) mark(toggle, 'aria-checked', enable);
+    if (done) show(enable);
     toggle.removeAttribute('aria-busy');
   });
   const behaviour = simulated ? behaviourControls(name, index) : null;
-  const element = h('article', { class: `panel processor ${kind}`, 'aria-labelledby': title, 'data-processor': name },
+  const element = h('article', { class: `panel processor ${look.kind}`, 'aria-labelledby': title, 'data-processor': name },
     h('div', { class: 'panel-head' },
-      h('h2', { id: title }, h('span', { class: `key area ${kind}`, 'aria-hidden': 'true' }), name, ' ', h('span', { class: 'fee' }, `${percent(fee, 2)} fee`)),
+      h('h2', { id: title }, key(look), h('span', {}, name, ' ', h('span', { class: 'fee' }, `${percent(fee, 2)} fee`))),
       toggle),
     h('div', { class: 'state-line' }, badge, reason),
-    h('div', {}, h('p', { class: 'caption muted' }, 'Breaker, last two minutes'), strip.svg),
+    h('div', {}, strip.caption, strip.svg),
     h('dl', { class: 'facts' }, Object.values(facts).map((each) => each.element)),
     h('figure', {}, curve.svg, h('figcaption', { class: 'muted' }, 'Belief in its chance to charge, from the last seconds')),
     behaviour?.element);
@@ -80,15 +85,16 @@ function card(name, fee, index, simulated) {
     mark(bar, 'value', processor.inFlight);
     facts.health.tell(health(processor.health));
     facts.utility.tell(processor.utility == null ? none : processor.utility.toFixed(3));
-    if (!toggle.hasAttribute('aria-busy')) mark(toggle, 'aria-checked', processor.enabled);
+    if (!toggle.hasAttribute('aria-busy')) show(processor.enabled);
     behaviour?.update(simulation?.processors[index], router);
   };
   return { element, update };
 }
 
 function fact(label) {
-  const value = h('dd', {});
-  return { element: h('div', {}, h('dt', {}, label), value), tell: (text) => say(value, text) };
+  const text = h('span', {});
+  const value = h('dd', {}, text);
+  return { element: h('div', {}, h('dt', {}, label), value), value, tell: (told) => say(text, told) };
 }
 
 function because({ breaker, throttledForMs: throttled }) {
@@ -105,9 +111,13 @@ function health(health) {
   return `${health.failing ? 'failing' : 'well'}${least}, ${calmSpan(health.ageMs)} ago`;
 }
 
-/** The states of the breaker over the last two minutes, as a strip of colours. */
-function breakerStrip(name) {
-  const strip = s('svg', { class: 'strip', viewBox: '0 0 120 6', preserveAspectRatio: 'none', role: 'img' });
+/** How high a state stands in the strip of a breaker: the worse, the higher. */
+const HEIGHTS = { closed: 2, half_open: 5, open: 8 };
+
+/** The states of the breaker over the last two minutes, as a strip of heights and colours. */
+function breakerStrip() {
+  const strip = s('svg', { class: 'strip', viewBox: '0 0 120 8', preserveAspectRatio: 'none', 'aria-hidden': 'true' });
+  const caption = h('p', { class: 'caption muted' });
   const update = (states) => {
     const runs = [];
     states.forEach((state, place) => {
@@ -115,9 +125,12 @@ function breakerStrip(name) {
       if (last?.state === state) last.length += 1;
       else runs.push({ state, place, length: 1 });
     });
-    strip.replaceChildren(...runs.map(({ state, place, length }) => s('rect', { x: place, width: length, height: 6, class: state ?? 'unknown' })));
+    strip.replaceChildren(...runs.map(({ state, place, length }) => {
+      const height = HEIGHTS[state] ?? 0;
+      return s('rect', { x: place, width: length, y: 8 - height, height, class: state ?? 'unknown' });
+    }));
     const open = states.filter((state) => state === 'open').length;
-    mark(strip, 'aria-label', `Breaker of ${name}: open for ${open} of the last ${states.length} seconds`);
+    say(caption, `Breaker: open for ${open} of the last ${states.length} s`);
   };
-  return { svg: strip, update };
+  return { svg: strip, caption, update };
 }

@@ -2,6 +2,7 @@
 // of the newest second stand in the legend; a pointer or the arrow keys bring up those of another.
 
 import { freshId, h, mark, motion, s, say } from './element.js';
+import { hatching, key } from './series.js';
 
 const HEIGHT = 168;
 const ROOM = { top: 8, right: 4, bottom: 20, left: 54 };
@@ -9,7 +10,8 @@ const LINES = 3;
 const STEP_MS = 1000;
 
 /**
- * `series`: [{ name, kind, stacked }], `kind` names a style. `format` makes a value text, `axis` those at the scale.
+ * `series`: [{ name, kind, hatch }], `kind` names a style; those with a hatch are areas, stacked. `format` makes a
+ * value text, `axis` those at the scale.
  * `least`: the top of the scale when all is small.
  */
 export class TimeChart {
@@ -18,16 +20,21 @@ export class TimeChart {
     const clip = freshId('clip');
     this.title = h('h2', { id: `${panel.id}-title` }, title);
     this.legend = h('ul', { class: 'legend' });
-    this.readings = series.map(({ name, kind, stacked }) => {
+    this.readings = series.map((each) => {
       const value = h('b', {});
-      this.legend.append(h('li', {}, h('span', { class: `key ${kind}${stacked ? ' area' : ''}`, 'aria-hidden': 'true' }), name, ' ', value));
+      this.legend.append(h('li', {}, key(each), h('span', {}, each.name, ' ', value)));
       return value;
     });
     this.when = h('p', { class: 'when muted' }, note);
     this.note = note;
     this.grid = s('g', { class: 'grid' });
     this.moving = s('g', {});
-    this.paths = series.map(({ kind, stacked }) => s('path', { class: `${stacked ? 'area' : 'line'} ${kind}` }));
+    this.paths = series.map((each) => {
+      if (each.hatch == null) return s('path', { class: `line ${each.kind}` });
+      const { pattern, fill } = hatching(each);
+      this.moving.append(pattern);
+      return s('path', { class: `area ${each.kind}`, fill });
+    });
     this.moving.append(...this.paths);
     this.line = s('line', { class: 'cursor', y1: ROOM.top, y2: HEIGHT - ROOM.bottom, visibility: 'hidden' });
     this.window = s('rect', { x: ROOM.left, y: 0, height: HEIGHT });
@@ -63,7 +70,7 @@ export class TimeChart {
   draw(seconds = 0) {
     if (!this.length || this.width < ROOM.left + 20) return;
     mark(this.window, 'width', this.width - ROOM.left - ROOM.right);
-    const stacked = this.series.map(({ stacked }) => stacked);
+    const stacked = this.series.map(({ hatch }) => hatch != null);
     const floors = [];
     const sums = Array(this.length).fill(0);
     this.columns.forEach((column, index) => {
