@@ -277,8 +277,10 @@ async fn is_unavailable_everywhere(site: &Site) {
 }
 
 /// Calls of operators that need the database.
-const OPERATORS_CALLS: [(&str, &str); 3] = [
+const OPERATORS_CALLS: [(&str, &str); 5] = [
     ("GET", "/dead-letters"),
+    ("GET", "/in-doubt"),
+    ("GET", "/history"),
     ("POST", "/dead-letters/retry"),
     ("POST", "/routing/default/enable"),
 ];

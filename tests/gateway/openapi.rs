@@ -213,6 +213,8 @@ async fn nothing_that_operators_are_told_is_kept_by_a_cache() {
     for path in [
         "/routing",
         "/dead-letters",
+        "/in-doubt",
+        "/history",
         "/metrics",
         "/live",
         "/session",

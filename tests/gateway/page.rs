@@ -16,7 +16,10 @@ use crate::support::{CENTS, Database, Gateway, eventually, processor, processors
 
 mod accessibility;
 mod browser;
+mod costs;
+mod one_list;
 mod screenshots;
+mod truth;
 
 use browser::{Browser, ENTER, LEFT, RIGHT, SHIFT, TAB};
 
@@ -278,6 +281,8 @@ async fn a_processor_is_switched_off_and_on_by_keyboard() {
     let browser = site.browser(1280, 900).await;
     browser.tab_to("#switch-default").await;
     browser.press(&[" "]).await;
+    browser.type_text("maintenance").await;
+    browser.press(&[ENTER]).await;
     eventually("it is off", async || {
         browser.text("[data-processor=default] .badge").await == "Switched off"
     })

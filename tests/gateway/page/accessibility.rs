@@ -122,6 +122,15 @@ async fn headline(browser: &Browser, level: &str) {
     .await;
 }
 
+/// Waits until the headline or the list below it has an item of that kind.
+async fn told(browser: &Browser, kind: &str) {
+    let item = format!("#situation[data-kind={kind}], #situation-more [data-kind={kind}]");
+    eventually(&format!("the page tells {kind}"), async || {
+        !browser.text(&item).await.is_empty()
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn no_state_of_the_page_has_a_violation() {
     let Some(axe) = axe() else { return };
@@ -175,8 +184,13 @@ async fn no_state_of_the_page_has_a_violation() {
     site.default.processor.set_failing(true);
     let ids = site.gateway.post_many(20).await;
     site.gateway.until_settled(&ids).await;
-    headline(&page.browser, "watch").await;
+    told(&page.browser, "processor_failing").await;
     page.inspect("failing").await;
+    page.browser
+        .click(&format!("#switch-{}", LONG_NAMES[0]))
+        .await;
+    page.inspect("asked before switching off").await;
+    page.browser.click("#confirm button[value=no]").await;
 
     site.switch(LONG_NAMES[0], "disable").await;
     eventually("it is off", async || {
@@ -382,7 +396,7 @@ async fn long_names_fit_320_px_and_wide_screens_are_used() {
     let ids = site.gateway.post_many(20).await;
     site.gateway.until_settled(&ids).await;
     let browser = site.browser(1280, 900).await;
-    headline(&browser, "watch").await;
+    told(&browser, "processor_failing").await;
     eventually("the dead letter is listed", async || {
         !browser.text("[data-letter] .why").await.is_empty()
     })

@@ -230,6 +230,21 @@ impl Browser {
         panic!("Tab does not lead to {selector}");
     }
 
+    /// The CPU time that the browser and its driver have had, with all of their processes.
+    pub fn cpu(&self) -> Duration {
+        let processes = std::fs::read_dir("/proc").expect("a list of processes");
+        let ticks = processes.filter_map(|process| {
+            let stat = std::fs::read_to_string(process.ok()?.path().join("stat")).ok()?;
+            // Behind the name, which may have anything in it: state, parent, group, ..., user and system time.
+            let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+            let ticks = |place: usize| fields.get(place)?.parse::<u64>().ok();
+            (ticks(2)? == u64::from(self.driver.id())).then_some(ticks(11)? + ticks(12)?)
+        });
+        const TICKS_PER_SECOND: u32 = 100;
+        let ticks = u32::try_from(ticks.sum::<u64>()).expect("few");
+        Duration::from_secs(ticks.into()) / TICKS_PER_SECOND
+    }
+
     /// The whole page as WebP, in base64.
     pub async fn picture(&self) -> String {
         let size = self

@@ -11,6 +11,12 @@ export class Refused extends Error {
   }
 }
 
+/**
+ * JSON whose amounts stay text: a number would lose digits. Within a string a quote has a backslash before it, so what
+ * is replaced is a member of that name and nothing else.
+ */
+const exact = (text) => JSON.parse(text.replace(/"amount":\s*(-?\d[\d.]*)/g, '"amount":"$1"'));
+
 /** Calls; resolves to the JSON of the reply, or null. Throws `Refused` with the service's own words. */
 export async function call(method, path, body) {
   let reply;
@@ -25,7 +31,7 @@ export async function call(method, path, body) {
   }
   if (reply.status === 204) return null;
   const isJson = /json/.test(reply.headers.get('Content-Type') ?? '');
-  const json = isJson ? await reply.json() : null;
+  const json = isJson ? exact(await reply.text()) : null;
   if (!reply.ok) throw new Refused(reply.status, json?.detail ?? `The service answered ${reply.status}.`);
   return json;
 }
@@ -52,15 +58,47 @@ export function toast(text, kind = 'good') {
   setTimeout(() => element.remove(), TOAST_MS);
 }
 
-/** Asks before something that cannot be taken back. */
-export function confirmed(title, text, yes) {
+/** Under which name this browser's operator is kept. */
+const OPERATOR = 'payment-proxy-operator';
+
+/** What the operator called himself last. A browser may forbid to remember it. */
+export function operator() {
+  try {
+    return localStorage.getItem(OPERATOR) ?? '';
+  } catch {
+    return '';
+  }
+}
+
+function remember(name) {
+  try {
+    localStorage.setItem(OPERATOR, name);
+  } catch { /* Then he writes it again. */ }
+}
+
+/**
+ * Asks before something that all operators are told of, or that cannot be taken back. Resolves to who does it and why,
+ * or to null if it is not to be done.
+ */
+export function asked({ title, text, no, yes, needsReason = false }) {
   const dialog = byId('confirm');
   byId('confirm-title').textContent = title;
   byId('confirm-text').textContent = text;
+  byId('confirm-no').textContent = no;
   byId('confirm-yes').textContent = yes;
+  const [reason, by] = [byId('confirm-reason'), byId('confirm-by')];
+  reason.value = '';
+  reason.required = needsReason;
+  by.value = operator();
+  byId('confirm-no').onclick = () => dialog.close('no');
   dialog.returnValue = 'no';
   dialog.showModal();
+  if (needsReason) reason.focus();
   return new Promise((resolve) => {
-    dialog.addEventListener('close', () => resolve(dialog.returnValue === 'yes'), { once: true });
+    dialog.addEventListener('close', () => {
+      if (dialog.returnValue !== 'yes') return resolve(null);
+      remember(by.value.trim());
+      return resolve({ reason: reason.value.trim(), by: by.value.trim() });
+    }, { once: true });
   });
 }

@@ -1,6 +1,6 @@
 // Payments that no processor takes: why, and what to do about it.
 
-import { act, call, confirmed, toast } from './api.js';
+import { act, asked, call, toast } from './api.js';
 import { byId, h, say } from './element.js';
 import { count, moment, money } from './format.js';
 
@@ -34,7 +34,7 @@ export function deadLetters() {
     const button = (text, kind, action) => h('button', { type: 'button', class: `quiet ${kind}`, 'data-key': `${kind}-${id}`, 'aria-label': `${text} ${id}`, onclick: action }, text);
     return h('li', { 'data-letter': id },
       h('div', { class: 'letter' },
-        h('p', { class: 'letter-head' }, h('code', {}, id), h('b', {}, money(String(letter.amount)))),
+        h('p', { class: 'letter-head' }, h('code', {}, id), h('b', {}, money(letter.amount))),
         h('p', { class: 'why' }, letter.reason),
         h('p', { class: 'muted' }, `${letter.processor} · ${letter.attempt} attempt${letter.attempt === 1 ? '' : 's'} · ${moment(letter.diedAt)}`,
           letter.requestedAt ? ` · a retry asks ${letter.processor} only` : '')),
@@ -60,13 +60,19 @@ export function deadLetters() {
     if (await act('POST', '/dead-letters/retry', { ids }, after('back in the queue'))) await reload();
   };
   const discard = async ({ correlationId, amount }) => {
-    const sure = await confirmed('Discard this payment?', `Payment ${correlationId} of ${money(String(amount))} will be forgotten. It is not charged, and this cannot be taken back.`, 'Discard it');
-    if (sure && await act('POST', '/dead-letters/discard', { ids: [correlationId] }, after('discarded'))) await reload();
+    const why = await asked({
+      title: 'Discard this payment?', text: `Payment ${correlationId} of ${money(amount)} will be forgotten. It is not charged, and this cannot be taken back.`,
+      no: 'Keep it', yes: 'Discard it',
+    });
+    if (why && await act('POST', '/dead-letters/discard', { ids: [correlationId], ...why }, after('discarded'))) await reload();
   };
   retryAll.addEventListener('click', () => retry(letters.map(({ correlationId }) => correlationId)));
 
   return ({ deployment, databaseAwayMs }) => {
-    if (!deployment || databaseAwayMs != null) return;
+    const known = deployment != null && databaseAwayMs == null;
+    body.dataset.known = known;
+    say(byId('dead-letters-age'), known ? '' : 'Unknown: the database does not answer. What is listed is as it was.');
+    if (!known) return;
     const total = deployment.census.deadLetters.value;
     const now = `${total} ${deployment.newestDeadLetterAt}`;
     if (now === seen) return;

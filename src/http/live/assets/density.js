@@ -17,7 +17,7 @@ export function heights(a, b) {
   return logs.map((log) => Math.exp(log - most));
 }
 
-/** A curve that `update(a, b)` draws. It moves from one shape to the next with the style sheet's help. */
+/** A curve that `update(a, b)` draws. */
 export function densityCurve(kind) {
   const x = (index) => ((index + 0.5) / POINTS) * WIDTH;
   const y = (height) => 6 + (HEIGHT - FOOT - 6) * (1 - height);
@@ -28,7 +28,12 @@ export function densityCurve(kind) {
     s('line', { class: 'axis', x1: 0, x2: WIDTH, y1: HEIGHT - FOOT, y2: HEIGHT - FOOT }),
     ticks.map(([at, text, anchor]) => s('text', { x: at * WIDTH, y: HEIGHT - 4, 'text-anchor': anchor }, text)),
     curve, mean);
+  let drawn = '';
   const update = (a, b) => {
+    // Nobody sees more digits, and a curve costs more than all else on the page.
+    const key = `${a.toFixed(1)} ${b.toFixed(1)}`;
+    if (key === drawn) return;
+    drawn = key;
     const points = heights(a, b).map((height, index) => `${x(index).toFixed(1)} ${y(height).toFixed(1)}`);
     curve.setAttribute('d', `M0 ${y(0)}L${points.join('L')}L${WIDTH} ${y(0)}Z`);
     const at = ((a / (a + b)) * WIDTH).toFixed(1);

@@ -25,6 +25,13 @@ export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** The same for a text in which commands stand between backticks. */
+export function spelled(element, text) {
+  if (element.dataset.text === text) return;
+  element.dataset.text = text;
+  element.replaceChildren(...text.split('`').map((part, place) => (place % 2 ? h('code', {}, part) : part)));
+}
+
 /** Sets an attribute only when it is another. */
 export function mark(element, name, value) {
   if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value);
@@ -33,6 +40,3 @@ export function mark(element, name, value) {
 let next = 0;
 /** An id that nothing else on the page has. */
 export const freshId = (prefix) => `${prefix}-${++next}`;
-
-/** Whether things may move. */
-export const motion = () => !matchMedia('(prefers-reduced-motion: reduce)').matches;

@@ -1,24 +1,28 @@
 // The snapshots as they come in, one a second, and what to do when none comes.
 
-import { isSignedIn } from './api.js';
+import { call, isSignedIn } from './api.js';
 
 const SILENCE_MS = 5000;
 const RETRY_MS = 1500;
+/** Milliseconds between two looks at what wants attention while the tab is hidden: its title is all that is seen. */
+const HIDDEN_LOOK_MS = 10_000;
 
 /**
- * Follows the feed until the tab is hidden, and again when it is back.
- * `on.snapshot(snapshot)`, `on.state('live' | 'lost' | 'paused')`, `on.signedOut()`.
+ * Follows the feed, and while the tab is hidden only what wants attention.
+ * `on.snapshot(snapshot)`, `on.attention(items)`, `on.state('live' | 'lost' | 'paused')`, `on.signedOut()`.
  */
 export function follow(on) {
   let source = null;
   let silence = 0;
   let retry = 0;
+  let looks = 0;
 
   const close = () => {
     source?.close();
     source = null;
     clearTimeout(silence);
     clearTimeout(retry);
+    clearInterval(looks);
   };
   const again = async () => {
     close();
@@ -42,10 +46,24 @@ export function follow(on) {
     };
     source.onerror = () => again();
   };
+  const look = async () => {
+    try {
+      on.attention(await call('GET', '/attention'));
+    } catch (error) {
+      if (error.status === 401) on.signedOut();
+      else on.attention(null);
+    }
+  };
   const seen = () => {
-    if (!document.hidden) return open();
+    if (!document.hidden) {
+      on.state('connecting');
+      open();
+      return;
+    }
     close();
     on.state('paused');
+    looks = setInterval(look, HIDDEN_LOOK_MS);
+    look();
   };
   document.addEventListener('visibilitychange', seen);
   seen();

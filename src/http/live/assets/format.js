@@ -3,9 +3,12 @@ const language = 'en';
 const whole = new Intl.NumberFormat(language, { maximumFractionDigits: 0 });
 const tenth = new Intl.NumberFormat(language, { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const short = new Intl.NumberFormat(language, { notation: 'compact', maximumSignificantDigits: 3 });
-const cents = new Intl.NumberFormat(language, { minimumFractionDigits: 2, maximumFractionDigits: 2 });
 
+/** There is nothing to tell. */
 export const none = '–';
+
+/** There may be something, and nobody knows what. */
+export const unknown = 'unknown';
 
 /** 1,234 */
 export const count = (value) => (value == null ? none : whole.format(value));
@@ -17,7 +20,10 @@ export const shortCount = (value) => (value == null ? none : Math.abs(value) >= 
 export const rate = (value) => (value == null ? none : value > 0 && value < 9.95 ? tenth.format(value) : shortCount(value));
 
 /** Money, from a decimal in text: exact, however long it is. */
-export const money = (text) => cents.format(text);
+export function money(text) {
+  const [, sign, units, places = ''] = text.match(/^(-?)(\d+)(?:\.(\d+))?$/);
+  return `${sign}${whole.format(BigInt(units))}.${places.padEnd(2, '0')}`;
+}
 
 /** A share: 5 %, 12.5 %, < 0.1 %, and 100 % only for all of it */
 export function percent(share, digits = 1) {

@@ -7,20 +7,37 @@ import { byId, mark, say } from './element.js';
 import { follow } from './feed.js';
 import { figures } from './figures.js';
 import { rate, shortCount, shortSpan } from './format.js';
+import { age, headline } from './headline.js';
+import { whatWas } from './history.js';
+import { inDoubt } from './in_doubt.js';
 import { moneyPanel } from './money.js';
 import { processorCards } from './processors.js';
 import { lookOf } from './series.js';
 import { trafficControls } from './simulation.js';
-import { situation } from './situation.js';
 import { TimeChart } from './time_chart.js';
 
-const LINK = { live: 'Live', lost: 'Connection lost, trying again', paused: 'Paused', away: 'Live, database away' };
+/** Milliseconds between two looks whether there is news. */
+const TICK_MS = 500;
+
+const LINK = { connecting: 'Connecting', live: 'Live', lost: 'Connection lost, trying again', paused: 'Paused', away: 'Live, database away' };
 
 /** What is there only for who is signed in. */
 const SIGNED_IN = ['skip', 'sign-out', 'live'];
 
 let stopFollowing = null;
+/** What is drawn with each snapshot, and for which processors. */
 let draw = null;
+/** The last snapshot, and what wants attention by it, or by what was heard while the tab was hidden. */
+let last = null;
+let attention = [];
+/** When something was heard last, and how long that had been under way. */
+let heardAt = 0;
+let lagMs = 0;
+/** The shortest way that a snapshot of that instance took, with the difference of both clocks. */
+let shortestWay = Infinity;
+let tick = 0;
+let due = false;
+const tell = headline();
 
 /** A link that `make run` prints carries the token behind the #, which no browser sends to anybody. */
 function tokenOfLink() {
@@ -76,6 +93,8 @@ async function enter() {
 function showSignIn(wrong) {
   stopFollowing?.();
   stopFollowing = null;
+  clearInterval(tick);
+  document.title = 'payment-proxy';
   for (const dialog of document.querySelectorAll('dialog[open]')) dialog.close();
   for (const id of SIGNED_IN) byId(id).hidden = true;
   byId('sign-in').hidden = false;
@@ -94,17 +113,60 @@ function showLive() {
   if (hadFocus) byId('live').focus();
   stopFollowing?.();
   stopFollowing = follow({
-    snapshot: (snapshot) => {
-      draw ??= parts(snapshot);
-      for (const part of draw) part(snapshot);
-      document.body.dataset.at = snapshot.atMs;
+    snapshot: heard,
+    attention: (items) => {
+      if (items == null) return;
+      attention = items;
+      heardAt = performance.now();
+      tellAll();
     },
     state: (state) => link(state),
     signedOut: () => showSignIn('The session is over.'),
   });
+  clearInterval(tick);
+  tick = setInterval(tellAll, TICK_MS);
+}
+
+/** Takes a snapshot. What comes in faster than it can be drawn is not drawn. */
+function heard(snapshot) {
+  const now = performance.timeOrigin + performance.now();
+  if (last?.instance !== snapshot.instance) shortestWay = Infinity;
+  shortestWay = Math.min(shortestWay, now - snapshot.atMs);
+  lagMs = now - snapshot.atMs - shortestWay;
+  [last, attention, heardAt] = [snapshot, snapshot.attention, performance.now()];
+  if (due) return;
+  due = true;
+  requestAnimationFrame(() => {
+    due = false;
+    show(last);
+  });
+}
+
+function show(snapshot) {
+  // Another instance may have other processors than the one before it.
+  const key = JSON.stringify(snapshot.router.processors.map(({ name }) => name));
+  if (draw?.key !== key) {
+    draw?.end();
+    draw = parts(snapshot);
+    draw.key = key;
+  }
+  for (const part of draw.all) part(snapshot);
+  frame(snapshot);
+  tellAll();
+  document.body.dataset.at = snapshot.atMs;
+}
+
+/** The headline and the age, also while nothing comes. */
+function tellAll() {
+  const silentMs = performance.now() - heardAt + lagMs;
+  if (heardAt === 0) return;
+  tell(attention, document.hidden ? null : last, silentMs);
+  if (last) age(last, silentMs);
 }
 
 function link(state) {
+  // Whoever looks again is not told of the time in which he did not.
+  if (state === 'connecting') heardAt = performance.now();
   if (state === 'live' && byId('link').dataset.state === 'away') return;
   mark(byId('link'), 'data-state', state);
   say(byId('link-text'), LINK[state]);
@@ -124,30 +186,37 @@ function parts({ router }) {
   const latency = new TimeChart(byId('latency'), {
     title: 'Time to settle', note: 'from acceptance', least: 10, format: shortSpan, series: [{ name: 'median', kind: 'p50' }, { name: '99 %', kind: 'p99' }],
   });
-  return [
+  const charts = [throughput, queue, latency];
+  const all = [
     ({ columns }) => {
-      throughput.update(columns.from, [...columns.settled, columns.accepted]);
-      queue.update(columns.from, [columns.queued]);
-      latency.update(columns.from, [columns.p50Ms, columns.p99Ms]);
+      // The database answered in those seconds, to somebody who looked.
+      const known = columns.queued.map((queued) => queued != null);
+      throughput.update(columns.from, [...columns.settled, columns.accepted], known);
+      queue.update(columns.from, [columns.queued], known);
+      latency.update(columns.from, [columns.p50Ms, columns.p99Ms], known);
     },
-    figures(), trafficControls(), processorCards(), moneyPanel(), deadLetters(), decisionList(), headline,
+    figures(), once(trafficControls), processorCards(), moneyPanel(), once(deadLetters), once(inDoubt), decisionList(), once(whatWas),
   ];
+  return { all, end: () => charts.forEach((chart) => chart.end()) };
 }
 
-function headline(snapshot) {
-  const { level, title, text } = situation(snapshot);
-  mark(byId('situation'), 'data-level', level);
-  say(byId('situation-title'), title);
-  say(byId('situation-text'), text);
-  const name = level === 'calm' ? 'payment-proxy' : `${title} payment-proxy`;
-  if (document.title !== name) document.title = name;
-  document.body.classList.toggle('away', snapshot.databaseAwayMs != null);
-  mark(byId('link'), 'data-state', snapshot.databaseAwayMs != null ? 'away' : 'live');
-  say(byId('link-text'), LINK[snapshot.databaseAwayMs != null ? 'away' : 'live']);
+/** Parts that are the same for all processors are made once. */
+const made = new Map();
+function once(part) {
+  if (!made.has(part)) made.set(part, part());
+  return made.get(part);
+}
+
+/** What stands around the panels. */
+function frame(snapshot) {
+  const away = snapshot.databaseAwayMs != null;
+  document.body.classList.toggle('away', away);
+  mark(byId('link'), 'data-state', away ? 'away' : 'live');
+  say(byId('link-text'), LINK[away ? 'away' : 'live']);
   const { instances } = snapshot.router;
   const here = snapshot.instance.slice(0, 8);
   say(byId('who'), `instance ${here}, ${instances === 1 ? 'the only one' : `one of ${instances}`}`);
-  say(byId('foot'), `Charts, queue, money and dead letters are of the whole deployment. Breakers, beliefs, slots and decisions are those of instance ${here}. Fees are computed at the configured rates.`);
+  say(byId('foot'), `Charts, queue, money, payments in doubt and dead letters are of the whole deployment. Breakers, beliefs, slots and decisions are those of instance ${here}. Each payment costs the fee of its time.`);
 }
 
 start();

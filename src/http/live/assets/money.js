@@ -1,22 +1,29 @@
 // What was settled, what it cost, and what it would have cost elsewhere.
 
+import { cents, share } from './decimal.js';
 import { byId, h, mark, say } from './element.js';
-import { count, money, percent } from './format.js';
-import { key, lookOf } from './series.js';
+import { calmSpan, count, money, percent } from './format.js';
+import { key as keyOf, lookOf } from './series.js';
 
 export function moneyPanel() {
   const body = byId('money-body');
   let rows = null;
-  return ({ deployment, router }) => {
-    if (!deployment) return;
+  return ({ deployment, deploymentAgeMs, databaseAwayMs, router }) => {
+    if (!deployment) {
+      rows = null;
+      say(body, 'Unknown: the database has not been read yet.');
+      return;
+    }
     const now = deployment.money;
-    const key = JSON.stringify(now.alternatives.map(({ processor }) => processor));
+    const key = JSON.stringify([now.alternatives.map(({ processor }) => processor), router.processors.map(({ name }) => name)]);
     if (rows?.key !== key) {
       rows = build(now, router.processors);
       rows.key = key;
       body.replaceChildren(rows.element);
     }
     rows.update(now);
+    say(rows.old, databaseAwayMs == null ? '' : `As it was ${calmSpan(deploymentAgeMs)} ago: the database does not answer.`);
+    rows.old.hidden = databaseAwayMs == null;
   };
 }
 
@@ -39,10 +46,11 @@ function build(now, processors) {
   const others = now.alternatives.map(({ processor }) => {
     const index = processors.findIndex(({ name }) => name === processor);
     const look = lookOf(index);
-    return bar(`everything at ${processor}`, look.kind, `fees-at-${processor}`, key(look));
+    return bar(`everything at ${processor}`, look.kind, `fees-at-${processor}`, keyOf(look));
   });
+  const old = h('p', { class: 'muted', hidden: true });
   const saved = h('p', { class: 'saved' });
-  const element = h('div', {},
+  const element = h('div', {}, old,
     h('dl', { class: 'sums' }, [gross, fees, net].map((each) => each.element)),
     saved,
     h('h3', {}, 'Fees, and what they would have been'),
@@ -52,24 +60,26 @@ function build(now, processors) {
     say(gross.value, money(now.gross));
     say(gross.small, `${count(now.payments)} payment${now.payments === 1 ? '' : 's'}`);
     say(fees.value, money(now.fees));
-    const known = Number(now.fees) + Number(now.net);
+    const known = cents(now.fees) + cents(now.net);
     const unknown = now.withoutFee ? `; of ${count(now.withoutFee)} the fee is not known` : '';
-    say(fees.small, known ? `${percent(Number(now.fees) / known, 2)} of it${unknown}` : unknown.slice(2));
+    say(fees.small, known ? `${percent(share(cents(now.fees), known), 2)} of it${unknown}` : unknown.slice(2));
     say(net.value, money(now.net));
-    const most = Math.max(Number(now.fees), ...now.alternatives.map(({ fees }) => Number(fees))) || 1;
+    const most = [now, ...now.alternatives].map(({ fees }) => cents(fees)).reduce((one, other) => (one > other ? one : other));
     const show = (bar, fees, note) => {
       say(bar.value, money(fees));
-      bar.length.style.width = `${(Number(fees) / most) * 100}%`;
+      // Not as an attribute, which the page's policy forbids.
+      bar.length.style.width = `${share(cents(fees), most) * 100}%`;
       say(bar.note, note);
     };
     show(paid, now.fees, '');
     now.alternatives.forEach(({ fees, saved }, index) => {
-      const difference = Number(saved);
-      show(others[index], fees, difference === 0 ? 'no difference' : difference > 0 ? `${money(saved)} more` : `${money(saved.replace('-', ''))} less, had it always been there`);
+      const difference = cents(saved);
+      show(others[index], fees, difference === 0n ? 'no difference' : difference > 0n ? `${money(saved)} more` : `${money(saved.replace('-', ''))} less, had it always been there`);
     });
-    const dearest = now.alternatives.reduce((dearest, other) => (Number(other.fees) > Number(dearest.fees) ? other : dearest));
-    mark(saved, 'data-any', Number(dearest.saved) > 0);
-    say(saved, Number(dearest.saved) > 0 ? `${money(dearest.saved)} saved against paying ${dearest.processor} for everything` : 'Nothing saved yet');
+    const dearest = now.alternatives.reduce((dearest, other) => (cents(other.fees) > cents(dearest.fees) ? other : dearest));
+    const any = cents(dearest.saved) > 0n;
+    mark(saved, 'data-any', any);
+    say(saved, any ? `${money(dearest.saved)} saved against paying ${dearest.processor} for everything` : 'Nothing saved yet');
   };
-  return { element, update };
+  return { element, update, old };
 }

@@ -7,7 +7,7 @@ const RATES = [0, 20, 100, 400];
 const DELAYS = [[0, 'none'], [100, '100 ms'], [1000, '1 s'], [3000, '3 s']];
 
 /** A row of radio buttons; `choose(value)` when a person picks one. */
-function choices(name, options, choose) {
+export function choices(name, options, choose) {
   const inputs = options.map(([value, text]) => {
     const id = freshId('choice');
     const input = h('input', { type: 'radio', name, id, value, onchange: () => choose(value) });

@@ -1,22 +1,35 @@
-// A chart of the last two minutes, drawn anew each second and shifted smoothly in between. The values
-// of the newest second stand in the legend; a pointer or the arrow keys bring up those of another.
+// A chart of what was, step by step: of the last two minutes, or of hours. The values of the newest step stand in the
+// legend; a pointer or the arrow keys bring up those of another. It is drawn when its values change, and stands still in
+// between: what moves is painted sixty times a second, which cost half a CPU.
 
-import { freshId, h, mark, motion, s, say } from './element.js';
+import { freshId, h, mark, s, say } from './element.js';
+import { none, unknown } from './format.js';
 import { hatching, key } from './series.js';
 
 const HEIGHT = 168;
 const ROOM = { top: 8, right: 4, bottom: 20, left: 54 };
 const LINES = 3;
-const STEP_MS = 1000;
+/** A gap that is narrower has no room for its label. */
+const LABEL_WIDTH = 90;
+
+/** The two minutes, second by second, that a snapshot has. */
+export const SECONDS = {
+  ticks: (_, length, width) => (width > 360
+    ? [[0, '2 min ago', 'start'], [30, '90 s', 'middle'], [60, '60 s', 'middle'], [90, '30 s', 'middle'], [length - 1, 'now', 'end']]
+    : [[0, '2 min ago', 'start'], [60, '1 min', 'middle'], [length - 1, 'now', 'end']]),
+  when: (_, place, length) => `${length - place} s ago`,
+  hint: 'Left and right arrow keys read single seconds.',
+};
 
 /**
  * `series`: [{ name, kind, hatch }], `kind` names a style; those with a hatch are areas, stacked. `format` makes a
  * value text, `axis` those at the scale.
- * `least`: the top of the scale when all is small.
+ * `least`: the top of the scale when all is small. `steps`: what a place stands for. `gap`: what it means that no series
+ * has a value; without it such places are blank.
  */
 export class TimeChart {
-  constructor(panel, { title, note, series, format, axis = format, least }) {
-    Object.assign(this, { series, format, axis, least, columns: [], cursor: null, width: 0 });
+  constructor(panel, { title, note, series, format, axis = format, least, steps = SECONDS, gap = null }) {
+    Object.assign(this, { series, format, axis, least, steps, gap, columns: [], cursor: null, width: 0, drawn: '' });
     const clip = freshId('clip');
     this.title = h('h2', { id: `${panel.id}-title` }, title);
     this.legend = h('ul', { class: 'legend' });
@@ -28,38 +41,43 @@ export class TimeChart {
     this.when = h('p', { class: 'when muted' }, note);
     this.note = note;
     this.grid = s('g', { class: 'grid' });
-    this.moving = s('g', {});
+    this.gaps = s('g', { class: 'gaps' });
+    const patterns = [];
     this.paths = series.map((each) => {
       if (each.hatch == null) return s('path', { class: `line ${each.kind}` });
       const { pattern, fill } = hatching(each);
-      this.moving.append(pattern);
+      patterns.push(pattern);
       return s('path', { class: `area ${each.kind}`, fill });
     });
-    this.moving.append(...this.paths);
     this.line = s('line', { class: 'cursor', y1: ROOM.top, y2: HEIGHT - ROOM.bottom, visibility: 'hidden' });
     this.window = s('rect', { x: ROOM.left, y: 0, height: HEIGHT });
     this.svg = s('svg', { class: 'chart', height: HEIGHT, role: 'img', tabindex: 0, 'aria-describedby': `${panel.id}-hint` },
       s('clipPath', { id: clip }, this.window), this.grid,
-      s('g', { 'clip-path': `url(#${clip})` }, this.moving), this.line);
+      s('g', { 'clip-path': `url(#${clip})` }, patterns, this.gaps, this.paths), this.line);
     this.spoken = h('p', { class: 'unseen', 'aria-live': 'polite' });
     panel.replaceChildren(h('div', { class: 'panel-head' }, this.title, this.when), this.legend, this.svg, this.spoken,
-      h('p', { class: 'unseen', id: `${panel.id}-hint` }, 'Left and right arrow keys read single seconds.'));
+      h('p', { class: 'unseen', id: `${panel.id}-hint` }, steps.hint));
     this.svg.addEventListener('pointermove', (event) => this.point(event));
     this.svg.addEventListener('pointerleave', () => this.select(null));
     this.svg.addEventListener('blur', () => this.select(null));
     this.svg.addEventListener('keydown', (event) => this.key(event));
-    new ResizeObserver(([entry]) => {
+    this.resized = new ResizeObserver(([entry]) => {
       this.width = entry.contentRect.width;
       this.draw();
-    }).observe(this.svg);
+    });
+    this.resized.observe(this.svg);
   }
 
-  /** Takes columns of equal length, one per series, null where nothing is known, that begin at second `from`. */
-  update(from, columns) {
-    const seconds = from - this.from;
+  /** Nobody looks at it any more. */
+  end() { this.resized.disconnect(); }
+
+  /** Takes columns of equal length, one per series, null where there is nothing, that begin at step `from`.
+   * `known` tells of which places something is known; without it of those that have a value. */
+  update(from, columns, known = null) {
+    this.known = known;
     this.from = from;
     this.columns = columns;
-    this.draw(seconds > 0 && seconds < 5 ? seconds : 0);
+    this.draw();
     this.read();
   }
 
@@ -67,7 +85,7 @@ export class TimeChart {
   get step() { return (this.width - ROOM.left - ROOM.right) / Math.max(1, this.length - 1); }
   x(place) { return ROOM.left + place * this.step; }
 
-  draw(seconds = 0) {
+  draw() {
     if (!this.length || this.width < ROOM.left + 20) return;
     mark(this.window, 'width', this.width - ROOM.left - ROOM.right);
     const stacked = this.series.map(({ hatch }) => hatch != null);
@@ -84,26 +102,42 @@ export class TimeChart {
       const path = stacked[index]
         ? area(column, (place) => this.x(place), (place) => y(floors[index][place]), (place) => y(floors[index][place] + (column[place] ?? 0)))
         : lines(column, (place) => this.x(place), y);
-      this.paths[index].setAttribute('d', path);
+      mark(this.paths[index], 'd', path);
     });
     this.drawGrid(top, unit, y);
-    if (seconds > 0 && motion()) {
-      this.moving.animate([{ transform: `translateX(${seconds * this.step}px)` }, { transform: 'none' }], { duration: STEP_MS, easing: 'linear' });
-    }
+    if (this.gap) this.drawGaps();
     if (this.cursor != null) this.select(this.cursor);
   }
 
+  /** Marks the places of which nothing is known, and says what that means. */
+  drawGaps() {
+    const known = (place) => this.known?.[place] ?? this.columns.some((column) => column[place] != null);
+    const runs = [];
+    for (let place = 0; place < this.length; place += 1) {
+      if (known(place)) continue;
+      if (runs.at(-1)?.end === place) runs.at(-1).end += 1;
+      else runs.push({ start: place, end: place + 1 });
+    }
+    const height = HEIGHT - ROOM.top - ROOM.bottom;
+    this.gaps.replaceChildren(...runs.flatMap(({ start, end }) => {
+      const [x, width] = [this.x(start), Math.max(2, (end - start) * this.step)];
+      return [s('rect', { class: 'gap', x, y: ROOM.top, width, height }, s('title', {}, this.gap)),
+        width > LABEL_WIDTH ? s('text', { x: x + width / 2, y: ROOM.top + height / 2, 'text-anchor': 'middle' }, this.gap) : null];
+    }).filter(Boolean));
+  }
+
   drawGrid(top, unit, y) {
+    // Most of the time the scale is as it was.
+    const key = `${top} ${unit} ${this.width} ${this.length} ${this.steps.key?.(this.from) ?? ''}`;
+    if (key === this.drawn) return;
+    this.drawn = key;
     const right = this.width - ROOM.right;
     const marks = [];
     for (let value = 0; value <= top + unit / 2; value += unit) {
       marks.push(s('line', { x1: ROOM.left, x2: right, y1: y(value), y2: y(value) }),
         s('text', { x: ROOM.left - 8, y: y(value) + 4, 'text-anchor': 'end' }, this.axis(value)));
     }
-    const last = this.length - 1;
-    const times = this.width > 360 ? [[0, '2 min ago', 'start'], [30, '90 s', 'middle'], [60, '60 s', 'middle'], [90, '30 s', 'middle'], [last, 'now', 'end']]
-      : [[0, '2 min ago', 'start'], [60, '1 min', 'middle'], [last, 'now', 'end']];
-    for (const [place, text, anchor] of times) {
+    for (const [place, text, anchor] of this.steps.ticks(this.from, this.length, this.width)) {
       marks.push(s('text', { x: this.x(place), y: HEIGHT - 4, 'text-anchor': anchor }, text));
     }
     this.grid.replaceChildren(...marks);
@@ -112,13 +146,14 @@ export class TimeChart {
   /** Puts the values of the selected second, or of the newest, into words. */
   read() {
     const place = this.cursor ?? this.length - 1;
-    const values = this.columns.map((column) => this.format(column[place]));
+    const nothing = this.known?.[place] === false ? unknown : none;
+    const values = this.columns.map((column) => (column[place] == null ? nothing : this.format(column[place])));
     values.forEach((value, index) => say(this.readings[index], value));
-    const ago = this.length - place;
-    say(this.when, this.cursor == null ? this.note : `${ago} s ago`);
+    const when = this.steps.when(this.from, place, this.length);
+    say(this.when, this.cursor == null ? this.note : when);
     const words = this.series.map(({ name }, index) => `${name} ${values[index]}`).join(', ');
     mark(this.svg, 'aria-label', `${this.title.textContent}: ${words}`);
-    return `${ago} s ago: ${words}`;
+    return `${when}: ${words}`;
   }
 
   select(place) {
@@ -169,7 +204,17 @@ function lines(column, x, y) {
   return path;
 }
 
+/** One area for each run of known places. */
 function area(column, x, floor, roof) {
-  const along = (height) => column.map((_, place) => `${x(place).toFixed(1)} ${height(place).toFixed(1)}`);
-  return `M${along(roof).join('L')}L${along(floor).reverse().join('L')}Z`;
+  let path = '';
+  for (let start = 0; start < column.length; start += 1) {
+    if (column[start] == null) continue;
+    let end = start;
+    while (end + 1 < column.length && column[end + 1] != null) end += 1;
+    const places = Array.from({ length: end - start + 1 }, (_, index) => start + index);
+    const along = (height) => places.map((place) => `${x(place).toFixed(1)} ${height(place).toFixed(1)}`);
+    path += `M${along(roof).join('L')}L${along(floor).reverse().join('L')}Z`;
+    start = end;
+  }
+  return path;
 }
