@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use router::{Explanation, ProcessorReport};
+use router::{BreakerState, Explanation, ProcessorReport};
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::Mutex;
 
@@ -159,8 +159,12 @@ async fn mismatches(connection: &mut PgConnection) -> Result<Option<Item>, sqlx:
 #[must_use]
 pub fn failing(router: &Explanation) -> Option<Item> {
     let given_up = |report: &&ProcessorReport| {
-        let out = report.breaker.outage_ms;
-        report.enabled && out.is_some_and(|out| out >= FAILING_AFTER.as_secs_f64() * 1e3)
+        // One that is half open only waits for payments to be tried with.
+        let (is_open, out) = (
+            report.breaker.state == BreakerState::Open,
+            report.breaker.outage_ms,
+        );
+        report.enabled && is_open && out >= Some(FAILING_AFTER.as_secs_f64() * 1e3)
     };
     let failing: Vec<&ProcessorReport> = router.processors.iter().filter(given_up).collect();
     let names: Vec<&str> = failing.iter().map(|report| &*report.name).collect();
@@ -281,4 +285,42 @@ impl RecentLook {
 pub fn told(looked: Option<&Looked>) -> Result<Vec<Item>, String> {
     let items = looked.map(|(_, items)| items.clone());
     items.ok_or_else(|| "the database does not answer".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use router::{Event, Policy, Router, Terms};
+
+    use super::*;
+
+    #[test]
+    fn a_processor_fails_while_its_breaker_is_open_and_not_while_it_waits_for_trials() {
+        let terms = ["a", "b"].map(|name| Terms {
+            name: name.to_owned(),
+            fee: rust_decimal::Decimal::new(5, 2),
+        });
+        let mut router = Router::new(Policy::default(), terms.to_vec(), Duration::ZERO);
+        let health = |processor, failing| Event::Health {
+            processor,
+            failing,
+            min_response_time: Duration::ZERO,
+        };
+        let second = Duration::from_secs(1);
+        let told = |router: &Router, now| failing(&router.explain(now)).map(|item| item.title);
+        router.observe(health(0, true), second);
+        assert_eq!(told(&router, 2 * second), None, "it may be over soon");
+        let one = told(&router, 4 * second);
+        assert_eq!(one.as_deref(), Some("Processor a is failing."));
+        router.observe(health(1, true), 4 * second);
+        let both = told(&router, 7 * second);
+        assert_eq!(both.as_deref(), Some("Processors a and b are failing."));
+        for processor in [0, 1] {
+            router.observe(health(processor, false), 8 * second);
+        }
+        assert_eq!(
+            told(&router, 600 * second),
+            None,
+            "nothing was posted since"
+        );
+    }
 }
