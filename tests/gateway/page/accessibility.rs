@@ -30,8 +30,11 @@ const LONG_NAMES: [&str; 2] = [
 /// Settings of an instance whose queue is soon full.
 const SMALL_QUEUE: Settings = &[("SIMULATOR_TOKEN", "123"), ("QUEUE_LIMIT", "60")];
 
+/// Media features and what they are set to.
+type Preferences = &'static [(&'static str, &'static str)];
+
 /// How the page is looked at: the width of the window, and what its reader prefers.
-const VIEWS: [(&str, u32, &[(&str, &str)]); 4] = [
+const VIEWS: [(&str, u32, Preferences); 4] = [
     ("light", 1280, &[("prefers-color-scheme", "light")]),
     ("dark", 1280, &[("prefers-color-scheme", "dark")]),
     ("forced colours", 1280, &[FORCED]),
@@ -288,12 +291,12 @@ async fn text_stands_out_by_4_5_and_drawings_by_3_in_both_schemes_and_off_is_rea
     site.default.processor.set_failing(true);
     site.gateway.post_many(20).await;
     eventually("the breaker is open", async || {
-        browser.text(".badge[data-state=open]").await != ""
+        !browser.text(".badge[data-state=open]").await.is_empty()
     })
     .await;
     site.switch("fallback", "disable").await;
     eventually("the other is off", async || {
-        browser.text(".badge[data-state=off]").await != ""
+        !browser.text(".badge[data-state=off]").await.is_empty()
     })
     .await;
     for scheme in ["light", "dark"] {
