@@ -375,6 +375,19 @@ async fn clients_that_send_slowly_keep_nobody_out() {
 }
 
 #[tokio::test]
+async fn a_body_that_comes_a_byte_every_two_seconds_is_not_waited_for() {
+    let stack = Stack::start([Instance::Answers(202); 2]).await;
+    let address = stack.url.trim_start_matches("http://");
+    let mut slow = TcpStream::connect(address).await.unwrap();
+    let begin = "POST /payments HTTP/1.1\r\nHost: a\r\nContent-Length: 71\r\n\r\n{";
+    slow.write_all(begin.as_bytes()).await.unwrap();
+    let mut said = Vec::new();
+    let closed = slow.read_to_end(&mut said);
+    let closed = tokio::time::timeout(Duration::from_millis(1_900), closed).await;
+    let _ = closed.expect("it is closed before the next byte");
+}
+
+#[tokio::test]
 async fn payments_go_to_the_instances_in_turns() {
     let stack = Stack::start([Instance::Answers(202); 2]).await;
     let (mut turns, mut before) = (0, [0, 0]);

@@ -14,10 +14,15 @@ pub struct Limits {
     pub connections: usize,
     /// Bytes of a request's head.
     pub head_bytes: usize,
-    /// From the first byte of a request's head to its last.
+    /// From the first byte of a request's head to its last, at most.
     pub head: Duration,
-    /// From the last byte of the head to the last of the body.
+    /// From the last byte of the head to the last of the body, at most.
     pub body: Duration,
+    /// How long either may take before its rate counts: three times what a lost packet costs.
+    pub slack: Duration,
+    /// Bytes a second of a head or a body from then on, on average. Either comes in one packet or a few; who sends it byte
+    /// by byte only wants to hold a place.
+    pub least_rate: u32,
     /// How long a connection may be open without a request, and without a byte in either direction. Longer
     /// than the 60 s after which nginx closes an idle connection by itself, so that it never sends a request
     /// on one that is being closed here.
@@ -36,9 +41,20 @@ impl Default for Limits {
             head_bytes: 16 * 1024,
             head: Duration::from_secs(10),
             body: Duration::from_secs(10),
+            slack: Duration::from_secs(3),
+            least_rate: 1_024,
             idle: Duration::from_secs(75),
             stall: Duration::from_secs(10),
             notice_leaving: false,
         }
+    }
+}
+
+impl Limits {
+    /// How long something may take, of which so many bytes have come, and which has `most` in all.
+    pub(super) fn due(&self, most: Duration, received: usize) -> Duration {
+        let bytes = u32::try_from(received).unwrap_or(u32::MAX);
+        let earned = Duration::from_secs(1) * bytes / self.least_rate.max(1);
+        most.min(self.slack + earned)
     }
 }

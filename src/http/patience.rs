@@ -87,6 +87,16 @@ impl Alarm {
     }
 }
 
+/// A head that is on its way.
+struct Head {
+    /// How many had been read before.
+    before: usize,
+    /// When its first byte came.
+    begun_at: Instant,
+    /// Bytes that came so far.
+    received: usize,
+}
+
 /// A client's connection, which breaks off when the client does not send or take for too long.
 pub(super) struct PatientStream<S> {
     stream: S,
@@ -94,8 +104,7 @@ pub(super) struct PatientStream<S> {
     requests: Arc<Requests>,
     /// When a byte went in either direction last.
     active_at: Instant,
-    /// When the first byte of a head came, and how many heads had been read before.
-    head_begun: Option<(Instant, usize)>,
+    head: Option<Head>,
     /// Since when the client takes nothing.
     stalled_at: Option<Instant>,
     read_alarm: Alarm,
@@ -110,7 +119,7 @@ impl<S> PatientStream<S> {
             limits,
             requests,
             active_at: Instant::now(),
-            head_begun: None,
+            head: None,
             stalled_at: None,
             read_alarm: Alarm::default(),
             write_alarm: Alarm::default(),
@@ -122,9 +131,9 @@ impl<S> PatientStream<S> {
         if !self.requests.all_answered() {
             return None; // a body has a limit of its own
         }
-        Some(match self.head_begun {
-            Some((begun_at, before)) if before == self.requests.begun() => {
-                begun_at + self.limits.head
+        Some(match &self.head {
+            Some(head) if head.before == self.requests.begun() => {
+                head.begun_at + self.limits.due(self.limits.head, head.received)
             }
             _ => self.active_at + self.limits.idle,
         })
@@ -158,13 +167,21 @@ impl<S: AsyncRead + Unpin> AsyncRead for PatientStream<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let filled = buffer.filled().len();
         let outcome = Pin::new(&mut self.stream).poll_read(context, buffer);
         if outcome.is_ready() {
             self.active_at = Instant::now();
             let before = self.requests.begun();
-            let is_first = self.head_begun.is_none_or(|(_, known)| known != before);
+            let received = buffer.filled().len() - filled;
+            let is_first = self.head.as_ref().is_none_or(|head| head.before != before);
             if is_first && self.requests.all_answered() {
-                self.head_begun = Some((self.active_at, before));
+                self.head = Some(Head {
+                    before,
+                    begun_at: self.active_at,
+                    received,
+                });
+            } else if let (false, Some(head)) = (is_first, &mut self.head) {
+                head.received += received;
             }
             return outcome;
         }
@@ -212,23 +229,25 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for PatientStream<S> {
 /// The body of a request, which fails when the client does not send the whole of it in time.
 pub(super) struct PatientBody {
     body: Incoming,
-    limit: Duration,
+    limits: Limits,
     requests: Arc<Requests>,
-    deadline: Option<Instant>,
+    begun_at: Option<Instant>,
+    received: usize,
     alarm: Alarm,
 }
 
 impl PatientBody {
-    /// A body that has that long, from when it is first waited for. Once it is there, `requests` are told so.
-    pub(super) fn new(body: Incoming, limit: Duration, requests: Arc<Requests>) -> Self {
+    /// A body that has so long, from when it is first waited for. Once it is there, `requests` are told so.
+    pub(super) fn new(body: Incoming, limits: Limits, requests: Arc<Requests>) -> Self {
         if body.is_end_stream() {
             requests.is_whole();
         }
         Self {
             body,
+            limits,
             requests,
-            limit,
-            deadline: None,
+            begun_at: None,
+            received: 0,
             alarm: Alarm::default(),
         }
     }
@@ -238,12 +257,21 @@ impl PatientBody {
 #[derive(Debug)]
 pub(super) struct TooSlow {
     /// How long it had.
-    pub(super) limit: Duration,
+    limit: Duration,
+    /// The bytes a second that it came with were fewer than these.
+    least_rate: Option<u32>,
 }
 
 impl fmt::Display for TooSlow {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "the body did not arrive within {:?}", self.limit)
+        match self.least_rate {
+            None => write!(out, "the body did not arrive within {:?}", self.limit),
+            Some(rate) => write!(
+                out,
+                "the body did not arrive at {rate} bytes a second: after {:?} more of it was due",
+                self.limit
+            ),
+        }
     }
 }
 
@@ -259,15 +287,20 @@ impl Body for PatientBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let outcome = Pin::new(&mut self.body).poll_frame(context);
         if let Poll::Ready(frame) = outcome {
+            if let Some(Ok(frame)) = &frame {
+                self.received += frame.data_ref().map_or(0, Bytes::len);
+            }
             if frame.is_none() || self.body.is_end_stream() {
                 self.requests.is_whole();
             }
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
-        let limit = self.limit;
-        let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + limit);
-        if self.alarm.is_past(deadline, context) {
-            return Poll::Ready(Some(Err(Box::new(TooSlow { limit }))));
+        let begun_at = *self.begun_at.get_or_insert_with(Instant::now);
+        let (whole, rate) = (self.limits.body, self.limits.least_rate);
+        let limit = self.limits.due(whole, self.received);
+        if self.alarm.is_past(begun_at + limit, context) {
+            let least_rate = (limit < whole).then_some(rate);
+            return Poll::Ready(Some(Err(Box::new(TooSlow { limit, least_rate }))));
         }
         Poll::Pending
     }

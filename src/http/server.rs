@@ -55,7 +55,7 @@ pub async fn serve<L: Listener>(
                 let reply = match refusal(&request) {
                     Some(problem) => problem.into_response(),
                     None => {
-                        let body = |body| PatientBody::new(body, limits.body, requests);
+                        let body = |body| PatientBody::new(body, limits, requests);
                         let reply = routes.call(request.map(body)).await;
                         let mut reply = reply.unwrap_or_else(|never| match never {});
                         if reply.status() == StatusCode::NO_CONTENT {
@@ -131,6 +131,7 @@ mod tests {
     use serde_json::Value;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::Instant;
 
     use super::*;
     use crate::http::problem::Fields;
@@ -151,6 +152,7 @@ mod tests {
             connections,
             head: PATIENCE,
             body: PATIENCE,
+            slack: PATIENCE,
             idle: PATIENCE,
             stall: PATIENCE,
             ..Limits::default()
@@ -246,6 +248,73 @@ mod tests {
             assert!(reply.contains("did not arrive within 200ms"), "{reply}");
         }
         assert!(is_served(&mut connect().await).await);
+    }
+
+    /// Sends one byte after the other, with a pause in between, until the server closes. Returns what it said.
+    async fn sends_slowly(stream: &mut TcpStream, bytes: &str, pause: Duration) -> String {
+        for byte in bytes.bytes() {
+            if stream.write_all(&[byte]).await.is_err() {
+                break;
+            }
+            let mut said = Vec::new();
+            let reply = stream.read_buf(&mut said);
+            if tokio::time::timeout(pause, reply).await.is_ok() {
+                return String::from_utf8_lossy(&said).into_owned() + &last_words(stream).await;
+            }
+        }
+        last_words(stream).await
+    }
+
+    #[tokio::test]
+    async fn a_head_or_a_body_that_trickles_in_is_waited_for_no_longer_than_one_that_stands_still()
+    {
+        let (slack, least_rate) = (SHORT, 100);
+        let connect = start(Limits {
+            slack,
+            least_rate,
+            ..limits(2)
+        })
+        .await;
+        // 20 bytes a second.
+        let pause = SHORT / 4;
+        let begun_at = Instant::now();
+        let mut slow = connect().await;
+        let said = sends_slowly(&mut slow, GET, pause).await;
+        assert_eq!(said, "");
+        let mut slow = connect().await;
+        let head = format!("{POST}Content-Length: 200\r\n\r\n");
+        slow.write_all(head.as_bytes()).await.expect("sent");
+        let said = sends_slowly(&mut slow, &"x".repeat(200), pause).await;
+        assert!(said.starts_with("HTTP/1.1 408 "), "{said}");
+        assert!(said.contains("at 100 bytes a second"), "{said}");
+        assert!(
+            begun_at.elapsed() < PATIENCE / 4,
+            "{:?}",
+            begun_at.elapsed()
+        );
+    }
+
+    #[tokio::test]
+    async fn a_body_that_comes_at_the_least_rate_may_take_longer_than_one_that_stands_still() {
+        let (slack, least_rate) = (SHORT, 100);
+        let connect = start(Limits {
+            slack,
+            least_rate,
+            ..limits(1)
+        })
+        .await;
+        let mut client = connect().await;
+        let body = format!("{{\"a\":\"{}\"}}", "x".repeat(292));
+        let head = format!("{POST}Content-Length: {}\r\n\r\n", body.len());
+        client.write_all(head.as_bytes()).await.expect("sent");
+        // 1,000 bytes a second at most, for longer than the slack.
+        for part in body.as_bytes().chunks(50) {
+            client.write_all(part).await.expect("sent");
+            tokio::time::sleep(SHORT / 4).await;
+        }
+        let mut reply = [0; 15];
+        client.read_exact(&mut reply).await.expect("a reply");
+        assert_eq!(String::from_utf8_lossy(&reply), "HTTP/1.1 200 OK");
     }
 
     #[tokio::test]
