@@ -4,6 +4,7 @@ use axum::Router;
 use axum::http::HeaderMap;
 use axum::routing::get;
 use utoipa::openapi::extensions::Extensions;
+use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{
     ContactBuilder, InfoBuilder, LicenseBuilder, OpenApi, RefOr, Required, ServerBuilder,
@@ -62,9 +63,8 @@ pub(super) fn split<S: Clone + Send + Sync + 'static>(
 /// Says of the parameters of `path` that they may be empty, which utoipa has no word for. A schema that
 /// says it makes generators write a class for what is a time.
 pub(super) fn allow_empty_parameters(document: &mut OpenApi, path: &str) {
-    let operation = document.paths.paths.get_mut(path);
-    let operation = operation.and_then(|item| item.get.as_mut());
-    for parameter in operation
+    let get = operation(document, path, |item| &mut item.get);
+    for parameter in get
         .into_iter()
         .flat_map(|get| &mut get.parameters)
         .flatten()
@@ -79,11 +79,23 @@ pub(super) fn allow_empty_parameters(document: &mut OpenApi, path: &str) {
 /// Says that a POST to `path` may come without its body. utoipa makes such a body a union with null, for which
 /// generators write clients that cannot leave it out.
 pub(super) fn allow_no_body(document: &mut OpenApi, path: &str) {
-    let operation = document.paths.paths.get_mut(path);
-    let operation = operation.and_then(|item| item.post.as_mut());
-    if let Some(RefOr::T(body)) = operation.and_then(|post| post.request_body.as_mut()) {
+    let post = operation(document, path, |item| &mut item.post);
+    if let Some(RefOr::T(body)) = post.and_then(|post| post.request_body.as_mut()) {
         body.required = Some(Required::False);
     }
+}
+
+/// An operation of a path, if the document has it.
+fn operation<'a>(
+    document: &'a mut OpenApi,
+    path: &str,
+    of: impl FnOnce(&'a mut PathItem) -> &'a mut Option<Operation>,
+) -> Option<&'a mut Operation> {
+    document
+        .paths
+        .paths
+        .get_mut(path)
+        .and_then(|item| of(item).as_mut())
 }
 
 /// The route of a document.
