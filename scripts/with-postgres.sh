@@ -21,7 +21,9 @@ mkdir "$folder/socket"
 clean_up() {
     trap '' INT TERM HUP
     stop_step
-    stop INT 10 postgres
+    # At once: a fast stop (INT) writes a checkpoint first, of as many databases as there were tests, to a folder that is
+    # removed then.
+    stop QUIT 10 postgres
     rm -rf "$folder"
 }
 trap clean_up EXIT
