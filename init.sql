@@ -95,6 +95,12 @@ DO $$ BEGIN
 EXCEPTION WHEN insufficient_privilege THEN
     RAISE NOTICE 'payment_proxy_owner is no member of pg_read_all_stats, which % may not grant: transactions of roles other than payment_proxy and auditor do not count in the metric oldest_transaction_seconds', current_user;
 END $$;
+-- Its function end_long_audits ends long transactions of roles that are members of auditor, such as those of persons.
+DO $$ BEGIN
+    GRANT pg_signal_backend TO payment_proxy_owner;
+EXCEPTION WHEN insufficient_privilege THEN
+    RAISE NOTICE 'payment_proxy_owner is no member of pg_signal_backend, which % may not grant: long transactions of members of auditor are ended only where it is a member of that role, too (GRANT anna TO payment_proxy_owner)', current_user;
+END $$;
 -- An older init.sql gave it to the service, which then read the statements of all roles, passwords included.
 SELECT 'REVOKE pg_read_all_stats FROM payment_proxy' FROM pg_auth_members
 WHERE roleid = 'pg_read_all_stats'::regrole AND member = 'payment_proxy'::regrole LIMIT 1 \gexec

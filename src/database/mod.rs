@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use sqlx::postgres::types::PgInterval;
 
-pub use auditors::{AUDIT_CHECK, end_long_audits, watch_auditors};
+pub use auditors::{AUDIT_CHECK, watch_auditors};
 pub use errors::{Condition, Unfit, concerns_all, is_not_allowed, is_transient, lacks_character};
 pub(crate) use hint::{CHANNEL, hint_others};
 pub use kept::Kept;

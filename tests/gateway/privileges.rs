@@ -477,11 +477,24 @@ async fn an_auditors_long_transaction_is_ended_and_told_of_whatever_limits_it_li
         .execute(&mut *idle)
         .await
         .expect("an answer");
-    let mut backup = admin.pool.begin().await.expect("a transaction");
-    sqlx::raw_sql("SELECT 1")
-        .execute(&mut *backup)
-        .await
-        .expect("an answer");
+    // A person's role has the rights of an auditor and none of its limits.
+    let anna = format!("anna_{}", Uuid::new_v4().simple());
+    admin
+        .execute(&format!("CREATE ROLE {anna} LOGIN IN ROLE auditor"))
+        .await;
+    let anna = connect_as(&admin, &anna);
+    let mut personal = anna.pool.begin().await.expect("a transaction");
+    let owner = connect_as(&admin, OWNER);
+    let (mut backup, mut restore) = (
+        admin.pool.begin().await.expect("a transaction"),
+        owner.pool.begin().await.expect("a transaction"),
+    );
+    for transaction in [&mut personal, &mut backup, &mut restore] {
+        sqlx::raw_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+            .execute(&mut **transaction)
+            .await
+            .expect("an answer");
+    }
 
     let default = processor().await;
     let gateway = Gateway::start(&service, &processors(&[&default]), &[]).await;
@@ -493,12 +506,19 @@ async fn an_auditors_long_transaction_is_ended_and_told_of_whatever_limits_it_li
         sqlx::raw_sql("SELECT 1").execute(&mut *long).await.is_err()
     })
     .await;
+    eventually("that of the person is, too", async || {
+        let answer = sqlx::raw_sql("SELECT 1").execute(&mut *personal).await;
+        answer.is_err()
+    })
+    .await;
+    assert!(gateway.log().contains("anna_"), "{}", gateway.log());
     // Neither a session without a transaction, nor anybody else's.
     sqlx::raw_sql("SELECT 1")
         .execute(&mut *idle)
         .await
         .expect("an answer");
     backup.commit().await.expect("it is open");
+    restore.commit().await.expect("it is open");
     gateway.until_settled(&gateway.post_many(3).await).await;
 }
 
