@@ -28,6 +28,7 @@ use crate::deployment::Admission;
 use crate::metrics::COUNTS;
 use crate::payment::Payment;
 use crate::room::Room;
+use crate::uptime::Uptime;
 use crate::worker::{OnArrival, Worker};
 
 /// Payments in one INSERT, at most.
@@ -512,7 +513,7 @@ async fn enqueue_step(
     let mut amounts: BTreeMap<Uuid, (Decimal, bool)> = BTreeMap::new();
     let mut claims = Vec::new();
     for _ in 0..LOOKS {
-        let send_by = Instant::now() + SEND_WITHIN;
+        let send_by = Uptime::now() + SEND_WITHIN;
         // Once one of these statements was committed, what follows takes nothing back.
         *progress = (*progress).max(Progress::Sent);
         let inserted = insert_new(&mut *connection, &open, claimed_for).await?;

@@ -68,9 +68,13 @@ kinds! {
     Unrecorded = "unrecorded", Alarm,
         "The database refuses to record payments.",
         "the instance keeps it and tries again: its log says why (task settle); do not end it before that is put right";
-    /// An instance that must not serve: a copy of the database, or terms that contradict the others'.
+    /// The database is a copy of the deployment's, so nobody may serve from it yet.
+    DatabaseCopy = "database_copy", Alarm,
+        "The database is a copy.",
+        "nothing is accepted or charged until `payment-proxy deployment declare` says what it is: docs/clocks-and-copies.md";
+    /// An instance that must not serve: its terms contradict the others'.
     InstanceHeld = "instance_held", Alarm,
-        "An instance must not serve.",
+        "An instance contradicts the others.",
         "it accepts and charges nothing: `payment-proxy deployment` shows why, docs/clocks-and-copies.md what to do";
     /// Nobody serves.
     NoInstance = "no_instance", Alarm,

@@ -9,7 +9,7 @@
 //! The statements find rows by `= ANY (ARRAY(...))` and not by a join, because of two tables that are
 //! joined the planner may read the wrong one first, all of it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
@@ -21,6 +21,7 @@ use crate::database::interval;
 use crate::lease::LeaseTerms;
 use crate::payment::Payment;
 use crate::traceparent::Traceparent;
+use crate::uptime::Uptime;
 
 /// Payments in one claim, at most: half of what a processor takes at once, the share of one of two
 /// instances.
@@ -58,8 +59,8 @@ pub struct Claim {
     pub processor: String,
     /// The stamp under which it gets it.
     pub requested_at: DateTime<Utc>,
-    /// After this moment it must not be sent any more.
-    pub send_by: Instant,
+    /// From this moment on it must not be sent any more: others may soon hold it.
+    pub send_by: Uptime,
     /// What is known of earlier attempts that were left open, all at the same processor.
     pub earlier: Option<EarlierAttempt>,
 }
@@ -89,7 +90,7 @@ struct ClaimRow {
 }
 
 impl ClaimRow {
-    fn held(self, send_by: Instant, is_over: impl Fn(DateTime<Utc>) -> bool) -> Claim {
+    fn held(self, send_by: Uptime, is_over: impl Fn(DateTime<Utc>) -> bool) -> Claim {
         Claim {
             id: self.id,
             payment: Payment {
@@ -152,7 +153,7 @@ async fn claim_up_to(
     limit: usize,
     from_id: i64,
 ) -> Result<Vec<Claim>, sqlx::Error> {
-    let send_by = Instant::now() + SEND_WITHIN;
+    let send_by = Uptime::now() + SEND_WITHIN;
     let rows = sqlx::query_as!(
         ClaimRow,
         r#"WITH free AS MATERIALIZED (
@@ -216,7 +217,7 @@ pub async fn claim_doubtful(
     up_to_id: i64,
 ) -> Result<Vec<Claim>, sqlx::Error> {
     let sent_at = tokio::time::Instant::now();
-    let send_by = Instant::now() + SEND_WITHIN;
+    let send_by = Uptime::now() + SEND_WITHIN;
     let rows = sqlx::query_as!(
         ClaimRow,
         r#"WITH doubtful AS MATERIALIZED (

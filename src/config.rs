@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use hmac::{Hmac, KeyInit, Mac};
 use reqwest::Url;
 use rust_decimal::Decimal;
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 use sqlx::postgres::PgConnectOptions;
 
 use crate::tls::Authorities;
@@ -344,6 +344,15 @@ pub enum QueueDurability {
 }
 
 impl QueueDurability {
+    /// In a word, as it is configured.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unlogged => "unlogged",
+            Self::Logged => "logged",
+        }
+    }
+
     /// `pg_class.relpersistence` of the queue in this mode.
     #[must_use]
     pub fn relpersistence(self) -> i8 {
@@ -381,8 +390,7 @@ impl OperatorToken {
         let mut mac = Hmac::<Sha256>::new_from_slice(self.0.as_bytes())
             .expect("HMAC takes keys of any length");
         mac.update(text.as_bytes());
-        let code = mac.finalize().into_bytes();
-        code.iter().map(|byte| format!("{byte:02x}")).collect()
+        hexadecimal(&mac.finalize().into_bytes())
     }
 }
 
@@ -599,16 +607,27 @@ pub struct ProcessorSettings {
     pub url: Url,
 }
 
+/// Bytes of the hash of a query that are shown. Few, so that many queries have the same.
+const QUERY_HASH_BYTES: usize = 4;
+
 /// All processors in order of preference: at least one, with distinct names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Processors(pub Vec<ProcessorSettings>);
 
 impl ProcessorSettings {
-    /// The URL in the one form that all ways to write it have in common.
+    /// The URL in the one form that all ways to write it have in common, for others to read: in the place of its query,
+    /// which may be a secret, stands a part of that query's hash, which tells it from another one and does not tell it.
     #[must_use]
     pub fn address(&self) -> String {
         // Reading it has made scheme and host lower case and left out a default port.
-        self.url.as_str().trim_end_matches('/').to_owned()
+        let mut url = self.url.clone();
+        url.set_query(None);
+        let address = url.as_str().trim_end_matches('/').to_owned();
+        let Some(query) = self.url.query() else {
+            return address;
+        };
+        let hash = Sha256::digest(query);
+        format!("{address}?query-{}", hexadecimal(&hash[..QUERY_HASH_BYTES]))
     }
 }
 
@@ -687,6 +706,11 @@ fn parse_processor(number: usize, text: &str) -> Result<ProcessorSettings, Strin
     })
 }
 
+/// Bytes as text.
+pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn http_url(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).ok();
     url.filter(|url| url.scheme() == "http" && url.has_host())
@@ -727,6 +751,19 @@ mod tests {
             let error = text.parse::<Processors>().expect_err(text);
             assert!(error.contains(expected), "{text:?}: {error}");
         }
+    }
+
+    #[test]
+    fn the_address_that_others_read_tells_queries_apart_and_none_of_them() {
+        let address = |url: &str| {
+            let processors: Processors = format!("a,0,{url}").parse().expect(url);
+            processors.0[0].address()
+        };
+        assert_eq!(address("HTTP://A:80/path/"), "http://a/path");
+        let one = address("http://a/path?key=secret");
+        let other = address("http://a/path?key=Secret");
+        assert!(one.starts_with("http://a/path?query-") && one != other);
+        assert!(!one.contains("secret") && !one.contains("key"), "{one}");
     }
 
     #[test]

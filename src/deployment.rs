@@ -29,6 +29,7 @@ use crate::clock::{DatabaseClock, WATCH_GAP};
 use crate::database::{CHANNEL, Outage, Session, hint_others, interval, within};
 use crate::lease::{INSTANCE_FORGOTTEN, INSTANCE_TTL};
 use crate::route::Recovered;
+use crate::uptime::Uptime;
 
 /// The longest time between two looks at what the other instances wrote. A hint (NOTIFY) makes it a few
 /// milliseconds where hints arrive; nothing depends on them.
@@ -216,7 +217,7 @@ impl Member {
         let processors: Vec<String> = processors.map(|each| each.name.clone()).collect();
         let attention = serde_json::to_string(&self.own.items())
             .map_err(|error| sqlx::Error::Encode(error.into()))?;
-        let (begun_at, sent_at) = (Instant::now(), tokio::time::Instant::now());
+        let (begun_at, sent_at) = (Uptime::now(), tokio::time::Instant::now());
         let row = sqlx::query!(
             r#"WITH beat AS (
                 INSERT INTO service_instance (id, seen_at, processors, attention, terms, program, held)
@@ -224,7 +225,8 @@ impl Member {
                 ON CONFLICT ON CONSTRAINT service_instance_pkey DO UPDATE
                 SET seen_at = excluded.seen_at, attention = excluded.attention, held = excluded.held
             ), forgotten AS (
-                DELETE FROM service_instance WHERE seen_at NOT BETWEEN now() - $3::interval AND now() + $3::interval
+                DELETE FROM service_instance
+                WHERE $8::text IS NULL AND seen_at NOT BETWEEN now() - $3::interval AND now() + $3::interval
             )
             SELECT now() AS "database_now!",
                 (SELECT count(*) FROM service_instance WHERE id <> $1 AND held IS NULL
@@ -261,10 +263,10 @@ impl Member {
     async fn ask_again(&self) -> Result<(), sqlx::Error> {
         let options = self.pool.connect_options();
         let mut connection = Session::SERVICE.connect(&options).await?;
-        let sent_at = Instant::now();
-        match self.candidate.ask(&mut connection, false).await? {
+        let sent_at = Uptime::now();
+        match self.candidate.ask(&mut connection, None).await? {
             Ok(admitted) => self.admission.admit(admitted, sent_at),
-            Err(reason) => self.admission.hold(&reason),
+            Err(refused) => self.admission.hold(refused),
         }
         connection.close().await
     }

@@ -6,7 +6,8 @@ use std::time::Duration;
 pub const LEASE_MARGIN: Duration = Duration::from_secs(5);
 /// An instance that gave no sign of life for so long does not count any more.
 pub const INSTANCE_TTL: Duration = Duration::from_secs(5);
-/// The rows of instances are removed after so long.
+/// The rows of instances are removed after so long, by instances that serve: a row that is not there is proof that its
+/// instance has signed off, or that another one serves.
 pub const INSTANCE_FORGOTTEN: Duration = Duration::from_secs(300);
 
 /// How long claims and doubts last.

@@ -66,4 +66,5 @@ pub mod tls;
 pub mod together;
 pub mod trace;
 pub mod traceparent;
+pub mod uptime;
 pub mod worker;

@@ -1,5 +1,7 @@
 //! Text of others, as it may be shown: nothing in it moves the cursor, hides, or turns the order of what is read.
 
+use std::fmt::{self, Write as _};
+
 use icu_properties::CodePointMapData;
 use icu_properties::props::GeneralCategory;
 
@@ -8,6 +10,22 @@ use icu_properties::props::GeneralCategory;
 /// and code points that stand for nothing or for something private.
 pub fn printable(text: &str) -> impl Iterator<Item = char> {
     text.chars().filter(|letter| is_printable(*letter))
+}
+
+/// The same text in one line, with a space for each character that [`printable`] leaves out.
+#[must_use]
+pub fn one_line(text: &str) -> String {
+    text.replace(|letter| !is_printable(letter), " ")
+}
+
+/// Shows a text of others without what [`printable`] leaves out.
+#[derive(Debug, Clone, Copy)]
+pub struct Shown<'a>(pub &'a str);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        printable(self.0).try_for_each(|letter| out.write_char(letter))
+    }
 }
 
 /// Whether a character is shown as something, and as nothing but itself.
@@ -45,6 +63,8 @@ mod tests {
         ] {
             let shown: String = printable(text).collect();
             assert_eq!(shown, expected, "{text:?}");
+            assert_eq!(Shown(text).to_string(), expected, "{text:?}");
+            assert!(one_line(text).chars().all(is_printable), "{text:?}");
         }
     }
 }

@@ -20,7 +20,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 pub use ask::{RATE_SLACK, SILENCE_LIMIT};
-pub use ledger::{CLOCKS_APART, PAGE};
+pub use ledger::PAGE;
 pub use report::{
     Archived, Difference, Finding, NAMED, NotKnown, Ours, Report, Scope, TotalsFinding,
 };

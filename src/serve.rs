@@ -25,7 +25,7 @@ use crate::attention::OwnAttention;
 use crate::charge::{self, Stop};
 use crate::clock::DatabaseClock;
 use crate::config::Settings;
-use crate::database::{self, Pools, RETRY_PAUSE, Schema};
+use crate::database::{self, Looks, Pools, RETRY_PAUSE, Schema};
 use crate::deployment::{Admission, Candidate, Member, MemberTerms};
 use crate::fee;
 use crate::history::Recorder;
@@ -41,6 +41,7 @@ use crate::situation;
 use crate::telemetry;
 use crate::together::Together;
 use crate::trace;
+use crate::uptime::Uptime;
 use crate::worker::{Depth, Worker};
 pub use end::{CALLS_DRAIN, CLOSE, REQUESTS_DRAIN, SETTLE_DRAIN, SHUTDOWN};
 
@@ -65,9 +66,10 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         trace::start(collector).context("OTEL_EXPORTER_OTLP_ENDPOINT")?;
     }
     let files = files::raise_limit();
-    let shares = files::share(files, Limits::default().connections);
+    let configured = settings.processors.processors.0.len();
+    let shares = files::share(files, Limits::default().connections, configured);
     let instance = Uuid::new_v4();
-    let processors = charge::processors(&settings.processors)?;
+    let processors = charge::processors(&settings.processors, shares.processor)?;
     let terms = settings.processors.processors.0.iter();
     let terms: Vec<Terms> = terms
         .map(|processor| Terms {
@@ -76,7 +78,11 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         })
         .collect();
     let recovered = Arc::default();
-    let router = Router::new(Policy::default(), terms.clone(), Duration::ZERO);
+    let policy = Policy {
+        own_cap: shares.payments(),
+        ..Policy::default()
+    };
+    let router = Router::new(policy, terms.clone(), Duration::ZERO);
     let router = route::share(router, &recovered);
     let admission = Arc::new(Admission::new());
     let pools = Pools::checked(&settings.database, admission.clone());
@@ -178,6 +184,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         tracing::warn!(
             files.most = files,
             clients.most = shares.clients,
+            processor.connections.most = shares.processor,
             "few files may be open (ulimit -n), so fewer clients can be connected than otherwise"
         );
     }
@@ -332,12 +339,13 @@ async fn prepare_when_reachable(
     admission: &Admission,
 ) -> anyhow::Result<()> {
     let mut outage = database::Outage::new("migrate");
+    let mut looks = Looks::default();
     loop {
         let prepared = async {
             let mut admitted = None;
             let found = database::prepare_where(&settings.database, async |connection| {
-                let sent_at = Instant::now();
-                let decided = candidate.ask(connection, true).await?;
+                let sent_at = Uptime::now();
+                let decided = candidate.ask(connection, Some(&mut looks)).await?;
                 Ok(decided
                     .map(|admission| admitted = Some((admission, sent_at)))
                     .err())
@@ -362,9 +370,9 @@ async fn prepare_when_reachable(
                 outage.over();
                 return Ok(());
             }
-            Ok(Schema::Held(reason)) => {
+            Ok(Schema::Held(refused)) => {
                 outage.over();
-                admission.hold(&reason);
+                admission.hold(refused);
             }
             Ok(Schema::Waits(missing)) => {
                 outage.over();

@@ -23,7 +23,9 @@ use crate::claim::{Claim, SEND_WITHIN, doubt_pause};
 use crate::database::{concerns_all, interval, lacks_character, within};
 use crate::lease::LeaseTerms;
 use crate::metrics::COUNTS;
+use crate::telemetry::Storm;
 use crate::trace::{self, LifeEnd, Subject};
+use crate::uptime::Uptime;
 
 pub use crate::charge::Ended;
 pub use held::{HELD_PAUSE, SETTLE_HELD, Unrecorded};
@@ -116,6 +118,7 @@ pub async fn run(
         terms,
         returned,
         held: Held::new(),
+        storms: Storms::default(),
     };
     let mut batch = Vec::with_capacity(SETTLE_BATCH);
     let mut rested_at = Instant::now();
@@ -136,6 +139,18 @@ struct Recorder {
     terms: LeaseTerms,
     returned: Arc<Returned>,
     held: Held,
+    storms: Storms,
+}
+
+/// What is logged once for many payments.
+#[derive(Debug, Default)]
+struct Storms {
+    /// Charges whose row was gone.
+    row_gone: Storm,
+    /// Charges that were recorded before: by a commit that was not confirmed, mostly.
+    recorded_before: Storm,
+    /// Dead letters.
+    dead: Storm,
 }
 
 impl Recorder {
@@ -188,6 +203,7 @@ impl Recorder {
     fn recorded(&mut self, batch: &[Ended], anomalies: &[Anomaly], begun_at: Option<SystemTime>) {
         self.held.progress();
         observe(batch, anomalies, begun_at);
+        self.storms.tell(batch, anomalies);
         self.returned.note(batch);
     }
 
@@ -295,8 +311,10 @@ fn reword(part: &mut [Ended]) -> bool {
 async fn gather(ended: &mut mpsc::Receiver<Ended>, batch: &mut Vec<Ended>, rested_at: Instant) {
     let (mut seen, mut settle_at) = (0, None);
     while batch.len() < SETTLE_ENOUGH {
-        let now = Instant::now();
-        let waits = batch[seen..].iter().map(|ended| now + patience(ended, now));
+        let (now, uptime) = (Instant::now(), Uptime::now());
+        let waits = batch[seen..]
+            .iter()
+            .map(|ended| now + patience(ended, uptime));
         settle_at = settle_at.into_iter().chain(waits).min();
         seen = batch.len();
         let Some(mut settle_at) = settle_at else {
@@ -314,7 +332,7 @@ async fn gather(ended: &mut mpsc::Receiver<Ended>, batch: &mut Vec<Ended>, reste
 }
 
 /// How long the end of a claim can wait for others.
-fn patience(ended: &Ended, now: Instant) -> Duration {
+fn patience(ended: &Ended, now: Uptime) -> Duration {
     let is_old = now + SEND_WITHIN >= ended.claim.send_by + SETTLE_SOON_FROM;
     match ended.outcome {
         Outcome::Charged { .. } if !is_old => SETTLE_PAUSE,
@@ -336,7 +354,54 @@ fn trace_end(claim: &Claim, reason: Option<&str>, begun_at: Option<SystemTime>) 
     trace::ended(subject, &end, begun_at);
 }
 
-/// Counts and traces what was recorded by statements that began then, and logs what should not have been.
+impl Storms {
+    /// Logs what should not have been: each payment that was charged twice, and of all else one for many.
+    fn tell(&self, batch: &[Ended], anomalies: &[Anomaly]) {
+        let (mut gone, mut before) = (Vec::new(), Vec::new());
+        for anomaly in anomalies {
+            match anomaly {
+                Anomaly::QueueRowGone(id) => gone.push(id),
+                Anomaly::BookedBefore {
+                    correlation_id: id,
+                    charged,
+                    booked,
+                } if charged == booked => before.push(id),
+                Anomaly::BookedBefore {
+                    correlation_id: id,
+                    charged,
+                    booked,
+                } => {
+                    tracing::error!(payment.id = %id, processor.name = charged, processor.booked = booked, "CHARGED TWICE");
+                }
+            }
+        }
+        if let Some((payments, id)) = self.row_gone.note_all(gone.len()).zip(gone.first()) {
+            tracing::warn!(payments, payment.id = %id, "booked a charge whose queue row was gone or held for another processor");
+        }
+        if let Some((payments, id)) = self
+            .recorded_before
+            .note_all(before.len())
+            .zip(before.first())
+        {
+            tracing::info!(payments, payment.id = %id, "charge was booked already");
+        }
+        let dead = batch.iter().filter_map(|ended| match &ended.outcome {
+            Outcome::Dead { reason, .. } => Some((&ended.claim, reason)),
+            _ => None,
+        });
+        let dead: Vec<_> = dead.collect();
+        if let Some((payments, (claim, reason))) = self.dead.note_all(dead.len()).zip(dead.first())
+        {
+            tracing::error!(
+                payments, payment.id = %claim.payment.correlation_id, processor.name = claim.processor,
+                dead.reason = reason,
+                "payment is dead; `payment-proxy dead-letter` shows, retries and discards"
+            );
+        }
+    }
+}
+
+/// Counts and traces what was recorded by statements that began then.
 fn observe(batch: &[Ended], anomalies: &[Anomaly], begun_at: Option<SystemTime>) {
     let now = Utc::now();
     let mut charged: BTreeMap<&str, usize> = BTreeMap::new();
@@ -367,7 +432,6 @@ fn observe(batch: &[Ended], anomalies: &[Anomaly], begun_at: Option<SystemTime>)
             *payments = payments.saturating_sub(1);
         }
         anomaly.count();
-        anomaly.log();
     }
     for (processor, payments) in charged {
         COUNTS.settled(processor).add_batch(payments);
@@ -400,28 +464,6 @@ impl Anomaly {
             Self::BookedBefore { .. } => &COUNTS.charged_twice,
         };
         total.add(1);
-    }
-
-    fn log(&self) {
-        match self {
-            Self::QueueRowGone(id) => {
-                tracing::warn!(payment.id = %id, "booked a charge whose queue row was gone or held for another processor");
-            }
-            Self::BookedBefore {
-                correlation_id,
-                charged,
-                booked,
-            } if charged == booked => {
-                tracing::info!(payment.id = %correlation_id, processor.name = charged, "charge was booked already");
-            }
-            Self::BookedBefore {
-                correlation_id,
-                charged,
-                booked,
-            } => {
-                tracing::error!(payment.id = %correlation_id, processor.name = charged, processor.booked = booked, "CHARGED TWICE");
-            }
-        }
     }
 }
 
@@ -647,7 +689,7 @@ async fn bury(pool: &PgPool, dead: &[(&Claim, &str, bool)]) -> Result<(), sqlx::
         .map(|(_, reason, _)| (*reason).to_owned())
         .collect();
     let held: Vec<bool> = dead.iter().map(|(.., held)| *held).collect();
-    let buried = sqlx::query!(
+    sqlx::query!(
         r#"WITH removed AS (
             DELETE FROM payment_queue
             WHERE id = ANY ($1) AND attempt = ($2::int[])[array_position($1, id)]
@@ -668,21 +710,14 @@ async fn bury(pool: &PgPool, dead: &[(&Claim, &str, bool)]) -> Result<(), sqlx::
             (correlation_id, amount, accepted_at, attempt, processor, reason, requested_at)
         SELECT correlation_id, amount, accepted_at, attempt, processor, reason, CASE WHEN held THEN requested_at END
         FROM removed
-        ON CONFLICT ON CONSTRAINT payment_dead_letter_pkey DO NOTHING
-        RETURNING correlation_id, processor, reason"#,
+        ON CONFLICT ON CONSTRAINT payment_dead_letter_pkey DO NOTHING"#,
         &ids,
         &attempts,
         &reasons,
         &held,
     )
-    .fetch_all(pool)
+    .execute(pool)
     .await?;
-    for row in buried {
-        tracing::error!(
-            payment.id = %row.correlation_id, processor.name = row.processor, dead.reason = row.reason,
-            "payment is dead; `payment-proxy dead-letter` shows, retries and discards"
-        );
-    }
     Ok(())
 }
 
@@ -691,7 +726,7 @@ mod tests {
     use super::*;
     use crate::payment::Payment;
 
-    fn ended(claimed_at: Instant, outcome: Outcome) -> Ended {
+    fn ended(claimed_at: Uptime, outcome: Outcome) -> Ended {
         let now = Utc::now();
         let payment = Payment {
             correlation_id: Uuid::new_v4(),
@@ -713,7 +748,7 @@ mod tests {
 
     #[test]
     fn what_an_audit_or_another_processor_waits_for_is_settled_soon() {
-        let claimed_at = Instant::now();
+        let claimed_at = Uptime::now();
         let charged = Outcome::Charged {
             requested_at: Utc::now(),
         };
@@ -731,7 +766,7 @@ mod tests {
 
     fn charged() -> Ended {
         let requested_at = Utc::now();
-        ended(Instant::now(), Outcome::Charged { requested_at })
+        ended(Uptime::now(), Outcome::Charged { requested_at })
     }
 
     /// How many are settled, and after what time, where so many more ended at once and a settle began at that moment.

@@ -26,6 +26,7 @@ use crate::metrics::COUNTS;
 use crate::restored::{self, Asked};
 use crate::settle::{Ended, Returned};
 use crate::together::{Begin, CHARGE_PAUSE, Together};
+use crate::uptime::Uptime;
 
 /// The longest time between two looks at the queue when nothing wakes the worker: another instance
 /// may have accepted payments and died.
@@ -305,7 +306,7 @@ impl Worker {
     /// Whether anything may be claimed. After a restore not before what the database's former life has sent can only be
     /// answered or lost: until then an absence says nothing.
     fn may_claim(&self) -> bool {
-        self.admission.may_claim(Instant::now())
+        self.admission.may_claim(Uptime::now())
             && (!self.admission.asks_first() || self.clock.is_trusted(tokio::time::Instant::now()))
     }
 

@@ -15,6 +15,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "printable",
             "together",
             "traceparent",
+            "uptime",
         ],
     ),
     ("configuration", &["config", "tls"]),

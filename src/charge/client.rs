@@ -12,7 +12,7 @@ use rust_decimal::Decimal;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::pool::{Answer, Connections, Failed, Line};
+use super::pool::{Answer, Connections, Failed, Line, MOST_CONNECTIONS};
 use super::reading::{
     Health, ProcessorTotals, read_health, read_lookup, read_post, read_totals, undocumented,
 };
@@ -22,8 +22,10 @@ use crate::claim::Claim;
 use crate::config::{ProcessorSettings, ProcessorsSettings};
 use crate::metrics::{COUNTS, ProcessorCounts};
 use crate::payment::format_time;
+use crate::telemetry::Storm;
 use crate::tls::{self, Authorities};
 use crate::traceparent::{TRACEPARENT, Traceparent};
+use crate::uptime::UptimeClock;
 
 /// How long a processor has for `GET /payments/{id}`, which its configured delay does not slow down.
 pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -41,6 +43,10 @@ pub struct ProcessorClient {
     base: Url,
     payments: Uri,
     counts: ProcessorCounts,
+    /// Says whether a payment may still be sent.
+    clock: UptimeClock,
+    /// Calls for which there was no file.
+    out_of_files: Arc<Storm>,
 }
 
 /// A processor under the name that it is configured with.
@@ -52,11 +58,14 @@ pub struct Processor {
     pub client: ProcessorClient,
 }
 
-/// Clients for the configured processors.
+/// Clients for the configured processors, with at most so many connections to each.
 ///
 /// # Errors
 /// A processor cannot be called at all.
-pub fn processors(settings: &ProcessorsSettings) -> anyhow::Result<Arc<Vec<Processor>>> {
+pub fn processors(
+    settings: &ProcessorsSettings,
+    connections: usize,
+) -> anyhow::Result<Arc<Vec<Processor>>> {
     let names = Names::of_system();
     let processors = settings.processors.0.iter().map(|processor| {
         let client = ProcessorClient::new(
@@ -67,7 +76,7 @@ pub fn processors(settings: &ProcessorsSettings) -> anyhow::Result<Arc<Vec<Proce
         )?;
         Ok(Processor {
             name: processor.name.clone(),
-            client,
+            client: client.with_at_most(connections),
         })
     });
     Ok(Arc::new(processors.collect::<anyhow::Result<Vec<_>>>()?))
@@ -78,7 +87,7 @@ pub fn processors(settings: &ProcessorsSettings) -> anyhow::Result<Arc<Vec<Proce
 pub struct Posted {
     /// The reply.
     pub reply: Reply,
-    /// There was no connection because this process may open no more files, which says nothing of the processor.
+    /// It was not sent for a reason that says nothing of the processor: no file for a connection, or too late.
     pub(super) is_our_fault: bool,
     /// The connection over which it came, if that can be used again.
     line: Option<Line>,
@@ -111,12 +120,35 @@ impl ProcessorClient {
         let tls = tls.with_context(of)?;
         let payments = at(&settings.url, &["payments"]);
         Ok(Self {
-            connections: Connections::new(names.clone(), tls),
+            connections: Connections::new(names.clone(), tls, MOST_CONNECTIONS),
             timeout,
             payments: payments.as_str().parse().with_context(of)?,
             base: settings.url.clone(),
             counts: COUNTS.processor(&settings.name),
+            clock: UptimeClock::default(),
+            out_of_files: Arc::default(),
         })
+    }
+
+    /// The same with another clock.
+    #[must_use]
+    pub fn with_clock(self, clock: UptimeClock) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// The same, with at most so many connections open at a time.
+    #[must_use]
+    pub fn with_at_most(self, connections: usize) -> Self {
+        Self {
+            connections: self.connections.with_at_most(connections),
+            ..self
+        }
+    }
+
+    /// Whether the payment of a claim may still be sent.
+    #[must_use]
+    pub fn may_send(&self, claim: &Claim) -> bool {
+        self.clock.now() < claim.send_by
     }
 
     /// What is counted of it.
@@ -143,7 +175,10 @@ impl ProcessorClient {
             headers.insert(TRACEPARENT, traceparent);
         }
         let mut is_our_fault = false;
-        let (reply, line) = match self.connections.send(request, &body, self.timeout).await {
+        let (connections, idle) = (&self.connections, self.connections.idle());
+        let is_due = || self.may_send(claim);
+        let sent = connections.send_over(idle, request, &body, self.timeout, is_due);
+        let (reply, line) = match sent.await {
             Ok(Answer {
                 head,
                 body,
@@ -166,9 +201,18 @@ impl ProcessorClient {
                 }
             }
             Err(Failed::NotConnected(error)) => (Reply::NotConnected(error), None),
-            Err(Failed::OutOfFiles(error)) => {
+            Err(failed @ (Failed::OutOfFiles(_) | Failed::TooLate)) => {
                 is_our_fault = true;
-                (Reply::NotConnected(error), None)
+                if let Failed::OutOfFiles(error) = &failed
+                    && let Some(times) = self.out_of_files.note()
+                {
+                    tracing::error!(
+                        payments.unsent = times,
+                        error,
+                        "no more files may be open, so payments wait to be sent (ulimit -n)"
+                    );
+                }
+                (Reply::NotConnected(failed.to_string()), None)
             }
             Err(Failed::NoReply(error)) => (Reply::NoReply(error), None),
         };
@@ -230,7 +274,10 @@ impl ProcessorClient {
             Err(error) => return (Lookup::NoAnswer(error), None),
         };
         let within = until.saturating_duration_since(Instant::now());
-        match self.connections.send_over(line, request, &[], within).await {
+        let asked = self
+            .connections
+            .send_over(line, request, &[], within, || true);
+        match asked.await {
             Ok(answer) if answer.is_followed => {
                 let reason = "more than one answer came".to_owned();
                 (Lookup::NoAnswer(reason), None)

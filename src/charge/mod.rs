@@ -22,7 +22,7 @@ pub use client::{
 };
 pub use connect::CONNECT_TIMEOUT;
 pub use names::{NAME_KEPT, Names};
-pub use pool::MAX_BODY_BYTES;
+pub use pool::{MAX_BODY_BYTES, MOST_CONNECTIONS};
 pub use reading::{
     Health, ProcessorTotals, read_health, read_lookup, read_post, read_record, read_totals,
 };
@@ -33,8 +33,8 @@ use crate::metrics::AttemptOutcome;
 use crate::payment::format_time;
 use crate::trace::{Attempt, AttemptEnd, Subject};
 
-/// For how long a processor is left alone where this process may open no more files for a connection to it.
-const OUT_OF_FILES_PAUSE: Duration = Duration::from_millis(200);
+/// For how long a processor is left alone after a call that was not made through a fault of our own.
+const OUR_FAULT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Why a claim was not carried out to its end.
 const STOPPING: &str = "the instance was stopping";
@@ -174,7 +174,7 @@ async fn send(client: &ProcessorClient, claim: &Claim, permit: &mut Permit, stop
     if stop.draining.is_cancelled() {
         return Sent::new(not_sent, STOPPING.to_owned());
     }
-    if Instant::now() >= claim.send_by {
+    if !client.may_send(claim) {
         return Sent::new(not_sent, "not sent in time".to_owned());
     }
     permit.sent();
@@ -194,7 +194,7 @@ async fn send(client: &ProcessorClient, claim: &Claim, permit: &mut Permit, stop
             Some(verdict @ Verdict::Charged { .. }) => return Sent::new(verdict, String::new()),
             Some(verdict) => {
                 return Sent {
-                    retry_after: posted.is_our_fault.then_some(OUT_OF_FILES_PAUSE),
+                    retry_after: posted.is_our_fault.then_some(OUR_FAULT_PAUSE),
                     ..Sent::new(verdict, reply.to_string())
                 };
             }

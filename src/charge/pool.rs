@@ -5,22 +5,21 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use hyper::{Request, Response};
+use hyper::{Request, Response, Uri};
 use rustls::ClientConfig;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::Names;
-use super::connect::Connector;
+use super::connect::{CONNECT_TIMEOUT, Connector};
 use super::exchange::{Connection, Then};
-use crate::telemetry::Storm;
 
-/// Connections to one processor that are kept open while idle: as many as it takes payments at once.
+/// Connections to one processor, at most: the 800 requests that it serves and the 500 that it lets wait.
+pub const MOST_CONNECTIONS: usize = 1_300;
+/// Those of them that are kept open while idle: as many as it takes payments at once.
 const IDLE_CONNECTIONS: usize = 800;
 /// How long an idle connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// For how long no connection is kept idle after this process could open no more files: the database and others need
-/// what calls give back.
-const FILES_SCARCE: Duration = Duration::from_secs(30);
 /// How much of a processor's reply is read.
 pub const MAX_BODY_BYTES: usize = 16 * 1024;
 /// How long the rest of a reply may take once its status is known.
@@ -31,6 +30,15 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct Connections {
     connector: Connector,
     idle: Arc<Idle>,
+    /// One for each connection that may still be opened.
+    places: Arc<Semaphore>,
+    most: usize,
+}
+
+/// A connection and its place among those that may be open.
+struct Open {
+    connection: Connection,
+    _place: OwnedSemaphorePermit,
 }
 
 /// A response.
@@ -51,7 +59,7 @@ pub(super) struct Answer {
 #[derive(Debug)]
 pub(super) struct Line {
     /// There until the drop.
-    connection: Option<Connection>,
+    open: Option<Open>,
     idle: Arc<Idle>,
 }
 
@@ -59,15 +67,15 @@ impl Line {
     /// Ends the connection: what comes next over it may be meant for somebody else.
     pub(super) fn close(line: Option<Self>) {
         if let Some(mut line) = line {
-            line.connection = None;
+            line.open = None;
         }
     }
 }
 
 impl Drop for Line {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            self.idle.keep(connection);
+        if let Some(open) = self.open.take() {
+            self.idle.keep(open);
         }
     }
 }
@@ -78,26 +86,41 @@ pub(super) enum Failed {
     /// No connection was made, so no byte of the request was written.
     #[error("{0}")]
     NotConnected(String),
-    /// As before, and it is our own fault: this process may open no more files.
-    #[error("no more files may be open here: {0}")]
+    /// As before, and it is our own fault: this process may open no more files, or no more for this processor.
+    #[error("no more connections may be open here: {0}")]
     OutOfFiles(String),
+    /// As before: whoever wanted it sent does not any more.
+    #[error("not sent in time")]
+    TooLate,
     /// A byte may have been written.
     #[error("{0}")]
     NoReply(String),
 }
 
 impl Connections {
-    /// Connections to addresses that these names tell, secured as `tls` says, or not at all.
-    pub(super) fn new(names: Names, tls: Option<ClientConfig>) -> Self {
+    /// At most `most` connections to addresses that these names tell, secured as `tls` says, or not at all.
+    pub(super) fn new(names: Names, tls: Option<ClientConfig>, most: usize) -> Self {
         Self {
             connector: Connector::new(names, tls),
             idle: Arc::default(),
+            places: Arc::new(Semaphore::new(most)),
+            most,
+        }
+    }
+
+    /// The same, with at most so many connections.
+    pub(super) fn with_at_most(self, most: usize) -> Self {
+        let places = Arc::new(Semaphore::new(most));
+        Self {
+            places,
+            most,
+            ..self
         }
     }
 
     /// One that is open and that nobody uses.
     pub(super) fn idle(&self) -> Option<Line> {
-        self.idle.take().map(|connection| self.line(connection))
+        self.idle.take().map(|open| self.line(open))
     }
 
     /// Sends a request over any connection, as [`Self::send_over`] does.
@@ -110,45 +133,46 @@ impl Connections {
         body: &[u8],
         within: Duration,
     ) -> Result<Answer, Failed> {
-        self.send_over(self.idle(), request, body, within).await
+        self.send_over(self.idle(), request, body, within, || true)
+            .await
     }
 
     /// Sends a request over that connection, or over a new one, and waits up to `within` for the head of its response.
-    /// It is sent once.
+    /// It is sent once. `is_due` is asked just before the first byte is written: a search for an address, a connection
+    /// or a suspended machine may have taken longer than the request is good for.
     ///
     /// # Errors
     /// No response arrived within `within`, or the connection broke, or something came over it before the request was
-    /// sent.
+    /// sent, or it was not due any more.
     pub(super) async fn send_over(
         &self,
         line: Option<Line>,
         request: Request<()>,
         body: &[u8],
         within: Duration,
+        is_due: impl FnOnce() -> bool,
     ) -> Result<Answer, Failed> {
         let until = Instant::now() + within;
         let is_first = line.is_none();
-        let mut connection = match line.and_then(|mut line| line.connection.take()) {
-            Some(connection) => connection,
+        let mut open = match line.and_then(|mut line| line.open.take()) {
+            Some(open) => open,
             None => {
-                let connected = Box::pin(self.connector.connect(request.uri().clone()));
-                timeout_at(until, connected)
-                    .await
-                    .map_err(|_| Failed::NotConnected(format!("no connection within {within:?}")))?
-                    .map_err(|error| not_connected(&error))
-                    .inspect_err(|failed| {
-                        if matches!(failed, Failed::OutOfFiles(_)) {
-                            self.idle.close_all();
-                        }
-                    })?
+                let opened = Box::pin(self.open(request.uri().clone()));
+                timeout_at(until, opened).await.map_err(|_| {
+                    Failed::NotConnected(format!("no connection within {within:?}"))
+                })??
             }
         };
+        let connection = &mut open.connection;
         if !connection.is_quiet() {
             let reason = "the connection was closed, or spoken over, before the request was sent";
             return Err(Failed::NotConnected(reason.to_owned()));
         }
         let prepared = connection.prepare(request, body);
         let prepared = prepared.map_err(|error| Failed::NoReply(error.to_string()))?;
+        if !is_due() {
+            return Err(Failed::TooLate);
+        }
         let (head, rest) = timeout_at(until, connection.ask(prepared))
             .await
             .map_err(|_| Failed::NoReply(format!("no reply within {within:?}")))?
@@ -163,13 +187,36 @@ impl Connections {
             body,
             is_followed: then == Then::More,
             is_first,
-            line: (then == Then::Open).then(|| self.line(connection)),
+            line: (then == Then::Open).then(|| self.line(open)),
         })
     }
 
-    fn line(&self, connection: Connection) -> Line {
+    /// A new connection. Where there are as many as there may be, one that nobody uses makes room, or it is waited for
+    /// until one ends.
+    async fn open(&self, to: Uri) -> Result<Open, Failed> {
+        let place = match Arc::clone(&self.places).try_acquire_owned() {
+            Ok(place) => Some(place),
+            Err(_) => {
+                self.idle.close_oldest();
+                let place = Arc::clone(&self.places).acquire_owned();
+                timeout(CONNECT_TIMEOUT, place)
+                    .await
+                    .ok()
+                    .and_then(Result::ok)
+            }
+        };
+        let place =
+            place.ok_or_else(|| Failed::OutOfFiles(format!("all {} are in use", self.most)))?;
+        let connection = self.connector.connect(to).await;
+        Ok(Open {
+            connection: connection.map_err(|error| not_connected(&error))?,
+            _place: place,
+        })
+    }
+
+    fn line(&self, open: Open) -> Line {
         Line {
-            connection: Some(connection),
+            open: Some(open),
             idle: Arc::clone(&self.idle),
         }
     }
@@ -177,20 +224,12 @@ impl Connections {
 
 /// Why no connection was made.
 fn not_connected(error: &anyhow::Error) -> Failed {
-    static OUT_OF_FILES: Storm = Storm::new();
     let error = format!("{error:#}");
     // What looks for an address does not always say that this is what it lacks.
-    if std::fs::File::open("/dev/null").is_ok() {
-        return Failed::NotConnected(error);
+    match std::fs::File::open("/dev/null") {
+        Ok(_) => Failed::NotConnected(error),
+        Err(_) => Failed::OutOfFiles(error),
     }
-    if let Some(times) = OUT_OF_FILES.note() {
-        tracing::error!(
-            connections.failed = times,
-            error,
-            "no more files may be open, so processors cannot be called (ulimit -n)"
-        );
-    }
-    Failed::OutOfFiles(error)
 }
 
 /// Connections that nobody uses at the moment.
@@ -200,44 +239,40 @@ struct Idle(Mutex<Kept>);
 #[derive(Default)]
 struct Kept {
     /// Since when each is idle, the oldest first.
-    connections: VecDeque<(Instant, Connection)>,
+    connections: VecDeque<(Instant, Open)>,
     /// Whether somebody is about to close those that are idle for too long.
     is_watched: bool,
-    /// Until then none is kept.
-    scarce_until: Option<Instant>,
 }
 
 impl Idle {
     /// The one that was used last: the others may be closed some time.
-    fn take(&self) -> Option<Connection> {
+    fn take(&self) -> Option<Open> {
         loop {
-            let (since, mut connection) = self.lock().connections.pop_back()?;
-            if since.elapsed() < IDLE_TIMEOUT && connection.is_quiet() {
-                return Some(connection);
+            let (since, mut open) = self.lock().connections.pop_back()?;
+            if since.elapsed() < IDLE_TIMEOUT && open.connection.is_quiet() {
+                return Some(open);
             }
         }
     }
 
-    fn keep(self: &Arc<Self>, connection: Connection) {
+    fn keep(self: &Arc<Self>, open: Open) {
         let mut kept = self.lock();
-        let is_scarce = kept.scarce_until.is_some_and(|at| Instant::now() < at);
-        if !is_scarce && kept.connections.len() < IDLE_CONNECTIONS {
-            kept.connections.push_back((Instant::now(), connection));
+        if kept.connections.len() < IDLE_CONNECTIONS {
+            kept.connections.push_back((Instant::now(), open));
             if !std::mem::replace(&mut kept.is_watched, true) {
                 tokio::spawn(close_idle(Arc::downgrade(self)));
             }
         }
     }
 
-    /// Gives back the files of all, and of those that would be kept within [`FILES_SCARCE`].
-    fn close_all(&self) {
-        let mut kept = self.lock();
-        kept.scarce_until = Some(Instant::now() + FILES_SCARCE);
-        drop(std::mem::take(&mut kept.connections));
+    /// Closes the one that has been idle for longest.
+    fn close_oldest(&self) {
+        let oldest = self.lock().connections.pop_front();
+        drop(oldest);
     }
 
     /// Takes out what is idle for too long, and says when the next one will be: where there is none nobody looks any more.
-    fn outdated(&self) -> (Vec<(Instant, Connection)>, Option<Instant>) {
+    fn outdated(&self) -> (Vec<(Instant, Open)>, Option<Instant>) {
         let mut kept = self.lock();
         let connections = &mut kept.connections;
         let old = connections.partition_point(|(since, _)| since.elapsed() >= IDLE_TIMEOUT);
@@ -249,6 +284,12 @@ impl Idle {
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Open {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.connection.fmt(out)
     }
 }
 
@@ -298,7 +339,7 @@ mod tests {
             let address = listener.local_addr().expect("an address");
             let tls = (scheme == "https").then(trusting_nobody);
             let caller = Self {
-                connections: Connections::new(Names::of_system(), tls),
+                connections: Connections::new(Names::of_system(), tls, 2),
                 url: format!("{scheme}://{address}/"),
             };
             (listener, caller)
@@ -430,6 +471,52 @@ mod tests {
         };
         let (answer, ()) = tokio::join!(caller.ask("a payment"), replies);
         assert_eq!(text(answer).as_deref(), Some("ok"));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_due_any_more_when_its_connection_is_there_is_not_sent() {
+        let (listener, caller) = Caller::of("http").await;
+        let request = Request::post(&caller.url).body(()).expect("a request");
+        let within = 2 * CONNECT_TIMEOUT;
+        let answer = caller
+            .connections
+            .send_over(None, request, b"late", within, || false);
+        assert!(matches!(answer.await, Err(Failed::TooLate)));
+        let (mut client, _) = listener.accept().await.expect("it was connected");
+        let read = client.read(&mut [0]).await.expect("closed");
+        assert_eq!(read, 0, "no byte");
+    }
+
+    #[tokio::test]
+    async fn there_are_never_more_connections_than_allowed_and_an_idle_one_makes_room() {
+        let (listener, caller) = Caller::of("http").await;
+        let ask = |line: Option<Line>| {
+            let request = Request::post(&caller.url).body(()).expect("a request");
+            let within = 10 * CONNECT_TIMEOUT;
+            caller
+                .connections
+                .send_over(line, request, b"ask", within, || true)
+        };
+        let serving = tokio::spawn(async move {
+            let mut open = Vec::new();
+            for _ in 0..3 {
+                let (mut client, _) = listener.accept().await.expect("a client");
+                serve(&mut client, "ask", SHORT).await;
+                open.push(client);
+            }
+            open
+        });
+        let first = ask(None).await.expect("an answer");
+        let second = ask(None).await.expect("an answer");
+        let refused = ask(None).await;
+        assert!(matches!(refused, Err(Failed::OutOfFiles(_))), "{refused:?}");
+        // One that nobody uses is closed for a new one.
+        drop(first);
+        let third = ask(None).await.expect("an answer");
+        assert!(third.is_first && caller.connections.idle().is_none());
+        let mut clients = serving.await.expect("all came");
+        assert_eq!(clients[0].read(&mut [0]).await.expect("closed"), 0);
+        drop(second);
     }
 
     #[tokio::test]

@@ -10,9 +10,12 @@ use uuid::Uuid;
 
 use crate::claim::Claim;
 use crate::payment::format_time;
+use crate::printable::Shown;
 
 /// How long before the acceptance of a payment, or after its last attempt, the time of a record may lie that is taken
-/// for a charge of ours. It leaves room for clocks that were put right; a record from further away is a mismatch.
+/// for a charge of ours: the one rule for workers, for `reconcile` (where the last attempt is not known, this moment
+/// stands for it) and after a restore. A day, because a clock that is set wrong by hand is wrong by up to a day or by a
+/// time zone, and is put right within one; a record from further away is a mismatch, for a person.
 pub const RECORD_TIME_LIMIT: TimeDelta = TimeDelta::hours(24);
 
 /// What came back from a POST.
@@ -116,8 +119,8 @@ impl fmt::Display for Reply {
             Self::Undocumented { code, text, .. } => {
                 write!(out, "answered {code} in a way that proves nothing: {text}")
             }
-            Self::NotConnected(error) => write!(out, "no connection: {error}"),
-            Self::NoReply(error) => write!(out, "no reply: {error}"),
+            Self::NotConnected(error) => write!(out, "no connection: {}", Shown(error)),
+            Self::NoReply(error) => write!(out, "no reply: {}", Shown(error)),
         }
     }
 }
@@ -142,7 +145,9 @@ impl fmt::Display for Lookup {
             Self::OtherId(id) => write!(out, "asked for the payment, it shows another one, {id}"),
             Self::Absent => out.write_str("it does not have the payment"),
             Self::Throttled => out.write_str("asked for the payment, it answered 429"),
-            Self::NoAnswer(error) => write!(out, "asked for the payment, no answer: {error}"),
+            Self::NoAnswer(error) => {
+                write!(out, "asked for the payment, no answer: {}", Shown(error))
+            }
         }
     }
 }
@@ -274,13 +279,14 @@ pub fn is_near(
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Instant, SystemTime};
+    use std::time::SystemTime;
 
     use hyper::Response;
 
     use super::*;
     use crate::charge::{read_lookup, read_post};
     use crate::payment::Payment;
+    use crate::uptime::Uptime;
 
     fn time(text: &str) -> DateTime<Utc> {
         text.parse().expect("a time")
@@ -298,7 +304,7 @@ mod tests {
             attempt: 1,
             processor: "default".to_owned(),
             requested_at: time("2026-01-01T00:00:01.250Z"),
-            send_by: Instant::now(),
+            send_by: Uptime::now(),
             earlier: None,
         }
     }
@@ -467,6 +473,29 @@ mod tests {
         assert_eq!(judge(&claim(), &silence, None), None);
         let absent = judge(&claim(), &silence, Some(&Lookup::Absent));
         assert_eq!(absent, Some(Verdict::Unknown));
+    }
+
+    #[test]
+    fn what_others_said_turns_no_order_wherever_it_is_told() {
+        let id = Uuid::from_u128(0xa1);
+        let spoofed = "\u{202e}00.1\u{200b}";
+        let record = format!(r#"{{"correlationId":"{spoofed}","amount":1,"requestedAt":"x"}}"#);
+        let headers = [("Content-Type", "application/json")];
+        let told = [
+            read_lookup(id, &head(200, &headers), Some(record.as_bytes())).to_string(),
+            Reply::NotConnected(spoofed.to_owned()).to_string(),
+            Reply::NoReply(spoofed.to_owned()).to_string(),
+            read_post(
+                id,
+                &head(503, &[]),
+                Some(spoofed.as_bytes()),
+                SystemTime::now(),
+            )
+            .to_string(),
+        ];
+        for told in told {
+            assert!(!told.contains(['\u{202e}', '\u{200b}']), "{told:?}");
+        }
     }
 
     #[test]

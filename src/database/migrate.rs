@@ -11,7 +11,8 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 
 use super::lock::with_short_locks;
 use super::version::{MIGRATIONS, Standing, TooNew, applied, newest, standing};
-use super::{Condition, Session, condition, within};
+use super::{Condition, Session, condition, serving, within};
+use crate::attention::Item;
 use crate::config::{DatabaseSettings, MigrateSettings, QueueDurability};
 
 /// What the service's role may do, and nothing else: settled payments can be added to and not be changed, totals are
@@ -62,7 +63,7 @@ pub async fn migrate(settings: &MigrateSettings) -> anyhow::Result<()> {
     let is_owner = service == owner.database_url.0.get_username();
     let options = owner.connect_options("payment-proxy migrate");
     with_short_locks(&options, MIGRATES, "migrate", async |connection| {
-        let standing = apply(connection, owner.queue_durability).await?;
+        let standing = apply_migrations(connection).await?;
         if let Standing::Newer { applied } = standing {
             tracing::warn!(
                 migration.newest = applied,
@@ -74,7 +75,8 @@ pub async fn migrate(settings: &MigrateSettings) -> anyhow::Result<()> {
                 .with_context(|| format!("the rights of role {service}"))?;
             told_of_an_old_init_sql(connection, service).await?;
         }
-        Ok(())
+        ask_those_who_serve(connection, owner.queue_durability).await?;
+        apply_durability(connection, owner.queue_durability).await
     })
     .await
 }
@@ -87,7 +89,7 @@ pub enum Schema {
     /// Something is missing, and it is not for its role to mend: what.
     Waits(String),
     /// The instance must not use it: why.
-    Held(String),
+    Held(Item),
 }
 
 /// Migrates as [`migrate`] does where this role may, and says what is missing where it may not.
@@ -104,7 +106,7 @@ pub async fn prepare(settings: &DatabaseSettings) -> anyhow::Result<Schema> {
 /// As [`migrate`], and those of `held`.
 pub async fn prepare_where(
     settings: &DatabaseSettings,
-    mut held: impl AsyncFnMut(&mut PgConnection) -> Result<Option<String>, sqlx::Error>,
+    mut held: impl AsyncFnMut(&mut PgConnection) -> Result<Option<Item>, sqlx::Error>,
 ) -> anyhow::Result<Schema> {
     let options = settings.connect_options("payment-proxy start");
     with_short_locks(&options, MIGRATES, "migrate", async |connection| {
@@ -114,8 +116,8 @@ pub async fn prepare_where(
         } else if let Some(missing) = missing(connection).await? {
             return Ok(Schema::Waits(missing));
         }
-        if let Some(reason) = within(held(connection)).await? {
-            return Ok(Schema::Held(reason));
+        if let Some(refused) = within(held(connection)).await? {
+            return Ok(Schema::Held(refused));
         }
         let wanted = settings.queue_durability;
         if may_migrate {
@@ -183,15 +185,6 @@ const MIGRATES: Session = Session {
     ..Session::SERVICE
 };
 
-async fn apply(
-    connection: &mut PgConnection,
-    durability: QueueDurability,
-) -> anyhow::Result<Standing> {
-    let found = apply_migrations(connection).await?;
-    apply_durability(connection, durability).await?;
-    Ok(found)
-}
-
 async fn apply_migrations(connection: &mut PgConnection) -> anyhow::Result<Standing> {
     let table: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
         .fetch_one(&mut *connection)
@@ -245,12 +238,35 @@ async fn other_durability(
     wanted: QueueDurability,
 ) -> Result<Option<String>, sqlx::Error> {
     let persistence = persistence(connection).await?;
-    let wanted_word = match wanted {
-        QueueDurability::Unlogged => "unlogged",
-        QueueDurability::Logged => "logged",
-    };
+    let wanted_word = wanted.as_str();
     Ok((persistence != wanted.relpersistence())
         .then(|| format!("the queue is not {wanted_word}, which QUEUE_DURABILITY asks for")))
+}
+
+/// Does nothing where the queue has the durability that is wanted, or nobody serves who is configured with another one.
+///
+/// # Errors
+/// The instances that are: under them the queue does not change.
+async fn ask_those_who_serve(
+    connection: &mut PgConnection,
+    wanted: QueueDurability,
+) -> anyhow::Result<()> {
+    let Some(other) = within(other_durability(connection, wanted)).await? else {
+        return Ok(());
+    };
+    let serving = within(serving(connection)).await?;
+    let others = serving
+        .iter()
+        .filter(|instance| instance.queue_durability.as_deref() != Some(wanted.as_str()))
+        .map(|instance| instance.id.to_string());
+    let others: Vec<String> = others.collect();
+    anyhow::ensure!(
+        others.is_empty(),
+        "{other}, and it stays as it is, because it is what those that serve rest on: {}. Stop them (each takes 10 s), \
+        and migrate again; or give `migrate` their QUEUE_DURABILITY",
+        others.join(", ")
+    );
+    Ok(())
 }
 
 /// Rewrites the queue as logged or unlogged where it is not yet; its rows stay. Payments wait while it is rewritten.
@@ -305,9 +321,11 @@ async fn told_of_an_old_init_sql(
     connection: &mut PgConnection,
     service: &str,
 ) -> Result<(), sqlx::Error> {
-    let (sees_statements, ends_audits): (bool, bool) = sqlx::query_as(
+    let (sees_statements, unended): (bool, Option<String>) = sqlx::query_as(
         "SELECT pg_has_role($1::name, 'pg_read_all_stats', 'USAGE'),
-            coalesce(pg_has_role(to_regrole('auditor'), 'USAGE'), true)",
+            (SELECT string_agg(r.rolname, ', ' ORDER BY r.rolname) FROM pg_roles r
+            WHERE pg_has_role(r.oid, to_regrole('auditor'), 'USAGE') AND r.rolcanlogin AND NOT r.rolsuper
+                AND NOT pg_has_role(r.oid, 'USAGE') AND NOT pg_has_role('pg_signal_backend', 'USAGE'))",
     )
     .bind(service)
     .fetch_one(connection)
@@ -318,9 +336,11 @@ async fn told_of_an_old_init_sql(
             "the service's role reads other roles' statements (pg_read_all_stats): run init.sql again"
         );
     }
-    if !ends_audits {
+    if let Some(unended) = unended {
         tracing::warn!(
-            "no auditor's long transaction can be ended (the owner is no member of role auditor): run init.sql again"
+            database.roles = unended,
+            "no auditor's long transaction can be ended where the owner is no member of that role nor of \
+            pg_signal_backend: run init.sql again"
         );
     }
     Ok(())

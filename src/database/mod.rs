@@ -9,6 +9,7 @@ mod look;
 mod migrate;
 mod outage;
 mod pools;
+mod serving;
 mod session;
 mod trust;
 mod version;
@@ -32,6 +33,7 @@ pub use pools::{
     ACCEPT_CONNECTIONS, ACQUIRE_TIMEOUT, CLAIM_CONNECTIONS, ConnectionCheck, OPERATOR_CONNECTIONS,
     Pools, REQUEST_CONNECTIONS, SETTLE_CONNECTIONS, TRUSTED_IDLE,
 };
+pub use serving::{Found, Looks, Serving, serving};
 pub use session::IDLE_IN_TRANSACTION_TIMEOUT;
 pub(crate) use session::Session;
 pub use trust::{ANSWER_DEADLINE, heed, within};

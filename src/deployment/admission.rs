@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sqlx::{Connection, PgConnection, PgPool};
@@ -14,8 +14,9 @@ use uuid::Uuid;
 
 use super::terms::MemberTerms;
 use crate::attention::{Attention, Item};
-use crate::database::{ConnectionCheck, MIGRATIONS, interval, within};
-use crate::lease::{INSTANCE_FORGOTTEN, INSTANCE_TTL};
+use crate::database::{ConnectionCheck, Found, Looks, MIGRATIONS, within};
+use crate::lease::INSTANCE_TTL;
+use crate::uptime::Uptime;
 
 /// What is said of an instance that has not found its database yet.
 const STARTING: &str = "the instance is starting: its database is not prepared yet";
@@ -23,7 +24,7 @@ const STARTING: &str = "the instance is starting: its database is not prepared y
 /// Says at any moment whether this instance may accept and charge.
 #[derive(Debug)]
 pub struct Admission {
-    origin: Instant,
+    origin: Uptime,
     open: AtomicBool,
     /// After a restore: each processor is asked for a payment before its first charge.
     asks_first: AtomicBool,
@@ -36,8 +37,8 @@ pub struct Admission {
 struct Known {
     /// Why nothing is accepted or charged, where that is so.
     held: String,
-    /// It must not be, even if the database takes payments.
-    refused: bool,
+    /// The same for operators, where it must not be even if the database takes payments.
+    refused: Option<Item>,
     /// The database that it was admitted to.
     identity: Option<String>,
 }
@@ -47,13 +48,13 @@ impl Admission {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            origin: Instant::now(),
+            origin: Uptime::now(),
             open: AtomicBool::new(false),
             asks_first: AtomicBool::new(false),
             beat_ms: AtomicU64::new(0),
             known: Mutex::new(Known {
                 held: STARTING.to_owned(),
-                refused: false,
+                refused: None,
                 identity: None,
             }),
         }
@@ -78,16 +79,15 @@ impl Admission {
     /// Why it must accept nothing, even if its database takes payments.
     #[must_use]
     pub fn refused(&self) -> Option<String> {
-        let reason = self.held()?;
-        self.lock().refused.then_some(reason)
+        self.attention().map(|item| item.text)
     }
 
     /// Whether payments may be claimed: the instance is admitted, and the others have not given it up. An instance
-    /// that was stopped for a while asks first what became of the deployment.
+    /// that was stopped for a while, or whose machine was suspended, asks first what became of the deployment.
     #[must_use]
-    pub fn may_claim(&self, now: Instant) -> bool {
+    pub fn may_claim(&self, now: Uptime) -> bool {
         let beat = Duration::from_millis(self.beat_ms.load(Ordering::Relaxed));
-        let since = now.saturating_duration_since(self.origin);
+        let since = now.since(self.origin);
         self.open.load(Ordering::Relaxed) && since.saturating_sub(beat) <= INSTANCE_TTL
     }
 
@@ -98,11 +98,11 @@ impl Admission {
     }
 
     /// Accepts and charges nothing from now on. A reason that is new is logged.
-    pub fn hold(&self, reason: &str) {
-        if self.wait_for(reason) {
-            tracing::error!("held, nothing is accepted or charged: {reason}");
+    pub fn hold(&self, refused: Item) {
+        if self.wait_for(&refused.text) {
+            tracing::error!("held, nothing is accepted or charged: {}", refused.text);
         }
-        self.lock().refused = true;
+        self.lock().refused = Some(refused);
     }
 
     /// The same without a line in the log. Returns whether the reason is new.
@@ -112,7 +112,7 @@ impl Admission {
         let news = was_open || known.held != reason;
         if news {
             known.held = reason.to_owned();
-            known.refused = false;
+            known.refused = None;
         }
         news
     }
@@ -129,7 +129,7 @@ impl Admission {
     }
 
     /// Accepts and charges from now on. `sent_at` is when what wrote that down had been sent.
-    pub fn admit(&self, admitted: Admitted, sent_at: Instant) {
+    pub fn admit(&self, admitted: Admitted, sent_at: Uptime) {
         let mut known = self.lock();
         known.identity = Some(admitted.identity);
         self.asks_first
@@ -141,8 +141,8 @@ impl Admission {
     }
 
     /// A heartbeat that was sent then is written, and all is as it was at the admission.
-    pub fn beat(&self, sent_at: Instant) {
-        let since = sent_at.saturating_duration_since(self.origin).as_millis();
+    pub fn beat(&self, sent_at: Uptime) {
+        let since = sent_at.since(self.origin).as_millis();
         let since = u64::try_from(since).unwrap_or(u64::MAX);
         self.beat_ms.fetch_max(since, Ordering::Relaxed);
     }
@@ -155,8 +155,8 @@ impl Admission {
     /// Tells operators why it is held.
     #[must_use]
     pub fn attention(&self) -> Option<Item> {
-        self.refused()
-            .map(|reason| Attention::InstanceHeld.item(reason))
+        self.held()?;
+        self.lock().refused.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -230,7 +230,8 @@ pub fn program() -> String {
 
 impl Candidate {
     /// Asks for admission. Of several that ask at once with different terms the first is admitted, because the one row
-    /// of the deployment is locked meanwhile. Where no instance is alive, one with `may_replace` brings new terms.
+    /// of the deployment is locked meanwhile. Where nobody serves, one with `looks` brings new terms; it has to ask with
+    /// the same ones until that is known.
     ///
     /// Returns why it was not admitted, which the others can read then.
     ///
@@ -239,8 +240,8 @@ impl Candidate {
     pub async fn ask(
         &self,
         connection: &mut PgConnection,
-        may_replace: bool,
-    ) -> Result<Result<Admitted, String>, sqlx::Error> {
+        looks: Option<&mut Looks>,
+    ) -> Result<Result<Admitted, Item>, sqlx::Error> {
         let mut transaction = connection.begin().await?;
         let found = sqlx::query!(
             r#"SELECT recorded, here AS "here!", coalesce(asks_first, false) AS "asks_first!" FROM deployment_find()"#
@@ -249,18 +250,19 @@ impl Candidate {
         .await?;
         let decided = match found.recorded {
             Some(recorded) if recorded == found.here => self
-                .agree(&mut transaction, may_replace)
+                .agree(&mut transaction, looks)
                 .await?
                 .map(|()| Admitted {
                     identity: found.here,
                     asks_first: found.asks_first,
-                }),
-            recorded => Err(format!(
+                })
+                .map_err(|reason| Attention::InstanceHeld.item(reason)),
+            recorded => Err(Attention::DatabaseCopy.item(format!(
                 "this database is a copy: it is {}, and the deployment was recorded in {}. Say what it is: \
                 `payment-proxy deployment declare restored`, `clone` or `moved`; docs/clocks-and-copies.md has all three",
                 found.here,
                 recorded.as_deref().unwrap_or("none that is known")
-            )),
+            ))),
         };
         self.write(&mut transaction, decided.as_ref().err()).await?;
         transaction.commit().await?;
@@ -270,7 +272,7 @@ impl Candidate {
     async fn agree(
         &self,
         connection: &mut PgConnection,
-        may_replace: bool,
+        looks: Option<&mut Looks>,
     ) -> Result<Result<(), String>, sqlx::Error> {
         let known = sqlx::query_scalar!(r#"SELECT terms::text FROM deployment FOR UPDATE"#)
             .fetch_one(&mut *connection)
@@ -281,18 +283,16 @@ impl Candidate {
         }
         if let Some(known) = &known {
             let differences = self.terms.differences(known).join("; ");
-            let others = sqlx::query_scalar!(
-                r#"SELECT count(*) AS "others!" FROM service_instance WHERE id <> $1 AND held IS NULL
-                    AND seen_at BETWEEN now() - $2::interval AND now() + $2::interval"#,
-                self.id,
-                interval(INSTANCE_TTL)
-            )
-            .fetch_one(&mut *connection)
-            .await?;
-            if others > 0 || !may_replace {
+            let found = match looks {
+                Some(looks) => Some(looks.look(&mut *connection, Some(self.id)).await?),
+                None => None,
+            };
+            if found != Some(Found::Nobody) {
                 return Ok(Err(format!(
-                    "it contradicts the deployment: {differences}. Mend its settings, or \
-                    stop the others, or `payment-proxy deployment declare terms --like {}`",
+                    "it contradicts the deployment: {differences}. Mend its settings, or stop the others (it goes on \
+                    when they have signed off, or {} s after the last heartbeat), or `payment-proxy deployment \
+                    declare terms --like {}`",
+                    INSTANCE_TTL.as_secs(),
                     self.id
                 )));
             }
@@ -329,21 +329,14 @@ impl Candidate {
     async fn write(
         &self,
         connection: &mut PgConnection,
-        held: Option<&String>,
+        held: Option<&Item>,
     ) -> Result<(), sqlx::Error> {
         let processors: Vec<String> = self.terms.processors.keys().cloned().collect();
-        let items: Vec<Item> = held
-            .map(|reason| Attention::InstanceHeld.item(reason.as_str()))
-            .into_iter()
-            .collect();
+        let items: Vec<&Item> = held.into_iter().collect();
         let attention =
             serde_json::to_string(&items).map_err(|error| sqlx::Error::Encode(error.into()))?;
         sqlx::query!(
-            "WITH forgotten AS (
-                DELETE FROM service_instance WHERE seen_at NOT BETWEEN now() - $7::interval AND now() + $7::interval
-                    AND id <> $1
-            )
-            INSERT INTO service_instance (id, seen_at, processors, attention, terms, program, held)
+            "INSERT INTO service_instance (id, seen_at, processors, attention, terms, program, held)
             VALUES ($1, now(), $2, $3::text::jsonb, $4::text::jsonb, $5, $6)
             ON CONFLICT ON CONSTRAINT service_instance_pkey DO UPDATE
             SET seen_at = excluded.seen_at, attention = excluded.attention, held = excluded.held",
@@ -352,8 +345,7 @@ impl Candidate {
             attention,
             self.terms_text()?,
             program(),
-            held,
-            interval(INSTANCE_FORGOTTEN)
+            held.map(|item| item.text.as_str())
         )
         .execute(connection)
         .await?;
@@ -374,5 +366,27 @@ impl Candidate {
     /// They cannot be written as JSON, which does not happen.
     pub fn terms_text(&self) -> Result<String, sqlx::Error> {
         serde_json::to_string(&self.terms).map_err(|error| sqlx::Error::Encode(error.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_that_could_give_no_heartbeat_for_a_while_claims_nothing() {
+        let (admission, begin) = (Admission::new(), Uptime::now());
+        assert!(!admission.may_claim(begin));
+        let admitted = Admitted {
+            identity: String::new(),
+            asks_first: false,
+        };
+        admission.admit(admitted, begin);
+        assert!(admission.may_claim(begin + INSTANCE_TTL.mul_f64(0.9)));
+        // Stopped, or its machine suspended: the clock went on meanwhile.
+        let later = begin + INSTANCE_TTL * 2;
+        assert!(!admission.may_claim(later));
+        admission.beat(later);
+        assert!(admission.may_claim(later));
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{ProcessorSettings, QueueDurability, Settings};
+use crate::config::{ProcessorSettings, Settings};
 
 /// What an instance is configured with, as far as the others have to know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,11 +53,7 @@ impl MemberTerms {
             processors: processors
                 .map(|each| (each.name.clone(), ProcessorTerms::of(each)))
                 .collect(),
-            queue_durability: match settings.database.queue_durability {
-                QueueDurability::Unlogged => "unlogged",
-                QueueDurability::Logged => "logged",
-            }
-            .to_owned(),
+            queue_durability: settings.database.queue_durability.as_str().to_owned(),
             processor_timeout_ms: millis(settings.processors.processor_timeout),
             late_charge_ms: millis(settings.late_charge),
         }

@@ -3,8 +3,11 @@
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use crate::database::interval;
-use crate::lease::INSTANCE_TTL;
+use crate::database::{Found, Looks, serving};
+use crate::printable::one_line;
+
+/// Why a database is no clone.
+const SERVED: &str = "instances serve from this database: it is no clone";
 
 /// What an operator says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +53,11 @@ pub async fn declare(
     word: Word,
     reason: &str,
 ) -> Result<Result<String, String>, sqlx::Error> {
+    // Nobody serves from a copy, whose rows are those of the original's instances.
+    let may_be_served = matches!(word, Word::Clone { .. }) && is_here(connection).await?;
+    if may_be_served && !serving(connection).await?.is_empty() {
+        return Ok(Err(SERVED.to_owned()));
+    }
     let mut transaction = connection.begin().await?;
     let known = sqlx::query!(
         r#"SELECT identity, database_identity() AS "here!", asks_first, terms::text AS terms FROM deployment FOR UPDATE"#
@@ -70,10 +78,10 @@ pub async fn declare(
             "the deployment goes on in this database".to_owned()
         }
         Word::Clone { discard } => {
-            if is_here && serving(&mut transaction).await? > 0 {
-                return Ok(Err(
-                    "instances serve from this database: it is no clone".to_owned()
-                ));
+            // None may have started since: their admission waits for this transaction now.
+            let found = Looks::default().look(&mut transaction, None).await?;
+            if is_here && matches!(found, Found::Serving(_)) {
+                return Ok(Err(SERVED.to_owned()));
             }
             let open = sqlx::query!(
                 r#"SELECT (SELECT count(*) FROM payment_queue) AS "queued!",
@@ -134,13 +142,21 @@ pub async fn declare(
     sqlx::query!(
         "INSERT INTO deployment_word (word, reason, details) VALUES ($1, $2, $3)",
         word.as_str(),
-        reason,
+        one_line(reason),
         details
     )
     .execute(&mut *transaction)
     .await?;
     transaction.commit().await?;
     Ok(Ok(details))
+}
+
+/// Whether the deployment was recorded in this very database.
+async fn is_here(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let is_here = sqlx::query_scalar!(
+        r#"SELECT identity = database_identity() AS "is_here!" FROM deployment"#
+    );
+    Ok(is_here.fetch_optional(connection).await?.unwrap_or(false))
 }
 
 /// The deployment lives in this database from now on.
@@ -154,15 +170,4 @@ async fn recognise(connection: &mut PgConnection, asks_first: bool) -> Result<()
     .execute(connection)
     .await?;
     Ok(())
-}
-
-/// Instances that accept and charge.
-async fn serving(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar!(
-        r#"SELECT count(*) AS "serving!" FROM service_instance
-        WHERE held IS NULL AND seen_at BETWEEN now() - $1::interval AND now() + $1::interval"#,
-        interval(INSTANCE_TTL)
-    )
-    .fetch_one(connection)
-    .await
 }

@@ -15,6 +15,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use sha2::{Digest as _, Sha256};
 
+use crate::config::hexadecimal;
+
 pub(super) const HTML: &str = "text/html; charset=utf-8";
 pub(super) const CSS: &str = "text/css; charset=utf-8";
 pub(super) const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
@@ -45,11 +47,7 @@ impl File {
         let plain = content.into();
         let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
         let written = gzip.write_all(&plain).and_then(|()| gzip.finish());
-        let hash = Sha256::digest(&plain);
-        let hash: String = hash[..TAG_BYTES]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let hash = hexadecimal(&Sha256::digest(&plain)[..TAG_BYTES]);
         // Weak, because it is the same whatever the coding.
         let tag = HeaderValue::try_from(format!("W/\"{hash}\"")).expect("hexadecimal digits");
         Self {

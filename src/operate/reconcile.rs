@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::input::{correlation_id, lines, read};
 use super::output::{complain, print_json, say};
 use super::{DIFFERS, FAILED, Progress, connect};
-use crate::charge::processors;
+use crate::charge::{MOST_CONNECTIONS, processors};
 use crate::config::{DatabaseSettings, OwnerSettings, ProcessorsSettings};
 use crate::moment;
 use crate::reconcile::{self as compare, Finding, RATE, Report, Scope};
@@ -80,7 +80,7 @@ pub async fn reconcile(args: ReconcileArgs) -> anyhow::Result<ExitCode> {
         false => args.database,
     };
     let pool = connect(&settings).await?;
-    let processors = processors(&args.processors)?;
+    let processors = processors(&args.processors, MOST_CONNECTIONS)?;
     let scope = Scope {
         from: args.from,
         to: args.to,

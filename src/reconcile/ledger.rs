@@ -1,7 +1,6 @@
 //! Our side: what the database has of payments, and what is written there.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
@@ -10,14 +9,12 @@ use uuid::Uuid;
 
 use super::ask::Charge;
 use super::report::{Archived, Difference, Finding, Ours, Report, Scope};
+use crate::charge::RECORD_TIME_LIMIT;
 use crate::database::interval;
 use crate::restored::BACKUP_AGE_LIMIT;
 
 /// Payments that are read from the database at a time.
 pub const PAGE: i64 = 500;
-/// How much before its acceptance, or after this moment, a processor may have charged a payment by its own clock. A
-/// record that is further away is not repaired: a person has to see whether that is this payment.
-pub const CLOCKS_APART: Duration = Duration::from_secs(3_600);
 
 /// Our side of one payment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -213,7 +210,7 @@ pub(super) async fn given(pool: &PgPool, ids: &[Uuid]) -> Result<Given, sqlx::Er
 
 /// Records the charge of a payment that was in none of our tables. When it was accepted is not known, at the latest when
 /// it was charged; so the processor's `requestedAt` stands for that, and is to be near enough to this moment: at most
-/// [`BACKUP_AGE_LIMIT`] before it, and [`CLOCKS_APART`] after it.
+/// [`BACKUP_AGE_LIMIT`] before it, and [`RECORD_TIME_LIMIT`] after it.
 ///
 /// Returns whether it is recorded so. It is not where it was posted again meanwhile: whatever queued it decides it.
 pub(super) async fn record(pool: &PgPool, id: Uuid, charge: &Charge) -> Result<bool, sqlx::Error> {
@@ -247,7 +244,7 @@ pub(super) async fn record(pool: &PgPool, id: Uuid, charge: &Charge) -> Result<b
         charge.processor,
         charge.requested_at,
         interval(BACKUP_AGE_LIMIT.to_std().expect("it is positive")),
-        interval(CLOCKS_APART)
+        interval(RECORD_TIME_LIMIT.to_std().expect("it is positive"))
     )
     .execute(&mut *transaction)
     .await?;
@@ -300,7 +297,7 @@ pub(super) async fn put_right(
         charge.processor,
         charge.requested_at,
         row.accepted_at,
-        interval(CLOCKS_APART)
+        interval(RECORD_TIME_LIMIT.to_std().expect("it is positive"))
     )
     .execute(pool)
     .await?;

@@ -20,13 +20,21 @@ impl Storm {
     /// Counts an event. Returns how many a line has to tell of now: the first at once, and after that what came in
     /// [`STORM_PAUSE`] since the last line.
     pub fn note(&self) -> Option<u64> {
-        self.note_at(Instant::now())
+        self.note_all(1)
     }
 
-    fn note_at(&self, now: Instant) -> Option<u64> {
+    /// The same for so many events at once; none, if there was none.
+    pub fn note_all(&self, events: usize) -> Option<u64> {
+        self.note_at(events, Instant::now())
+    }
+
+    fn note_at(&self, events: usize, now: Instant) -> Option<u64> {
+        if events == 0 {
+            return None;
+        }
         let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (told_at, untold) = &mut *noted;
-        *untold += 1;
+        *untold += events as u64;
         if told_at.is_some_and(|at| now < at + STORM_PAUSE) {
             return None;
         }
@@ -42,12 +50,13 @@ mod tests {
     #[test]
     fn the_first_is_told_at_once_and_the_others_together() {
         let (storm, begin) = (Storm::default(), Instant::now());
-        assert_eq!(storm.note_at(begin), Some(1));
+        assert_eq!(storm.note_at(0, begin), None);
+        assert_eq!(storm.note_at(1, begin), Some(1));
         for millisecond in 1..500 {
             let now = begin + Duration::from_millis(millisecond);
-            assert_eq!(storm.note_at(now), None);
+            assert_eq!(storm.note_at(1, now), None);
         }
-        assert_eq!(storm.note_at(begin + STORM_PAUSE), Some(500));
-        assert_eq!(storm.note_at(begin + STORM_PAUSE), None);
+        assert_eq!(storm.note_at(2, begin + STORM_PAUSE), Some(501));
+        assert_eq!(storm.note_at(1, begin + STORM_PAUSE), None);
     }
 }

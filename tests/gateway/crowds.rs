@@ -80,10 +80,17 @@ async fn clients_that_send_slowly_keep_nobody_out() {
         "{took:?}, which is as long as slow clients may take"
     );
     gateway.until_settled(&ids).await;
+    // They made room: for others, where there was none, or because they were slower than the least rate.
+    let is_closed = |client: &UnixStream| {
+        let read = client.try_read(&mut [0; 1_024]);
+        !matches!(read, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    };
+    let closed = slow.iter().filter(|client| is_closed(client)).count();
+    assert!(closed > 100, "{closed}");
     let evicted = watched.scrape().await.value("connections_evicted_total");
-    assert!(evicted > 100.0, "{evicted}");
     let told = gateway.log().matches("too many clients").count();
-    assert!((1..=3).contains(&told), "{told} lines: {}", gateway.log());
+    let expected = if evicted > 0.0 { 1..=3 } else { 0..=0 };
+    assert!(expected.contains(&told), "{told} lines: {}", gateway.log());
 }
 
 /// Starts an instance that may have so many files open: at first, and at most.
@@ -129,11 +136,13 @@ async fn where_files_are_few_idle_clients_leave_some_for_processors_and_the_data
 #[tokio::test]
 async fn running_out_of_files_is_told_of_once_and_is_no_fault_of_a_processor() {
     let (database, default) = (Database::create().await, processor().await);
+    let gateway = Gateway::start(&database, &processors(&[&default]), &[]).await;
+    // What clients and the database need is open. Then the system has no more than a few files left, whatever the
+    // shares are.
+    let mut ids = gateway.post_many(8).await;
+    gateway.until_settled(&ids).await;
+    gateway.leave_files(2);
     default.processor.set_delay(Duration::from_secs(2));
-    // Enough for the database and some clients, and not for as many calls as there are payments.
-    let gateway = with_files(&database, &processors(&[&default]), 48, 48);
-    gateway.until_ready().await;
-    let mut ids = Vec::new();
     for _ in 0..10 {
         ids.extend(gateway.post_many(8).await);
     }

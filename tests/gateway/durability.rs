@@ -109,6 +109,29 @@ async fn durability_is_switched_either_way_without_losing_rows() {
 }
 
 #[tokio::test]
+async fn the_queue_stays_as_it_is_under_those_who_serve() {
+    let (database, default) = (Database::migrated().await, processor().await);
+    let gateway = Gateway::start(&database, &processors(&[&default]), &[]).await;
+    let logged = database.migrate_settings(QueueDurability::Logged);
+    let refused = database::migrate(&logged)
+        .await
+        .expect_err("somebody serves");
+    let id: Uuid = database.value("SELECT id FROM service_instance").await;
+    let refused = refused.to_string();
+    assert!(refused.contains(&id.to_string()), "{refused}");
+    assert!(refused.contains("QUEUE_DURABILITY"), "{refused}");
+    let unlogged = "pg_class WHERE oid = 'payment_queue'::regclass AND relpersistence = 'u'";
+    assert_eq!(database.count(unlogged).await, 1);
+    gateway.until_settled(&gateway.post_many(3).await).await;
+    // Theirs is no change.
+    let same = database.migrate_settings(QueueDurability::Unlogged);
+    database::migrate(&same).await.expect("nothing to do");
+    gateway.stop().await;
+    database::migrate(&logged).await.expect("it is switched");
+    assert_eq!(database.count(unlogged).await, 0);
+}
+
+#[tokio::test]
 async fn instances_that_start_at_once_migrate_once() {
     let database = Database::create().await;
     let settings = database.migrate_settings(QueueDurability::Logged);

@@ -500,7 +500,7 @@ async fn a_list_of_ids_brings_back_what_processors_have_and_the_ledger_lacks() {
     charge_at(&default, twice, "19.90", &at(-1)).await;
     charge_at(&fallback, twice, "19.90", &at(-1)).await;
     charge_at(&default, old, "19.90", "1926-01-01T00:00:00.000Z").await;
-    charge_at(&default, future, "19.90", &at(2)).await;
+    charge_at(&default, future, "19.90", &at(25)).await;
     charge_at(&default, odd, "0", &at(-1)).await;
     for id in [dead, held] {
         charge_at(&fallback, id, "19.90", &at(-1)).await;

@@ -1,18 +1,21 @@
 //! What becomes of a payment, for everything that can happen at a processor.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use payment_proxy::charge::{Outcome, Stop, charge};
 use payment_proxy::claim::{Claim, DOUBTFUL_BATCH, SEND_WITHIN};
 use payment_proxy::payment::Payment;
 use payment_proxy::together::CHARGE_ENOUGH;
+use payment_proxy::uptime::{Uptime, UptimeClock};
 use payment_proxy::worker::{Step, Worker};
 use simulator::{Faults, Running};
 use tokio::sync::mpsc;
 
 use crate::support::{
-    Bench, Database, Gateway, enqueue, eventually, new_claim, new_payment, processor, processors,
-    production_terms,
+    Bench, Database, Gateway, enqueue, eventually, eventually_some, new_claim, new_payment,
+    processor, processors, production_terms,
 };
 
 /// Posts payments to a deployment whose processors have these faults, waits until all are settled, and
@@ -340,6 +343,37 @@ async fn no_connection_is_held_during_calls() {
 }
 
 #[tokio::test]
+async fn a_machine_that_was_suspended_after_the_claim_sends_nothing_when_it_resumes() {
+    let (database, default) = (Database::migrated().await, processor().await);
+    let bench = Bench::new(&database, &[&default], production_terms());
+    let worker = &bench.worker;
+    // Before anything else is done, and while the connection is made: the clock is read before and after it.
+    for reads_before in [0, 1] {
+        let reads = AtomicUsize::new(0);
+        let clock = UptimeClock::new(move || {
+            let is_suspended = reads.fetch_add(1, Ordering::Relaxed) >= reads_before;
+            let slept = Duration::from_secs(if is_suspended { 3_600 } else { 0 });
+            Uptime::now() + slept
+        });
+        let client = worker.processors[0].client.clone().with_clock(clock);
+        let permit = worker.router.try_permit(0).expect("a permit");
+        let outcome = charge(&client, &new_claim(), permit, &Stop::default()).await;
+        let reason = "not sent in time";
+        assert!(
+            matches!(&outcome, Outcome::Free { reason: why } if why.contains(reason)),
+            "{outcome:?}"
+        );
+    }
+    assert_eq!(default.processor.payments().len(), 0);
+    // In time it is sent, once the processor is not left alone any more for our fault.
+    let permit = eventually_some("a permit", async || worker.router.try_permit(0)).await;
+    let client = &worker.processors[0].client;
+    let outcome = charge(client, &new_claim(), permit, &Stop::default()).await;
+    assert!(matches!(outcome, Outcome::Charged { .. }), "{outcome:?}");
+    assert_eq!(default.processor.payments().len(), 1);
+}
+
+#[tokio::test]
 async fn what_arrives_one_by_one_is_charged_together() {
     let (database, default) = (Database::migrated().await, processor().await);
     let mut bench = Bench::new(&database, &[&default], production_terms());
@@ -348,7 +382,7 @@ async fn what_arrives_one_by_one_is_charged_together() {
     let worker = Arc::new(bench.worker);
     let arrive = |count| {
         let on_arrival = worker.claim_on_arrival(count).expect("permits");
-        let send_by = Instant::now() + SEND_WITHIN;
+        let send_by = Uptime::now() + SEND_WITHIN;
         let claims = (0..count).map(|_| Claim {
             send_by,
             ..new_claim()

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use payment_proxy::accept::Accepted;
 use payment_proxy::charge::{Names, Processor, ProcessorClient};
-use payment_proxy::claim::Claim;
+use payment_proxy::claim::{Claim, SEND_WITHIN};
 use payment_proxy::clock::{DatabaseClock, WATCH_GAP};
 use payment_proxy::config::{
     DatabaseSettings, MigrateSettings, OwnerSettings, ProcessorSettings, PurgeSettings,
@@ -22,6 +22,7 @@ use payment_proxy::payment::Payment;
 use payment_proxy::route;
 use payment_proxy::settle::{Ended, Returned};
 use payment_proxy::together::Together;
+use payment_proxy::uptime::Uptime;
 use payment_proxy::worker::{Depth, Worker};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, Response, StatusCode};
@@ -390,6 +391,17 @@ impl Gateway {
         soft.expect("a limit").parse().expect("a number")
     }
 
+    /// Leaves it as many files as it has open now, and so many more.
+    pub fn leave_files(&self, more: usize) {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.child.id()));
+        let most = open.expect("it runs").count() + more;
+        let limited = Command::new("prlimit")
+            .arg(format!("--pid={}", self.child.id()))
+            .arg(format!("--nofile={most}:{most}"))
+            .status();
+        assert!(limited.expect("prlimit is there").success());
+    }
+
     /// How many threads of that name it has.
     pub fn threads(&self, name: &str) -> usize {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
@@ -462,7 +474,7 @@ pub fn new_claim() -> Claim {
         attempt: 1,
         processor: "default".to_owned(),
         requested_at: now,
-        send_by: Instant::now(),
+        send_by: Uptime::now() + SEND_WITHIN,
         earlier: None,
     }
 }

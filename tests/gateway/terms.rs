@@ -1,8 +1,10 @@
 //! Instances that contradict each other.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use payment_proxy::deployment::HEARTBEAT_INTERVAL;
+use payment_proxy::lease::INSTANCE_TTL;
 use reqwest::StatusCode;
 use serde_json::Value;
 
@@ -15,14 +17,43 @@ fn configured(entries: &[(&str, &str, String)]) -> String {
     entries.collect::<Vec<_>>().join(" ")
 }
 
-fn show(database: &Database) -> (i32, Value) {
+/// What a command of the program prints, and its exit code.
+fn run(database: &Database, arguments: &[&str]) -> (i32, String) {
     let done = Command::new(env!("CARGO_BIN_EXE_payment-proxy"))
-        .args(["deployment", "show", "--json"])
+        .args(arguments)
         .env("DATABASE_URL", &database.url)
         .output()
         .expect("the program starts");
-    let shown = serde_json::from_slice(&done.stdout).expect("JSON");
-    (done.status.code().expect("an exit code"), shown)
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    let code = done.status.code().expect("an exit code");
+    (
+        code,
+        String::from_utf8_lossy(&done.stdout).into_owned() + &said,
+    )
+}
+
+fn show(database: &Database) -> (i32, Value) {
+    let (code, shown) = run(database, &["deployment", "show", "--json"]);
+    (code, serde_json::from_str(&shown).expect("JSON"))
+}
+
+/// The instances go on with the terms of the one that is held.
+fn declare_terms_of_the_held_one(database: &Database, reason: &str) {
+    let (_, shown) = show(database);
+    let instances = shown["instances"].as_array().expect("instances");
+    let held = instances.iter().find(|each| each["held"].is_string());
+    let id = held.expect("one is held")["id"].as_str().expect("an id");
+    let words = [
+        "deployment",
+        "declare",
+        "terms",
+        "--like",
+        id,
+        "--reason",
+        reason,
+    ];
+    let (code, said) = run(database, &words);
+    assert_eq!(code, 0, "{said}");
 }
 
 /// It says that it is not ready and why, takes nothing, and tells it once.
@@ -201,24 +232,7 @@ async fn an_address_is_not_moved_from_under_payments_that_its_processor_may_have
     assert_eq!(b.processor.payments().len(), 0);
 
     // An operator says that it is the same processor.
-    let id = show(&database).1["instances"][0]["id"]
-        .as_str()
-        .expect("an id")
-        .to_owned();
-    let done = Command::new(env!("CARGO_BIN_EXE_payment-proxy"))
-        .args([
-            "deployment",
-            "declare",
-            "terms",
-            "--like",
-            &id,
-            "--reason",
-            "it has moved",
-        ])
-        .env("DATABASE_URL", &database.url)
-        .output()
-        .expect("the program starts");
-    assert!(done.status.success(), "{done:?}");
+    declare_terms_of_the_held_one(&database, "it has moved");
     after.until_ready().await;
     after.until_settled(&[payment]).await;
 }
@@ -231,27 +245,7 @@ async fn by_the_word_of_an_operator_the_newer_instance_serves_and_the_older_is_h
     let older = Gateway::start(&database, &old, &[]).await;
     let newer = Gateway::spawn(&database.url, &new, &[]);
     contradicts(&newer, "the fee of default is 0.04 here").await;
-    let (_, shown) = show(&database);
-    let instances = shown["instances"].as_array().expect("instances");
-    let held = instances.iter().find(|each| each["held"].is_string());
-    let id = held.expect("one is held")["id"]
-        .as_str()
-        .expect("an id")
-        .to_owned();
-    let done = Command::new(env!("CARGO_BIN_EXE_payment-proxy"))
-        .args([
-            "deployment",
-            "declare",
-            "terms",
-            "--like",
-            &id,
-            "--reason",
-            "a lower fee",
-        ])
-        .env("DATABASE_URL", &database.url)
-        .output()
-        .expect("the program starts");
-    assert!(done.status.success(), "{done:?}");
+    declare_terms_of_the_held_one(&database, "a lower fee");
     newer.until_ready().await;
     contradicts(
         &older,
@@ -271,4 +265,86 @@ async fn by_the_word_of_an_operator_the_newer_instance_serves_and_the_older_is_h
     .await;
     tokio::time::sleep(2 * HEARTBEAT_INTERVAL).await;
     older.refuses().await;
+}
+
+/// From now on the database's clock is set forward again after every heartbeat: nobody seems to be alive by it.
+async fn set_the_clock_forward_all_the_time(database: &Database) {
+    database
+        .execute(
+            "CREATE FUNCTION long_ago() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                NEW.seen_at := NEW.seen_at - interval '85 s';
+                RETURN NEW;
+            END $$;
+            CREATE TRIGGER long_ago BEFORE INSERT OR UPDATE ON service_instance
+                FOR EACH ROW EXECUTE FUNCTION long_ago();
+            UPDATE service_instance SET seen_at = seen_at",
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn whoever_gives_heartbeats_is_not_replaced_though_the_databases_clock_says_that_it_is_dead()
+{
+    let (database, a, b) = (
+        Database::migrated().await,
+        processor().await,
+        processor().await,
+    );
+    let old = configured(&[("default", "0.05", a.url())]);
+    let new = configured(&[("default", "0.05", b.url())]);
+    let before = Gateway::start(&database, &old, &[]).await;
+    set_the_clock_forward_all_the_time(&database).await;
+    let after = Gateway::spawn(&database.url, &new, &[]);
+    // Meanwhile nobody may take the queue from under it either.
+    let discard = [
+        "deployment",
+        "declare",
+        "clone",
+        "--discard",
+        "--reason",
+        "x",
+    ];
+    let (code, said) = run(&database, &discard);
+    assert!(
+        code == 1 && said.contains("instances serve from this database"),
+        "{said}"
+    );
+    let logged = ["migrate", "--queue-durability", "logged"];
+    let (code, said) = run(&database, &logged);
+    assert!(
+        code == 2 && said.contains("what those that serve rest on"),
+        "{said}"
+    );
+    contradicts(&after, "default is at").await;
+    let ids = before.post_many(3).await;
+    before.until_settled(&ids).await;
+    assert_eq!(b.processor.payments().len(), 0);
+    // It dies, and that shows when it has given no heartbeat for a while.
+    let died_at = Instant::now();
+    before.crash();
+    after.until_ready().await;
+    let silent = died_at.elapsed();
+    assert!(
+        silent + Duration::from_secs(1) >= INSTANCE_TTL,
+        "{silent:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_a_contradiction_says_tells_no_secret_of_a_url() {
+    let (database, a) = (Database::migrated().await, processor().await);
+    let with = |key: &str| configured(&[("default", "0.05", format!("{}/?key={key}", a.url()))]);
+    let serving = Gateway::start(&database, &with("one-secret"), &[]).await;
+    let ids = serving.post_many(3).await;
+    serving.until_settled(&ids).await;
+    let other = Gateway::spawn(&database.url, &with("another-secret"), &[]);
+    contradicts(&other, "default is at").await;
+    let (_, shown) = show(&database);
+    let told = other.get("/readyz").await.text().await.expect("a body");
+    let kept: String = database
+        .value("SELECT string_agg(terms::text, '') FROM (SELECT terms FROM service_instance UNION ALL SELECT terms FROM deployment) t")
+        .await;
+    for text in [told, other.log(), serving.log(), shown.to_string(), kept] {
+        assert!(!text.contains("secret"), "{text}");
+    }
 }

@@ -1,6 +1,6 @@
 //! What holds of the parsers whatever they are given. The fuzz targets (`fuzz/`) are these functions.
 
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use axum::http::{Response, Uri};
 use chrono::DateTime;
@@ -13,6 +13,7 @@ use payment_proxy::http;
 use payment_proxy::payment::{AMOUNT_LIMIT, AMOUNT_SCALE, Payment, format_time};
 use payment_proxy::summary::pieces;
 use payment_proxy::traceparent::Traceparent;
+use payment_proxy::uptime::Uptime;
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive as _;
 use serde_json::Value;
@@ -191,7 +192,7 @@ fn claim() -> Claim {
         attempt: 1,
         processor: "default".to_owned(),
         requested_at: at,
-        send_by: Instant::now(),
+        send_by: Uptime::now(),
         earlier: None,
     }
 }

@@ -8,6 +8,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use payment_proxy::uptime::Uptime;
 use sqlx::PgPool;
 use tokio::runtime::{Builder, Runtime};
 
@@ -120,10 +121,10 @@ impl Clock {
     }
 
     /// The same deadline as seen from now, of one that was set then.
-    pub fn carried_deadline(&self, deadline: Instant, then: Moment) -> Instant {
-        let now = Instant::now();
+    pub fn carried_deadline(&self, deadline: Uptime, then: Moment) -> Uptime {
+        let now = Uptime::now();
         let passed = Duration::from_micros(u64::try_from(self.ahead - then.0).unwrap_or_default());
-        let left = deadline.saturating_duration_since(now);
+        let left = deadline.since(now);
         now + left.saturating_sub(passed)
     }
 

@@ -14,6 +14,7 @@ use payment_proxy::dead_letter;
 use payment_proxy::lease::LeaseTerms;
 use payment_proxy::payment::Payment;
 use payment_proxy::settle::{Anomaly, Ended, record};
+use payment_proxy::uptime::Uptime;
 use proptest::prop_assert_eq;
 use proptest::test_runner::TestCaseError;
 use rust_decimal::Decimal;
@@ -292,7 +293,7 @@ impl<'a> World<'a> {
         let mut held = actor.claims.remove(nth % actor.claims.len());
         let claim = &mut held.what;
         claim.send_by = self.clock.carried_deadline(claim.send_by, held.since);
-        let too_late = claim.send_by <= std::time::Instant::now();
+        let too_late = claim.send_by <= Uptime::now();
         let id = claim.payment.correlation_id;
         let requested_at = claim.requested_at;
         let site = index_of(&self.sites, &claim.processor);

@@ -263,7 +263,9 @@ const LONGEST_WAVE: f64 = 15.0;
 
 /// The share of this instance in the slots of a processor, never less than one.
 pub(super) fn hard_cap(policy: &Policy, alive: u32) -> u32 {
-    (policy.shared_cap / alive.max(1)).max(1)
+    (policy.shared_cap / alive.max(1))
+        .min(policy.own_cap)
+        .max(1)
 }
 
 /// How many payments this instance keeps in flight at a processor with that latency (seconds) while it has

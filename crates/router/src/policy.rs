@@ -45,6 +45,8 @@ pub struct Policy {
     /// Payments in flight at one processor from all instances together, at most. Below the 800 that a
     /// processor serves at once, because look-ups of single payments share those.
     pub shared_cap: u32,
+    /// Payments in flight at one processor from this instance, at most: it has files for the connections of so many.
+    pub own_cap: u32,
     /// Payments in flight at one processor from all instances together that are always allowed.
     pub floor: u32,
     /// Payments in flight for each payment that arrives during one latency (Little's law asks for 1).
@@ -113,6 +115,7 @@ impl Default for Policy {
             wave_from: Duration::from_millis(400),
             wave: Duration::from_millis(50),
             shared_cap: 780,
+            own_cap: 780,
             floor: 32,
             headroom: 3.0,
             room_for: Duration::from_millis(32),

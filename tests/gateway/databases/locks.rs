@@ -40,7 +40,6 @@ async fn a_migration_behind_a_reader_lets_payments_pass_and_says_who_reads() {
     let lock = "LOCK TABLE payment_queue, payment_processed, payment_rollup IN ACCESS SHARE MODE";
     let reader = holder(&database, lock).await;
     let mut migrate = program(&database.url, &["migrate"]);
-    migrate.env("QUEUE_DURABILITY", "logged");
     let migrating = tokio::spawn(async move { run(&mut migrate).await });
     let begun_at = Instant::now();
     let mut ids = Vec::new();
@@ -77,11 +76,28 @@ async fn a_migration_behind_a_reader_lets_payments_pass_and_says_who_reads() {
     ] {
         assert!(told[0].contains(words), "{words} in {log}");
     }
-    let logged = "pg_class WHERE oid = 'payment_queue'::regclass AND relpersistence = 'p'";
-    assert_eq!(database.count(logged).await, 1);
     gateway.until_ready().await;
     let later = gateway.post_many(5).await;
     gateway.until_settled(&later).await;
+
+    // The switch of the durability, for which nobody serves, waits in the same way.
+    gateway.stop().await;
+    let reader = holder(&database, lock).await;
+    let mut migrate = program(&database.url, &["migrate"]);
+    migrate.env("QUEUE_DURABILITY", "logged");
+    let migrating = tokio::spawn(async move { run(&mut migrate).await });
+    eventually("it waits for the reader", async || {
+        database
+            .waiting_for_a_lock("LOCK TABLE payment_queue")
+            .await
+            > 0
+    })
+    .await;
+    reader.close().await.expect("it ends");
+    let (code, log) = migrating.await.expect("it runs");
+    assert_eq!(code, 0, "{log}");
+    let logged = "pg_class WHERE oid = 'payment_queue'::regclass AND relpersistence = 'p'";
+    assert_eq!(database.count(logged).await, 1);
 }
 
 #[tokio::test]

@@ -35,6 +35,16 @@ fn queue() -> Queue {
 fn threads_never_exceed_the_cap_and_leak_no_permit() {
     let policy = Policy::default();
     let cap = policy.shared_cap / INSTANCES;
+    never_more_than(cap, policy);
+    // An instance that has few files for connections.
+    let few = Policy {
+        own_cap: 21,
+        ..Policy::default()
+    };
+    never_more_than(21, few);
+}
+
+fn never_more_than(cap: u32, policy: Policy) {
     let shared = shared(policy, &[0.05, 0.15]);
     shared.observe(Event::Instances { alive: INSTANCES });
     let out = [AtomicU32::new(0), AtomicU32::new(0)];
