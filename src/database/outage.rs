@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 use super::errors::Condition;
 use super::session::Session;
 use crate::metrics::COUNTS;
+use crate::telemetry::Storm;
 
 /// How long the question may take why no connection could be had.
 const DIAGNOSIS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -17,12 +18,15 @@ const DIAGNOSIS_TIMEOUT: Duration = Duration::from_secs(1);
 pub const FAILURE_REMEMBERED: Duration = Duration::from_secs(5);
 
 /// A time without the database, as one task sees it: logged when it begins, when more is known of what is wrong, and
-/// when it ends.
+/// when it ends. Where they follow each other, as when connections break again and again, one is logged now and then,
+/// with the number of failures since.
 #[derive(Debug)]
 pub struct Outage {
     task: &'static str,
     began_at: Option<Instant>,
+    /// What was logged since then.
     told: Vec<Condition>,
+    storms: Vec<(Condition, Storm)>,
 }
 
 impl Outage {
@@ -33,6 +37,7 @@ impl Outage {
             task,
             began_at: None,
             told: Vec::new(),
+            storms: Vec::new(),
         }
     }
 
@@ -45,17 +50,31 @@ impl Outage {
         let condition = Condition::of(error);
         // That it does not answer is told by whatever else is wrong, too.
         let news = !self.told.contains(&condition);
-        if news && (self.told.is_empty() || condition != Condition::Away) {
+        if news
+            && (self.told.is_empty() || condition != Condition::Away)
+            && let Some(failures) = self.storm(condition).note()
+        {
             self.told.push(condition);
-            tracing::error!(task = self.task, error = %error, "{condition}; trying again");
+            tracing::error!(task = self.task, failures, error = %error, "{condition}; trying again");
         }
         condition
     }
 
+    fn storm(&mut self, condition: Condition) -> &Storm {
+        let known = self.storms.iter().position(|(of, _)| *of == condition);
+        let known = known.unwrap_or_else(|| {
+            self.storms.push((condition, Storm::new()));
+            self.storms.len() - 1
+        });
+        &self.storms[known].1
+    }
+
     /// A statement succeeded.
     pub fn over(&mut self) {
-        if let Some(began_at) = self.began_at.take() {
-            self.told.clear();
+        let Some(began_at) = self.began_at.take() else {
+            return;
+        };
+        if !std::mem::take(&mut self.told).is_empty() {
             tracing::info!(
                 task = self.task,
                 outage_seconds = began_at.elapsed().as_secs_f64(),

@@ -80,7 +80,7 @@ impl Api {
             // Whatever a load balancer adds to them, an instance that is well is well.
             .routes(routes!(probes::live))
             .routes(routes!(probes::ready))
-            .layer(from_fn(problem::in_time))
+            .layer(from_fn_with_state(Arc::default(), problem::in_time))
             .layer(from_fn(file::keep_from_caches))
             // It has a limit of its own, and a layer takes its part of each payment.
             .routes(routes!(payments::post));

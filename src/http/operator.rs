@@ -1,6 +1,8 @@
 //! The operator's API, on an address of its own and never behind the public load balancer: what the
 //! router knows and why it decides as it does, switches to take a processor out of use, and the live page.
 
+use std::sync::Arc;
+
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -56,10 +58,13 @@ impl OperatorApi {
     pub fn routes(self) -> Router {
         let (routes, document) = Self::documented();
         let authorize = middleware::from_fn_with_state(self.clone(), session::authorize);
+        let failed = Arc::default();
+        let in_time = middleware::from_fn_with_state(failed, problem::in_time);
         // No secrets are in them, and a browser that opens the page has no token yet.
         let open = Self::sessions()
             .split_for_parts()
             .0
+            .layer(in_time.clone())
             .layer(middleware::from_fn(file::keep_from_caches));
         let open = live::page()
             .merge(open)
@@ -69,7 +74,7 @@ impl OperatorApi {
             .fallback(problem::nowhere)
             .method_not_allowed_fallback(problem::method_not_allowed)
             .layer(authorize)
-            .layer(middleware::from_fn(problem::in_time))
+            .layer(in_time)
             .layer(middleware::from_fn(file::keep_from_caches))
             .merge(open)
             .merge(openapi::document(&document))
@@ -249,7 +254,7 @@ async fn switch(
     // What is not text is no name of a processor.
     let processor = &processor.map(|Path(name)| name).unwrap_or_default();
     let configured = api.processors.iter().any(|name| name == processor);
-    let author = Author::of_api(&why.by, &why.reason);
+    let author = Author::new(&why.by, &why.reason);
     if configured && switch::set(&api.pool, processor, enabled, &author).await? {
         return Ok(StatusCode::NO_CONTENT);
     }

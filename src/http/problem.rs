@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
+use std::sync::Arc;
 
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, Request, State};
 use axum::http::header::{
     ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER,
 };
@@ -140,6 +141,36 @@ pub(super) const OPERATOR: [ProblemKind; 4] = [
 pub struct Problem {
     kind: ProblemKind,
     detail: String,
+    cause: Option<Cause>,
+}
+
+/// What the database said, for the log.
+#[derive(Debug, Clone)]
+struct Cause {
+    error: String,
+    passes: bool,
+}
+
+/// Requests that failed for want of the database, or were refused by it: logged now and then, with their number.
+#[derive(Debug, Default)]
+pub(super) struct FailedRequests {
+    away: Storm,
+    refused: Storm,
+}
+
+impl FailedRequests {
+    fn note(&self, Cause { error, passes }: &Cause) {
+        if *passes && let Some(failed) = self.away.note() {
+            tracing::warn!(
+                requests.failed = failed,
+                error,
+                "requests fail for want of the database"
+            );
+        }
+        if !passes && let Some(failed) = self.refused.note() {
+            tracing::error!(requests.failed = failed, error, "a request failed");
+        }
+    }
 }
 
 impl Problem {
@@ -149,6 +180,7 @@ impl Problem {
         Self {
             kind,
             detail: detail.into(),
+            cause: None,
         }
     }
 
@@ -267,20 +299,18 @@ fn fields<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
         heed(&error);
-        if crate::database::is_transient(&error) {
-            if let Some(failed) = LOST_REQUESTS.note() {
-                tracing::warn!(requests.failed = failed, error = %error, "requests fail for want of the database");
-            }
-            Self::unavailable(format!("{}; try again", Condition::of(&error)))
-        } else {
-            tracing::error!(error = %error, "a request failed");
-            Self::new(InternalError, "the request failed; the log says why")
+        let passes = crate::database::is_transient(&error);
+        let problem = match passes {
+            true => Self::unavailable(format!("{}; try again", Condition::of(&error))),
+            false => Self::new(InternalError, "the request failed; the log says why"),
+        };
+        let error = error.to_string();
+        Self {
+            cause: Some(Cause { error, passes }),
+            ..problem
         }
     }
 }
-
-/// Requests that failed for want of the database.
-static LOST_REQUESTS: Storm = Storm::new();
 
 /// Whether replies of a kind say when to try again.
 fn tells_when(kind: ProblemKind) -> bool {
@@ -309,14 +339,25 @@ impl IntoResponse for Problem {
         if let Some((name, value)) = more {
             headers.insert(name, HeaderValue::from_static(value));
         }
+        if let Some(cause) = self.cause {
+            response.extensions_mut().insert(cause);
+        }
         response
     }
 }
 
-/// Answers in time, even if the database does not.
-pub(super) async fn in_time(request: Request, next: Next) -> Response {
+/// Answers in time, even if the database does not, and tells the log of what the database did not do.
+pub(super) async fn in_time(
+    State(failed): State<Arc<FailedRequests>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let answer = within(async { Ok(next.run(request).await) }).await;
-    answer.unwrap_or_else(|error| Problem::from(error).into_response())
+    let answer = answer.unwrap_or_else(|error| Problem::from(error).into_response());
+    if let Some(cause) = answer.extensions().get() {
+        failed.note(cause);
+    }
+    answer
 }
 
 /// There is nothing there; of the server as a whole (`*`) a client may ask what it can do.

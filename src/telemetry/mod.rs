@@ -6,7 +6,6 @@ mod writer;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{IsTerminal, stderr};
 use std::panic;
-use std::sync::OnceLock;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
@@ -15,6 +14,7 @@ use crate::attention::{Attention, Item};
 use crate::config::LogFormat;
 use crate::metrics::COUNTS;
 pub use storm::{STORM_PAUSE, Storm};
+use writer::Directly;
 pub use writer::{LOG_BACKLOG, LOG_DRAIN, LogWriter};
 
 /// What is logged when `RUST_LOG` says nothing: nothing per payment, and nothing per statement that is slow or
@@ -50,10 +50,17 @@ pub fn start(
     let filter = parsed.map_err(|error| {
         anyhow::anyhow!("RUST_LOG: {filter:?} is not accepted: {error}; expected levels such as info,payment_proxy=debug")
     })?;
+    let coloured = stderr().is_terminal();
     let (writer, destination) = match process {
-        Process::Command => (None, BoxMakeWriter::new(stderr)),
+        Process::Command => {
+            let out = move || Directly {
+                out: stderr(),
+                coloured,
+            };
+            (None, BoxMakeWriter::new(out))
+        }
         Process::Service => {
-            let writer = LogWriter::start(stderr(), COUNTS.log_lines.clone())?;
+            let writer = LogWriter::start(stderr(), coloured, COUNTS.log_lines.clone())?;
             let lines = writer.lines();
             (Some(writer), BoxMakeWriter::new(move || lines.clone()))
         }
@@ -61,7 +68,7 @@ pub fn start(
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(destination)
-        .with_ansi(stderr().is_terminal())
+        .with_ansi(coloured)
         // It would tell of them on standard error, and panic where that cannot be written.
         .log_internal_errors(false);
     match format {
@@ -84,15 +91,12 @@ pub(crate) fn lines_dropped() -> Option<Item> {
 
 /// Panics are lines of the log from now on: the standard library writes them itself, and waits for whoever reads.
 fn log_panics() {
-    static ONCE: OnceLock<()> = OnceLock::new();
-    ONCE.get_or_init(|| {
-        panic::set_hook(Box::new(|panic| {
-            COUNTS.panics.add(1);
-            let backtrace = Backtrace::capture();
-            let backtrace = (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace);
-            let backtrace = backtrace.map(|backtrace| backtrace.to_string());
-            let thread = std::thread::current();
-            tracing::error!(thread = thread.name(), backtrace, "{panic}");
-        }));
-    });
+    panic::set_hook(Box::new(|panic| {
+        COUNTS.panics.add(1);
+        let backtrace = Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace);
+        let backtrace = backtrace.map(|backtrace| backtrace.to_string());
+        let thread = std::thread::current();
+        tracing::error!(thread = thread.name(), backtrace, "{panic}");
+    }));
 }

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::metrics::LogLines;
+use crate::printable::is_printable;
 
 /// Lines that may wait to be written. Further ones are dropped.
 pub const LOG_BACKLOG: usize = 4_096;
@@ -17,6 +18,37 @@ pub const LOG_DRAIN: Duration = Duration::from_millis(250);
 const FULL_PIPE_PAUSE: Duration = Duration::from_millis(10);
 /// The least time between two lines that say how many were dropped.
 const TELL_PAUSE: Duration = Duration::from_secs(10);
+
+/// A line as a terminal may show it, whatever others wrote in it: a log is read by people. The subscriber colours lines
+/// for a terminal by escape sequences, and leaves none in what it is told; elsewhere there is none at all.
+fn visible(line: &[u8], coloured: bool) -> Vec<u8> {
+    let is_visible = |letter: &char| match letter {
+        '\n' | '\t' => true,
+        '\u{1b}' => coloured,
+        letter => is_printable(*letter),
+    };
+    let text = String::from_utf8_lossy(line);
+    let text: String = text.chars().filter(is_visible).collect();
+    text.into_bytes()
+}
+
+/// Writes lines at once, as they may be shown.
+#[derive(Debug)]
+pub(super) struct Directly<W> {
+    pub(super) out: W,
+    pub(super) coloured: bool,
+}
+
+impl<W: Write> Write for Directly<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.out.write_all(&visible(line, self.coloured))?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
 
 /// A thread that writes the log.
 #[derive(Debug)]
@@ -35,7 +67,11 @@ impl LogWriter {
     ///
     /// # Errors
     /// The system gives no thread.
-    pub fn start(out: impl Write + Send + 'static, counts: LogLines) -> io::Result<Self> {
+    pub fn start(
+        out: impl Write + Send + 'static,
+        coloured: bool,
+        counts: LogLines,
+    ) -> io::Result<Self> {
         let (sender, waiting) = sync_channel(LOG_BACKLOG);
         let lost = Arc::new(AtomicBool::new(false));
         let writing = Writing {
@@ -52,6 +88,7 @@ impl LogWriter {
         Ok(Self {
             lines: Lines {
                 sender,
+                coloured,
                 counts,
                 lost,
             },
@@ -89,13 +126,15 @@ impl Drop for LogWriter {
 #[derive(Debug, Clone)]
 pub struct Lines {
     sender: SyncSender<Item>,
+    coloured: bool,
     counts: LogLines,
     lost: Arc<AtomicBool>,
 }
 
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.sender.try_send(Item::Line(line.to_vec())).is_err() {
+        let visible = Item::Line(visible(line, self.coloured));
+        if self.sender.try_send(visible).is_err() {
             self.counts.overflowed.add(1);
             self.lost.store(true, Ordering::Relaxed);
         }
@@ -219,9 +258,9 @@ mod tests {
         let script = Script::default();
         *script.outcomes.lock().expect("no panic") = outcomes;
         let counts = LogLines::default();
-        let writer = LogWriter::start(script.clone(), counts.clone()).expect("a thread");
+        let writer = LogWriter::start(script.clone(), false, counts.clone()).expect("a thread");
         let mut lines = writer.lines();
-        for line in ["lost\n", "torn here\n", "whole\n"] {
+        for line in ["lost\n", "torn here\n", "\u{202e}who\u{1b}le\n"] {
             lines.write_all(line.as_bytes()).expect("it never fails");
         }
         drop(writer);
@@ -247,7 +286,7 @@ mod tests {
             }
         }
         let counts = LogLines::default();
-        let writer = LogWriter::start(Stuck, counts.clone()).expect("a thread");
+        let writer = LogWriter::start(Stuck, false, counts.clone()).expect("a thread");
         let mut lines = writer.lines();
         let begun_at = Instant::now();
         for _ in 0..3 * LOG_BACKLOG {

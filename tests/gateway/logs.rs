@@ -1,6 +1,12 @@
 //! What is in the logs, and what is never.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use reqwest::StatusCode;
+use uuid::Uuid;
 
 use crate::support::{CENTS, Database, Gateway, eventually, processor, processors};
 
@@ -8,6 +14,14 @@ const PASSWORD: &str = "a-password-nobody-may-see";
 const OPERATOR_TOKEN: &str = "a-token-that-nobody-may-see";
 const METRICS_TOKEN: &str = "another-that-nobody-may-see";
 const COLLECTOR_KEY: &str = "the-key-that-the-collector-wants";
+
+/// Clients that post one payment after the other.
+const CLIENTS: usize = 64;
+/// How often all connections break at once.
+const STORMS: usize = 5;
+/// Lines about all of that: the begin and the end of an outage for each task that has a connection to the database, or
+/// those of the breakers of two processors.
+const STORM_LINES: usize = 20;
 
 fn assert_no_secret(text: &str) {
     for secret in [PASSWORD, OPERATOR_TOKEN, METRICS_TOKEN, COLLECTOR_KEY] {
@@ -49,6 +63,84 @@ async fn nothing_is_logged_per_payment_at_the_default_level() {
             }
         }
     }
+}
+
+/// Posts over many connections while `meanwhile` goes on. Returns the payments that were accepted.
+async fn under_load(gateway: &Gateway, meanwhile: impl Future<Output = ()>) -> Vec<Uuid> {
+    let over = AtomicBool::new(false);
+    let client = async || {
+        let mut accepted = Vec::new();
+        while !over.load(Ordering::Relaxed) {
+            let id = Uuid::new_v4();
+            if gateway.post(id, CENTS).await == StatusCode::ACCEPTED {
+                accepted.push(id);
+            }
+        }
+        accepted
+    };
+    let clients = join_all((0..CLIENTS).map(|_| client()));
+    let meanwhile = async {
+        meanwhile.await;
+        over.store(true, Ordering::Relaxed);
+    };
+    let (accepted, ()) = tokio::join!(clients, meanwhile);
+    accepted.concat()
+}
+
+#[tokio::test]
+async fn a_storm_of_broken_connections_is_told_of_by_a_line_for_each_outage_and_kind() {
+    let (database, default, fallback) = (
+        Database::create().await,
+        processor().await,
+        processor().await,
+    );
+    let both = [&default, &fallback];
+    for running in both {
+        running.processor.set_delay(Duration::from_millis(100));
+    }
+    let gateway = Gateway::start(&database, &processors(&both), &[]).await;
+    let before = gateway.log().lines().count();
+    let ids = under_load(&gateway, async {
+        for _ in 0..STORMS {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            // All connections to both processors are reset, those that are in use among them.
+            for running in both {
+                running.processor.refuse_for(Duration::from_millis(50));
+            }
+        }
+    })
+    .await;
+    gateway.until_settled(&ids).await;
+    let log = gateway.log();
+    let told: Vec<&str> = log.lines().skip(before).collect();
+    assert!(
+        told.len() <= STORM_LINES,
+        "{} payments:\n{}",
+        ids.len(),
+        told.join("\n")
+    );
+    let before = log.lines().count();
+    let ids = under_load(&gateway, async {
+        for _ in 0..STORMS {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            database
+                .execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                    WHERE datname = current_database() AND pid <> pg_backend_pid()",
+                )
+                .await;
+        }
+    })
+    .await;
+    gateway.until_settled(&ids).await;
+    let log = gateway.log();
+    let told: Vec<&str> = log.lines().skip(before).collect();
+    assert!(
+        told.len() <= STORM_LINES,
+        "{} payments:\n{}",
+        ids.len(),
+        told.join("\n")
+    );
 }
 
 #[tokio::test]
