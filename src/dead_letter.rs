@@ -106,8 +106,8 @@ pub async fn discard(
     sqlx::query_scalar!(
         r#"SELECT discard_dead_letters($1, $2, $3) AS "id!""#,
         ids,
-        author.name,
-        author.reason
+        author.name(),
+        author.reason()
     )
     .fetch_all(pool)
     .await

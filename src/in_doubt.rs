@@ -17,7 +17,7 @@ use crate::census::{CALL_OVERDUE, COUNTED};
 use crate::claim::LONGEST_DOUBT_PAUSE;
 use crate::database::{interval, within};
 use crate::lease::INSTANCE_TTL;
-use crate::printable::printable;
+use crate::printable::{one_line, printable};
 
 /// Payments that are decided in one transaction, at most.
 pub const DECIDED_TOGETHER: usize = 500;
@@ -26,29 +26,38 @@ pub const STRANDED_LOOK: Duration = Duration::from_secs(10);
 /// The least time between two lines of the log about the stranded payments of one processor.
 pub const STRANDED_TOLD: Duration = Duration::from_secs(60);
 
-/// Who decides something, and why, in his own words. Neither is empty.
+/// Who decides something, and why, in his own words: printable, and neither is empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Author {
-    /// Who.
-    pub name: String,
-    /// Why.
-    pub reason: String,
+    name: String,
+    reason: String,
 }
 
 impl Author {
-    /// Who calls the operators' API says who he is and why, or does not.
+    /// Who says who he is and why, or does not. What is no visible character becomes a space: it is shown to others, and the
+    /// database takes no NUL.
     #[must_use]
-    pub fn of_api(name: &str, reason: &str) -> Self {
-        // The database takes no NUL, and a terminal no other of these.
-        let plain = |text: &str| text.replace(char::is_control, " ");
-        let given = |text: &str, otherwise: &str| match plain(text).trim() {
+    pub fn new(name: &str, reason: &str) -> Self {
+        let given = |text: &str, otherwise: &str| match one_line(text).trim() {
             "" => otherwise.to_owned(),
             text => text.to_owned(),
         };
         Self {
-            name: given(name, "an operator of the API"),
+            name: given(name, "an operator who gave no name"),
             reason: given(reason, "no reason was given"),
         }
+    }
+
+    /// Who.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Why.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.reason
     }
 }
 
@@ -175,8 +184,8 @@ pub async fn decide(
             &ids,
             &requested as &[Option<DateTime<Utc>>],
             word == Word::Charged,
-            author.name,
-            author.reason,
+            author.name(),
+            author.reason(),
             dry_run
         )
         .fetch_all(pool)
@@ -298,10 +307,10 @@ mod tests {
 
     #[test]
     fn an_author_of_the_api_has_a_name_and_a_reason_that_can_be_kept() {
-        let author = Author::of_api("", "\0\n");
+        let author = Author::new("", "\0\n\u{202e}");
         assert!(!author.name.is_empty() && author.reason == "no reason was given");
-        assert_eq!(Author::of_api("a\0b", " so ").reason, "so");
-        assert_eq!(Author::of_api("a\0b", "so").name, "a b");
+        assert_eq!(Author::new("a\0b", " so ").reason(), "so");
+        assert_eq!(Author::new("a\0b", "so").name(), "a b");
     }
 
     #[test]

@@ -78,8 +78,8 @@ pub async fn set(
         r#"SELECT switch_processor($1, $2, $3, $4) AS "switched!""#,
         processor,
         enabled,
-        author.name,
-        author.reason
+        author.name(),
+        author.reason()
     )
     .fetch_one(pool)
     .await?;

@@ -105,7 +105,7 @@ pub async fn dead_letter(args: DeadLetterArgs) -> anyhow::Result<ExitCode> {
             if !yes && !confirm(&question)? {
                 anyhow::bail!("nothing was discarded");
             }
-            let author = Author { name: by, reason };
+            let author = Author::new(&by, &reason);
             let done = store::discard(&pool, &ids, &author).await?;
             print_done("discarded", Some(&ids), &done, args.json)
         }

@@ -138,10 +138,7 @@ pub async fn in_doubt(args: InDoubtArgs) -> anyhow::Result<ExitCode> {
     for (_, given) in &mut payments {
         *given = given.or(requested_at);
     }
-    let author = Author {
-        name: decision.by.clone(),
-        reason: decision.reason.clone(),
-    };
+    let author = Author::new(&decision.by, &decision.reason);
     let said = match word {
         Word::Charged => "charged",
         Word::NotCharged => "not charged",

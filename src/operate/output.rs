@@ -31,7 +31,8 @@ pub fn print(text: &impl Display) -> io::Result<()> {
 
 /// Prints to standard error, where somebody may read it or not.
 pub fn complain(text: &impl Display) {
-    let _ = io::stderr().lock().write_all(text.to_string().as_bytes());
+    let text = shown(&text.to_string());
+    let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// Prints a value as one line of JSON.
@@ -44,7 +45,8 @@ pub fn print_json(value: &impl Serialize) -> io::Result<()> {
 }
 
 /// Text with what others wrote in it, such as the replies of processors, as a terminal may show it.
-fn shown(text: &str) -> String {
+#[must_use]
+pub fn shown(text: &str) -> String {
     let is_shown = |letter: &char| matches!(letter, '\n' | '\t') || is_printable(*letter);
     text.chars().filter(is_shown).collect()
 }

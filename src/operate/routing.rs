@@ -60,7 +60,7 @@ pub async fn routing(args: RoutingArgs) -> anyhow::Result<ExitCode> {
             RoutingAction::Enable(args) => (true, args),
             RoutingAction::Disable(args) => (false, args),
         };
-        known = switch::set(&pool, &name, enabled, &Author { name: by, reason }).await?;
+        known = switch::set(&pool, &name, enabled, &Author::new(&by, &reason)).await?;
         if !known {
             super::output::complain(&format_args!("there is no processor {name:?}\n"));
         }

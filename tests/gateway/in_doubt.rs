@@ -179,10 +179,7 @@ async fn claim_one(database: &Database) -> Claim {
 
 /// What comes of a decision on the payment of a claim.
 async fn decided(database: &Database, claim: &Claim, word: Word) -> String {
-    let author = Author {
-        name: "alice".to_owned(),
-        reason: "asked".to_owned(),
-    };
+    let author = Author::new("alice", "asked");
     let payments = [(claim.payment.correlation_id, None)];
     let decided = decide(&database.pool, &payments, word, &author, false).await;
     decided.expect("an answer").pop().expect("one").outcome

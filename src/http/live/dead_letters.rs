@@ -97,7 +97,7 @@ pub(super) async fn discard(
     State(api): State<OperatorApi>,
     Fields(Discard { ids, reason, by }): Fields<Discard>,
 ) -> Result<Json<Outcome>, Problem> {
-    let author = Author::of_api(&by, &reason);
+    let author = Author::new(&by, &reason);
     let done = dead_letter::discard(&api.pool, &ids, &author).await?;
     tracing::info!(dead_letter.discarded = ?done, "discarded by an operator");
     Ok(Outcome::new(ids, done))
