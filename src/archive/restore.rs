@@ -12,12 +12,14 @@ use uuid::Uuid;
 use super::export::Hours;
 use super::file::{Content, Lines};
 use super::rows::{load, totals};
-use super::{Month, NAMED, connect};
+use super::{ARCHIVES, Month, NAMED, begin};
 use crate::config::DatabaseSettings;
-use crate::database::{ANSWER_DEADLINE, RETRY_PAUSE, within};
+use crate::database::{ANSWER_DEADLINE, RETRY_PAUSE, with_short_locks, within};
 
 /// Payments that are loaded by one statement, at most.
 pub const RESTORE_BATCH: usize = 2_000;
+/// As whom it connects.
+const APPLICATION: &str = "payment-proxy restore";
 /// How often the server is asked how the commit ended whose answer was lost, [`RETRY_PAUSE`] apart.
 const COMMIT_QUESTIONS: u32 = 60;
 
@@ -78,7 +80,8 @@ struct Found {
 
 /// Takes the month back from its file in `folder`, in one transaction; with `dry_run` it only says whether it would.
 /// Payments of the month that were recorded or changed after the export make it refuse; with `keep_late` they stay as
-/// they are in the ledger, beside those of the file. `progress` is told how many payments of how many are done.
+/// they are in the ledger, beside those of the file. `progress` is told how many payments of how many are done. Where
+/// somebody holds a lock all of it is done again, and the log says who.
 ///
 /// # Errors
 /// The file is not the one that was verified, the database refuses, or the connection is lost. Nothing has changed
@@ -87,10 +90,26 @@ pub async fn restore(
     settings: &DatabaseSettings,
     month: Month,
     folder: &Path,
-    (dry_run, keep_late): (bool, bool),
+    how: (bool, bool),
     progress: impl Fn(u64, u64),
 ) -> anyhow::Result<Restored> {
-    let mut connection = connect(settings, "payment-proxy restore").await?;
+    let options = settings.connect_options(APPLICATION);
+    with_short_locks(&options, ARCHIVES, "restore", async |connection| {
+        begin(connection).await?;
+        one(connection, settings, month, folder, how, &progress).await
+    })
+    .await
+}
+
+/// One attempt, which changes nothing where it fails.
+async fn one(
+    connection: &mut PgConnection,
+    settings: &DatabaseSettings,
+    month: Month,
+    folder: &Path,
+    (dry_run, keep_late): (bool, bool),
+    progress: &impl Fn(u64, u64),
+) -> anyhow::Result<Restored> {
     let file = folder.join(month.file_name());
     let mut restored = Restored {
         month,
@@ -100,7 +119,7 @@ pub async fn restore(
         state: Restoration::Due,
         late: Vec::new(),
     };
-    let Some(expected) = expected(&mut connection, month).await? else {
+    let Some(expected) = expected(connection, month).await? else {
         let reason = "it is not archived, so there is nothing to restore".to_owned();
         restored.state = Restoration::Refused { reason };
         return Ok(restored);
@@ -110,13 +129,17 @@ pub async fn restore(
     Content::of(&file)?.expect(&file, &expected.sha256, expected.payments)?;
     if dry_run {
         if expected.moved {
-            let (late, _) = totals(&mut connection, month).await?;
-            restored.late = super::in_ledger(&mut connection, month).await?;
+            let (late, _) = totals(connection, month).await?;
+            restored.late = super::in_ledger(connection, month).await?;
             restored.state = refused_for(late, keep_late).unwrap_or(Restoration::Due);
         }
         return Ok(restored);
     }
     let mut transaction = connection.begin().await?;
+    // Nothing of it is loaded before these are free, rather than again and again.
+    transaction
+        .execute("LOCK TABLE payment_archived, payment_archived_hour, payment_processed IN ROW EXCLUSIVE MODE")
+        .await?;
     // A run of `archive`, or another of this, waits here or is waited for.
     let locked = sqlx::query!(
         "SELECT sha256 FROM payment_archived_month WHERE month = $1 FOR UPDATE",
@@ -191,7 +214,7 @@ async fn load_all(
     month: Month,
     file: &Path,
     expected: &Expected,
-    progress: impl Fn(u64, u64),
+    progress: &impl Fn(u64, u64),
 ) -> anyhow::Result<Found> {
     let mut lines = Lines::open(file)?;
     let mut found = Found::default();
@@ -373,7 +396,8 @@ async fn how_it_ended(settings: &DatabaseSettings, number: &str) -> anyhow::Resu
 }
 
 async fn status(settings: &DatabaseSettings, number: &str) -> Result<Option<String>, sqlx::Error> {
-    let mut connection = connect(settings, "payment-proxy restore").await?;
+    let options = settings.connect_options(APPLICATION);
+    let mut connection = ARCHIVES.connect(&options).await?;
     let status = sqlx::query_scalar("SELECT pg_xact_status($1::xid8)")
         .bind(number)
         .fetch_one(&mut connection)

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, SecondsFormat, Utc};
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, PgPool};
 
 use super::Session;
 
@@ -22,6 +22,8 @@ pub const VACUUM_LOCK_TIMEOUT: Duration = Duration::from_millis(1_500);
 pub const DDL_LOCK_PAUSE: Duration = Duration::from_secs(1);
 /// After so long without the lock nothing more is tried.
 pub const DDL_LOCK_PATIENCE: Duration = Duration::from_secs(3_600);
+/// The same where a client waits for the reply. nginx gives up after 5 s.
+pub const REQUEST_LOCK_PATIENCE: Duration = Duration::from_secs(3);
 /// The time between two lines in the log while the same sessions hold it.
 const TOLD_PAUSE: Duration = Duration::from_secs(60);
 
@@ -35,6 +37,31 @@ pub(crate) async fn with_short_locks<T>(
     options: &PgConnectOptions,
     session: Session,
     task: &'static str,
+    attempt: impl AsyncFnMut(&mut PgConnection) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let session = (session, task, DDL_LOCK_PATIENCE);
+    again_while_locked(options, None, session, attempt).await
+}
+
+/// The same for a request, on connections of that pool, which lead to the database that the instance was admitted to,
+/// and for [`REQUEST_LOCK_PATIENCE`].
+///
+/// # Errors
+/// As for [`with_short_locks`].
+pub(crate) async fn with_short_locks_of<T>(
+    pool: &PgPool,
+    task: &'static str,
+    attempt: impl AsyncFnMut(&mut PgConnection) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let options = pool.connect_options();
+    let session = (Session::SERVICE, task, REQUEST_LOCK_PATIENCE);
+    again_while_locked(&options, Some(pool), session, attempt).await
+}
+
+async fn again_while_locked<T>(
+    options: &PgConnectOptions,
+    pool: Option<&PgPool>,
+    (session, task, patience): (Session, &'static str, Duration),
     mut attempt: impl AsyncFnMut(&mut PgConnection) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let begun_at = Instant::now();
@@ -45,7 +72,15 @@ pub(crate) async fn with_short_locks<T>(
             lock_timeout,
             ..session
         };
-        let mut connection = session.connect(options).await?;
+        let mut connection = match pool {
+            None => session.connect(options).await?,
+            Some(pool) => {
+                // Not given back, because its limits are others.
+                let mut connection = pool.acquire().await?.detach();
+                session.begin(&mut connection).await?;
+                connection
+            }
+        };
         let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
             .fetch_one(&mut connection)
             .await?;
@@ -56,7 +91,8 @@ pub(crate) async fn with_short_locks<T>(
         };
         let error = match outcome {
             Ok(done) => {
-                connection.close().await?;
+                // What was to be done is done, even if the connection has been lost since.
+                let _ = connection.close().await;
                 return Ok(done);
             }
             Err(error) if is_lock(&error) => error,
@@ -69,7 +105,7 @@ pub(crate) async fn with_short_locks<T>(
             [] => "nobody any more".to_owned(),
             who => who.join("; "),
         };
-        if begun_at.elapsed() >= DDL_LOCK_PATIENCE {
+        if begun_at.elapsed() >= patience {
             return Err(error.context(format!("the lock is held by {who}")));
         }
         if told

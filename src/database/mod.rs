@@ -22,10 +22,11 @@ pub use auditors::{AUDIT_CHECK, watch_auditors};
 pub use errors::{Condition, Unfit, concerns_all, is_not_allowed, is_transient, lacks_character};
 pub(crate) use hint::{CHANNEL, hint_others};
 pub use kept::Kept;
-pub(crate) use lock::with_short_locks;
 pub use lock::{
-    DDL_LOCK_PATIENCE, DDL_LOCK_PAUSE, DDL_LOCK_TIMEOUT, VACUUM_LOCK_TIMEOUT, database_error,
+    DDL_LOCK_PATIENCE, DDL_LOCK_PAUSE, DDL_LOCK_TIMEOUT, REQUEST_LOCK_PATIENCE,
+    VACUUM_LOCK_TIMEOUT, database_error,
 };
+pub(crate) use lock::{with_short_locks, with_short_locks_of};
 pub use look::Look;
 pub use migrate::{NotReady, Schema, check_ready, migrate, prepare, prepare_where};
 pub use outage::{FAILURE_REMEMBERED, Outage, Writes, condition};

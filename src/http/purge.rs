@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 
 use super::problem::{DATABASE, problems};
 use super::{Api, Problem, ProblemKind};
-use crate::database::is_not_allowed;
+use crate::database::{is_not_allowed, with_short_locks_of};
 
 problems!(pub(super) PurgeProblems: [ProblemKind::PurgeNotAllowed, ProblemKind::InvalidParameter], DATABASE);
 
@@ -26,19 +26,26 @@ pub(super) async fn post(State(api): State<Arc<Api>>) -> Result<StatusCode, Prob
             "purging is off; ALLOW_PURGE=true turns it on",
         ));
     }
-    sqlx::query!(
-        "TRUNCATE payment_queue, payment_processed, payment_dead_letter, payment_attempt,
+    // Payments wait behind a statement that waits for these locks.
+    let purged = with_short_locks_of(&api.pool, "purge", async |connection| {
+        sqlx::query!(
+            "TRUNCATE payment_queue, payment_processed, payment_dead_letter, payment_attempt,
             payment_decision, payment_archived, payment_archived_hour, payment_archived_month"
-    )
-    .execute(&api.pool)
-    .await
-    .map_err(|error| match is_not_allowed(&error) {
-        true => Problem::new(
-            ProblemKind::PurgeNotAllowed,
-            "the service's role may not purge; ALLOW_PURGE=true payment-proxy migrate lets it",
-        ),
-        false => error.into(),
-    })?;
+        )
+        .execute(connection)
+        .await?;
+        Ok(())
+    });
+    purged
+        .await
+        .map_err(|error| match error.downcast::<sqlx::Error>() {
+            Ok(error) if is_not_allowed(&error) => Problem::new(
+                ProblemKind::PurgeNotAllowed,
+                "the service's role may not purge; ALLOW_PURGE=true payment-proxy migrate lets it",
+            ),
+            Ok(error) => error.into(),
+            Err(other) => sqlx::Error::AnyDriverError(other.into()).into(),
+        })?;
     tracing::warn!("all payments purged by request");
     Ok(StatusCode::NO_CONTENT)
 }

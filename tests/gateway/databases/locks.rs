@@ -3,13 +3,15 @@
 use std::time::{Duration, Instant};
 
 use payment_proxy::config::{MigrateSettings, OwnerSettings, PurgeSettings, QueueDurability};
-use payment_proxy::database::{self, Condition, Schema};
+use payment_proxy::database::{self, Condition, DDL_LOCK_TIMEOUT, Schema};
 use reqwest::StatusCode;
+use reqwest::header::RETRY_AFTER;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::are_charged_once;
 use crate::archive::filled;
+use crate::archived::move_all;
 use crate::command_line::{program, run};
 use crate::server::connect_as;
 use crate::support::{CENTS, Database, Gateway, PATIENCE, eventually, processor, processors};
@@ -125,6 +127,102 @@ async fn an_archive_waits_for_a_lock_shortly_and_goes_on_when_it_is_free() {
     assert_eq!(code, 0, "{log}");
     assert!(log.contains("application pg_dump"), "{log}");
     assert_eq!(database.count("payment_archived").await, 4_000);
+}
+
+#[tokio::test]
+async fn a_restore_waits_for_locks_shortly_and_goes_on_when_they_are_free() {
+    let database = filled().await;
+    let folder = move_all(&database).await;
+    let from = folder.path().display().to_string();
+    // Of a table that it writes to, of the month itself, and of what it has half moved back by then.
+    let ledger = holder(&database, "LOCK TABLE payment_processed IN SHARE MODE").await;
+    let month = holder(&database, "SELECT FROM payment_archived_month FOR SHARE").await;
+    let payments = holder(&database, "SELECT FROM payment_archived FOR SHARE").await;
+    let mut restore = program(&database.url, &["restore", "2025-06", "--from", &from]);
+    let restoring = tokio::spawn(async move { run(&mut restore).await });
+    let begun_at = Instant::now();
+    for (holder, statement) in [
+        (ledger, "LOCK TABLE payment_archived"),
+        (month, "FROM payment_archived_month"),
+        (payments, "archive_line"),
+    ] {
+        eventually(statement, async || {
+            database.waiting_for_a_lock(statement).await == 1
+        })
+        .await;
+        // Longer than any other statement of ours waits for a lock.
+        tokio::time::sleep_until((begun_at + Duration::from_secs(3)).into()).await;
+        assert!(!restoring.is_finished(), "{statement}");
+        assert_eq!(database.count("payment_processed").await, 0, "{statement}");
+        holder.close().await.expect("it ends");
+    }
+    let (code, log) = tokio::time::timeout(PATIENCE, restoring)
+        .await
+        .expect("it ends")
+        .expect("it runs");
+    assert_eq!(code, 0, "{log}");
+    for words in [
+        "task=\"restore\"",
+        "application pg_dump",
+        "transaction since 20",
+    ] {
+        assert!(log.contains(words), "{words} in {log}");
+    }
+    assert_eq!(database.count("payment_processed").await, 6_000);
+}
+
+#[tokio::test]
+async fn a_purge_behind_a_reader_lets_payments_pass_and_says_who_reads() {
+    let database = Database::migrated().await;
+    let default = processor().await;
+    let gateway = Gateway::start(&database, &processors(&[&default]), &[]).await;
+    gateway.until_settled(&gateway.post_many(3).await).await;
+    // It has the lock of the queue, for which posts wait, while it waits for that of the ledger.
+    let reader = holder(
+        &database,
+        "LOCK TABLE payment_processed IN ACCESS SHARE MODE",
+    )
+    .await;
+    let purge = gateway.post_body("/purge-payments", "");
+    let post = async {
+        let ids: Vec<Uuid> = (0..60).map(|_| Uuid::new_v4()).collect();
+        for id in &ids {
+            let posted_at = Instant::now();
+            let posted = gateway.post(*id, CENTS).await;
+            assert_eq!(posted, StatusCode::ACCEPTED);
+            let took = posted_at.elapsed();
+            assert!(took < DDL_LOCK_TIMEOUT * 3, "{took:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        gateway.until_settled(&ids).await;
+    };
+    let (refused, ()) = tokio::join!(purge, post);
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(refused.headers().contains_key(RETRY_AFTER));
+    let told = refused.text().await.expect("a body");
+    assert!(told.contains(&Condition::Locked.to_string()), "{told}");
+    let log = gateway.log();
+    let told: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("lock.held_by"))
+        .collect();
+    assert_eq!(told.len(), 1, "{log}");
+    for words in ["task=\"purge\"", "application pg_dump"] {
+        assert!(told[0].contains(words), "{words} in {log}");
+    }
+    assert_eq!(database.count("payment_processed").await, 63);
+
+    let purge = gateway.post_body("/purge-payments", "");
+    let end = async {
+        eventually("it waits", async || {
+            database.waiting_for_a_lock("TRUNCATE").await == 1
+        })
+        .await;
+        reader.close().await.expect("it ends");
+    };
+    let (purged, ()) = tokio::join!(purge, end);
+    assert_eq!(purged.status(), StatusCode::NO_CONTENT);
+    assert_eq!(database.count("payment_processed").await, 0);
 }
 
 /// Those who meet the schema: the owner who migrates, an instance of the owner, and one of the service's role.
