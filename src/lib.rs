@@ -1,5 +1,7 @@
-//! A payment gateway that settles each payment on exactly one of several unstable payment processors,
-//! as cheaply and as soon as possible. PostgreSQL is the queue and the book.
+//! A payment gateway that settles each payment on exactly one of several unstable payment
+//! processors, as cheaply and as soon as possible. PostgreSQL is the queue and the ledger.
+//! `docs/architecture.md` walks one payment through the code, with its states, statements, fences
+//! and crash points.
 //!
 //! # The life of a payment
 //!
@@ -11,19 +13,21 @@
 //! ```
 //!
 //! The modules are these stages, in order: [`payment`] and [`http`] read what a client asks for,
-//! [`accept`] puts it into the queue where there is [`room`], [`claim`] takes it out for the length of a lease, [`route`]
-//! chooses the processor (by the crate `router`), [`charge`] calls it and judges what the reply proves, [`settle`] writes the
-//! end down, [`summary`] adds up. [`worker`] moves payments along, several of them [`together`] where nobody waits,
-//! [`deployment`] is what the instances know of each other, [`serve`] is an instance from start to end. What is seen of it from outside: [`metrics`] and
-//! [`census`] in numbers, [`attention`] in what wants an operator, [`history`] in what was, [`trace`] payment by payment,
-//! [`telemetry`] in words. [`tls`] says whom calls trust.
+//! [`accept`] puts the payment into the queue if [`room`] has space for it, [`claim`] takes it out
+//! for the length of a lease, [`route`] chooses the processor (by the crate `router`), [`charge`]
+//! calls the processor and judges what its reply proves, [`settle`] records the outcome,
+//! [`summary`] adds up. [`worker`] moves payments from stage to stage, [`together`] begins several
+//! charges at once, [`deployment`] keeps what the instances know of each other, [`serve`] runs an
+//! instance from its start to its end. What is seen of it from outside: [`metrics`] and [`census`]
+//! in numbers, [`attention`] in what wants an operator, [`history`] in what was, [`trace`] payment
+//! by payment, [`telemetry`] in words. [`tls`] says which authorities calls trust.
 //!
 //! # What is guaranteed
 //!
 //! - A payment that was answered with 202 is committed.
 //! - A payment is sent to a second processor only when it is proved that no other has charged it.
-//! - Where a payment may have been charged is written down before the first byte is sent.
-//! - A payment that a processor charged is booked with the stamp that the processor recorded.
+//! - Where a payment may have been charged is committed before the first byte is sent.
+//! - A charge is recorded with the `requested_at` that the processor recorded.
 
 #![warn(clippy::print_stdout, clippy::print_stderr)] // Nobody may read it: see `operate::output`.
 

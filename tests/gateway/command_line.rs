@@ -289,7 +289,7 @@ async fn summary_prints_what_the_api_replies() {
     );
 }
 
-/// What the README tells a newcomer to do about a stuck payment.
+/// What the runbook tells an operator to do about a stuck payment.
 #[tokio::test]
 async fn a_stuck_payment_is_found_with_its_reason_and_retried() {
     let (database, default) = (Database::create().await, processor().await);
