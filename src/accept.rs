@@ -1,8 +1,8 @@
 //! Accept: a payment is in `payment_queue`, committed, before the client hears 202.
 //!
-//! All payments that arrive while a commit is under way go into the next one together (group commit):
-//! nobody waits when it is calm, and one commit serves hundreds when it is not. In between, where each commit would
-//! have a few, they are spaced a little.
+//! All payments that arrive while a commit is under way go into the next one together (group
+//! commit): no payment waits at a low rate, and one commit serves hundreds at a high one. In
+//! between, where each commit would have a few, commits are spaced.
 
 mod tally;
 
@@ -33,27 +33,29 @@ use crate::worker::{OnArrival, Worker};
 
 /// Payments in one INSERT, at most.
 pub const ACCEPT_BATCH: usize = 500;
-/// Payments a second, committed by one instance, from which on they are a crowd.
+/// Commit rate of one instance, in payments per second, above which commits are spaced.
 pub const ACCEPT_CROWD: f64 = 4_000.0;
-/// Over how long that is counted, at least. Long enough that a few which come together are no crowd, and short beside
-/// the half second for which the load balancer sends all to one instance.
+/// Shortest time over which that rate is measured: long enough that a few payments which arrive
+/// together do not exceed it, and short beside the half second for which the load balancer prefers
+/// one instance.
 pub const ACCEPT_CROWD_SPAN: Duration = Duration::from_millis(16);
-/// The time from one crowd's commit to the next.
+/// The time from the beginning of one spaced commit to the next.
 pub const ACCEPT_PACE: Duration = Duration::from_millis(4);
-/// How long what arrives waits for the INSERT under way, to go into the next one together, before another
-/// writer takes it: that INSERT may be waiting for a lock.
+/// How long what arrives waits for the INSERT under way, to go into the next one together, before
+/// another writer takes it: that INSERT may be waiting for a lock.
 pub const ACCEPT_PATIENCE: Duration = Duration::from_millis(5);
-/// Payments of one instance that wait for their commit, at most; beyond that clients get 503 at once. A fifth
-/// of a second's worth at 3,000 a second, and more than the contest has clients.
+/// Payments of one instance that wait for their commit, at most; beyond that clients get 503 at
+/// once. A fifth of a second's worth at 3,000 a second, and more than the contest has clients.
 pub const ACCEPT_BACKLOG: usize = 600;
-/// How long a client waits for its commit before it gets 503. Less than the 5 s after which nginx gives up,
-/// and more than [`ACQUIRE_TIMEOUT`](crate::database::ACQUIRE_TIMEOUT), after which the reason is known.
+/// How long a client waits for its commit before it gets 503. Less than the 5 s after which nginx
+/// gives up, and more than [`ACQUIRE_TIMEOUT`](crate::database::ACQUIRE_TIMEOUT), after which the
+/// reason is known.
 pub const ACCEPT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Attempts to write, each on a new connection: that of a server that restarted or became a standby since is of no
-/// use, a new one is.
+/// Attempts to write, each on a new connection: that of a server that restarted or became a standby
+/// since is of no use, a new one is.
 const WRITE_ATTEMPTS: usize = 2;
-/// An attempt that the server refused is made again if it took no longer than this: whoever waits for the next has
-/// the time that it takes.
+/// An attempt that the server refused is made again if it took no longer than this: whoever waits
+/// for the next has the time that it takes.
 const RETRY_REFUSED_WITHIN: Duration = Duration::from_secs(1);
 /// How often a payment that is neither inserted nor found is looked for again: it was settled, or
 /// died, between the two looks.
@@ -68,13 +70,14 @@ pub enum Accepted {
     Known,
     /// A payment with this id and another amount was accepted before; nothing happened.
     Conflict {
-        /// The amount that stands in the books.
+        /// The amount that was accepted before.
         known: Decimal,
     },
 }
 
-/// Why a payment was not accepted, as far as is known. It may be posted again, and has to be under the same id: after
-/// [`TooLate`](Self::TooLate) and [`Unconfirmed`](Self::Unconfirmed) it may be in the queue.
+/// Why a payment was not accepted, as far as is known. It may be posted again, and has to be under
+/// the same id: after [`TooLate`](Self::TooLate) and [`Unconfirmed`](Self::Unconfirmed) it may be
+/// in the queue.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum NotAccepted {
     /// The instance must not accept payments: why.
@@ -123,8 +126,8 @@ pub struct Acceptor {
 impl Acceptor {
     /// Starts a writer for each of those pools. They end when the last clone of this is dropped.
     ///
-    /// While few wait in the queue, payments are claimed for `worker` by the commit that accepts them.
-    /// Without a worker all of them are left in the queue.
+    /// While few wait in the queue, payments are claimed for `worker` by the commit that accepts
+    /// them. Without a worker all of them are left in the queue.
     #[must_use]
     pub fn start(
         pools: &[PgPool],
@@ -223,14 +226,15 @@ impl Acceptor {
     }
 }
 
-/// What waits for its commit.
+/// Payments that wait for their commit.
 struct Waiting {
     posted: mpsc::Receiver<Posted>,
     pace: Pace,
 }
 
 impl Waiting {
-    /// Moves what waits into `batch`; where nothing does, waits for it. False when nothing will come any more.
+    /// Moves what waits into `batch`; where nothing does, waits for it. False when nothing will
+    /// come any more.
     async fn take(&mut self, batch: &mut Vec<Posted>) -> bool {
         if self.posted.recv_many(batch, ACCEPT_BATCH).await == 0 {
             return false;
@@ -248,9 +252,9 @@ impl Waiting {
     }
 }
 
-/// How fast one commit follows another. At once, as long as few payments come; where [`ACCEPT_CROWD`] do, [`ACCEPT_PACE`]
-/// after it: more go together then, for half of the work that each takes, and in a crowd a payment waits for its CPU
-/// longer than for that.
+/// How fast one commit follows another. At once, as long as few payments come; where
+/// [`ACCEPT_CROWD`] do, [`ACCEPT_PACE`] after it: more go together then, for half of the work that
+/// each takes, and in a crowd a payment waits for its CPU longer than for that.
 #[derive(Debug, Default)]
 struct Pace {
     /// When the last commit began.
@@ -259,7 +263,7 @@ struct Pace {
     since: Option<Instant>,
     /// Payments committed since then.
     counted: u32,
-    /// Whether they were a crowd when they were last counted.
+    /// Whether the rate was above the limit when it was last measured.
     crowded: bool,
 }
 
@@ -271,7 +275,7 @@ impl Pace {
             .map(|last_at| last_at + ACCEPT_PACE)
     }
 
-    /// So many payments are committed now.
+    /// Notes that a commit of `count` payments begins.
     fn committing(&mut self, count: usize, now: Instant) {
         self.last_at = Some(now);
         self.counted += u32::try_from(count).unwrap_or(u32::MAX);
@@ -312,14 +316,14 @@ struct Writer {
 }
 
 impl Writer {
-    /// Writes what arrives, as long as the others need not: a statement that always runs on one connection finds
-    /// the caches of its server process warm.
+    /// Writes what arrives, as long as the others need not: a statement that always runs on one
+    /// connection finds the caches of its server process warm.
     async fn run(self) {
         let mut batch = Vec::with_capacity(ACCEPT_BATCH);
         let mut connection = Kept::new(self.pool.clone());
         let mut turn = self.waiting.lock().await;
         while turn.take(&mut batch).await {
-            // Whoever was told that it was too late is not kept waiting for by others.
+            // Drops requests whose deadline has passed.
             let now = Instant::now();
             for late in batch.extract_if(.., |posted| posted.give_up_at <= now) {
                 let _ = late.reply.send(Err(NotAccepted::Expired));
@@ -340,8 +344,8 @@ impl Writer {
         }
     }
 
-    /// A client that went away is told nothing; its payment is accepted all the same. Clients first: they wait for
-    /// their answer, and of what was claimed nobody waits for the charge.
+    /// A client that went away is told nothing; its payment is accepted all the same. Clients
+    /// first: they wait for their answer, and of what was claimed nobody waits for the charge.
     async fn answer(&self, batch: &mut Vec<Posted>, outcome: Result<Written, NotWritten>) {
         match outcome {
             Ok(written) => {
@@ -438,17 +442,18 @@ impl Writer {
     }
 }
 
-/// Puts the payments that are new into the queue, in one commit, and says of each what became of it.
+/// Puts the payments that are new into the queue, in one commit, and says of each what became of
+/// it.
 ///
-/// With `claimed_for` they are claimed by the same commit, as [`claim_free`](crate::claim::claim_free)
-/// would right after it. The claims are returned.
+/// With `claimed_for` they are claimed by the same commit, as
+/// [`claim_free`](crate::claim::claim_free) would right after it. The claims are returned.
 ///
-/// A payment that is being settled at this moment may enter the queue once more; the claim sees that
-/// it is settled and removes it. The client hears what stands in the books all the same.
+/// A payment that is being settled at this moment may enter the queue once more; the claim sees
+/// that it is settled and removes it. The client is answered by the ledger all the same.
 ///
 /// # Errors
-/// The database did not confirm; each payment may or may not be in the queue. What it may have claimed is
-/// claimable again after the lease.
+/// The database did not confirm; each payment may or may not be in the queue. What it may have
+/// claimed is claimable again after the lease.
 pub async fn enqueue(
     connection: &mut PgConnection,
     payments: &[Payment],
@@ -477,10 +482,12 @@ enum Progress {
 }
 
 impl Progress {
-    /// Whether payments may be in the queue after an attempt that came this far and ended with `error`.
+    /// Whether payments may be in the queue after an attempt that came this far and ended with
+    /// `error`.
     ///
-    /// An error of the statement itself proves that the statement was rolled back, which is a transaction by itself.
-    /// An error that ends the connection does not: the server may have committed before.
+    /// An error of the statement itself proves that the statement was rolled back, which is a
+    /// transaction by itself. An error that ends the connection does not: the server may have
+    /// committed before.
     fn is_in_doubt_after(self, error: &sqlx::Error) -> bool {
         match self {
             Self::NotSent => false,
@@ -504,7 +511,8 @@ async fn enqueue_step(
     tally: &Tally,
 ) -> Result<(Vec<Accepted>, Vec<Claim>), sqlx::Error> {
     // In the order of their ids: two instances that insert the same ids wait for each other in the
-    // same order, which excludes a deadlock. The first of several with one id is the one that counts.
+    // same order, which excludes a deadlock. The first of several with one id is the one that
+    // counts.
     let mut open = BTreeMap::new();
     for payment in payments {
         open.entry(payment.correlation_id).or_insert(payment);
@@ -563,16 +571,17 @@ async fn enqueue_step(
     Ok((outcomes.collect::<Result<_, sqlx::Error>>()?, claims))
 }
 
-/// What one call of `accept_payments` did. A payment that is in neither list was in the queue before.
+/// What one call of `accept_payments` did. A payment that is in neither list was in the queue
+/// before.
 struct Inserted {
     /// Payments that were put into the queue, and their rows.
     queued: Vec<(Uuid, i64)>,
-    /// Payments that are settled or dead, and the amounts in the books. Some of them were put into the
+    /// Payments that are settled or dead, and their amounts there. Some of them were put into the
     /// queue and taken out again.
     booked: Vec<(Uuid, Decimal)>,
     /// When they were put there.
     moment: DateTime<Utc>,
-    /// The stamp of their claim, where they were claimed.
+    /// The `requested_at` of their claim, where they were claimed.
     stamp: Option<DateTime<Utc>>,
 }
 
@@ -681,7 +690,8 @@ mod tests {
         assert_eq!(router::Policy::default().room_for, 8 * ACCEPT_PACE);
     }
 
-    /// Commits of so many payments, so far apart, for a second. Returns how many of them were followed by a pause.
+    /// Commits of so many payments, so far apart, for a second. Returns how many of them were
+    /// followed by a pause.
     fn paced(pace: &mut Pace, begin: Instant, count: usize, apart: Duration) -> usize {
         let commits = (Duration::from_secs(1).as_nanos() / apart.as_nanos()) as u32;
         let spaced = (0..commits).filter(|number| {

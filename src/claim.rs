@@ -1,13 +1,35 @@
-//! Claim: a worker takes payments for the length of a lease, and writes down where each goes before
-//! the first byte goes there.
+//! Claim: a worker takes payments for the length of a lease. The claim writes down to which
+//! processor each payment goes, before the first byte is sent there.
 //!
-//! While few wait, payments are claimed by the commit that accepts them ([`ClaimedFor`], see
-//! [`accept`](crate::accept)). For all others there are two kinds of claim. [`claim_free`] takes payments that no processor can have charged, for a
-//! processor that the router chose. [`claim_doubtful`] takes payments that one processor may
-//! have charged (its worker died, or got no proof), to ask that processor.
+//! While few payments wait, the commit that accepts a payment claims it, too ([`ClaimedFor`], see
+//! [`accept`](crate::accept)). For all others there are two kinds of claim. [`claim_free`] takes
+//! queued payments, which no processor can have charged, for a processor that the router chose.
+//! [`claim_doubtful`] takes payments in doubt, which one processor may have charged (the worker
+//! died, or got no proof), to ask that processor.
 //!
-//! The statements find rows by `= ANY (ARRAY(...))` and not by a join, because of two tables that are
-//! joined the planner may read the wrong one first, all of it.
+//! # What the statements must keep
+//!
+//! [`claim_free`], [`claim_doubtful`] and their twins, the SQL functions `accept_payment` and
+//! `accept_payments` (claim-on-accept), decide where money goes:
+//!
+//! - `processor IS NULL` in the claim of queued payments: a payment that may have been charged goes
+//!   to no other processor.
+//! - `processor` and `requested_at` stay as they are in the claim of payments in doubt: the retry
+//!   is the same payment to its processor.
+//! - `attempt` grows with every claim: it is the fence of release and dead letter, so that a worker
+//!   that comes back late changes nothing.
+//! - `requested_at` is truncated to milliseconds in the statement: what is sent, recorded and added
+//!   up is one value.
+//! - `lease_until` and `doubt_until` are of the database's clock, and in the same statement as
+//!   `processor`: a crash right after the commit finds all of the evidence.
+//! - `FOR NO KEY UPDATE SKIP LOCKED` in a materialized CTE: instances do not wait for each other,
+//!   and the UPDATE takes no more rows than the limit. The snapshot may miss rows that are
+//!   committed meanwhile; the next claim takes them.
+//! - The look into ledger, dead letters and archive: a payment that was posted again while it was
+//!   settled is in the queue once more, and must not be charged.
+//!
+//! The statements find rows by `= ANY (ARRAY(...))`: in a join the planner may choose the wrong
+//! outer table and scan it whole.
 
 use std::time::Duration;
 
@@ -26,11 +48,11 @@ use crate::uptime::Uptime;
 /// Payments in one claim, at most: half of what a processor takes at once, the share of one of two
 /// instances.
 pub const CLAIM_BATCH: usize = 390;
-/// Doubtful payments in one claim, at most.
+/// Payments in doubt in one claim, at most.
 pub const DOUBTFUL_BATCH: usize = 64;
-/// A payment that is not sent this long after its claim is given back instead.
+/// A payment that is not sent this long after its claim is released instead.
 pub const SEND_WITHIN: Duration = Duration::from_secs(3);
-/// The pause before a doubtful payment is looked at again, doubled with every attempt.
+/// The pause before a payment in doubt is claimed again, doubled with every attempt.
 pub const FIRST_DOUBT_PAUSE: Duration = Duration::from_millis(100);
 /// The longest such pause.
 pub const LONGEST_DOUBT_PAUSE: Duration = Duration::from_secs(2);
@@ -57,7 +79,7 @@ pub struct Claim {
     pub attempt: i32,
     /// The only processor that may get it under this claim.
     pub processor: String,
-    /// The stamp under which it gets it.
+    /// The `requestedAt` that the processor is sent.
     pub requested_at: DateTime<Utc>,
     /// From this moment on it must not be sent any more: others may soon hold it.
     pub send_by: Uptime,
@@ -65,7 +87,7 @@ pub struct Claim {
     pub earlier: Option<EarlierAttempt>,
 }
 
-/// An attempt of which nobody knows how it ended.
+/// An attempt whose outcome is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EarlierAttempt {
     /// From then on (database clock) a 404 of the processor proves that it did not charge.
@@ -113,13 +135,15 @@ impl ClaimRow {
     }
 }
 
-/// Claims for one processor up to `limit` of the oldest payments that no processor can have charged, from
-/// row `from_id` on.
+/// Claims for one processor up to `limit` of the oldest payments that no processor can have
+/// charged, from row `from_id` on.
 ///
-/// Payments that turn out to be settled or dead already (posted again at that very moment) are removed.
+/// Payments that are settled, dead or archived already (posted again at that very moment) are
+/// removed.
 ///
 /// # Errors
-/// The database did not confirm. What it may have claimed is claimable again after the lease.
+/// The database did not confirm the claim. What it may have claimed can be claimed again after the
+/// lease.
 pub async fn claim_free(
     pool: &PgPool,
     terms: LeaseTerms,
@@ -130,7 +154,7 @@ pub async fn claim_free(
     claim_up_to(i32::MAX, pool, terms, processor, limit, from_id).await
 }
 
-/// The same, of payments that were never claimed before.
+/// As [`claim_free`], of payments that were never claimed before.
 ///
 /// # Errors
 /// As for [`claim_free`].
@@ -144,7 +168,7 @@ pub async fn claim_untried(
     claim_up_to(0, pool, terms, processor, limit, from_id).await
 }
 
-/// Claims free payments that were claimed up to `attempts` times before.
+/// Claims queued payments that were claimed at most `attempts` times before.
 async fn claim_up_to(
     attempts: i32,
     pool: &PgPool,
@@ -199,12 +223,12 @@ async fn claim_up_to(
     Ok(claims.collect())
 }
 
-/// Claims payments that one of `processors` may have charged, whose lease or pause is over, up to row
-/// `up_to_id`. Processor and `requested_at` stay what they are.
+/// Claims payments that one of `processors` may have charged, whose lease or pause is over, up to
+/// row `up_to_id`. Processor and `requested_at` stay what they are.
 ///
-/// A lease that ends later than any that could be given now, and a doubt, are left of a clock that has been set
-/// back: such a lease has ended, and such a doubt lasts as long as one that begins now. `clock` takes note of the
-/// time that the statement read, and says which doubts are over.
+/// A lease or a doubt that ends later than one which begins now was written before the database's
+/// clock was set back: such a lease has ended, and such a doubt lasts as long as one that begins
+/// now. `clock` takes note of the time that the statement read, and says which doubts are over.
 ///
 /// # Errors
 /// As for [`claim_free`].
@@ -240,7 +264,7 @@ pub async fn claim_doubtful(
         up_to_id,
         interval(terms.lease),
         interval(terms.late_charge),
-        // Others that began a little later have leases that end later, too.
+        // Leases of statements that began a little later end later, too.
         interval(WATCH_GAP),
         processors,
     )
@@ -259,7 +283,7 @@ pub async fn claim_doubtful(
     Ok(claims.collect())
 }
 
-/// The highest row of the queue and of any claim so far, to bound a search for doubtful payments.
+/// The highest row of the queue, to bound a search for payments in doubt.
 ///
 /// # Errors
 /// The database did not answer.
@@ -269,7 +293,7 @@ pub async fn newest_id(pool: &PgPool) -> Result<i64, sqlx::Error> {
         .await
 }
 
-/// The pause before a doubtful payment is claimed again after so many attempts.
+/// The pause before a payment in doubt is claimed again after `attempt` claims.
 #[must_use]
 pub fn doubt_pause(attempt: i32) -> Duration {
     let doublings = u32::try_from(attempt.clamp(1, 16) - 1).unwrap_or_default();

@@ -1,9 +1,11 @@
-//! Room: whether the queue takes another payment, or its client is told to come again.
+//! Room: the limit of the queue. It decides whether a payment is accepted, or its client is told to
+//! try again later.
 //!
-//! Nothing is counted for a post. An instance looks at the queue now and then, and adds what it has accepted
-//! since, and what waits for its commit. So the queue gets longer than its limit only by what the *other*
-//! instances accept between two looks, [`ROOM_LOOK`] apart. Beyond [`COUNTED`](crate::census::COUNTED)
-//! payments the server's statistics are believed, which may be a second older.
+//! No post counts the queue. An instance polls the length of the queue, and adds what it has
+//! accepted since, and what waits for its commit. So the queue exceeds its limit only by what the
+//! *other* instances accept between two polls, [`ROOM_LOOK`] apart. Beyond
+//! [`COUNTED`](crate::census::COUNTED) payments the length is an estimate from the server's
+//! statistics, which may be a second older.
 
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,27 +20,27 @@ use crate::attention::{Attention, Item};
 use crate::census;
 use crate::database::within;
 
-/// The time between two looks at the queue.
+/// The time between two polls of the length of the queue.
 pub const ROOM_LOOK: Duration = Duration::from_secs(1);
-/// The time between two looks while the queue seems to be full, which may be over any moment.
+/// The same while the queue seems to be full, since that may end at any moment.
 pub const FULL_LOOK: Duration = Duration::from_millis(200);
 
-/// How long a post that was refused is reported.
+/// How long a refused post is reported.
 pub const FULL_REMEMBERED: Duration = Duration::from_secs(5);
 
 /// What an instance knows of the length of the queue.
 #[derive(Debug)]
 pub struct Room {
     limit: u64,
-    /// Payments in the queue at the last look.
+    /// Payments in the queue at the last poll.
     seen: AtomicU64,
     /// The longest queue since somebody asked last, and one more; 0: there was no look.
     longest: AtomicU64,
-    /// Payments that this instance has put there since.
+    /// Payments that this instance has put into the queue since.
     accepted: AtomicU64,
-    /// Woken when somebody was refused.
+    /// Woken when a post was refused.
     refused: Notify,
-    /// When somebody was refused last.
+    /// When a post was refused last.
     refused_at: Mutex<Option<Instant>>,
 }
 
@@ -85,17 +87,17 @@ impl Room {
         })
     }
 
-    /// So many payments were put into the queue.
+    /// Adds payments that this instance has put into the queue.
     pub fn accepted(&self, count: usize) {
         self.accepted.fetch_add(count as u64, Ordering::Relaxed);
     }
 
-    /// Looks how many payments are in the queue.
+    /// Polls the length of the queue.
     ///
     /// # Errors
     /// The database did not answer; what was known before stands.
     pub async fn look(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
-        // What is accepted during the look is counted twice rather than not at all.
+        // Payments accepted during the poll are counted twice rather than not at all.
         let before = self.accepted.load(Ordering::Relaxed);
         let queued = within(census::queued(pool)).await?;
         self.seen.store(queued.value, Ordering::Relaxed);
@@ -105,18 +107,18 @@ impl Room {
         Ok(())
     }
 
-    /// The longest queue that was seen since the last call. None: nobody looked, which is so while this instance knows of
-    /// no payment, or the database did not answer.
+    /// The longest queue that was seen since the last call. None: nobody looked, which is so while
+    /// this instance knows of no payment, or the database did not answer.
     pub fn take_longest(&self) -> Option<u64> {
         self.longest.swap(0, Ordering::Relaxed).checked_sub(1)
     }
 
-    /// Looks again and again. While this instance knows of no payment in the queue there is nothing to look for.
+    /// Polls until `stop`. While this instance knows of no payment in the queue it does not poll.
     pub async fn watch(&self, pool: &PgPool, stop: CancellationToken) {
         let mut empty = false;
         loop {
             if !empty && let Err(error) = self.look(pool).await {
-                // Those who accept, claim and settle say so.
+                // Accept, claim and settle log the outage.
                 tracing::debug!(error = %error, "no look at the length of the queue");
             }
             let soon = async {

@@ -1,7 +1,7 @@
-//! Settle: what became of a claim is written to the books, in batches.
+//! Settle: the outcomes of claims are recorded, in batches.
 //!
-//! A late success is a fact: a payment that a processor charged is booked whoever holds its row by
-//! now. A late failure is an opinion: only the newest claim of a row may give it back.
+//! A late success is a fact: a payment that a processor charged is recorded whoever holds its row
+//! by now. A late failure is an opinion: only the newest claim of a row may release it.
 
 mod held;
 
@@ -32,47 +32,48 @@ pub use held::{HELD_PAUSE, SETTLE_HELD, Unrecorded};
 
 use held::Held;
 
-/// Claims that are written in one statement, at most.
+/// Outcomes that one statement records, at most.
 pub const SETTLE_BATCH: usize = 500;
-/// How long the end of a claim waits for others, at most. Nobody waits for a settle, and one statement for ten
-/// payments costs little more than one for one.
+/// Longest time that an outcome waits for others. No client waits for a settle, and one statement
+/// for ten payments costs little more than one for one.
 pub const SETTLE_PAUSE: Duration = Duration::from_millis(100);
-/// The same, where somebody does wait: a payment that was not charged may go elsewhere, and where the claim is older
-/// than [`SETTLE_SOON_FROM`], an audit, which may look 1.5 s after the stamp and must find in the books what it finds
-/// with the processor.
+/// The same for an outcome that is waited for: a payment that was not charged may go to another
+/// processor; and a charge whose claim is older than [`SETTLE_SOON_FROM`] has to be in the ledger
+/// when an audit compares it with the processor's records, 1.5 s after `requested_at`.
 pub const SETTLE_SOON: Duration = Duration::from_millis(25);
 /// See [`SETTLE_SOON`].
 pub const SETTLE_SOON_FROM: Duration = Duration::from_millis(500);
-/// Claims that need not wait for others: more of them would cost little less each, and keep a CPU from what
-/// clients wait for.
+/// Number of outcomes that are recorded without waiting for others: more would cost little less
+/// each, and would keep a CPU from accepting.
 pub const SETTLE_ENOUGH: usize = 128;
-/// Fewer that need not wait either, once [`SETTLE_REST`] has passed since the last settle began.
+/// A smaller number that suffices once [`SETTLE_REST`] has passed since the last settle began.
 pub const SETTLE_SOME: usize = 16;
-/// See [`SETTLE_SOME`]. Short settles are better for those who post meanwhile, long ones take less work for each payment.
+/// See [`SETTLE_SOME`]. Short settles delay accepting less, long ones take less work for each
+/// payment.
 pub const SETTLE_REST: Duration = Duration::from_millis(50);
-/// Claims of an instance that are not written yet, at most, those on their way to a processor included. Beyond that
+/// Most claims of an instance whose outcome is not recorded yet, open calls included. Beyond that
 /// nothing more is claimed.
 pub const SETTLE_BACKLOG: usize = 4_096;
-/// Statements by which those claims of a batch are found that the database refuses, at most, before other batches
-/// have their turn.
+/// Most statements that search a batch for the outcomes which the database refuses, before the next
+/// batch is recorded.
 pub const SETTLE_TRIES: usize = 32;
-/// How long that may take, at most, but for the last of them.
+/// Longest time after which such a search begins no further statement.
 pub const SETTLE_TRIES_TIME: Duration = Duration::from_secs(5);
 
-/// Tells the worker that payments came back.
+/// Tells the worker of released payments.
 #[derive(Debug)]
 pub struct Returned {
     lowest_id: AtomicI64,
-    /// Woken when payments are free again.
+    /// Woken when payments are queued again.
     pub free: Arc<Notify>,
     /// Woken when payments were left in doubt.
     pub doubtful: Notify,
-    /// What the database does not take.
+    /// Outcomes that the database does not record.
     pub unrecorded: Arc<Unrecorded>,
 }
 
 impl Returned {
-    /// Nothing came back yet; `free` is woken when something does.
+    /// Without any released payment; `free` is woken when there is one.
     #[must_use]
     pub fn new(free: Arc<Notify>) -> Self {
         Self {
@@ -83,7 +84,7 @@ impl Returned {
         }
     }
 
-    /// The lowest row that came back free since the last call, or `i64::MAX`.
+    /// The lowest row that was queued again since the last call, or `i64::MAX`.
     pub fn take_lowest_id(&self) -> i64 {
         self.lowest_id.swap(i64::MAX, Ordering::AcqRel)
     }
@@ -105,8 +106,9 @@ impl Returned {
     }
 }
 
-/// Writes what ended until `ended` is closed and everything is written. Nothing is dropped: what the database refuses
-/// is kept and tried again until it is recorded, on whatever server comes, and does not keep the rest from the books.
+/// Records outcomes until `ended` is closed and everything is recorded. Nothing is dropped: an
+/// outcome that the database refuses is kept and tried again until it is recorded, on whatever
+/// server answers, and does not keep others from being recorded.
 pub async fn run(
     pool: PgPool,
     terms: LeaseTerms,
@@ -133,7 +135,7 @@ pub async fn run(
     }
 }
 
-/// Records what became of claims, and keeps what it cannot record.
+/// Records outcomes, and keeps those that it cannot record.
 struct Recorder {
     pool: PgPool,
     terms: LeaseTerms,
@@ -154,7 +156,8 @@ struct Storms {
 }
 
 impl Recorder {
-    /// Takes in more, or waits until what is held is to be tried again. False when there is nothing left.
+    /// Takes in outcomes, or waits until the kept ones are to be tried again. False when there is
+    /// nothing left.
     async fn next(&self, ended: &mut mpsc::Receiver<Ended>, batch: &mut Vec<Ended>) -> bool {
         let Some(retry_at) = self.held.retry_at() else {
             return ended.recv_many(batch, SETTLE_BATCH).await > 0;
@@ -181,7 +184,7 @@ impl Recorder {
         batch.clear();
     }
 
-    /// Tries again what is held, if it is time.
+    /// Tries the kept outcomes again, if it is time.
     async fn record_held(&mut self) {
         if self.held.retry_at().is_none_or(|at| at > Instant::now()) {
             return;
@@ -207,7 +210,7 @@ impl Recorder {
         self.returned.note(batch);
     }
 
-    /// The database has refused these. It is asked which of them it takes, by halves, and keeps the others.
+    /// Finds, by halves, which of the refused outcomes the database records, and keeps the others.
     async fn refused(&mut self, mut parts: Vec<(Vec<Ended>, sqlx::Error)>) {
         let (mut tries, begun_at) = (0, Instant::now());
         let mut untried: Vec<Vec<Ended>> = Vec::new();
@@ -247,8 +250,8 @@ impl Recorder {
     }
 }
 
-/// Parts of which one may be taken where the whole was refused: first by the statements that write them, then by halves,
-/// unless it is the statement as such that is refused. One part: there is nothing left to try.
+/// Divides a refused batch: first by the statements that record the outcomes, then by halves,
+/// unless the statement as such is refused. One part: there is nothing left to try.
 fn divide(part: Vec<Ended>, error: &sqlx::Error) -> Vec<Vec<Ended>> {
     let mut kinds: BTreeMap<Kind, Vec<Ended>> = BTreeMap::new();
     for ended in part {
@@ -266,7 +269,7 @@ fn divide(part: Vec<Ended>, error: &sqlx::Error) -> Vec<Vec<Ended>> {
     parts
 }
 
-/// Which statement writes an end down.
+/// Which statement records an outcome.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Charged(String),
@@ -307,7 +310,7 @@ fn reword(part: &mut [Ended]) -> bool {
     changed
 }
 
-/// Waits for more ends than those in `batch`, as long as all of them can wait; from `rested_at` on for fewer.
+/// Waits for more outcomes, as long as all in `batch` can wait; from `rested_at` on for fewer.
 async fn gather(ended: &mut mpsc::Receiver<Ended>, batch: &mut Vec<Ended>, rested_at: Instant) {
     let (mut seen, mut settle_at) = (0, None);
     while batch.len() < SETTLE_ENOUGH {
@@ -331,7 +334,7 @@ async fn gather(ended: &mut mpsc::Receiver<Ended>, batch: &mut Vec<Ended>, reste
     }
 }
 
-/// How long the end of a claim can wait for others.
+/// How long an outcome can wait for others.
 fn patience(ended: &Ended, now: Uptime) -> Duration {
     let is_old = now + SEND_WITHIN >= ended.claim.send_by + SETTLE_SOON_FROM;
     match ended.outcome {
@@ -355,7 +358,8 @@ fn trace_end(claim: &Claim, reason: Option<&str>, begun_at: Option<SystemTime>) 
 }
 
 impl Storms {
-    /// Logs what should not have been: each payment that was charged twice, and of all else one for many.
+    /// Logs what should not have been: each payment that was charged twice, and of all else one for
+    /// many.
     fn tell(&self, batch: &[Ended], anomalies: &[Anomaly]) {
         let (mut gone, mut before) = (Vec::new(), Vec::new());
         for anomaly in anomalies {
@@ -423,7 +427,7 @@ fn observe(batch: &[Ended], anomalies: &[Anomaly], begun_at: Option<SystemTime>)
         }
     }
     for anomaly in anomalies {
-        // What was booked before was settled then.
+        // A charge that was recorded before was counted then.
         if let Anomaly::BookedBefore {
             charged: processor, ..
         } = anomaly
@@ -438,18 +442,18 @@ fn observe(batch: &[Ended], anomalies: &[Anomaly], begun_at: Option<SystemTime>)
     }
 }
 
-/// A payment that is booked, but not the way it should have come there.
+/// A charge that is recorded, in a way that should not have been.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Anomaly {
-    /// The row was not in the queue any more; the charge is booked.
+    /// The row was not in the queue any more; the charge is recorded.
     QueueRowGone(Uuid),
-    /// Another attempt was booked before. With the same processor it is the same charge.
+    /// Another attempt was recorded before. With the same processor it is the same charge.
     BookedBefore {
         /// The payment.
         correlation_id: Uuid,
         /// The processor that has it now, by its own word.
         charged: String,
-        /// The processor that the books name.
+        /// The processor that the ledger names.
         booked: String,
     },
 }
@@ -467,7 +471,7 @@ impl Anomaly {
     }
 }
 
-/// That this instance saw payments charged twice, since its start.
+/// The item for operators if this instance saw payments charged twice since its start.
 pub(crate) fn charged_twice() -> Option<Item> {
     let payments = COUNTS.charged_twice.value();
     let noun = if payments == 1 { "payment" } else { "payments" };
@@ -476,7 +480,7 @@ pub(crate) fn charged_twice() -> Option<Item> {
     })
 }
 
-/// Records what became of those claims. Doing it again changes nothing.
+/// Records the outcomes of claims. Doing it again changes nothing.
 ///
 /// # Errors
 /// The database did not confirm. Some of it may be recorded; record all of it again.
@@ -503,7 +507,7 @@ pub async fn record(
             Outcome::Dead { reason, held } => dead.push((claim, reason.as_str(), *held)),
         }
     }
-    // Of two ends of one row only the newer can count, and a statement looks at one.
+    // Of two outcomes of one row only the newer can count, and a statement looks at one.
     keep_newest(&mut returned, |(claim, ..)| claim);
     keep_newest(&mut dead, |(claim, ..)| claim);
     let mut anomalies = Vec::new();
@@ -525,8 +529,8 @@ fn keep_newest<'a, T>(ends: &mut Vec<T>, claim: impl Fn(&T) -> &'a Claim) {
     ends.dedup_by_key(|end| claim(end).id);
 }
 
-/// Moves payments that one processor has charged from the queue to the books. The row of the queue goes
-/// only if it is still held for that processor; the charge is booked in any case.
+/// Moves payments that one processor has charged from the queue to the ledger. The row of the queue
+/// goes only if it is still assigned to that processor; the charge is recorded in any case.
 async fn settle(
     pool: &PgPool,
     processor: &str,
@@ -546,7 +550,7 @@ async fn settle(
         .collect();
     let accepted: Vec<DateTime<Utc>> = charged.iter().map(|(claim, _)| claim.accepted_at).collect();
     let attempts: Vec<i32> = charged.iter().map(|(claim, _)| claim.attempt).collect();
-    // Null where all were removed and all were booked, which is the rule.
+    // Null where all were removed and all were recorded, which is the rule.
     let row = sqlx::query!(
         "SELECT removed_ids, booked_ids FROM settle_payments($1, $2, $3, $4, $5, $6)",
         &ids,
@@ -575,7 +579,8 @@ async fn settle(
         .filter(|(id, _)| missing(&booked, id))
         .unzip();
     if !not_booked.is_empty() {
-        // Of an archived payment the month is known: a stamp of the same one is the same charge.
+        // Of an archived payment the month is known: a requested_at of that month is the same
+        // charge.
         let rows = sqlx::query!(
             r#"SELECT correlation_id AS "correlation_id!", processor AS "processor!"
             FROM payment_processed WHERE correlation_id = ANY ($1)
@@ -602,9 +607,10 @@ async fn settle(
 /// A claim without a charge, its doubt as [`release`] takes it, and what was seen.
 type GivenBack<'a> = (&'a Claim, Option<Option<DateTime<Utc>>>, &'a str);
 
-/// Gives payments back that are proved not charged (`None`), or leaves them with their processor until
-/// the doubt is over (`Some(None)`: counted from now). What their attempts came to is written down with it:
-/// here, where something went wrong, and not in the settle of every payment.
+/// Queues payments again that are proved not charged (`None`), or leaves them in doubt with their
+/// processor (`Some(None)`: the doubt is counted from now). Fence: only the claim that is the
+/// newest of its row, by `attempt`. The outcomes of the attempts are recorded by the same
+/// statement, so that the settle of a payment that goes well pays nothing for its history.
 async fn release(
     pool: &PgPool,
     terms: LeaseTerms,
@@ -680,7 +686,7 @@ async fn release(
     Ok(())
 }
 
-/// Moves payments that no processor will take to the dead letters.
+/// Moves payments that no processor will take to the dead letters. Fence: as for [`release`].
 async fn bury(pool: &PgPool, dead: &[(&Claim, &str, bool)]) -> Result<(), sqlx::Error> {
     let ids: Vec<i64> = dead.iter().map(|(claim, ..)| claim.id).collect();
     let attempts: Vec<i32> = dead.iter().map(|(claim, ..)| claim.attempt).collect();
@@ -769,7 +775,8 @@ mod tests {
         ended(Uptime::now(), Outcome::Charged { requested_at })
     }
 
-    /// How many are settled, and after what time, where so many more ended at once and a settle began at that moment.
+    /// How many are settled, and after what time, where so many more ended at once and a settle
+    /// began at that moment.
     async fn gathered(more: usize) -> (usize, Duration) {
         let (sender, mut endings) = mpsc::channel(SETTLE_BACKLOG);
         let mut batch = vec![charged()];

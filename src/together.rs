@@ -1,28 +1,30 @@
-//! Together: charges of payments that were claimed on arrival begin at one time. To wake whoever sleeps, and to fill
-//! the caches with the code of a call, costs as much as the call, and nobody waits for a charge.
+//! Together: charges of payments that were claimed on accept begin at one time. To wake a sleeping
+//! process and to fill the caches with the code of a call costs as much as the call, and no client
+//! waits for a charge.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How long a charge waits for others, at most.
+/// Longest time that a charge waits for others.
 pub const CHARGE_PAUSE: Duration = Duration::from_millis(6);
-/// Charges that need not wait for more.
+/// Number of charges that begin at once, without waiting for more.
 pub const CHARGE_ENOUGH: usize = 16;
 
-/// What waits to begin.
+/// Items that wait to begin.
 #[derive(Debug)]
 pub struct Together<T> {
     waiting: Mutex<Vec<T>>,
 }
 
-/// When those who joined begin.
+/// When the items that joined begin.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Begin<T> {
-    /// Now, they and all who waited.
+    /// Now, together with all that waited.
     Now(Vec<T>),
-    /// Once [`CHARGE_PAUSE`] has passed, with who comes until then: somebody has to [take](Together::take) them.
+    /// After [`CHARGE_PAUSE`], with all that join until then: the caller has to
+    /// [take](Together::take) them.
     AfterPause,
-    /// With those who wait already.
+    /// With the items that wait already.
     WithOthers,
 }
 
@@ -35,7 +37,7 @@ impl<T> Default for Together<T> {
 }
 
 impl<T> Together<T> {
-    /// More of them; none is no news.
+    /// Adds items; an empty iterator has no effect.
     pub fn join(&self, more: impl IntoIterator<Item = T>) -> Begin<T> {
         let mut waiting = self.lock();
         let is_first = waiting.is_empty();
@@ -47,7 +49,7 @@ impl<T> Together<T> {
         }
     }
 
-    /// All that wait.
+    /// Takes all items that wait.
     pub fn take(&self) -> Vec<T> {
         std::mem::take(&mut *self.lock())
     }

@@ -1,4 +1,5 @@
-//! The worker of an instance: claim what there are permits for, charge, hand the ends to settle.
+//! The worker of an instance: it claims what there are permits for, charges, and hands the outcomes
+//! to settle.
 //!
 //! Each kind of claim has one step; the loops around the steps only wait.
 
@@ -28,34 +29,36 @@ use crate::settle::{Ended, Returned};
 use crate::together::{Begin, CHARGE_PAUSE, Together};
 use crate::uptime::Uptime;
 
-/// The longest time between two looks at the queue when nothing wakes the worker: another instance
-/// may have accepted payments and died.
+/// The longest time between two claims when nothing wakes the worker: another instance may have
+/// accepted payments and died.
 pub const IDLE_POLL: Duration = Duration::from_millis(500);
-/// The least time between two claims of an instance: what arrives meanwhile is claimed together, which
-/// costs little more than one payment alone. An idle instance claims at once.
+/// The least time between two claims of an instance: what arrives meanwhile is claimed together,
+/// which costs little more than one payment alone. An idle instance claims at once.
 pub const CLAIM_PAUSE: Duration = Duration::from_millis(10);
 /// The time between two claims that start at the oldest row instead of the low-water mark.
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// The time between two looks for doubtful payments when there were none.
+/// The time between two claims of payments in doubt when there were none.
 pub const DOUBTFUL_POLL: Duration = Duration::from_secs(1);
-/// The time between two looks for doubtful payments when there were some.
+/// The time between two claims of payments in doubt when there were some.
 pub const DOUBTFUL_PACE: Duration = Duration::from_millis(100);
-/// The time between two looks for a place for another end while settling is behind.
+/// The time between two attempts to reserve a place for an outcome while settling is behind.
 pub const PLACE_PAUSE: Duration = Duration::from_millis(25);
-/// Rows below the newest claimed one that a claim still looks at: payments whose commit was overtaken.
+/// Rows below the newest claimed one that a claim still looks at: payments whose commit was
+/// overtaken.
 pub const LOW_WATER_SLACK: i64 = 1_000;
-/// Calls that are begun before whoever waits for this thread has its turn. A claim out of a backlog begins hundreds,
-/// which would keep those who post from their replies for tens of milliseconds.
+/// Calls that are begun before other tasks of this thread run. A claim out of a backlog begins
+/// hundreds, which would delay replies to clients by tens of milliseconds.
 const STARTED_TOGETHER: usize = 16;
-/// Payments that an instance may have left in the queue and still claims others on arrival: what four claims take. A
-/// payment that is claimed by a statement of its own takes a fifth more work, so where both CPUs are used up the queue
-/// would only grow if all had to go that way. While more wait they are claimed in their order.
+/// Most payments left in the queue with which an instance still claims others on accept: what four
+/// claims take. A payment that is claimed by a statement of its own takes a fifth more work, so
+/// where the CPUs are used up the queue would only grow if all had to go that way. While more wait,
+/// payments are claimed in their order.
 const LEFT_AT_MOST: usize = 4 * CLAIM_BATCH;
 /// The least number of payments that a claim asks for.
 const LEAST_CLAIM: usize = 32;
 
-/// A place for the end of a claim. It is taken before the claim is made: where settling is behind, nothing more is
-/// charged than can be written down soon.
+/// A place for the outcome of a claim. It is reserved before the claim is made: where settling is
+/// behind, nothing more is charged than can be recorded soon.
 type Place = mpsc::OwnedPermit<Ended>;
 
 /// Claims and charges payments.
@@ -70,11 +73,11 @@ pub struct Worker {
     pub clock: Arc<DatabaseClock>,
     /// In the router's order.
     pub processors: Arc<Vec<Processor>>,
-    /// Chooses.
+    /// Chooses the processor.
     pub router: SharedRouter,
-    /// Takes the ends of claims.
+    /// Takes the outcomes of claims.
     pub ended: mpsc::Sender<Ended>,
-    /// Payments that came back.
+    /// Released payments.
     pub returned: Arc<Returned>,
     /// Woken when there may be something to claim.
     pub wake: Arc<Notify>,
@@ -86,11 +89,11 @@ pub struct Worker {
     pub stop: Arc<Stop>,
     /// What is known of the queue.
     pub depth: Arc<Depth>,
-    /// Payments that were claimed on arrival and wait to be charged.
+    /// Payments that were claimed on accept and wait to be charged.
     pub arrived: Together<Arrived>,
 }
 
-/// A payment that was claimed on arrival, and the right to charge it.
+/// A payment that was claimed on accept, and the right to charge it.
 #[derive(Debug)]
 pub struct Arrived {
     processor: usize,
@@ -102,8 +105,8 @@ pub struct Arrived {
 /// What an instance knows of the queue without counting it.
 #[derive(Debug, Default)]
 pub struct Depth {
-    /// A claim found no more payments; since then permits and places have been there, and claims have found no more than
-    /// this instance had left.
+    /// A claim found no more payments; since then permits and places have been there, and claims
+    /// have found no more than this instance had left.
     drained: AtomicBool,
     /// Payments that this instance has left in the queue since then, at most.
     left: AtomicUsize,
@@ -124,12 +127,14 @@ impl Depth {
         }
     }
 
-    /// Whether payments may be claimed by the commit that accepts them, as far as the others in the queue are concerned.
+    /// Whether payments may be claimed by the commit that accepts them, as far as the others in the
+    /// queue are concerned.
     fn lets_pass(&self) -> bool {
         self.drained.load(Ordering::Relaxed) && self.left.load(Ordering::Relaxed) <= LEFT_AT_MOST
     }
 
-    /// A claim took so many payments, and there may be more: others, where this instance has left none.
+    /// A claim took so many payments, and there may be more: others, where this instance has left
+    /// none.
     fn took(&self, count: usize) {
         let left = self.left.load(Ordering::Relaxed);
         // Others only add to it.
@@ -165,18 +170,18 @@ impl Depth {
 /// What a step of [`Worker::claim_step`] found.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
-    /// It claimed so many payments, as many as it had permits for: there may be more.
+    /// It claimed this many payments, as many as it had permits for: there may be more.
     More(usize),
-    /// It claimed so many payments, and there are no others.
+    /// It claimed this many payments, and there are no others.
     Drained(usize),
     /// The router gives no permit before this time has passed.
     NoPermit(Option<Duration>),
-    /// Settling is behind: there is no place for another end.
+    /// Settling is behind: there is no place for another outcome.
     NoPlace,
 }
 
 impl Worker {
-    /// Claims free payments until the worker stops.
+    /// Claims queued payments until the worker stops.
     pub async fn run(&self) {
         let mut from = ClaimFrom::default();
         let mut want = LEAST_CLAIM;
@@ -241,8 +246,9 @@ impl Worker {
             self.depth.drained.store(false, Ordering::Relaxed);
             return Ok((Step::NoPermit(plan.retry_in), None));
         }
-        // Where one processor would take all, only payments that never failed find out whether another is back:
-        // each probe may fail, and the same payments, the oldest, would be spent on one after the other.
+        // Where one processor would take all, only payments that never failed find out whether
+        // another is back: each probe may fail, and the same payments, the oldest, would be spent
+        // on one after the other.
         let all_probe = plan.permits.iter().all(Permit::is_probe);
         let mut permits: BTreeMap<usize, Vec<Permit>> = BTreeMap::new();
         for permit in plan.permits {
@@ -281,8 +287,9 @@ impl Worker {
         Ok((Step::More(claimed), newest))
     }
 
-    /// Permits to claim so many payments for one processor by the commit that accepts them. None where
-    /// many wait in the queue, as far as this instance knows, settling is behind, or the router does not give as many.
+    /// Permits to claim so many payments for one processor by the commit that accepts them. None
+    /// where many wait in the queue, as far as this instance knows, settling is behind, or the
+    /// router does not give as many.
     pub fn claim_on_arrival(self: &Arc<Self>, count: usize) -> Option<OnArrival> {
         if count > CLAIM_BATCH || !self.depth.lets_pass() || self.stop.draining.is_cancelled() {
             return None;
@@ -303,14 +310,14 @@ impl Worker {
         })
     }
 
-    /// Whether anything may be claimed. After a restore not before what the database's former life has sent can only be
-    /// answered or lost: until then an absence says nothing.
+    /// Whether anything may be claimed. After a restore not before what the database's former life
+    /// has sent can only be answered or lost: until then an absence says nothing.
     fn may_claim(&self) -> bool {
         self.admission.may_claim(Uptime::now())
             && (!self.admission.asks_first() || self.clock.is_trusted(tokio::time::Instant::now()))
     }
 
-    /// So many payments were accepted and not claimed.
+    /// Notes that `count` payments were accepted and not claimed.
     pub fn left_in_queue(&self, count: usize) {
         self.depth.left.fetch_add(count, Ordering::Relaxed);
         self.wake.notify_one();
@@ -322,7 +329,8 @@ impl Worker {
             .position(|processor| processor.name == name)
     }
 
-    /// Places for the ends of so many claims, or of as many as there are beyond those that are `spared`.
+    /// Places for the ends of so many claims, or of as many as there are beyond those that are
+    /// `spared`.
     fn places(&self, most: usize, spared: usize) -> Vec<Place> {
         let most = most.min(self.ended.capacity().saturating_sub(spared));
         let places = (0..most).map_while(|_| self.ended.clone().try_reserve_owned().ok());
@@ -362,7 +370,7 @@ impl Worker {
         });
     }
 
-    /// Resolves doubtful payments until the worker stops.
+    /// Resolves payments in doubt until the worker stops.
     pub async fn run_doubtful(&self) {
         let mut outage = Outage::new("claim doubtful");
         while !self.stop.draining.is_cancelled() {
@@ -389,7 +397,7 @@ impl Worker {
         }
     }
 
-    /// Claims doubtful payments and starts to resolve them. Returns how many.
+    /// Claims payments in doubt and starts to resolve them. Returns how many.
     ///
     /// # Errors
     /// The database did not confirm the claim.
@@ -414,8 +422,8 @@ impl Worker {
         Ok(count)
     }
 
-    /// Nothing above this row was ever claimed, by any instance, as far as can be known: the queue is
-    /// claimed in order, so others are not far ahead. Spares a search through a deep backlog.
+    /// Nothing above this row was ever claimed, by any instance, as far as can be known: the queue
+    /// is claimed in order, so others are not far ahead. Spares a search through a deep backlog.
     fn doubtful_bound(&self) -> i64 {
         /// How far ahead other instances may be, in rows.
         const AHEAD: i64 = 100_000;
@@ -443,7 +451,7 @@ impl Worker {
                     let permit = || router.try_permit(index);
                     resolve(&processors[index].client, &claim, earlier, permit, &stop).await
                 }
-                // Only processors of ours are claimed for.
+                // Claims are made for configured processors only.
                 (_, earlier) => Outcome::Doubtful {
                     until: earlier.map(|earlier| earlier.doubt_until),
                     reason: "no processor of this name is configured".to_owned(),
@@ -516,8 +524,8 @@ fn hand_over(place: Place, claim: Claim, outcome: Outcome) {
     }
 }
 
-/// Where the next claim starts in the queue: at the low-water mark; at a payment that came back, where
-/// that is lower; at the very beginning once in a [`SWEEP_INTERVAL`].
+/// Where the next claim starts in the queue: at the low-water mark; at a payment that came back,
+/// where that is lower; at the very beginning once in a [`SWEEP_INTERVAL`].
 #[derive(Debug, Default)]
 struct ClaimFrom {
     low_water: i64,

@@ -1,4 +1,4 @@
-//! What the database has refused to record, kept until it takes it.
+//! Outcomes that the database has refused to record, kept until it records them.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -13,15 +13,15 @@ use crate::database::{Condition, Outage, RETRY_PAUSE, concerns_all};
 use crate::metrics::COUNTS;
 use crate::payment::format_time;
 
-/// Claims that are kept after the database has refused them, at most, before no more are taken in. Those that end
-/// meanwhile wait in their channel, and when that is full nothing more is claimed.
+/// Most outcomes that are kept after the database has refused them. Beyond that no more are taken
+/// in: later ones wait in their channel, and when the channel is full nothing more is claimed.
 pub const SETTLE_HELD: usize = 1_024;
-/// The longest pause between two attempts to record what is refused while other claims are recorded.
+/// The longest pause between two attempts to record refused outcomes while others are recorded.
 pub const HELD_PAUSE: Duration = Duration::from_secs(5);
 /// The time between two lines in the log about a payment that cannot be recorded.
 const NAMED_PAUSE: Duration = Duration::from_secs(60);
 
-/// Claims whose end cannot be recorded at present.
+/// Outcomes of claims that cannot be recorded at present.
 #[derive(Debug)]
 pub(super) struct Held {
     ends: VecDeque<Ended>,
@@ -50,28 +50,28 @@ impl Held {
         }
     }
 
-    /// When what is held is to be recorded again.
+    /// When the kept outcomes are to be tried again.
     pub(super) fn retry_at(&self) -> Option<Instant> {
         self.retry_at
     }
 
-    /// Whether more may be taken in: the database records something, and not too much is held.
+    /// Whether more outcomes may be taken in: the database records some, and not too many are kept.
     pub(super) fn has_room(&self) -> bool {
         !self.is_away && self.ends.len() < SETTLE_HELD
     }
 
-    /// Gives out what is held, to be recorded again now.
+    /// Takes out all kept outcomes, to be tried again now.
     pub(super) fn take(&mut self) -> Vec<Ended> {
         self.ends.drain(..).collect()
     }
 
-    /// Something was recorded.
+    /// Notes that something was recorded.
     pub(super) fn progress(&mut self) {
         self.away.over();
         self.is_away = false;
     }
 
-    /// Keeps claims that were not tried: they come first when it is tried again.
+    /// Keeps outcomes that were not tried: they come first at the next attempt.
     pub(super) fn keep_untried(&mut self, part: Vec<Ended>) {
         for ended in part.into_iter().rev() {
             if self.is_news(&ended) {
@@ -80,7 +80,7 @@ impl Held {
         }
     }
 
-    /// Keeps claims that the database has refused.
+    /// Keeps outcomes that the database has refused.
     pub(super) async fn keep(&mut self, part: Vec<Ended>, error: &sqlx::Error, pool: &PgPool) {
         self.is_away = concerns_all(error);
         self.condition = match self.is_away {
@@ -104,7 +104,7 @@ impl Held {
         }
     }
 
-    /// Says how it stands once everything was tried.
+    /// Publishes the number of kept outcomes, and plans the next attempt.
     pub(super) fn settle_down(&mut self, unrecorded: &Unrecorded) {
         if self.ends.is_empty() {
             if self.retry_at.take().is_some() {
@@ -126,8 +126,8 @@ impl Held {
         unrecorded.set(Some((self.ends.len(), self.condition)));
     }
 
-    /// Whether this has to be kept beside what is held. A payment that stays in its queue is claimed and asked for
-    /// again and again: one charge is kept once, and of other ends the newest.
+    /// Whether an outcome is new beside the kept ones. A payment that stays in the queue is claimed
+    /// and looked up again and again: a charge is kept once, and of other outcomes the newest.
     fn is_news(&mut self, new: &Ended) -> bool {
         let Some(old) = self.ends.iter_mut().find(|old| fact(old) == fact(new)) else {
             return true;
@@ -155,7 +155,8 @@ impl Drop for Held {
     }
 }
 
-/// What two ends of claims have in common that say the same: the payment, and who has charged it.
+/// What identifies the fact in an outcome: the payment, and the processor that has charged it, if
+/// any.
 fn fact(ended: &Ended) -> (Uuid, Option<&str>) {
     (ended.claim.payment.correlation_id, charged_by(ended))
 }
@@ -164,18 +165,18 @@ fn charged_by(ended: &Ended) -> Option<&str> {
     matches!(ended.outcome, Outcome::Charged { .. }).then_some(&*ended.claim.processor)
 }
 
-/// What an instance cannot record at present, for whoever asks how it is.
+/// How many outcomes an instance cannot record at present, for its status.
 #[derive(Debug, Default)]
 pub struct Unrecorded(Mutex<Option<(usize, Condition)>>);
 
 impl Unrecorded {
-    /// How many claims have ended and cannot be recorded, and why not; none: everything is recorded.
+    /// How many outcomes cannot be recorded, and why not; `None`: everything is recorded.
     #[must_use]
     pub fn now(&self) -> Option<(usize, Condition)> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells operators of it.
+    /// The item for operators, if there is one.
     #[must_use]
     pub fn attention(&self) -> Option<Item> {
         let (count, condition) = self.now()?;
