@@ -1,7 +1,7 @@
-//! The state of the queue in numbers, for metrics, the operator's page and `status`.
+//! Queue statistics, for metrics, the operators' page and `status`.
 //!
-//! It is asked for again and again, above all when the queue is deep, so it counts no more than
-//! [`COUNTED`] rows of any table. What is beyond is estimated by the server's own statistics.
+//! They are polled again and again, above all when the queue is deep, so no more than [`COUNTED`]
+//! rows of any table are counted. A longer table is estimated by the server's own statistics.
 
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ use crate::database::interval;
 
 /// Rows of a table that are counted one by one, at most.
 pub const COUNTED: i64 = 5_000;
-/// A payment that went out so long ago and is not settled is in doubt, even if it is being asked for at
-/// this moment: the longest call, as configured by default, and its lease.
+/// A payment that went out so long ago and is not settled is in doubt, even if it is being asked
+/// for at this moment: the longest call, as configured by default, and its lease.
 pub const CALL_OVERDUE: Duration = Duration::from_secs(20);
-/// For how long a census is shown again to whoever asks for a recent one.
+/// How long statistics count as recent and are returned again.
 pub const CENSUS_INTERVAL: Duration = Duration::from_secs(2);
-/// How long whoever asks for a recent census waits for the database.
+/// Longest time that a call for recent statistics waits for the database.
 pub const CENSUS_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// A number of rows.
@@ -26,7 +26,8 @@ pub const CENSUS_TIMEOUT: Duration = Duration::from_millis(1_500);
 pub struct Count {
     /// How many.
     pub value: u64,
-    /// Whether that is their exact number. If not, there are more than [`COUNTED`], and `value` is an estimate.
+    /// Whether that is their exact number. If not, there are more than [`COUNTED`], and `value` is
+    /// an estimate.
     pub exact: bool,
 }
 
@@ -38,14 +39,15 @@ pub struct Census {
     pub queued: Count,
     /// How long ago the oldest of them was accepted, in seconds; 0 where there are none.
     pub oldest_age_seconds: f64,
-    /// Those of them that one processor may have charged and that are not simply in flight. Looked for among
-    /// the oldest [`COUNTED`]: claims go in order, so there they are. If not exact, there may be more.
+    /// Those of them that one processor may have charged and that are not simply in flight. Looked
+    /// for among the oldest [`COUNTED`]: claims go in order, so there they are. If not exact, there
+    /// may be more.
     pub in_doubt: Count,
     /// Payments that no processor takes.
     pub dead_letters: Count,
-    /// The age of the oldest open transaction in this database, in seconds. Vacuum cleans up nothing
-    /// that died after it began. Sessions of other roles count where the owner of the tables is a member of
-    /// `pg_read_all_stats`.
+    /// The age of the oldest open transaction in this database, in seconds. Vacuum cleans up
+    /// nothing that died after it began. Sessions of other roles count where the owner of the
+    /// tables is a member of `pg_read_all_stats`.
     pub oldest_transaction_seconds: f64,
     /// Dead rows of the queue that no vacuum has removed yet, by the server's statistics.
     pub dead_rows: u64,

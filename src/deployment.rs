@@ -1,8 +1,9 @@
-//! What the instances of one deployment know of each other: how many are alive, what the processors last
-//! said of their health, and which of them were found to be back.
+//! What the instances of one deployment know of each other: how many are alive, what the processors
+//! last said of their health, and which of them were found to be back.
 //!
-//! Each processor's row in `processor_health` is its leader row: whoever moves `next_poll_at` forward
-//! has the next poll, for all instances. A poller that dies is replaced when that time has come.
+//! Each processor's row in `processor_health` is its leader row: whoever moves `next_poll_at`
+//! forward has the next poll, for all instances. A poller that dies is replaced when that time has
+//! come.
 
 mod admission;
 mod terms;
@@ -31,14 +32,15 @@ use crate::lease::{INSTANCE_FORGOTTEN, INSTANCE_TTL};
 use crate::route::Recovered;
 use crate::uptime::Uptime;
 
-/// The longest time between two looks at what the other instances wrote. A hint (NOTIFY) makes it a few
-/// milliseconds where hints arrive; nothing depends on them.
+/// The longest time between two polls of what the other instances wrote. A notification (`NOTIFY`)
+/// makes it a few milliseconds where notifications arrive; nothing depends on them.
 pub const SYNC_INTERVAL: Duration = Duration::from_secs(1);
-/// The shortest such time, however many hints arrive.
+/// The shortest such time, however many notifications arrive.
 pub const SYNC_PAUSE: Duration = Duration::from_millis(20);
-/// After so long without a hint the connection is tried: a server that vanished says nothing.
+/// After this time without a notification the connection is tested: a server that vanished sends
+/// nothing.
 const LISTEN_CHECK: Duration = Duration::from_secs(60);
-/// The time between two signs of life.
+/// The time between two heartbeats.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// The time from the reply of a health call to the next call, for the whole deployment. A processor
 /// allows one call per 5 s; the rest is for the difference of clocks and ways.
@@ -59,16 +61,16 @@ pub struct Member {
     pub clock: Arc<DatabaseClock>,
     /// In the router's order.
     pub processors: Arc<Vec<Processor>>,
-    /// Learns what is read.
+    /// The router, which learns what is read.
     pub router: SharedRouter,
     /// What the router finds to be back.
     pub recovered: Arc<Recovered>,
-    /// What this instance finds in itself; written down with each sign of life.
+    /// What this instance finds in itself; written with each heartbeat.
     pub own: Arc<OwnAttention>,
 }
 
 impl Member {
-    /// Keeps in touch until `stop`, then signs off.
+    /// Gives heartbeats and polls until `stop`, then signs off.
     pub async fn run(self: Arc<Self>, stop: CancellationToken, calls: TaskTracker) {
         let hint = Arc::new(Notify::new());
         let mut listening = tokio::spawn(listen(self.pool.clone(), Arc::clone(&hint)));
@@ -120,7 +122,7 @@ impl Member {
         self.candidate.sign_off(&self.pool).await;
     }
 
-    /// One look at the shared rows.
+    /// Polls the shared rows once.
     ///
     /// # Errors
     /// The database did not answer.
@@ -146,7 +148,8 @@ impl Member {
             let next_poll_in = row
                 .and_then(|row| row.next_poll_in_ms)
                 .unwrap_or(f64::NEG_INFINITY);
-            // Further away than any poll that could be arranged now: the database's clock was set back since.
+            // Further away than any poll that could be arranged now: the database's clock was set
+            // back since.
             let longest = (HEALTH_LEASE + WATCH_GAP).as_secs_f64() * 1_000.0;
             if next_poll_in > 0.0 && next_poll_in <= longest {
                 let next_poll_in = Duration::from_secs_f64((next_poll_in / 1_000.0).min(60.0));
@@ -194,7 +197,8 @@ impl Member {
         Ok(synced)
     }
 
-    /// Tells the other instances that these are back. What is not told they find out by themselves.
+    /// Tells the other instances which processors are back. An instance that is not told finds out
+    /// by itself.
     async fn tell_recovered(&self, processors: &[usize]) {
         let names: Vec<&str> = processors
             .iter()
@@ -210,8 +214,9 @@ impl Member {
         }
     }
 
-    /// Gives a heartbeat, and takes note of the database's time. Returns how many instances are alive, this one
-    /// included. Heartbeats of the future are of instances that died before the clock was set back.
+    /// Gives a heartbeat, and takes note of the database's time. Returns how many instances are
+    /// alive, this one included. Heartbeats of the future are of instances that died before the
+    /// clock was set back.
     async fn heartbeat(&self) -> Result<u32, sqlx::Error> {
         let processors = self.processors.iter();
         let processors: Vec<String> = processors.map(|each| each.name.clone()).collect();
@@ -258,8 +263,8 @@ impl Member {
             .saturating_add(1))
     }
 
-    /// Asks for admission again, over a connection that is not checked: the database may be another one. New terms are
-    /// for an instance that has just started to bring.
+    /// Asks for admission again, over a connection that is not checked: the database may be another
+    /// one. New terms are for an instance that has just started to bring.
     async fn ask_again(&self) -> Result<(), sqlx::Error> {
         let options = self.pool.connect_options();
         let mut connection = Session::SERVICE.connect(&options).await?;
@@ -337,7 +342,7 @@ impl Default for Known {
     }
 }
 
-/// What a look at the shared rows came to.
+/// What a poll of the shared rows came to.
 struct Synced {
     /// Processors whose poll this instance has got.
     polls: Vec<usize>,
@@ -345,7 +350,7 @@ struct Synced {
     next_poll_in: Duration,
 }
 
-/// Passes hints on, for as long as hints arrive.
+/// Passes notifications on, for as long as they arrive.
 async fn listen(pool: PgPool, hint: Arc<Notify>) {
     loop {
         let hints = async {

@@ -1,5 +1,6 @@
-//! Payments in doubt that the service cannot end by itself: those at a processor that left `PROCESSORS`, or that
-//! never says what it did. An operator asks that processor by other means, and gives his word.
+//! Payments in doubt that the service cannot decide: those at a processor that left `PROCESSORS`,
+//! or that never says what it did. An operator asks that processor by other means, and decides by
+//! his word.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use crate::printable::{one_line, printable};
 
 /// Payments that are decided in one transaction, at most.
 pub const DECIDED_TOGETHER: usize = 500;
-/// The time between two looks for stranded payments.
+/// The time between two polls for stranded payments.
 pub const STRANDED_LOOK: Duration = Duration::from_secs(10);
 /// The least time between two lines of the log about the stranded payments of one processor.
 pub const STRANDED_TOLD: Duration = Duration::from_secs(60);
@@ -34,8 +35,8 @@ pub struct Author {
 }
 
 impl Author {
-    /// Who says who he is and why, or does not. What is no visible character becomes a space: it is shown to others, and the
-    /// database takes no NUL.
+    /// Who says who he is and why, or does not. What is no visible character becomes a space: it is
+    /// shown to others, and the database takes no NUL.
     #[must_use]
     pub fn new(name: &str, reason: &str) -> Self {
         let given = |text: &str, otherwise: &str| match one_line(text).trim() {
@@ -85,7 +86,8 @@ pub struct InDoubt {
     pub reason: Option<String>,
 }
 
-/// The oldest payments in doubt, of one processor or of all, among the oldest `among` of the queue or in all of it.
+/// The oldest payments in doubt, of one processor or of all, among the oldest `among` of the queue
+/// or in all of it.
 ///
 /// # Errors
 /// The database did not answer.
@@ -150,8 +152,9 @@ pub enum Word {
 pub struct Decided {
     /// The payment.
     pub correlation_id: Uuid,
-    /// `done`, or why not: `unknown`, `queued` (no processor may have charged it), `in flight` (a worker holds it),
-    /// `too early` (a call may still charge it), `out of range` (that `requestedAt` cannot be), `settled`, `dead`.
+    /// `done`, or why not: `unknown`, `queued` (no processor may have charged it), `in flight` (a
+    /// worker holds it), `too early` (a call may still charge it), `out of range` (that
+    /// `requestedAt` cannot be), `settled`, `dead`.
     pub outcome: String,
     /// The processor that the decision is about, where the payment is in the queue.
     pub processor: Option<String>,
@@ -159,9 +162,9 @@ pub struct Decided {
     pub requested_at: Option<DateTime<Utc>>,
 }
 
-/// Ends payments in doubt on an operator's word, in the order of their ids: a charge is recorded under the
-/// `requestedAt` given, or else the one that was sent; a payment that was not charged is free for any processor.
-/// Nothing is done with `dry_run`.
+/// Ends payments in doubt on an operator's word, in the order of their ids: a charge is recorded
+/// under the `requestedAt` given, or else the one that was sent; a payment that was not charged is
+/// free for any processor. Nothing is done with `dry_run`.
 ///
 /// # Errors
 /// The database did not confirm. What was decided before is decided; doing it again is safe.
@@ -195,7 +198,7 @@ pub async fn decide(
     Ok(decided)
 }
 
-/// The processors that any living instance is configured with; none where not all instances say.
+/// The processors that any living instance is configured with; `None`: not all instances say.
 ///
 /// # Errors
 /// The database did not answer.
@@ -226,8 +229,8 @@ pub(crate) fn of_instances<'a>(
     (!names.is_empty()).then_some(names)
 }
 
-/// Payments in doubt at processors that no living instance is configured with, among the oldest of the queue: by
-/// processor, how many.
+/// Payments in doubt at processors that no living instance is configured with, among the oldest of
+/// the queue: by processor, how many.
 ///
 /// # Errors
 /// The database did not answer.
@@ -251,7 +254,7 @@ pub async fn stranded(
         .collect())
 }
 
-/// Tells the log of stranded payments, and that they are none any more, until `stop`.
+/// Logs stranded payments, and that there are none any more, until `stop`.
 pub async fn watch(pool: &PgPool, stop: CancellationToken) {
     let mut told: BTreeMap<String, Instant> = BTreeMap::new();
     loop {
@@ -265,7 +268,7 @@ pub async fn watch(pool: &PgPool, stop: CancellationToken) {
         match within(look).await {
             Ok(Some(stranded)) => tell(&mut told, &stranded, Instant::now()),
             Ok(None) => {}
-            // Those who accept, claim and settle say so.
+            // Accept, claim and settle log the outage.
             Err(error) => tracing::debug!(error = %error, "no look for stranded payments"),
         }
         tokio::select! {
@@ -275,7 +278,7 @@ pub async fn watch(pool: &PgPool, stop: CancellationToken) {
     }
 }
 
-/// Logs what is new or was not told of for [`STRANDED_TOLD`].
+/// Logs each processor that is new, or was not logged for [`STRANDED_TOLD`].
 fn tell(told: &mut BTreeMap<String, Instant>, stranded: &BTreeMap<String, i64>, now: Instant) {
     told.retain(|processor, _| {
         let lasts = stranded.contains_key(processor);

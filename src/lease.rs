@@ -1,13 +1,14 @@
-//! How long claims last, the doubts that they leave, and the sign of life of an instance.
+//! How long claims, the doubts that they leave, and heartbeats of instances last.
 
 use std::time::Duration;
 
-/// What a lease lasts beyond the longest call: the time between claim and send, and to record the end.
+/// How much longer a lease lasts than the longest call: the time between claim and send, and the
+/// time to record the outcome.
 pub const LEASE_MARGIN: Duration = Duration::from_secs(5);
-/// An instance that gave no sign of life for so long does not count any more.
+/// An instance without a heartbeat for this long does not count as alive.
 pub const INSTANCE_TTL: Duration = Duration::from_secs(5);
-/// The rows of instances are removed after so long, by instances that serve: a row that is not there is proof that its
-/// instance has signed off, or that another one serves.
+/// Instances that serve remove the rows of others after this time: a row that is not there is proof
+/// that its instance has signed off, or that another one serves.
 pub const INSTANCE_FORGOTTEN: Duration = Duration::from_secs(300);
 
 /// How long claims and doubts last.
@@ -15,7 +16,8 @@ pub const INSTANCE_FORGOTTEN: Duration = Duration::from_secs(300);
 pub struct LeaseTerms {
     /// How long a claim lasts.
     pub lease: Duration,
-    /// How long after the end of a lease, or after an unanswered call, a processor may still charge.
+    /// How long after the end of a lease, or after an unanswered call, a processor may still
+    /// charge.
     pub late_charge: Duration,
 }
 

@@ -1,8 +1,9 @@
 //! After a restore: every processor is asked for a payment before its first charge.
 //!
-//! A dump knows nothing of what was settled after it was made. Its queue holds payments that were charged since, by
-//! whichever processor the router chose then, and clients post again what it lacks. So nothing that it says of a payment
-//! is proof that the payment was not charged, until an operator declares the restore to be over.
+//! A dump lacks what was settled after it was made. Its queue holds payments that were charged
+//! since, by the processor that the router chose then, and clients post again the payments that it
+//! lacks. So no row of it is proof that a payment was not charged, until an operator declares the
+//! restore to be over.
 
 use std::time::Duration;
 
@@ -18,30 +19,30 @@ use crate::database::within;
 use crate::metrics::COUNTS;
 use crate::payment::format_time;
 
-/// The pause before a payment is asked for again of which a processor has said nothing.
+/// The pause before a payment is looked up again at a processor that did not answer.
 pub const ASK_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long before a payment was posted, perhaps again, it may have been charged.
 pub const BACKUP_AGE_LIMIT: TimeDelta = TimeDelta::days(366);
 
-/// What came of the question.
+/// What came of the look-ups.
 pub enum Asked {
-    /// No processor has it.
+    /// No processor has the payment.
     Nowhere(Claim),
-    /// What is to be recorded of the claim; nothing was sent.
+    /// The outcome that is to be recorded of the claim; nothing was sent.
     Decided(Claim, Outcome),
 }
 
 /// A payment as a processor has it.
 struct Charge {
     processor: String,
-    /// None where the record has none that a payment can have.
+    /// `None`: the record has no amount that a payment can have.
     amount: Option<Decimal>,
     requested_at: DateTime<Utc>,
 }
 
-/// Asks every processor for a claimed payment. One that has it has charged it: the payment is assigned to that processor,
-/// so that the charge is recorded there.
+/// Looks a claimed payment up at every processor. A processor that has it has charged it: the
+/// payment is assigned to that processor, so that the charge is recorded there.
 pub async fn ask(pool: &PgPool, processors: &[Processor], mut claim: Claim) -> Asked {
     let charges = match look_up(processors, claim.payment.correlation_id).await {
         Ok(charges) => charges,
@@ -90,7 +91,7 @@ pub async fn ask(pool: &PgPool, processors: &[Processor], mut claim: Claim) -> A
     Asked::Decided(claim, outcome)
 }
 
-/// What those that have a payment say of it, or that one does not say anything.
+/// The records of the processors that have a payment, or the reason of one that did not answer.
 async fn look_up(processors: &[Processor], id: Uuid) -> Result<Vec<Charge>, String> {
     let lookups = processors.iter().map(|each| each.client.lookup(id));
     let mut charges = Vec::new();
@@ -113,7 +114,8 @@ async fn look_up(processors: &[Processor], id: Uuid) -> Result<Vec<Charge>, Stri
     Ok(charges)
 }
 
-/// Whether a record is of this payment: its amount, at a time in which the backup's payments can have been charged.
+/// Whether a record is of this payment: its amount, at a time in which the backup's payments can
+/// have been charged.
 fn is_of(claim: &Claim, charge: &Charge) -> bool {
     let earliest = claim.accepted_at - BACKUP_AGE_LIMIT;
     let latest = claim.requested_at + RECORD_TIME_LIMIT;
@@ -121,7 +123,7 @@ fn is_of(claim: &Claim, charge: &Charge) -> bool {
         && (earliest..=latest).contains(&charge.requested_at)
 }
 
-/// Nothing was sent: it is as it was before the claim.
+/// The outcome where nothing was sent: the payment is as it was before the claim.
 fn undecided(claim: &Claim, reason: String) -> Outcome {
     match claim.earlier {
         None => Outcome::Free { reason },
@@ -132,7 +134,7 @@ fn undecided(claim: &Claim, reason: String) -> Outcome {
     }
 }
 
-/// Writes the processor that has the payment into its row, if this claim still holds it.
+/// Writes the processor that has the payment into its row. Fence: `attempt` is that of this claim.
 async fn assign(pool: &PgPool, claim: &Claim, charge: &Charge) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "UPDATE payment_queue SET processor = $3, requested_at = $4 WHERE id = $1 AND attempt = $2",

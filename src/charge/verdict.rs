@@ -1,5 +1,5 @@
-//! What a reply proves: the one function that turns what happened at a processor into what is known. `docs/replies.md`
-//! has it as a table.
+//! What a reply proves: [`judge`] is the one function that turns a reply of a processor into a
+//! verdict. `docs/replies.md` has it as a table.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,10 +12,11 @@ use crate::claim::Claim;
 use crate::payment::format_time;
 use crate::printable::Shown;
 
-/// How long before the acceptance of a payment, or after its last attempt, the time of a record may lie that is taken
-/// for a charge of ours: the one rule for workers, for `reconcile` (where the last attempt is not known, this moment
-/// stands for it) and after a restore. A day, because a clock that is set wrong by hand is wrong by up to a day or by a
-/// time zone, and is put right within one; a record from further away is a mismatch, for a person.
+/// How long before the acceptance of a payment, or after its last attempt, the time of a record may
+/// lie that is taken for a charge of ours: the one rule for workers, for `reconcile` (where the
+/// last attempt is not known, this moment stands for it) and after a restore. A day, because a
+/// clock that is set wrong by hand is wrong by up to a day or by a time zone, and is put right
+/// within one; a record from further away is a mismatch, for a person.
 pub const RECORD_TIME_LIMIT: TimeDelta = TimeDelta::hours(24);
 
 /// What came back from a POST.
@@ -27,7 +28,7 @@ pub enum Reply {
     Undocumented {
         /// The HTTP status.
         code: u16,
-        /// How long the sender wants to be left alone, where it says so.
+        /// How long the sender asks to send nothing, if it says so.
         retry_after: Option<Duration>,
         /// The beginning of the body.
         text: String,
@@ -77,7 +78,7 @@ impl Documented {
 }
 
 impl Reply {
-    /// How long the sender wants to be left alone. This is obeyed whoever it is.
+    /// How long the sender asks to send nothing. It is obeyed whoever the sender is.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -93,9 +94,9 @@ impl Reply {
 pub enum Lookup {
     /// The processor has the payment.
     Found {
-        /// The amount that it charged; none where it has none, or one that no payment can have.
+        /// The amount that it charged; `None`: it has no amount, or one that no payment can have.
         amount: Option<Decimal>,
-        /// The time under which it did.
+        /// `requestedAt` of the record.
         requested_at: DateTime<Utc>,
     },
     /// The answer is a record of another payment.
@@ -172,13 +173,13 @@ pub enum Verdict {
         /// What it said.
         reason: String,
     },
-    /// The processor has something that no attempt of ours can have made: another amount, a time far from our
-    /// attempts, another id. It is for a person to look into.
+    /// The processor has something that no attempt of ours can have made: another amount, a time
+    /// far from our attempts, another id. It is for a person to look into.
     Mismatch {
         /// What it has, and what we have.
         reason: String,
     },
-    /// None of this is proved.
+    /// Neither a charge nor its absence is proved.
     Unknown,
 }
 
@@ -200,16 +201,16 @@ impl Verdict {
     }
 }
 
-/// What the reply to `claim` proves, with the help of a lookup made after it. `None`: the reply by itself proves
-/// nothing, ask the processor.
+/// What the reply to `claim` proves, with the help of a lookup made after it. `None`: the reply by
+/// itself proves nothing, ask the processor.
 ///
 /// - Stored (200): charged. No connection: not sent.
 /// - After anything else a record of the payment is proof of a charge, if it can be ours.
-/// - An absence is proof only after a documented reply, because that ends the request: after 500 and 429 that nothing
-///   was charged, after 400, 415 and 422 that nothing ever will be. Whoever calls this has made sure that the reply is the
-///   one to this request.
-/// - Everything else is unknown: a gateway gives up while the processor goes on, and so may the database of a
-///   processor that answers 500 with a text.
+/// - An absence is proof only after a documented reply, because that ends the request: after 500
+///   and 429 that nothing was charged, after 400, 415 and 422 that nothing ever will be. Whoever
+///   calls this has made sure that the reply is the one to this request.
+/// - Everything else is unknown: a gateway gives up while the processor goes on, and so may the
+///   database of a processor that answers 500 with a text.
 #[must_use]
 pub fn judge(claim: &Claim, reply: &Reply, lookup: Option<&Lookup>) -> Option<Verdict> {
     match reply {
@@ -244,7 +245,7 @@ fn found(claim: &Claim, lookup: &Lookup) -> Verdict {
     } = lookup
         && *amount == Some(claim.payment.amount)
     {
-        // Finer digits than ours are not of our making.
+        // Digits below the millisecond are the processor's, not ours.
         if requested_at.timestamp_millis() == claim.requested_at.timestamp_millis() {
             return Verdict::Charged {
                 requested_at: claim.requested_at,
@@ -266,7 +267,8 @@ fn found(claim: &Claim, lookup: &Lookup) -> Verdict {
     }
 }
 
-/// Whether the time of a record can be that of an attempt at a payment that was accepted and last attempted then.
+/// Whether the time of a record can be that of an attempt at a payment that was accepted and last
+/// attempted then.
 #[must_use]
 pub fn is_near(
     found: DateTime<Utc>,
