@@ -42,7 +42,9 @@ fn the_configuration_table_is_what_serve_takes() {
 #[test]
 fn every_guarantee_names_a_test_that_exists() {
     let sources = sources(Path::new(env!("CARGO_MANIFEST_DIR")));
-    let rows = GUARANTEES
+    let table = GUARANTEES.split("\n## Attacks and drills").next();
+    let rows = table
+        .expect("a part")
         .lines()
         .filter(|line| line.starts_with("| ") && line.contains('`'));
     let mut guarantees = 0;
@@ -69,6 +71,63 @@ fn the_readme_is_short_in_both_languages() {
         lines.iter().all(|lines| *lines <= README_LINES),
         "{lines:?}"
     );
+}
+
+#[test]
+fn every_attack_names_a_drill_or_a_test_that_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (sources, drills) = (
+        sources(root),
+        include_str!("../examples/drills/drill/mod.rs"),
+    );
+    let section = GUARANTEES
+        .split("\n## Attacks and drills")
+        .nth(1)
+        .and_then(|rest| rest.split("\n## ").next());
+    let rows = section
+        .expect("a section")
+        .lines()
+        .filter(|line| line.starts_with("| ") && line.contains('`'));
+    let mut named = Vec::new();
+    for row in rows {
+        let proof = row.rsplit('|').nth(1).expect("a cell");
+        for name in proof.split('`').skip(1).step_by(2) {
+            let exists = match name.strip_prefix("make ") {
+                Some(target) => MAKEFILE.contains(&format!("\n{target}: ##")),
+                None => {
+                    let drill = drills.contains(&format!("\n    {},\n", in_camel_case(name)));
+                    drill || sources.contains(&format!("fn {name}("))
+                }
+            };
+            assert!(exists, "no drill and no test is called {name}");
+            named.push(name.to_owned());
+        }
+        assert!(proof.contains('`'), "nothing shows this: {row}");
+    }
+    // And the other way round: what is walked is told.
+    let kinds = drills.split("pub(crate) enum Drill {").nth(1);
+    let kinds = kinds.and_then(|rest| rest.split("\n}").next());
+    for kind in kinds.expect("the drills").lines() {
+        let Some(kind) = kind
+            .trim()
+            .strip_suffix(',')
+            .filter(|_| !kind.contains("//"))
+        else {
+            continue;
+        };
+        let told = named.iter().any(|name| in_camel_case(name) == kind);
+        assert!(told, "the page does not tell of {kind}");
+    }
+}
+
+/// `full-disk` as `FullDisk`.
+fn in_camel_case(name: &str) -> String {
+    name.split('-')
+        .flat_map(|word| {
+            let (first, rest) = word.split_at(word.len().min(1));
+            [first.to_uppercase(), rest.to_owned()]
+        })
+        .collect()
 }
 
 #[test]

@@ -26,6 +26,10 @@ const BACK_AFTER_CRASH: Duration = Duration::from_secs(15);
 /// How long nobody may be accepted during the maintenance of an index.
 const MAINTENANCE_GAP: Duration = Duration::from_secs(1);
 
+/// What that transaction holds: all that `CONCURRENTLY` waits for, a snapshot and the lock of a writer.
+const HELD: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ;
+    LOCK TABLE payment_processed, payment_queue IN ROW EXCLUSIVE MODE;
+    SELECT count(*) FROM payment_processed";
 /// What is done to indexes, as the runbook says.
 const MAINTENANCE: [&str; 3] = [
     "CREATE INDEX CONCURRENTLY drill_idx ON payment_processed (accepted_at)",
@@ -71,9 +75,7 @@ pub(super) async fn index_maintenance(site: &Site) -> anyhow::Result<()> {
         site.outage("index maintenance");
         let since = Instant::now();
         let mut transaction = open.begin().await?;
-        transaction
-            .execute("SELECT count(*) FROM payment_processed, payment_queue")
-            .await?;
+        transaction.execute(HELD).await?;
         let maintenance = async {
             let done = owner.execute(statement).await;
             (done, since.elapsed())

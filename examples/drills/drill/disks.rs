@@ -46,7 +46,7 @@ pub(super) async fn full_disk(site: &Site) -> anyhow::Result<()> {
     });
     volume.empty()?;
     let restarted = start_again(site).await?;
-    site.must(checkpoint == Some(true) && !restarted, || {
+    site.must(checkpoint.is_some() && !restarted, || {
         "a checkpoint stopped the server, as it must not with this setting".to_owned()
     });
     let back = site.recovers(BACK).await;

@@ -23,6 +23,8 @@ const OPERATOR_LIMIT: Duration = Duration::from_secs(2);
 /// How long after its begin an auditor's transaction has to be over: the limit of `end_long_audits`, the
 /// pause between two looks, and some time.
 const AUDIT_LIMIT: Duration = Duration::from_secs(75);
+/// How soon the end is in a log.
+const TOLD_LIMIT: Duration = Duration::from_secs(5);
 /// What an auditor may not do, and what it may lift.
 const HARM: [(&str, &str); 5] = [
     (
@@ -168,11 +170,15 @@ pub(super) async fn long_audit(site: &Site) -> anyhow::Result<()> {
             millis(held)
         )
     });
-    let told = site
-        .logs
-        .iter()
-        .any(|log| log.contains("its session was ended"));
-    site.must(told, || "nothing was logged about it".to_owned());
+    let told = || {
+        let mut logs = site.logs.iter();
+        logs.any(|log| log.contains("its session was ended"))
+    };
+    let ended_at = Instant::now();
+    while !told() && ended_at.elapsed() < TOLD_LIMIT {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    site.must(told(), || "nothing was logged about it".to_owned());
     let during = site.load.figures(since..Instant::now());
     site.note(format!(
         "an auditor with lifted limits: {} ways to fill the disk or the lock table refused, its \
