@@ -11,16 +11,18 @@ WORKDIR /build
 # The dependencies alone, behind an empty program: this layer stays until Cargo.lock changes.
 # Of the simulator cargo reads the manifest, nothing else.
 COPY Cargo.toml Cargo.lock build.rs ./
+COPY crates/http1-client/Cargo.toml crates/http1-client/
 COPY crates/router/Cargo.toml crates/router/
 COPY crates/simulator/Cargo.toml crates/simulator/
 COPY scripts/release.sh scripts/
-RUN mkdir -p src crates/router/src crates/simulator/src && echo 'fn main() {}' >src/main.rs \
-    && touch src/lib.rs crates/router/src/lib.rs crates/simulator/src/lib.rs \
+RUN mkdir -p src && for crate in crates/*; do mkdir "$crate/src" && touch "$crate/src/lib.rs"; done \
+    && touch src/lib.rs && echo 'fn main() {}' >src/main.rs \
     && scripts/release.sh && rm -r src
 
 # `touch`: cargo compares times, and the files may be older than the empty program.
 COPY .sqlx .sqlx
 COPY migrations migrations
+COPY crates/http1-client crates/http1-client
 COPY crates/router crates/router
 COPY src src
 RUN touch crates/*/src/lib.rs src/lib.rs src/main.rs && scripts/release.sh

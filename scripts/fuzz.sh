@@ -9,10 +9,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 minutes=${MINUTES:-4}
-read -ra targets <<<"${TARGETS:-payment range traceparent verdict}"
+read -ra targets <<<"${TARGETS:-payment range traceparent verdict framing reuse}"
 seconds=$((minutes * 60 / ${#targets[@]}))
 # In bytes: longer than what is read of any of them, and short enough for many runs.
-longest=512
+longest=2048
 
 scripts/install.sh cc c++
 cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz

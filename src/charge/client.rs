@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
+use http1_client::{Answer, Connections, Failed, Line, MOST_CONNECTIONS, Names};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Uri};
 use reqwest::Url;
@@ -12,12 +13,11 @@ use rust_decimal::Decimal;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::pool::{Answer, Connections, Failed, Line, MOST_CONNECTIONS};
 use super::reading::{
     Health, ProcessorTotals, read_health, read_lookup, read_post, read_totals, undocumented,
 };
 use super::verdict::Documented;
-use super::{Lookup, Names, Reply};
+use super::{Lookup, Reply};
 use crate::claim::Claim;
 use crate::config::{ProcessorSettings, ProcessorsSettings};
 use crate::metrics::{COUNTS, ProcessorCounts};

@@ -4,10 +4,6 @@
 //! that no processor charged it. Whatever is not proved stays with the processor that may have it.
 
 mod client;
-mod connect;
-mod exchange;
-mod names;
-mod pool;
 mod reading;
 mod verdict;
 
@@ -20,9 +16,6 @@ use tokio_util::sync::CancellationToken;
 pub use client::{
     HEALTH_TIMEOUT, LOOKUP_TIMEOUT, Posted, Processor, ProcessorClient, SUMMARY_TIMEOUT, processors,
 };
-pub use connect::CONNECT_TIMEOUT;
-pub use names::{NAME_KEPT, Names};
-pub use pool::{MAX_BODY_BYTES, MOST_CONNECTIONS};
 pub use reading::{
     Health, ProcessorTotals, read_health, read_lookup, read_post, read_record, read_totals,
 };

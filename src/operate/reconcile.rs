@@ -8,12 +8,13 @@ use std::process::ExitCode;
 use anyhow::Context;
 use chrono::{DateTime, Utc};
 use clap::Args;
+use http1_client::MOST_CONNECTIONS;
 use uuid::Uuid;
 
 use super::input::{correlation_id, lines, read};
 use super::output::{complain, print_json, say};
 use super::{DIFFERS, FAILED, Progress, connect};
-use crate::charge::{MOST_CONNECTIONS, processors};
+use crate::charge::processors;
 use crate::config::{DatabaseSettings, OwnerSettings, ProcessorsSettings};
 use crate::moment;
 use crate::reconcile::{self as compare, Finding, RATE, Report, Scope};

@@ -1,8 +1,7 @@
 //! How many files, connections included, an instance may have open, and what they are for. Clients, operators and
 //! processors have a share each, which nobody exceeds; what is left over is for the database and for all else.
 
-use crate::charge::MOST_CONNECTIONS;
-
+use http1_client::MOST_CONNECTIONS;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Files that are asked for, where the system lets us: more than all limits of an instance together.

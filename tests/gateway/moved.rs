@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use payment_proxy::charge::NAME_KEPT;
+use http1_client::NAME_KEPT;
 use payment_proxy::serve::SHUTDOWN;
 use simulator::{self, Running};
 use tempfile::TempDir;

@@ -5,10 +5,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use http1_client::Names;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use payment_proxy::accept::Accepted;
-use payment_proxy::charge::{Names, Processor, ProcessorClient};
+use payment_proxy::charge::{Processor, ProcessorClient};
 use payment_proxy::claim::{Claim, SEND_WITHIN};
 use payment_proxy::clock::{DatabaseClock, WATCH_GAP};
 use payment_proxy::config::{

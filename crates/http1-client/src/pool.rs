@@ -10,9 +10,9 @@ use rustls::ClientConfig;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::Names;
 use super::connect::{CONNECT_TIMEOUT, Connector};
 use super::exchange::{Connection, Then};
+use super::names::Names;
 
 /// Connections to one processor, at most: the 800 requests that it serves and the 500 that it lets wait.
 pub const MOST_CONNECTIONS: usize = 1_300;
@@ -27,7 +27,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Sends requests to one processor.
 #[derive(Debug, Clone)]
-pub(super) struct Connections {
+pub struct Connections {
     connector: Connector,
     idle: Arc<Idle>,
     /// One for each connection that may still be opened.
@@ -43,21 +43,22 @@ struct Open {
 
 /// A response.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) head: Response<()>,
+pub struct Answer {
+    /// Status and headers.
+    pub head: Response<()>,
     /// None where it is longer than [`MAX_BODY_BYTES`], ends too early or takes too long.
-    pub(super) body: Option<Vec<u8>>,
+    pub body: Option<Vec<u8>>,
     /// More came with it than was asked for, so it may be the answer to something else.
-    pub(super) is_followed: bool,
+    pub is_followed: bool,
     /// Whether it is the first over its connection.
-    pub(super) is_first: bool,
+    pub is_first: bool,
     /// Its connection, if that can be used again.
-    pub(super) line: Option<Line>,
+    pub line: Option<Line>,
 }
 
 /// A connection for the next request of its holder. The drop of it gives it back to all.
 #[derive(Debug)]
-pub(super) struct Line {
+pub struct Line {
     /// There until the drop.
     open: Option<Open>,
     idle: Arc<Idle>,
@@ -65,7 +66,7 @@ pub(super) struct Line {
 
 impl Line {
     /// Ends the connection: what comes next over it may be meant for somebody else.
-    pub(super) fn close(line: Option<Self>) {
+    pub fn close(line: Option<Self>) {
         if let Some(mut line) = line {
             line.open = None;
         }
@@ -82,7 +83,7 @@ impl Drop for Line {
 
 /// Why there is no response, in words.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failed {
+pub enum Failed {
     /// No connection was made, so no byte of the request was written.
     #[error("{0}")]
     NotConnected(String),
@@ -99,7 +100,7 @@ pub(super) enum Failed {
 
 impl Connections {
     /// At most `most` connections to addresses that these names tell, secured as `tls` says, or not at all.
-    pub(super) fn new(names: Names, tls: Option<ClientConfig>, most: usize) -> Self {
+    pub fn new(names: Names, tls: Option<ClientConfig>, most: usize) -> Self {
         Self {
             connector: Connector::new(names, tls),
             idle: Arc::default(),
@@ -109,7 +110,7 @@ impl Connections {
     }
 
     /// The same, with at most so many connections.
-    pub(super) fn with_at_most(self, most: usize) -> Self {
+    pub fn with_at_most(self, most: usize) -> Self {
         let places = Arc::new(Semaphore::new(most));
         Self {
             places,
@@ -119,7 +120,7 @@ impl Connections {
     }
 
     /// One that is open and that nobody uses.
-    pub(super) fn idle(&self) -> Option<Line> {
+    pub fn idle(&self) -> Option<Line> {
         self.idle.take().map(|open| self.line(open))
     }
 
@@ -127,7 +128,7 @@ impl Connections {
     ///
     /// # Errors
     /// No response arrived within `within`, or the connection broke.
-    pub(super) async fn send(
+    pub async fn send(
         &self,
         request: Request<()>,
         body: &[u8],
@@ -144,7 +145,7 @@ impl Connections {
     /// # Errors
     /// No response arrived within `within`, or the connection broke, or something came over it before the request was
     /// sent, or it was not due any more.
-    pub(super) async fn send_over(
+    pub async fn send_over(
         &self,
         line: Option<Line>,
         request: Request<()>,
@@ -317,11 +318,10 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::charge::CONNECT_TIMEOUT;
-    use crate::tls;
 
     fn trusting_nobody() -> ClientConfig {
-        tls::provide();
+        // It fails where there is a provider already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         ClientConfig::builder()
             .with_root_certificates(RootCertStore::empty())
             .with_no_client_auth()

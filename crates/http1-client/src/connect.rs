@@ -10,8 +10,8 @@ use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-use super::Names;
 use super::exchange::{Connection, Stream, Unread};
+use super::names::Names;
 
 /// How long a connection to a processor may take, with the search for its address and with TLS.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -23,7 +23,7 @@ type Secured = TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>;
 
 /// Makes connections.
 #[derive(Debug, Clone)]
-pub(super) enum Connector {
+pub(crate) enum Connector {
     /// To a processor whose URL is `http`.
     Plain(Tcp),
     /// To one whose URL is `https`.
@@ -32,7 +32,7 @@ pub(super) enum Connector {
 
 impl Connector {
     /// To addresses that these names tell, secured as `tls` says, or not at all.
-    pub(super) fn new(names: Names, tls: Option<ClientConfig>) -> Self {
+    pub(crate) fn new(names: Names, tls: Option<ClientConfig>) -> Self {
         let mut tcp = HttpConnector::new_with_resolver(names);
         tcp.enforce_http(tls.is_none());
         tcp.set_nodelay(true);
@@ -51,7 +51,7 @@ impl Connector {
     ///
     /// # Errors
     /// No connection was made, so no byte of a request was written.
-    pub(super) async fn connect(&self, to: Uri) -> anyhow::Result<Connection> {
+    pub(crate) async fn connect(&self, to: Uri) -> anyhow::Result<Connection> {
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, self.stream(to)).await;
         let stream = connected
             .map_err(|_| anyhow::anyhow!("no connection within {CONNECT_TIMEOUT:?}"))??;

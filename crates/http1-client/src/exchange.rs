@@ -23,7 +23,7 @@ const MAX_HEAD_BYTES: usize = 64 * 1_024;
 
 /// What there is to read in a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unread {
+pub enum Unread {
     /// Nothing.
     Nothing,
     /// Bytes of the other side.
@@ -33,7 +33,7 @@ pub(super) enum Unread {
 }
 
 /// What bytes come from and go to, with TLS or without.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
     /// What there is to read before anybody waits for it.
     fn unread(&mut self) -> Unread;
 }
@@ -57,7 +57,7 @@ impl Stream for TcpStream {
 }
 
 /// A connection, for one request after the other.
-pub(super) struct Connection {
+pub struct Connection {
     stream: Box<dyn Stream>,
     /// The request that is being written; then what was read and is not used yet.
     buffer: Vec<u8>,
@@ -65,7 +65,7 @@ pub(super) struct Connection {
 
 /// Why there is no reply, or not all of it.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Broken {
+pub enum Broken {
     /// It is not HTTP/1.1, or the request cannot be.
     #[error(transparent)]
     Protocol(#[from] Error),
@@ -87,10 +87,12 @@ pub(super) enum Broken {
 }
 
 /// A request that is written down. In a box, as all that waits for a reply: a call is moved several times.
-pub(super) struct Prepared(Box<Call<RecvResponse>>);
+#[derive(Debug)]
+pub struct Prepared(Box<Call<RecvResponse>>);
 
 /// What follows the head of a reply.
-pub(super) struct Rest {
+#[derive(Debug)]
+pub struct Rest {
     body: Option<Box<Call<RecvBody>>>,
     /// Whether the connection ends with it.
     closes: bool,
@@ -98,7 +100,7 @@ pub(super) struct Rest {
 
 /// What a connection is good for after a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Then {
+pub enum Then {
     /// Another request.
     Open,
     /// Nothing.
@@ -108,7 +110,8 @@ pub(super) enum Then {
 }
 
 impl Connection {
-    pub(super) fn new(stream: Box<dyn Stream>) -> Self {
+    /// A connection over which nothing was said yet.
+    pub fn new(stream: Box<dyn Stream>) -> Self {
         Self {
             stream,
             buffer: Vec::with_capacity(ROOM),
@@ -116,7 +119,7 @@ impl Connection {
     }
 
     /// Whether the other side has neither closed it nor said anything that nobody asked for.
-    pub(super) fn is_quiet(&mut self) -> bool {
+    pub fn is_quiet(&mut self) -> bool {
         self.stream.unread() == Unread::Nothing
     }
 
@@ -124,11 +127,7 @@ impl Connection {
     ///
     /// # Errors
     /// It cannot be written in HTTP/1.1.
-    pub(super) fn prepare(
-        &mut self,
-        request: Request<()>,
-        body: &[u8],
-    ) -> Result<Prepared, Broken> {
+    pub fn prepare(&mut self, request: Request<()>, body: &[u8]) -> Result<Prepared, Broken> {
         let call = write(request, body, &mut self.buffer)?;
         Ok(Prepared(Box::new(call)))
     }
@@ -137,7 +136,7 @@ impl Connection {
     ///
     /// # Errors
     /// There is none. Some of the request may have been sent.
-    pub(super) async fn ask(&mut self, call: Prepared) -> Result<(Response<()>, Rest), Broken> {
+    pub async fn ask(&mut self, call: Prepared) -> Result<(Response<()>, Rest), Broken> {
         self.stream.write_all(&self.buffer).await?;
         self.stream.flush().await?;
         self.buffer.clear();
@@ -185,11 +184,7 @@ impl Connection {
     ///
     /// # Errors
     /// It is not all there, or longer than `most` bytes.
-    pub(super) async fn rest(
-        &mut self,
-        rest: Rest,
-        most: usize,
-    ) -> Result<(Vec<u8>, Then), Broken> {
+    pub async fn rest(&mut self, rest: Rest, most: usize) -> Result<(Vec<u8>, Then), Broken> {
         let (body, ends) = match rest.body {
             Some(call) => self.body(call, most).await?,
             None => (Vec::new(), false),
