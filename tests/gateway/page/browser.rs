@@ -245,14 +245,15 @@ impl Browser {
         Duration::from_secs(ticks.into()) / TICKS_PER_SECOND
     }
 
-    /// The whole page as WebP, in base64.
-    pub async fn picture(&self) -> String {
+    /// The page as WebP, in base64: all of it, but for what is below `most` pixels.
+    pub async fn picture(&self, most: u64) -> String {
         let size = self
             .run("return [document.documentElement.clientWidth, document.documentElement.scrollHeight]")
             .await;
-        let clip = json!({"x": 0, "y": 0, "width": size[0], "height": size[1], "scale": 1});
+        let height = size[1].as_u64().map(|height| height.min(most));
+        let clip = json!({"x": 0, "y": 0, "width": size[0], "height": height, "scale": 1});
         let wanted =
-            json!({"format": "webp", "quality": 80, "captureBeyondViewport": true, "clip": clip});
+            json!({"format": "webp", "quality": 50, "captureBeyondViewport": true, "clip": clip});
         let picture = self.cdp("Page.captureScreenshot", wanted).await;
         picture["data"].as_str().expect("base64").to_owned()
     }

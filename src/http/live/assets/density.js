@@ -1,11 +1,11 @@
 // The density of a Beta distribution: how likely each chance of success is, given what was seen.
 
-import { s } from './element.js';
+import { h, s } from './element.js';
 
 const POINTS = 240;
 const WIDTH = 400;
-const HEIGHT = 84;
-const FOOT = 18;
+const HEIGHT = 68;
+const FOOT = 2;
 
 /** Heights at `POINTS` chances from 0 to 1, the greatest being 1. In logarithms, because a and b may be large. */
 export function heights(a, b) {
@@ -23,11 +23,10 @@ export function densityCurve(kind) {
   const y = (height) => 6 + (HEIGHT - FOOT - 6) * (1 - height);
   const curve = s('path', { class: `density ${kind}` });
   const mean = s('line', { class: 'mean', y1: 2, y2: HEIGHT - FOOT });
-  const ticks = [[0, '0 %', 'start'], [0.25, '25 %', 'middle'], [0.5, '50 %', 'middle'], [0.75, '75 %', 'middle'], [1, '100 %', 'end']];
-  const svg = s('svg', { class: 'curve', viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: 'img' },
-    s('line', { class: 'axis', x1: 0, x2: WIDTH, y1: HEIGHT - FOOT, y2: HEIGHT - FOOT }),
-    ticks.map(([at, text, anchor]) => s('text', { x: at * WIDTH, y: HEIGHT - 4, 'text-anchor': anchor }, text)),
-    curve, mean);
+  const svg = s('svg', { class: 'curve', viewBox: `0 0 ${WIDTH} ${HEIGHT}`, height: HEIGHT, preserveAspectRatio: 'none', role: 'img' },
+    s('line', { class: 'axis', x1: 0, x2: WIDTH, y1: HEIGHT - FOOT, y2: HEIGHT - FOOT }), curve, mean);
+  // Beside the drawing, which is as wide as its card, and text is not.
+  const ticks = h('p', { class: 'ticks muted', 'aria-hidden': 'true' }, ['0 %', '25 %', '50 %', '75 %', '100 %'].map((text) => h('span', {}, text)));
   let drawn = '';
   const update = (a, b) => {
     // Nobody sees more digits, and a curve costs more than all else on the page.
@@ -41,5 +40,5 @@ export function densityCurve(kind) {
     mean.setAttribute('x2', at);
     svg.setAttribute('aria-label', `Beta distribution with ${a.toFixed(1)} successes and ${b.toFixed(1)} failures: the chance that a payment is charged is most likely ${((a / (a + b)) * 100).toFixed(1)} %`);
   };
-  return { svg, update };
+  return { element: h('div', {}, svg, ticks), update };
 }

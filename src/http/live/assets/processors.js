@@ -74,7 +74,7 @@ function card(name, fee, index, simulated) {
     switched,
     h('div', {}, strip.caption, strip.svg),
     h('dl', { class: 'facts' }, Object.values(facts).map((each) => each.element)),
-    h('figure', {}, curve.svg, belief),
+    h('figure', {}, curve.element, belief),
     behaviour?.element);
 
   const update = (processor, { columns, simulation, router, deployment, databaseAwayMs }) => {
@@ -90,7 +90,7 @@ function card(name, fee, index, simulated) {
     const isKnown = processor.successProbability != null;
     mark(element, 'data-asked', isKnown);
     if (isKnown) curve.update(processor.posteriorSuccesses, processor.posteriorFailures);
-    curve.svg.toggleAttribute('hidden', !isKnown);
+    curve.element.toggleAttribute('hidden', !isKnown);
     say(belief, isKnown ? BELIEF : notAsked(processor));
     const settled = columns.settled.map((column) => column.slice(-SHARE_SECONDS).reduce((sum, value) => sum + value, 0));
     const all = settled.reduce((sum, value) => sum + value, 0);

@@ -205,12 +205,14 @@ function lines(column, x, y) {
 }
 
 /** One area for each run of known places. */
+/** Where there is nothing, nothing is drawn: its edge would lie upon that of the area below. */
 function area(column, x, floor, roof) {
+  const isDrawn = (place) => column[place] != null && [place - 1, place, place + 1].some((near) => column[near] > 0);
   let path = '';
   for (let start = 0; start < column.length; start += 1) {
-    if (column[start] == null) continue;
+    if (!isDrawn(start)) continue;
     let end = start;
-    while (end + 1 < column.length && column[end + 1] != null) end += 1;
+    while (end + 1 < column.length && isDrawn(end + 1)) end += 1;
     const places = Array.from({ length: end - start + 1 }, (_, index) => start + index);
     const along = (height) => places.map((place) => `${x(place).toFixed(1)} ${height(place).toFixed(1)}`);
     path += `M${along(roof).join('L')}L${along(floor).reverse().join('L')}Z`;
