@@ -27,7 +27,7 @@ const SLOW_CLIENTS: usize = 4_200;
 /// The pause between two bytes of a slow client; the shorter one is below each time that nginx allows
 /// between two reads.
 const BYTE_EVERY: Duration = Duration::from_secs(6);
-const BYTE_BELOW_LIMITS_EVERY: Duration = Duration::from_millis(2_500);
+const BYTE_BELOW_LIMITS_EVERY: Duration = Duration::from_millis(800);
 /// How long they go on: several times longer than nginx waits for a head.
 const SLOW_FOR: Duration = Duration::from_secs(24);
 

@@ -23,7 +23,7 @@ use crate::site::Site;
 /// What is walked through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Drill {
-    /// 4,200 clients that send a byte every 6 s, or every 2.5 s, through nginx
+    /// 4,200 clients that send a byte every 6 s, or every .8 s, through nginx
     SlowClients,
     /// 1,300 idle clients at each instance, which may open 1,024 files
     FewFiles,
