@@ -3,9 +3,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use reqwest::StatusCode;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 use uuid::Uuid;
 
@@ -202,12 +206,82 @@ async fn pays(folder: &Path, program: &str, script: &str) {
     }
 }
 
+/// What comes from something between a client and the service, and is no word of it on a payment; the last is a word of
+/// the service, which asks for a pause.
+const BETWEEN: [&str; 4] = [
+    "403 Forbidden\r\nContent-Type: text/html\r\n",
+    "404 Not Found\r\n",
+    "200 OK\r\nContent-Type: text/html\r\n",
+    "503 Service Unavailable\r\nContent-Type: application/problem+json\r\nRetry-After: 3\r\n",
+];
+
+/// Something in between, which answers the first request by itself, and then the second with the last of [`BETWEEN`].
+/// Returns its address, and when each connection came.
+async fn between(first: &'static str, service: String) -> (String, Arc<Mutex<Vec<Instant>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let (heard, last) = (Arc::clone(&asked), BETWEEN[BETWEEN.len() - 1]);
+    tokio::spawn(async move {
+        let mut own = vec![last, first];
+        while let Ok((mut client, _)) = listener.accept().await {
+            heard.lock().expect("no panic").push(Instant::now());
+            let Some(head) = own.pop() else {
+                let mut server = TcpStream::connect(&service).await.expect("the service");
+                tokio::spawn(async move {
+                    let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                });
+                continue;
+            };
+            let mut request = Vec::new();
+            while !request.ends_with(b"}") {
+                client.read_buf(&mut request).await.expect("a request");
+            }
+            let body = "<p>Sign in</p>";
+            let length = body.len();
+            let reply = format!(
+                "HTTP/1.1 {head}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+            );
+            client
+                .write_all(reply.as_bytes())
+                .await
+                .expect("it listens");
+        }
+    });
+    (format!("http://{address}"), asked)
+}
+
+/// Pays with a client of the page through something that answers by itself at first.
+async fn pays_through(folder: &Path, program: &str, script: &str) {
+    let site = &site().await;
+    let tries = BETWEEN[..BETWEEN.len() - 1].iter().map(|first| async move {
+        let (url, asked) = between(first, site.public.clone()).await;
+        let id = Uuid::new_v4();
+        let environment = [("PAYMENTS_URL", url.as_str())];
+        let arguments = [script, "20.50", &id.to_string()];
+        let output = output(folder, program, &arguments, &environment).await;
+        assert!(output.status.success(), "{script}, {first:?}: {output:?}");
+        site.gateway.until_settled(&[id]).await;
+        let asked = asked.lock().expect("no panic");
+        assert_eq!(asked.len(), 3, "{script}, {first:?}");
+        let pause = asked[2] - asked[1];
+        assert!(
+            pause >= Duration::from_secs(3),
+            "{script}, {first:?}: {pause:?}"
+        );
+    });
+    futures_util::future::join_all(tries).await;
+}
+
 #[tokio::test]
 async fn the_examples_for_a_shell_and_in_python_pay_once() {
     let folder = tempfile::tempdir().expect("a folder");
     for (language, program, script) in [("sh", "sh", "pay.sh"), ("python", "python3", "pay.py")] {
         std::fs::write(folder.path().join(script), example(language)).expect("written");
-        pays(folder.path(), program, script).await;
+        tokio::join!(
+            pays(folder.path(), program, script),
+            pays_through(folder.path(), program, script)
+        );
     }
 }
 
@@ -218,7 +292,34 @@ async fn the_example_in_typescript_compiles_and_pays_once() {
     let folder = workshop(&tools, &site).await;
     std::fs::write(folder.path().join("pay.ts"), example("typescript")).expect("written");
     run(folder.path(), "node_modules/.bin/tsc", &[]).await;
-    pays(folder.path(), "node", "out/pay.js").await;
+    tokio::join!(
+        pays(folder.path(), "node", "out/pay.js"),
+        pays_through(folder.path(), "node", "out/pay.js")
+    );
+}
+
+#[test]
+fn the_page_says_what_each_reply_to_a_post_means() {
+    let document = serde_json::to_value(payment_proxy::http::Api::document()).expect("JSON");
+    let replies = document["paths"]["/payments"]["post"]["responses"].as_object();
+    let ours = replies.expect("replies").keys().map(String::as_str);
+    // Those of the load balancer by itself.
+    let limit = NGINX.lines().find_map(|line| {
+        let status = line.trim().strip_prefix("limit_conn_status ")?;
+        status.strip_suffix(';')
+    });
+    let table = PAGE
+        .split("## What each status means")
+        .nth(1)
+        .expect("a table");
+    let rows = table.lines().filter_map(|line| line.strip_prefix("| "));
+    let statuses = rows
+        .filter_map(|row| row.split(" |").next())
+        .collect::<Vec<_>>();
+    for status in ours.chain([limit.expect("a status"), "504"]) {
+        let is_told = statuses.iter().any(|cell| cell.contains(status));
+        assert!(is_told, "{status} is not in {statuses:?}");
+    }
 }
 
 #[tokio::test]
