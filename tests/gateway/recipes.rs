@@ -128,6 +128,57 @@ fn blocks_are_found_however_they_are_written() {
     );
 }
 
+/// What a text tells a reader to write to one of our tables in SQL, in a block or within a sentence.
+fn changes_the_ledger(text: &str) -> Vec<String> {
+    const WRITES: [&str; 9] = [
+        "INSERT INTO ",
+        "UPDATE ",
+        "DELETE FROM ",
+        "TRUNCATE ",
+        "TRUNCATE TABLE ",
+        "MERGE INTO ",
+        "COPY ",
+        "ALTER TABLE ",
+        "DROP TABLE ",
+    ];
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let upper = words.to_uppercase();
+    let writes = WRITES.iter().flat_map(|verb| upper.match_indices(verb));
+    let tables = [
+        "PAYMENT_",
+        "PROCESSOR_",
+        "LEDGER_",
+        "RECONCILE_",
+        "DEPLOYMENT",
+        "SERVICE_",
+    ];
+    let written = writes.filter_map(|(at, verb)| {
+        let table = upper[at + verb.len()..].trim_start_matches("ONLY ");
+        let table = table.trim_start_matches("PUBLIC.").trim_start_matches('"');
+        let ours = tables.iter().any(|prefix| table.starts_with(prefix));
+        ours.then(|| upper[at..].chars().take(60).collect())
+    });
+    written.collect()
+}
+
+#[test]
+fn no_page_changes_the_ledger_by_sql() {
+    for text in [
+        "```sql\nDELETE FROM payment_archived\n  WHERE month = '2026-07-01';\n```",
+        "psql -c \"\\copy payment_processed from 'july.csv' csv\"",
+        "say `update only public.payment_queue set attempt = 0`",
+        "insert\n    into payment_processed values (1)",
+        "TRUNCATE payment_queue",
+    ] {
+        assert_eq!(changes_the_ledger(text).len(), 1, "{text}");
+    }
+    assert!(changes_the_ledger("SELECT * FROM payment_processed FOR UPDATE; copy it").is_empty());
+    for page in pages() {
+        let text = std::fs::read_to_string(Path::new(ROOT).join(&page)).expect("a page");
+        assert_eq!(changes_the_ledger(&text), Vec::<String>::new(), "{page}");
+    }
+}
+
 /// What is to be done with a line.
 enum Line<'a> {
     /// A command of the program, which is run.
