@@ -16,6 +16,7 @@ mod month;
 mod relocate;
 mod restore;
 mod rows;
+mod step;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -33,8 +34,10 @@ pub use export::EXPORT_SLICE;
 pub use month::Month;
 pub use relocate::{MOVE_BATCH, MOVE_PAUSE};
 pub use restore::{RESTORE_BATCH, Restoration, Restored, restore};
+pub use step::{Doing, Step};
 
 use rows::totals;
+use step::Telling;
 
 /// How long after its end a month may be archived at the earliest. Whatever was sent in it is decided then, and
 /// nobody asks for parts of its last hour any more.
@@ -89,6 +92,7 @@ impl State {
 }
 
 /// Archives the months before `before` into `folder`, the oldest first; with `dry_run` it only says what it would do.
+/// `progress` is told of each step.
 ///
 /// # Errors
 /// A month is not over, the database refuses, the folder cannot be written to, or a file is not what it should be.
@@ -98,6 +102,7 @@ pub async fn archive(
     before: Month,
     folder: &Path,
     dry_run: bool,
+    progress: impl Fn(Step),
 ) -> anyhow::Result<Vec<Archived>> {
     let mut connection = connect(settings, "payment-proxy archive").await?;
     let now: DateTime<Utc> = sqlx::query_scalar!(r#"SELECT now() AS "now!""#)
@@ -115,7 +120,7 @@ pub async fn archive(
         // What was done before a lock was not to be had is not done again: it goes on where it was.
         let done = with_short_locks(&options, ARCHIVES, "archive", async |connection| {
             begin(connection).await?;
-            one(connection, month, now, folder, dry_run).await
+            one(connection, month, now, folder, dry_run, &progress).await
         });
         archived.push(done.await?);
     }
@@ -180,6 +185,7 @@ async fn one(
     now: DateTime<Utc>,
     folder: &Path,
     dry_run: bool,
+    progress: &dyn Fn(Step),
 ) -> anyhow::Result<Archived> {
     let exported = sqlx::query!(
         "SELECT sha256, requests, amount, moved_at FROM payment_archived_month WHERE month = $1",
@@ -216,11 +222,21 @@ async fn one(
             if dry_run {
                 return Ok(result(payments, amount, State::Due));
             }
-            let exported = export::export(connection, month, folder).await?;
+            let told = Telling {
+                month,
+                of: payments,
+                progress,
+            };
+            let exported = export::export(connection, &told, folder).await?;
             (exported.sha256, exported.payments, exported.amount)
         }
     };
-    let left = relocate::relocate(connection, month, &file, (&sha256, payments)).await?;
+    let told = Telling {
+        month,
+        of: payments,
+        progress,
+    };
+    let left = relocate::relocate(connection, &told, &file, &sha256).await?;
     let moved = result(payments, amount, State::Moved { left });
     let left = in_ledger(connection, month).await?;
     Ok(Archived { left, ..moved })

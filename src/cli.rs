@@ -180,6 +180,7 @@ impl From<&clap::Error> for CliError {
                     )
                 };
                 let accepted = context(ContextKind::ValidValue)
+                    .filter(|values| !values.is_empty())
                     .map(|values| format!("expected one of: {values}"));
                 let accepted = accepted
                     .or_else(|| std::error::Error::source(error).map(ToString::to_string))
@@ -255,6 +256,22 @@ mod tests {
             ),
         ] {
             assert_eq!(refusal(&arguments), expected);
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_missing_or_no_id_is_said_so() {
+        for (arguments, expected) in [
+            (
+                &["routing", "disable", "default", "--reason"][..],
+                "error: TEXT (--reason): \"\" is not accepted: expected a value\n",
+            ),
+            (
+                &["payment", "4a7901b8"],
+                "error: <ID>: \"4a7901b8\" is not accepted: \"4a7901b8\" is not a correlation id\n",
+            ),
+        ] {
+            assert_eq!(refusal(arguments), expected);
         }
     }
 

@@ -85,7 +85,7 @@ fn printed(outcome: io::Result<()>) -> ExitCode {
 
 /// Says why nothing came of it; a service does not wait for whoever reads that.
 fn failed(log: Option<&LogWriter>, error: &anyhow::Error) -> ExitCode {
-    let line = output::shown(&format!("error: {error:#}\n"));
+    let line = output::shown(&format!("error: {}\n", operate::explained(error)));
     let _ = match log {
         Some(log) => log.lines().write_all(line.as_bytes()),
         None => stderr().write_all(line.as_bytes()),

@@ -1,6 +1,6 @@
 //! Moments as people write them on a command line.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use jiff::civil;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp, ZonedDateTime};
@@ -8,6 +8,9 @@ use jiff::{Span, Timestamp, ZonedDateTime};
 /// What is understood, for errors and help texts.
 pub const EXPECTED: &str = "expected a time such as 2026-11-30, 2026-11-30T05:00 (UTC), \
     2026-11-30T05:00+01:00, 1h or \"2 days\" (ago), or now";
+
+/// The first year of which a moment is taken; the database knows of some thousand before it.
+const FIRST_YEAR: i32 = 1;
 
 /// Reads a moment relative to the clock of this machine; for arguments of the command line.
 ///
@@ -28,7 +31,8 @@ pub fn read(text: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, String> {
         return Ok(now);
     }
     let at = instant(text).or_else(|| before(text, now));
-    at.and_then(to_chrono).ok_or_else(|| EXPECTED.to_owned())
+    let at = at.and_then(to_chrono).filter(|at| at.year() >= FIRST_YEAR);
+    at.ok_or_else(|| EXPECTED.to_owned())
 }
 
 /// A date or a time, in the zone that it names or in UTC.
@@ -111,6 +115,8 @@ mod tests {
             "5",
             "25:00",
             "2026",
+            "10000 years",
+            "-004713-01-01",
         ] {
             assert_eq!(read(text, now()), Err(EXPECTED.to_owned()), "{text}");
         }

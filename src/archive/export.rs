@@ -12,8 +12,8 @@ use rust_decimal::Decimal;
 use sqlx::{Connection, Executor, PgConnection};
 
 use super::file::{Lines, Partial};
-use super::month::Month;
 use super::rows::{COLUMNS, load};
+use super::step::{Doing, Telling};
 
 /// What one transaction reads. Its snapshot keeps vacuum from cleaning the queue for as long.
 pub const EXPORT_SLICE: TimeDelta = TimeDelta::hours(1);
@@ -33,16 +33,17 @@ pub(super) type Hours = BTreeMap<(DateTime<Utc>, String), (i64, Decimal)>;
 /// Writes a month to its file, and then down that it is there. Before that the file has another name.
 pub(super) async fn export(
     connection: &mut PgConnection,
-    month: Month,
+    told: &Telling<'_>,
     folder: &Path,
 ) -> anyhow::Result<Exported> {
+    let month = told.month;
     let path = folder.join(month.file_name());
     let partial = Partial::create(folder.join(format!("{}.partial", month.file_name())))?;
-    let expected = write(connection, month, &partial.file)
+    let expected = write(connection, told, &partial.file)
         .await
         .with_context(|| format!("writing {}", partial.path().display()))?;
     partial.file.sync_all()?;
-    let (sha256, found) = read_back(connection, partial.path()).await?;
+    let (sha256, found) = read_back(connection, told, partial.path()).await?;
     if found != expected {
         bail!(
             "{} does not add up to payment_rollup; nothing has been moved",
@@ -73,7 +74,12 @@ pub(super) async fn export(
 }
 
 /// Writes the payments of a month, and returns what they must add up to.
-async fn write(connection: &mut PgConnection, month: Month, file: &File) -> anyhow::Result<Hours> {
+async fn write(
+    connection: &mut PgConnection,
+    told: &Telling<'_>,
+    file: &File,
+) -> anyhow::Result<Hours> {
+    let (month, mut written) = (told.month, 0);
     let mut out = BufWriter::new(file);
     writeln!(out, "{COLUMNS}")?;
     let hours = sqlx::query_scalar!(
@@ -97,6 +103,7 @@ async fn write(connection: &mut PgConnection, month: Month, file: &File) -> anyh
         )
         .fetch_all(&mut *transaction)
         .await?;
+        written += totals.iter().map(|row| row.requests).sum::<i64>();
         expected.extend(
             totals
                 .into_iter()
@@ -114,13 +121,18 @@ async fn write(connection: &mut PgConnection, month: Month, file: &File) -> anyh
         }
         drop(lines);
         transaction.commit().await?;
+        told.at(Doing::Writing, written);
     }
     out.flush()?;
     Ok(expected)
 }
 
 /// What the file has, by its own bytes as they are on the disk.
-async fn read_back(connection: &mut PgConnection, path: &Path) -> anyhow::Result<(String, Hours)> {
+async fn read_back(
+    connection: &mut PgConnection,
+    told: &Telling<'_>,
+    path: &Path,
+) -> anyhow::Result<(String, Hours)> {
     let mut lines = Lines::open(path)?;
     let mut found = Hours::new();
     while let Some(batch) = lines.next(VERIFY_BATCH)? {
@@ -139,6 +151,7 @@ async fn read_back(connection: &mut PgConnection, path: &Path) -> anyhow::Result
             total.0 += payments;
             total.1 += amount;
         }
+        told.at(Doing::ReadingBack, lines.payments);
     }
     Ok((lines.sha256(), found))
 }

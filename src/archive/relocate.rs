@@ -1,4 +1,4 @@
-//! What is in the file of a month leaves the books.
+//! What is in the file of a month leaves the ledger.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,25 +10,27 @@ use sqlx::{Connection, PgConnection};
 use super::file::{Content, Lines, sync};
 use super::month::Month;
 use super::rows::{load, totals};
+use super::step::{Doing, Telling};
 
 /// Payments that move in one transaction, at most.
 pub const MOVE_BATCH: usize = 500;
 /// The pause after each, so that the service has the disk most of the time.
 pub const MOVE_PAUSE: Duration = Duration::from_millis(50);
 
-/// Moves what is in the file, where the books still say the same. Returns how many payments of the month are left in
-/// the books.
+/// Moves what is in the file, where the ledger still says the same. Returns how many payments of the month are left in
+/// the ledger.
 pub(super) async fn relocate(
     connection: &mut PgConnection,
-    month: Month,
+    told: &Telling<'_>,
     path: &Path,
-    (sha256, payments): (&str, i64),
+    sha256: &str,
 ) -> anyhow::Result<i64> {
+    let month = told.month;
     let content = Content::of(path);
     let content = content.with_context(|| {
         format!("{month} was exported before, and some of it may only be in its file")
     })?;
-    content.expect(path, sha256, payments)?;
+    content.expect(path, sha256, told.of)?;
     // It may be a copy that somebody has just made.
     sync(path)?;
     let mut lines = Lines::open(path)?;
@@ -44,7 +46,7 @@ pub(super) async fn relocate(
         .await?;
         ensure!(archived.is_some(), "{month} has been restored meanwhile");
         load(&mut transaction, batch).await?;
-        // The triggers take out of payment_rollup what this takes out of the books.
+        // The triggers take out of payment_rollup what this takes out of the ledger.
         let moved: i64 = sqlx::query_scalar(
             "WITH moved AS (
                 DELETE FROM payment_processed p USING archive_line l
@@ -77,6 +79,7 @@ pub(super) async fn relocate(
         .fetch_one(&mut *transaction)
         .await?;
         transaction.commit().await?;
+        told.at(Doing::Moving, lines.payments);
         if moved > 0 {
             tokio::time::sleep(MOVE_PAUSE).await;
         }

@@ -1,5 +1,6 @@
 //! A month comes back from its file to the ledger.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
@@ -94,20 +95,26 @@ pub async fn restore(
     progress: impl Fn(u64, u64),
 ) -> anyhow::Result<Restored> {
     let options = settings.connect_options(APPLICATION);
-    with_short_locks(&options, ARCHIVES, "restore", async |connection| {
+    let commits = Cell::new(false);
+    let restored = with_short_locks(&options, ARCHIVES, "restore", async |connection| {
         begin(connection).await?;
+        let how = (how, &commits);
         one(connection, settings, month, folder, how, &progress).await
     })
-    .await
+    .await;
+    match commits.get() {
+        true => restored,
+        false => restored.with_context(|| format!("{month}: nothing was changed")),
+    }
 }
 
-/// One attempt, which changes nothing where it fails.
+/// One attempt, which changes nothing where it fails before it `commits`.
 async fn one(
     connection: &mut PgConnection,
     settings: &DatabaseSettings,
     month: Month,
     folder: &Path,
-    (dry_run, keep_late): (bool, bool),
+    ((dry_run, keep_late), commits): ((bool, bool), &Cell<bool>),
     progress: &impl Fn(u64, u64),
 ) -> anyhow::Result<Restored> {
     let file = folder.join(month.file_name());
@@ -149,7 +156,7 @@ async fn one(
     .await?;
     ensure!(
         locked.is_some_and(|locked| locked.sha256 == expected.sha256),
-        "{month} has been restored meanwhile by another run; this one changed nothing"
+        "it has been restored meanwhile by another run"
     );
     let found = load_all(&mut transaction, month, &file, &expected, progress).await?;
     let (in_month, _) = totals(&mut transaction, month).await?;
@@ -172,6 +179,7 @@ async fn one(
     let number: String = sqlx::query_scalar("SELECT pg_current_xact_id()::text")
         .fetch_one(&mut *transaction)
         .await?;
+    commits.set(true);
     if let Err(error) = within(transaction.commit()).await {
         let ended = how_it_ended(settings, &number).await;
         ended.with_context(|| format!("{month}: the commit failed: {error}"))?;

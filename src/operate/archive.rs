@@ -1,4 +1,4 @@
-//! `payment-proxy archive`: old months out of the books, to files.
+//! `payment-proxy archive`: old months out of the ledger, to files.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::output::{print_json, say};
-use super::{DIFFERS, naming};
-use crate::archive::{self as months, Archived, Month, State};
+use super::{DIFFERS, Progress, naming, paragraph};
+use crate::archive::{self as months, Archived, Month, State, Step};
 use crate::config::{DatabaseSettings, OwnerSettings};
 
 /// `payment-proxy archive`.
@@ -39,8 +39,14 @@ pub struct ArchiveArgs {
 /// As [`months::archive`].
 pub async fn archive(args: ArchiveArgs) -> anyhow::Result<ExitCode> {
     let settings = args.owner.of(&args.database);
-    let archived = months::archive(&settings, args.before, &args.to, args.dry_run).await;
+    let progress = Progress::new("payments");
+    let step = |step: Step| {
+        progress.doing(&format!("{} {}", step.month, step.doing));
+        progress.at(step.done, step.of);
+    };
+    let archived = months::archive(&settings, args.before, &args.to, args.dry_run, step).await;
     let archived = archived.map_err(|error| naming(&settings, error))?;
+    progress.end();
     if args.json {
         print_json(&archived)?;
     } else {
@@ -64,21 +70,18 @@ fn print_month(archived: &Archived) -> std::io::Result<()> {
         ..
     } = archived;
     let file = archived.file.display();
-    match &archived.state {
-        State::Due => say!("{month}: {payments} payments of {amount} would go to {file}"),
-        State::Refused { reason } => {
-            say!("{month}: {payments} payments of {amount} stay: {reason}")
-        }
-        State::Moved { left: 0 } => {
-            say!("{month}: {payments} payments of {amount} are in {file}")
-        }
-        State::Moved { left } => say!(
-            "{month}: {payments} payments of {amount} are in {}; {left} of that month were recorded or changed after \
-             the export and stay in the ledger (`restore {month} --keep-late`, and archive to another folder, to have \
-             them in one file)",
+    let what = match &archived.state {
+        State::Due => format!("would go to {file}"),
+        State::Refused { reason } => format!("stay: {reason}"),
+        State::Moved { left: 0 } => format!("are in {file}"),
+        State::Moved { left } => format!(
+            "are in {}; {left} of that month were recorded or changed after the export and stay in the ledger \
+             (`restore {month} --keep-late`, and archive to another folder, to have them in one file)",
             month.file_name()
         ),
-    }?;
+    };
+    let line = format!("{month}: {payments} payments of {amount} {what}");
+    say!("{}", paragraph(&line))?;
     archived
         .left
         .iter()

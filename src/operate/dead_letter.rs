@@ -6,6 +6,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use uuid::Uuid;
 
+use super::input::correlation_id;
 use super::output::{confirm, print_json, say};
 use super::{DIFFERS, UNNAMED, connect, table_with_texts};
 use crate::config::DatabaseSettings;
@@ -38,12 +39,13 @@ pub enum DeadLetterAction {
     /// Show one
     Show {
         /// The correlation id
+        #[arg(value_parser = correlation_id)]
         id: Uuid,
     },
     /// Put them back into the queue
     Retry {
         /// The correlation ids
-        #[arg(required_unless_present = "all")]
+        #[arg(required_unless_present = "all", value_parser = correlation_id)]
         ids: Vec<Uuid>,
         /// Every one of them
         #[arg(long, conflicts_with = "ids")]
@@ -52,7 +54,7 @@ pub enum DeadLetterAction {
     /// Forget them for good
     Discard {
         /// The correlation ids
-        #[arg(required = true)]
+        #[arg(required = true, value_parser = correlation_id)]
         ids: Vec<Uuid>,
         /// Why; it is kept, for auditors
         #[arg(long, value_name = "TEXT", default_value = "no reason was given", value_parser = NonEmptyStringValueParser::new())]

@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::output::{print_json, say};
-use super::{DIFFERS, connected};
+use super::{DIFFERS, connected, field, paragraph};
 use crate::config::{DatabaseSettings, OwnerSettings};
 use crate::database::{Session, interval};
 use crate::deployment::{MemberTerms, Word, declare};
@@ -152,10 +152,11 @@ pub async fn deployment(args: DeploymentArgs) -> anyhow::Result<ExitCode> {
             if args.json {
                 print_json(&declared)?;
             } else {
-                match &declared {
-                    Ok(details) => say!("{}: {details}", word.as_str())?,
-                    Err(refused) => say!("refused, nothing was changed: {refused}")?,
-                }
+                let said = match &declared {
+                    Ok(details) => format!("{}: {details}", word.as_str()),
+                    Err(refused) => format!("refused, nothing was changed: {refused}"),
+                };
+                say!("{}", paragraph(&said))?;
             }
             Ok(match declared {
                 Ok(_) => ExitCode::SUCCESS,
@@ -225,33 +226,30 @@ async fn look(connection: &mut PgConnection) -> Result<Shown, sqlx::Error> {
 }
 
 fn print(shown: &Shown) -> std::io::Result<()> {
+    let line = |name: &str, text: &str| say!("{}", field(name, text));
     let recorded = shown.recorded.as_deref().unwrap_or("nowhere");
-    say!("recorded in   {recorded}")?;
-    if recorded == shown.here {
-        say!("this is       that database")?;
-    } else {
-        say!("this is       a copy: {}", shown.here)?;
+    line("recorded in", recorded)?;
+    match recorded == shown.here {
+        true => line("this is", "that database")?,
+        false => line("this is", &format!("a copy: {}", shown.here))?,
     }
     if shown.asks_first {
-        say!("restored      every processor is asked for a payment before its first charge")?;
+        let asks = "every processor is asked for a payment before its first charge";
+        line("restored", asks)?;
     }
     match &shown.terms {
         Some(terms) => {
             for (name, processor) in &terms.processors {
-                say!(
-                    "processor     {name}, fee {}, at {}",
-                    processor.fee,
-                    processor.url
-                )?;
+                let (fee, url) = (&processor.fee, &processor.url);
+                line("processor", &format!("{name}, fee {fee}, at {url}"))?;
             }
-            say!(
-                "settings      {} queue, PROCESSOR_TIMEOUT_MS {}, LATE_CHARGE_MS {}",
-                terms.queue_durability,
-                terms.processor_timeout_ms,
-                terms.late_charge_ms
-            )?;
+            let settings = format!(
+                "{} queue, PROCESSOR_TIMEOUT_MS {}, LATE_CHARGE_MS {}",
+                terms.queue_durability, terms.processor_timeout_ms, terms.late_charge_ms
+            );
+            line("settings", &settings)?;
         }
-        None => say!("terms         the next instance says")?,
+        None => line("terms", "the next instance says")?,
     }
     for instance in &shown.instances {
         let program = instance.program.as_deref().unwrap_or("an older program");
@@ -260,9 +258,9 @@ fn print(shown: &Shown) -> std::io::Result<()> {
             (None, true) => "serves".to_owned(),
             (None, false) => "not alive".to_owned(),
         };
-        say!("instance      {} ({program}) {state}", instance.id)?;
+        line("instance", &format!("{} ({program}) {state}", instance.id))?;
         for difference in &instance.differences {
-            say!("              {difference}")?;
+            line("", difference)?;
         }
     }
     for declared in &shown.declared {
@@ -273,10 +271,9 @@ fn print(shown: &Shown) -> std::io::Result<()> {
             reason,
             details,
         } = declared;
-        say!(
-            "declared      {} by {by}: {word}, {reason:?}: {details}",
-            format_time(*at)
-        )?;
+        let at = format_time(*at);
+        let declared = format!("{at} by {by}: {word}, {reason:?}: {details}");
+        line("declared", &declared)?;
     }
     Ok(())
 }

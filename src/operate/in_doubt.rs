@@ -66,7 +66,7 @@ pub enum InDoubtAction {
 #[derive(Debug, Args)]
 pub struct Decision {
     /// The correlation ids
-    #[arg(required_unless_present = "file")]
+    #[arg(required_unless_present = "file", value_parser = correlation_id)]
     pub ids: Vec<Uuid>,
     /// A file with one correlation id per line, and where it is to be another than the one that was sent, the
     /// requestedAt after a comma; - for standard input

@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use serde::Serialize;
 
+use super::paragraph;
 use crate::printable::is_printable;
 
 /// Prints a line to standard output, as `println!` does, but for readers that have gone.
@@ -69,7 +70,10 @@ pub fn confirm(question: &str) -> anyhow::Result<bool> {
             "{question} Nobody can be asked, because standard input is no terminal: --yes does it without asking"
         );
     }
-    complain(&format_args!("{question} [y/N] "));
+    complain(&format_args!(
+        "{} ",
+        paragraph(&format!("{question} [y/N]"))
+    ));
     let mut answer = String::new();
     input.read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

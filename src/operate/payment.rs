@@ -9,6 +9,7 @@ use serde::Serialize;
 use sqlx::PgPool;
 use uuid::Uuid;
 
+use super::input::correlation_id;
 use super::output::{print_json, say};
 use super::{DIFFERS, connect, table_with_texts};
 use crate::config::DatabaseSettings;
@@ -23,6 +24,7 @@ const SHOWN_LAST: usize = 20;
 #[derive(Debug, Args)]
 pub struct PaymentArgs {
     /// The correlation id
+    #[arg(value_parser = correlation_id)]
     pub id: Uuid,
     #[command(flatten)]
     #[allow(missing_docs)]

@@ -1,6 +1,8 @@
 //! How far a command is, for a person who waits: on a terminal only, never in a file or a pipe.
 
-use indicatif::{ProgressBar, ProgressStyle};
+use std::fmt::Write;
+
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 /// A line on standard error, if that is a terminal.
 #[derive(Debug)]
@@ -10,11 +12,23 @@ impl Progress {
     /// Nothing is done yet of `things`.
     pub(super) fn new(things: &str) -> Self {
         let line = format!(
-            "{{bar:30}} {{human_pos}} of {{human_len}} {things}, {{per_sec}}, {{eta}} left"
+            "{{prefix}}{{wide_bar}} {{human_pos}} of {{human_len}} {things}, {{speed}}, {{eta}} left"
         );
         let style = ProgressStyle::with_template(&line);
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = style.with_key("speed", |state: &ProgressState, out: &mut dyn Write| {
+            let _ = write!(out, "{:.0}/s", state.per_sec());
+        });
         Self(ProgressBar::new(0).with_style(style))
+    }
+
+    /// Names what is being done now; the count begins again where that is something else.
+    pub(super) fn doing(&self, what: &str) {
+        let prefix = format!("{what} ");
+        if self.0.prefix() != prefix {
+            self.0.reset();
+            self.0.set_prefix(prefix);
+        }
     }
 
     /// `done` of about `total` are done.

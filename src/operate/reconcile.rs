@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::input::{correlation_id, lines, read};
 use super::output::{complain, print_json, say};
-use super::{DIFFERS, FAILED, Progress, connect};
+use super::{DIFFERS, FAILED, Progress, connect, paragraph};
 use crate::charge::processors;
 use crate::config::{DatabaseSettings, OwnerSettings, ProcessorsSettings};
 use crate::moment;
@@ -120,37 +120,41 @@ fn read_ids(path: &Path) -> anyhow::Result<Vec<Uuid>> {
 }
 
 fn print_report(report: &Report) -> std::io::Result<()> {
+    let tell = |text: &str| say!("{}", paragraph(text));
     for finding in &report.findings {
-        say!("{}", finding_line(finding))?;
+        tell(&finding_line(finding))?;
     }
     for id in &report.nowhere {
-        say!("{id}  unknown here; no processor has it: it was lost, or never posted")?;
+        let lost = "unknown here; no processor has it: it was lost, or never posted";
+        tell(&format!("{id}  {lost}"))?;
     }
     for totals in &report.totals {
         let (name, booked) = (&totals.processor, &totals.booked);
-        match &totals.charged {
-            Ok(charged) => say!(
-                "totals of {name}: {} payments of {} recorded, {} of {} charged",
+        let differ = match &totals.charged {
+            Ok(charged) => format!(
+                "{} payments of {} recorded, {} of {} charged",
                 booked.total_requests,
                 booked.total_amount,
                 charged.total_requests,
                 charged.total_amount
             ),
-            Err(reason) => say!("totals of {name}: no answer: {reason}"),
-        }?;
+            Err(reason) => format!("no answer: {reason}"),
+        };
+        tell(&format!("totals of {name}: {differ}"))?;
     }
     for group in &report.not_known {
         let first: Vec<String> = group.first.iter().map(ToString::to_string).collect();
-        say!(
+        tell(&format!(
             "{} payments: not known whether {} has them: {}; the first: {}",
             group.payments,
             group.processor,
             group.reason,
             first.join(" ")
-        )?;
+        ))?;
     }
     for name in &report.not_asked {
-        say!("{name} was not asked: it is known to the database and not in PROCESSORS")?;
+        let known = "it is known to the database and not in PROCESSORS";
+        tell(&format!("{name} was not asked: {known}"))?;
     }
     let archived = report.archived;
     if archived.payments > 0 {
@@ -158,27 +162,25 @@ fn print_report(report: &Report) -> std::io::Result<()> {
             true => "compared by totals only",
             false => "not compared: give --token to compare totals, or restore the month",
         };
-        say!(
+        tell(&format!(
             "{} payments of {} are archived and {how}",
-            archived.payments,
-            archived.amount
-        )?;
+            archived.payments, archived.amount
+        ))?;
     }
     if let Some(reason) = &report.not_left {
-        complain(&format_args!(
-            "what was found is not left for `status`: {reason}\n"
-        ));
+        let not_left = format!("what was found is not left for `status`: {reason}");
+        complain(&format_args!("{}\n", paragraph(&not_left)));
     }
     let repaired = report.findings.iter().filter(|each| each.repaired).count();
     let not_known = match report.payments_not_known {
         0 => String::new(),
         not_known => format!("; of {not_known} it is not known"),
     };
-    say!(
+    tell(&format!(
         "{} compared, {} differ, {repaired} of them repaired{not_known}",
         report.compared,
         report.findings.len()
-    )
+    ))
 }
 
 fn finding_line(finding: &Finding) -> String {

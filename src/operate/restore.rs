@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::output::{print_json, say};
-use super::{DIFFERS, Progress, naming};
+use super::{DIFFERS, Progress, naming, paragraph};
 use crate::archive::{self as months, Month, Restoration, Restored};
 use crate::config::{DatabaseSettings, OwnerSettings};
 
@@ -68,15 +68,12 @@ fn print_restored(restored: &Restored) -> std::io::Result<()> {
         ..
     } = restored;
     let file = restored.file.display();
-    match &restored.state {
-        Restoration::Due => {
-            say!("{month}: {payments} payments of {amount} would come back from {file}")
-        }
-        Restoration::Refused { reason } => say!("{month}: nothing was changed: {reason}"),
-        Restoration::Done => {
-            say!("{month}: {payments} payments of {amount} are in the ledger again")
-        }
-    }?;
+    let what = match &restored.state {
+        Restoration::Due => format!("{payments} payments of {amount} would come back from {file}"),
+        Restoration::Refused { reason } => format!("nothing was changed: {reason}"),
+        Restoration::Done => format!("{payments} payments of {amount} are in the ledger again"),
+    };
+    say!("{}", paragraph(&format!("{month}: {what}")))?;
     restored
         .late
         .iter()

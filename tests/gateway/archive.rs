@@ -76,7 +76,7 @@ fn program(service: &Database, owner: &Database, before: &str, folder: &Path) ->
     command
 }
 
-/// Its exit code and all that it says.
+/// Its exit code and all that it says, a line each however it is wrapped.
 pub async fn run(command: &mut Command) -> (Option<i32>, String) {
     let Output {
         status,
@@ -84,7 +84,7 @@ pub async fn run(command: &mut Command) -> (Option<i32>, String) {
         stderr,
     } = command.output().await.expect("the program starts");
     let text = [stdout, stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    (status.code(), text.concat())
+    (status.code(), text.concat().replace("\n    ", " "))
 }
 
 /// Ids and amounts of what is settled in these months, in cents.
@@ -371,7 +371,7 @@ async fn a_month_that_is_not_over_or_not_decided_is_not_archived() {
     let folder = tempfile::tempdir().expect("a folder");
     let settings = database.settings(QueueDurability::Unlogged);
     let archive = async |before: &str, dry_run| {
-        archive(&settings, month(before), folder.path(), dry_run).await
+        archive(&settings, month(before), folder.path(), dry_run, |_| {}).await
     };
     let found = archive("2025-07", false).await.expect("an answer");
     let reasons: Vec<&str> = found

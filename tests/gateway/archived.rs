@@ -20,6 +20,8 @@ use uuid::Uuid;
 
 use crate::archive::{PAYMENTS, filled, month, run, whole_hours};
 use crate::forwarder::Forwarder;
+use crate::neighbours::full_disk::database_on;
+use crate::neighbours::volume::Volume;
 use crate::server::Server;
 use crate::support::{
     CENTS, Database, Gateway, enqueue, eventually, hold, new_claim, new_payment, processor,
@@ -35,7 +37,7 @@ type TotalsRow = (DateTime<Utc>, String, i64, Decimal);
 pub async fn move_all(database: &Database) -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let settings = database.settings(QueueDurability::Unlogged);
-    let states = archive(&settings, month("2025-07"), folder.path(), false).await;
+    let states = archive(&settings, month("2025-07"), folder.path(), false, |_| {}).await;
     for state in states.expect("an answer") {
         assert_eq!(state.state, State::Moved { left: 0 });
     }
@@ -185,7 +187,7 @@ async fn an_archived_month_comes_back_by_a_command() {
 
     // And goes again, into the file that is there.
     let settings = database.settings(QueueDurability::Unlogged);
-    let again = archive(&settings, month("2025-07"), folder.path(), false).await;
+    let again = archive(&settings, month("2025-07"), folder.path(), false, |_| {}).await;
     assert_eq!(again.expect("an answer").len(), 2);
     assert_eq!(content(&database).await[..4], archived[..4]);
 }
@@ -287,14 +289,14 @@ async fn a_month_that_cannot_come_back_whole_changes_nothing() {
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(database.count("payment_processed").await, 6_001);
     let settings = database.settings(QueueDurability::Unlogged);
-    let refused = archive(&settings, month("2025-07"), folder.path(), false).await;
+    let refused = archive(&settings, month("2025-07"), folder.path(), false, |_| {}).await;
     let refused = format!("{:#}", refused.expect_err("the old file is there"));
     assert!(
         refused.contains("exists and has other content"),
         "{refused}"
     );
     let other = tempfile::tempdir().expect("a folder");
-    let again = archive(&settings, month("2025-07"), other.path(), false).await;
+    let again = archive(&settings, month("2025-07"), other.path(), false, |_| {}).await;
     assert_eq!(again.expect("an answer")[0].payments, 6_001);
 }
 
@@ -380,6 +382,104 @@ async fn a_restore_that_waits_or_is_killed_changes_nothing_and_no_payment_is_for
         0,
         "nothing is charged again"
     );
+    assert_eq!(database.count("payment_processed").await, 6_000);
+}
+
+/// Runs `restore` of June, which is to fail with this text and to change nothing.
+async fn fails(database: &Database, folder: &Path, expected: &str) {
+    let before = content(database).await;
+    let (code, said) = run(&mut restoring(database, "2025-06", folder)).await;
+    assert_eq!(code, Some(2), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    for part in ["error: 2025-06: nothing was changed: ", expected] {
+        assert!(said.contains(part), "{part} is not in {said}");
+    }
+    eventually("the server has given it up", async || {
+        let running = "pg_stat_activity WHERE application_name = 'payment-proxy restore'
+            AND datname = current_database()";
+        database.count(running).await == 0
+    })
+    .await;
+    assert_eq!(content(database).await, before);
+}
+
+#[tokio::test]
+async fn a_restore_that_the_database_refuses_halfway_changes_nothing_and_says_what() {
+    let database = filled().await;
+    let folder = move_all(&database).await;
+    // Of the 6,000 payments some are in the ledger, their totals are added up, and then it is over.
+    let full = ("53100", "could not extend file: No space left on device");
+    let cancelled = ("57014", "canceling statement due to user request");
+    for (table, event, condition, (state, text)) in [
+        (
+            "payment_processed",
+            "INSERT",
+            "(SELECT count(*) FROM payment_processed) > 3000",
+            full,
+        ),
+        (
+            "payment_processed",
+            "INSERT",
+            "(SELECT count(*) FROM payment_processed) > 5000",
+            cancelled,
+        ),
+        (
+            "payment_archived",
+            "DELETE",
+            "(SELECT count(*) FROM payment_archived) < 7000",
+            full,
+        ),
+        ("payment_archived_hour", "DELETE", "true", full),
+        ("payment_archived_month", "DELETE", "true", full),
+    ] {
+        database
+            .execute(&format!(
+                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                    IF {condition} THEN RAISE EXCEPTION '{text}' USING ERRCODE = '{state}'; END IF;
+                    RETURN NULL;
+                 END $$;
+                 CREATE TRIGGER refuse AFTER {event} ON {table}
+                 FOR EACH STATEMENT EXECUTE FUNCTION refuse()"
+            ))
+            .await;
+        fails(&database, folder.path(), text).await;
+        database.execute("DROP FUNCTION refuse CASCADE").await;
+    }
+    let (code, said) = run(&mut restoring(&database, "2025-06", folder.path())).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(database.count("payment_processed").await, 6_000);
+}
+
+#[tokio::test]
+async fn a_restore_on_a_full_disk_changes_nothing_and_is_done_when_there_is_room() {
+    let Some(disk) = Volume::mount(64) else {
+        eprintln!("SKIPPED: only root can mount the small disk that this needs");
+        return;
+    };
+    let server = Server::start().await;
+    let database = database_on(&disk, &server).await;
+    let settings = database.migrate_settings(QueueDurability::Unlogged);
+    payment_proxy::database::migrate(&settings)
+        .await
+        .expect("tables");
+    crate::archive::fill(&database).await;
+    let folder = move_all(&database).await;
+    // Nothing is put into the place of what was moved.
+    database
+        .execute("VACUUM FULL payment_processed; VACUUM FULL payment_archived")
+        .await;
+    for room in [0, 700 * 1024] {
+        disk.fill().expect("the disk is filled");
+        let filler = disk.path().join("filler");
+        let filler = std::fs::File::options().write(true).open(filler);
+        let filler = filler.expect("a file");
+        let length = filler.metadata().expect("a file").len();
+        filler.set_len(length - room).expect("it is shorter");
+        fails(&database, folder.path(), "could not extend file").await;
+        disk.empty().expect("the disk is emptied");
+    }
+    let (code, said) = run(&mut restoring(&database, "2025-06", folder.path())).await;
+    assert_eq!(code, Some(0), "{said}");
     assert_eq!(database.count("payment_processed").await, 6_000);
 }
 

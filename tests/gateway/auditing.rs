@@ -187,7 +187,7 @@ async fn every_query_of_the_auditing_page_answers_its_question() {
     let folder = tempfile::tempdir().expect("a folder");
     let settings = owner.settings(QueueDurability::Unlogged);
     let before = "2020-02".parse().expect("a month");
-    archive(&settings, before, folder.path(), false)
+    archive(&settings, before, folder.path(), false, |_| {})
         .await
         .expect("it is archived");
 
@@ -488,7 +488,7 @@ async fn whoever_says_a_fee_says_the_same() {
         if archived {
             let settings = database.settings(QueueDurability::Unlogged);
             let before = "2025-07".parse().expect("a month");
-            let moved = archive(&settings, before, archives.path(), false).await;
+            let moved = archive(&settings, before, archives.path(), false, |_| {}).await;
             moved.expect("it is archived");
             assert_eq!(database.count("payment_processed").await, 0);
         }

@@ -253,7 +253,7 @@ async fn archived_and_restored_payments_are_no_loss() {
     let folder = tempfile::tempdir().expect("a folder");
     let settings = database.settings(QueueDurability::Unlogged);
     let before = "2025-07".parse().expect("a month");
-    archive(&settings, before, folder.path(), false)
+    archive(&settings, before, folder.path(), false, |_| {})
         .await
         .expect("it is archived");
     let found = balance(&database).await;

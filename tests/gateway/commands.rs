@@ -273,6 +273,38 @@ async fn an_error_names_what_was_tried_once() {
 }
 
 #[tokio::test]
+async fn a_database_that_is_not_migrated_and_a_right_that_is_missing_are_said_once() {
+    let database = Database::create().await;
+    for arguments in ASKING {
+        let changes_nothing = arguments[0] == "migrate" || arguments.contains(&"--watch");
+        if changes_nothing || arguments.contains(&"declare") {
+            continue;
+        }
+        let (code, text) = run(&mut program(&database.url, arguments)).await;
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(code, 2, "{arguments:?}: {text}");
+        assert!(
+            text.contains("`payment-proxy migrate`"),
+            "{arguments:?}: {text}"
+        );
+        let said = text.matches("does not exist").count();
+        let once = 1 + usize::from(arguments[0] == "status");
+        assert_eq!(said, once, "{arguments:?}: {text}");
+    }
+    let owner = Database::migrated().await;
+    let name = owner.url.rsplit('/').next().expect("a name");
+    let role = format!("reader_{name}");
+    owner.execute(&format!("CREATE ROLE {role} LOGIN")).await;
+    let reader = crate::server::connect_as(&owner, &role);
+    for arguments in [&["summary"][..], &["dead-letter", "list"], &["reconcile"]] {
+        let (code, text) = run(&mut program(&reader.url, arguments)).await;
+        assert_eq!(code, 2, "{arguments:?}: {text}");
+        assert_eq!(text.matches("permission denied").count(), 1, "{text}");
+        assert!(text.contains("MIGRATE_DATABASE_URL"), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn the_help_of_every_command_has_examples_exit_codes_and_only_what_it_reads() {
     let (_, all) = run(&mut program("", &["--help"])).await;
     let commands = all
@@ -391,55 +423,6 @@ async fn times_are_given_as_people_write_them() {
         code == 2 && text.contains("--form") && text.contains("--from"),
         "{text}"
     );
-}
-
-#[tokio::test]
-async fn what_is_printed_fits_eighty_columns() {
-    let (database, default, fallback) = (
-        Database::create().await,
-        processor().await,
-        processor().await,
-    );
-    let gateway = Gateway::start(&database, &processors(&[&default, &fallback]), &[]).await;
-    let reason =
-        "no reply within the time that a processor has, and its look-up says nothing of it";
-    database
-        .execute(&format!(
-            "INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt, processor, reason)
-             VALUES ('{ID}', 999999999999.99, now(), 12345, 'fallback', '{reason} {reason}');
-             INSERT INTO payment_attempt (correlation_id, requested_at, outcome, processor, reason, first_claim, last_claim)
-             VALUES ('{ID}', now(), 'in doubt', 'fallback', '{reason}', 1, 12345);
-             INSERT INTO payment_queue (correlation_id, amount, accepted_at, attempt, processor, requested_at, doubt_until)
-             VALUES (gen_random_uuid(), 1, now() - interval '5 min', 1, 'removed', now() - interval '5 min', now());
-             INSERT INTO payment_attempt (correlation_id, requested_at, outcome, processor, reason, first_claim, last_claim)
-             SELECT correlation_id, now(), 'in doubt', 'removed', '{reason}', 1, 1 FROM payment_queue;
-             INSERT INTO processor_health (processor) VALUES ('removed')"
-        ))
-        .await;
-    let disable = ["routing", "disable", "default", "--reason", reason];
-    eventually("it is switched off", async || {
-        run(&mut program(&database.url, &disable)).await.0 == 0
-    })
-    .await;
-    for arguments in [
-        &["status"][..],
-        &["dead-letter", "list"],
-        &["dead-letter", "show", ID],
-        &["payment", ID],
-        &["in-doubt", "list"],
-        &["routing"],
-        &["summary"],
-    ] {
-        let (_, text) = run(&mut program(&database.url, arguments)).await;
-        for line in text.lines() {
-            assert!(line.chars().count() <= 80, "{arguments:?}: {line:?}");
-        }
-    }
-    let (_, status) = run(&mut program(&database.url, &["status"])).await;
-    let removed = status.lines().find(|line| line.starts_with("removed "));
-    let mut words = removed.expect("a row").split_whitespace();
-    assert_eq!(words.nth(1), Some("removed"), "{status}");
-    drop(gateway);
 }
 
 #[tokio::test]

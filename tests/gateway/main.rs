@@ -13,6 +13,7 @@ mod books;
 mod census;
 mod clients;
 mod clocks;
+mod columns;
 mod command_line;
 mod commands;
 mod copies;

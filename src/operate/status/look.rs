@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::super::{DIFFERS, connect};
+use super::super::{DIFFERS, connect, database_words};
 use crate::attention::{Attention, Item};
 use crate::census::{COUNTED, Census};
 use crate::config::{DatabaseSettings, Listen, OperatorSettings};
@@ -203,7 +203,7 @@ impl Looker {
         {
             return tried.to_string();
         }
-        error.to_string()
+        database_words(error)
     }
 
     async fn ask_instance(&self) -> Result<Vec<Seen>, String> {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::super::{details, table, table_with_texts};
+use super::super::{field, paragraph, table, table_with_texts};
 use super::look::{Database, Processor, Seen, Status};
 use crate::census::Count;
 use crate::payment::format_time;
@@ -18,7 +18,8 @@ pub(super) fn report(status: &Status) -> String {
             text.push_str(&processors(database, seen));
         }
         Err(error) => {
-            let _ = write!(text, "the database does not answer: {error}");
+            let error = format!("the database does not answer: {error}");
+            text.push_str(&paragraph(&error));
             if let Ok(seen) = &status.operator {
                 let breakers = seen.iter().map(|seen| [seen.name.clone(), breaker(seen)]);
                 let _ = write!(text, "\n\n{}", table(["processor", "breaker"], 2, breakers));
@@ -26,10 +27,11 @@ pub(super) fn report(status: &Status) -> String {
         }
     }
     if let Err(reason) = &status.operator {
-        let _ = write!(text, "\n\nwithout breakers and latencies: {reason}");
+        let without = format!("without breakers and latencies: {reason}");
+        let _ = write!(text, "\n\n{}", paragraph(&without));
     }
     for item in &status.attention {
-        let _ = write!(text, "\n\n{}", details(&format!("! {item}")).trim_start());
+        let _ = write!(text, "\n\n{}", paragraph(&format!("! {item}")));
     }
     if let Ok(database) = &status.database
         && !database.stuck.is_empty()
@@ -56,21 +58,30 @@ fn deployment(database: &Database) -> String {
         "unlogged"
     };
     [
-        format!("instances     {} alive", database.instances),
-        format!(
-            "queue         {} payments, the oldest {:.1} s old, {} in doubt",
-            count(census.queued),
-            census.oldest_age_seconds,
-            count(census.in_doubt)
+        field("instances", &format!("{} alive", database.instances)),
+        field(
+            "queue",
+            &format!(
+                "{} payments, the oldest {:.1} s old, {} in doubt",
+                count(census.queued),
+                census.oldest_age_seconds,
+                count(census.in_doubt)
+            ),
         ),
-        format!("dead letters  {}", count(census.dead_letters)),
-        format!(
-            "database      answers in {:.1} ms; {durability} queue with {} dead rows",
-            database.answered_in_ms, census.dead_rows,
+        field("dead letters", &count(census.dead_letters)),
+        field(
+            "database",
+            &format!(
+                "answers in {:.1} ms; {durability} queue with {} dead rows",
+                database.answered_in_ms, census.dead_rows,
+            ),
         ),
-        format!(
-            "              {} of {} connections; oldest transaction {:.1} s",
-            database.connections, database.max_connections, census.oldest_transaction_seconds
+        field(
+            "",
+            &format!(
+                "{} of {} connections; oldest transaction {:.1} s",
+                database.connections, database.max_connections, census.oldest_transaction_seconds
+            ),
         ),
     ]
     .join("\n")
@@ -103,7 +114,8 @@ fn processors(database: &Database, seen: &[Seen]) -> String {
     ];
     let mut text = table(header, 4, rows);
     for seen in seen.iter().filter(|seen| seen.breaker.state != "closed") {
-        let _ = write!(text, "\nthe breaker of {} is {}", seen.name, breaker(seen));
+        let breaker = format!("the breaker of {} is {}", seen.name, breaker(seen));
+        let _ = write!(text, "\n{}", paragraph(&breaker));
     }
     text
 }
