@@ -401,6 +401,11 @@ async fn a_question_that_makes_no_sense_is_an_error_and_not_a_wrong_table() {
             "upside down",
         ),
         ("audit.open_payments(NULL)", "older_than must not be null"),
+        ("audit.life(NULL)", "payment_id must not be null"),
+        ("audit.fee_at(NULL, now())", "name must not be null"),
+        ("audit.fee_at('default', NULL)", "moment must not be null"),
+        ("audit.balance('2026-07-12', '2026-07-10')", "upside down"),
+        ("audit.balance('infinity', '-infinity')", "upside down"),
     ] {
         let answer = sqlx::query(AssertSqlSafe(format!("SELECT * FROM {query}")));
         let refused = answer.fetch_all(&database.pool).await.expect_err(query);
@@ -431,6 +436,78 @@ async fn a_question_that_makes_no_sense_is_an_error_and_not_a_wrong_table() {
             assert_eq!(answer, (200, groups), "{query} in {zone}");
         }
     }
+}
+
+/// A function of the schema `audit`: its name, the types of its arguments and what it says of itself.
+async fn audit_functions(database: &Database) -> Vec<(String, Vec<String>, String)> {
+    sqlx::query_as(
+        "SELECT p.oid::regproc::text, ARRAY(
+             SELECT format_type(t.type, NULL) FROM unnest(p.proargtypes) WITH ORDINALITY AS t (type, place)
+             ORDER BY t.place
+         ), obj_description(p.oid, 'pg_proc')
+         FROM pg_proc p WHERE p.pronamespace = 'audit'::regnamespace ORDER BY 1",
+    )
+    .fetch_all(&database.pool)
+    .await
+    .expect("functions")
+}
+
+#[tokio::test]
+async fn every_function_for_auditors_takes_null_for_an_open_end_or_refuses_it() {
+    let database = Database::migrated().await;
+    let answer = async |call: String| {
+        let query = AssertSqlSafe(format!("SELECT * FROM {call}"));
+        let answer = sqlx::query(query).fetch_all(&database.pool).await;
+        answer.map_err(|error| error.to_string())
+    };
+    let (mut asked, mut turned) = (0, 0);
+    for (name, types, comment) in audit_functions(&database).await {
+        // These are the errors.
+        if name.starts_with("audit.refuse_") {
+            continue;
+        }
+        asked += 1;
+        for (null, null_type) in types.iter().enumerate() {
+            let values = types
+                .iter()
+                .enumerate()
+                .map(|(place, kind)| match kind.as_str() {
+                    _ if place == null => format!("NULL::{null_type}"),
+                    "text" => "'hour'".to_owned(),
+                    "uuid" => format!("'{EXAMPLE}'"),
+                    "interval" => "interval '1 min'".to_owned(),
+                    "date" => "date '2026-07-10'".to_owned(),
+                    "timestamp with time zone" => "timestamptz '2026-07-10Z'".to_owned(),
+                    other => panic!("{name} takes {other}"),
+                });
+            let call = format!("{name}({})", values.collect::<Vec<_>>().join(", "));
+            let is_end = comment.contains("null for an open end")
+                && ["date", "timestamp with time zone"].contains(&null_type.as_str());
+            match answer(call.clone()).await {
+                Ok(_) => assert!(is_end, "{call} has an answer, and does not say which"),
+                Err(error) => assert!(!is_end && error.contains("null"), "{call}: {error}"),
+            }
+        }
+        for kind in ["date", "timestamp with time zone"] {
+            let ends = types.iter().filter(|each| *each == kind).count();
+            if ends < 2 {
+                continue;
+            }
+            turned += 1;
+            let unit = if types[0] == "text" { "'hour', " } else { "" };
+            for (first, last) in [
+                ("2026-07-11", "2026-07-10"),
+                ("infinity", "-infinity"),
+                ("2026-07-10", "-infinity"),
+                ("infinity", "2026-07-10"),
+            ] {
+                let call = format!("{name}({unit}'{first}', '{last}')");
+                let error = answer(call.clone()).await.expect_err(&call);
+                assert!(error.contains("upside down"), "{call}: {error}");
+            }
+        }
+    }
+    assert!(asked >= 10 && turned >= 6, "{asked} {turned}");
 }
 
 /// What is kept of each processor's payments, by what is in the ledger and when each fee began.
