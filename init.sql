@@ -101,7 +101,8 @@ DO $$ BEGIN
 EXCEPTION WHEN insufficient_privilege THEN
     RAISE NOTICE 'payment_proxy_owner is no member of pg_signal_backend, which % may not grant: long transactions of members of auditor are ended only where it is a member of that role, too (GRANT anna TO payment_proxy_owner)', current_user;
 END $$;
--- An older init.sql gave it to the service, which then read the statements of all roles, passwords included.
+-- Somebody may have granted pg_read_all_stats to the service, which would read the statements of all roles, passwords
+-- included.
 SELECT 'REVOKE pg_read_all_stats FROM payment_proxy' FROM pg_auth_members
 WHERE roleid = 'pg_read_all_stats'::regrole AND member = 'payment_proxy'::regrole LIMIT 1 \gexec
 
@@ -155,7 +156,7 @@ END $$;
 ALTER SCHEMA public OWNER TO payment_proxy_owner;
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 
--- In an installation of before there was an owner, all of it was the service's. Its rights come with the next
+-- Where one role had everything so far, the service's, it changes hands. The service's rights come with the next
 -- `payment-proxy migrate`.
 SELECT format('ALTER %s %s OWNER TO payment_proxy_owner', kind, name) FROM (
     SELECT 'SCHEMA' AS kind, quote_ident(nspname) AS name, nspowner AS owner FROM pg_namespace

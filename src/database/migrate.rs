@@ -73,7 +73,7 @@ pub async fn migrate(settings: &MigrateSettings) -> anyhow::Result<()> {
             grant(connection, service, settings.purge.allow_purge)
                 .await
                 .with_context(|| format!("the rights of role {service}"))?;
-            told_of_an_old_init_sql(connection, service).await?;
+            told_of_rights(connection, service).await?;
         }
         ask_those_who_serve(connection, owner.queue_durability).await?;
         apply_durability(connection, owner.queue_durability).await
@@ -316,11 +316,8 @@ async fn grant(connection: &mut PgConnection, role: &str, purge: bool) -> Result
     transaction.commit().await
 }
 
-/// Logs what only `init.sql` can mend, and an older one left otherwise.
-async fn told_of_an_old_init_sql(
-    connection: &mut PgConnection,
-    service: &str,
-) -> Result<(), sqlx::Error> {
+/// Logs rights that only `init.sql` puts right.
+async fn told_of_rights(connection: &mut PgConnection, service: &str) -> Result<(), sqlx::Error> {
     let (sees_statements, unended): (bool, Option<String>) = sqlx::query_as(
         "SELECT pg_has_role($1::name, 'pg_read_all_stats', 'USAGE'),
             (SELECT string_agg(r.rolname, ', ' ORDER BY r.rolname) FROM pg_roles r

@@ -465,9 +465,9 @@ async fn a_restore_on_a_full_disk_changes_nothing_and_is_done_when_there_is_room
     crate::archive::fill(&database).await;
     let folder = move_all(&database).await;
     // Nothing is put into the place of what was moved.
-    database
-        .execute("VACUUM FULL payment_processed; VACUUM FULL payment_archived")
-        .await;
+    for table in ["payment_processed", "payment_archived"] {
+        database.execute(&format!("VACUUM FULL {table}")).await;
+    }
     for room in [0, 700 * 1024] {
         disk.fill().expect("the disk is filled");
         let filler = disk.path().join("filler");

@@ -3,7 +3,6 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use payment_proxy::archive::archive;
 use payment_proxy::config::QueueDurability;
-use payment_proxy::database;
 use payment_proxy::summary::{Summary, Totals, summarize};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -695,45 +694,4 @@ async fn everything_in_the_database_says_what_it_is() {
     let mut things = texts(&rows, "thing");
     things.retain(|thing| !thing.contains("_sqlx_migrations"));
     assert_eq!(things, Vec::<String>::new(), "without a comment");
-}
-
-/// An installation that was there before the schema `audit`: migrated to its last release, with books.
-#[tokio::test]
-async fn an_old_installation_gets_the_audit_schema_with_its_auditor() {
-    const LAST_WITHOUT: i64 = 20_261_122_000_004;
-    let database = Database::create().await;
-    let name = database.url.rsplit('/').next().expect("a name").to_owned();
-    database
-        .execute(&format!("ALTER DATABASE {name} OWNER TO payment_proxy"))
-        .await;
-    database
-        .execute("ALTER SCHEMA public OWNER TO payment_proxy")
-        .await;
-    let owner = connect_as(&database, "payment_proxy");
-    let mut old = sqlx::migrate!();
-    old.migrations
-        .to_mut()
-        .retain(|migration| migration.version <= LAST_WITHOUT);
-    old.run(&owner.pool)
-        .await
-        .expect("the released migrations apply");
-    owner
-        .execute(
-            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
-             VALUES (gen_random_uuid(), 19.90, 'default', now(), now(), 1)",
-        )
-        .await;
-    database::migrate(&owner.migrate_settings(QueueDurability::Unlogged))
-        .await
-        .expect("the others apply");
-    let auditor = connect_as(&database, "auditor");
-    let found = rows(&auditor.pool, "SELECT * FROM audit.summary()").await;
-    assert_eq!(texts(&found, "processor"), ["default"]);
-    // No instance with a fee has started yet: the amount is there, and the fee unknown.
-    let fees = rows(
-        &auditor.pool,
-        "SELECT * FROM audit.fees_by_day(now()::date, now()::date)",
-    )
-    .await;
-    assert_eq!(fees[0].get::<Option<Decimal>, _>("fee"), None);
 }

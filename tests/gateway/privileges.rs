@@ -602,9 +602,8 @@ async fn an_administrator_who_is_no_superuser_installs_and_is_told_what_that_cos
     }
 }
 
-/// An installation of before init.sql knew better is told of.
 #[tokio::test]
-async fn rights_that_an_older_installation_left_are_told_of_and_taken_back() {
+async fn rights_that_nobody_needs_are_told_of_and_taken_back() {
     let server = Server::start().await;
     let cluster = Database::at(&server.url());
     for statement in [

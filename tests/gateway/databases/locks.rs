@@ -35,11 +35,13 @@ async fn a_migration_behind_a_reader_lets_payments_pass_and_says_who_reads() {
     let database = Database::migrated().await;
     let default = processor().await;
     let gateway = Gateway::start(&database, &processors(&[&default]), &[]).await;
-    // Applied once more, it changes tables that every settle writes to.
+    // A migration that is applied once more reads a table that somebody holds, and no payment does.
     database
-        .execute("DELETE FROM _sqlx_migrations WHERE version = 20261130000300")
+        .execute(
+            "DROP SCHEMA audit CASCADE; DELETE FROM _sqlx_migrations WHERE description = 'audit'",
+        )
         .await;
-    let lock = "LOCK TABLE payment_queue, payment_processed, payment_rollup IN ACCESS SHARE MODE";
+    let lock = "LOCK TABLE payment_archived_month IN ACCESS EXCLUSIVE MODE";
     let reader = holder(&database, lock).await;
     let mut migrate = program(&database.url, &["migrate"]);
     let migrating = tokio::spawn(async move { run(&mut migrate).await });
@@ -84,6 +86,7 @@ async fn a_migration_behind_a_reader_lets_payments_pass_and_says_who_reads() {
 
     // The switch of the durability, for which nobody serves, waits in the same way.
     gateway.stop().await;
+    let lock = "LOCK TABLE payment_queue IN ACCESS SHARE MODE";
     let reader = holder(&database, lock).await;
     let mut migrate = program(&database.url, &["migrate"]);
     migrate.env("QUEUE_DURABILITY", "logged");

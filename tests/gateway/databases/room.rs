@@ -1,7 +1,5 @@
 //! Totals hold whatever their payments add up to.
 
-use payment_proxy::config::QueueDurability;
-use payment_proxy::database::migrate;
 use reqwest::StatusCode;
 use rust_decimal::Decimal;
 use uuid::Uuid;
@@ -67,34 +65,4 @@ async fn totals_have_room_for_more_payments_of_the_largest_amount_than_there_wil
             .await
             .expect("fees");
     assert_eq!(fees, sum * Decimal::new(5, 2));
-}
-
-#[tokio::test]
-async fn the_change_of_the_totals_keeps_functions_their_comments_and_rights() {
-    let database = Database::migrated().await;
-    // One of those that are in the way of the change, and the change once more.
-    database
-        .execute(
-            "CREATE FUNCTION audit.theirs(since timestamptz DEFAULT NULL) RETURNS TABLE (amount numeric)
-             LANGUAGE sql STABLE SET enable_seqscan = off
-             BEGIN ATOMIC SELECT r.amount FROM payment_rollup r WHERE r.starts_at >= since; END;
-             COMMENT ON FUNCTION audit.theirs IS 'theirs';
-             REVOKE EXECUTE ON FUNCTION audit.theirs FROM PUBLIC;
-             DELETE FROM _sqlx_migrations WHERE version = 20261130000300",
-        )
-        .await;
-    let definition = async || -> String {
-        let definition =
-            "SELECT pg_get_functiondef(oid) || obj_description(oid, 'pg_proc') || proacl::text
-             FROM pg_proc WHERE oid = 'audit.theirs'::regproc";
-        sqlx::query_scalar(definition)
-            .fetch_one(&database.pool)
-            .await
-            .expect(definition)
-    };
-    let before = definition().await;
-    migrate(&database.migrate_settings(QueueDurability::Unlogged))
-        .await
-        .expect("it is applied once more");
-    assert_eq!(definition().await, before);
 }
