@@ -2,7 +2,8 @@
 //! in a terminal of its own, on a private deployment. What takes containers or many minutes is checked without being run.
 //!
 //! A person pauses for longer than a session may idle in a transaction (10 s), so no block may hold one from one line to
-//! the next; and notices that a line has failed, so each line says so by its exit code and leaves the ledger as it was.
+//! the next, and the service goes on meanwhile. A person stops at a line that has failed, so each line says so by its exit
+//! code, and leaves the ledger as it was.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -20,8 +21,10 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const TOKEN: &str = "an-operator-says-this";
 /// What a person does not wait for any longer.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a person watches what goes on until Ctrl-C.
-const WATCHES_SECONDS: &str = "2";
+/// How long a person reads what a line has said, at least.
+const READS: Duration = Duration::from_millis(150);
+/// How long a person watches what goes on until Ctrl-C; longer where nothing is there to be seen yet.
+const WATCHES_SECONDS: [u32; 2] = [2, 20];
 
 /// Blocks of a page that another test runs, with its source and name.
 const RUN_ELSEWHERE: &[(&str, &str, &str, &str)] = &[
@@ -315,7 +318,7 @@ fn check_compose(line: &str) {
 struct Deployment {
     admin: Database,
     gateway: Gateway,
-    settings: Vec<(&'static str, String)>,
+    settings: Settings,
     folder: tempfile::TempDir,
     id: Uuid,
     _processors: [simulator::Running; 2],
@@ -435,6 +438,21 @@ impl Deployment {
     async fn summary(&self) -> Value {
         self.gateway.json("/payments-summary").await
     }
+
+    /// How many payments are settled.
+    async fn payments(&self) -> u64 {
+        let summary = self.summary().await;
+        let of = |name: &str| summary[name]["totalRequests"].as_u64().expect("a number");
+        of("default") + of("fallback")
+    }
+
+    /// What goes on between one line and the next: somebody pays, and heartbeats and polls have their turn.
+    async fn goes_on(&self) {
+        self.gateway
+            .until_settled(&self.gateway.post_many(1).await)
+            .await;
+        tokio::time::sleep(READS).await;
+    }
 }
 
 /// Types a line into a shell, with those settings and no others. What goes on by itself is ended with Ctrl-C.
@@ -447,22 +465,30 @@ async fn type_line(line: &str, settings: &[(&str, String)]) -> Output {
         bin.display(),
         std::env::var("PATH").expect("a PATH")
     );
-    let line = match line.contains("--watch") {
-        true => format!("timeout --signal INT {WATCHES_SECONDS} {line}"),
-        false => line.to_owned(),
+    let typed = async |line: &str| {
+        let shell = Command::new("bash")
+            .args(["-c", line])
+            .env_clear()
+            .env("PATH", &path)
+            .envs(settings.iter().map(|(name, value)| (*name, value.as_str())))
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let ended = tokio::time::timeout(PATIENCE, shell).await;
+        ended
+            .unwrap_or_else(|_| panic!("it does not end: {line}"))
+            .expect("bash runs")
     };
-    let shell = Command::new("bash")
-        .args(["-c", &line])
-        .env_clear()
-        .env("PATH", path)
-        .envs(settings.iter().map(|(name, value)| (*name, value.as_str())))
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let ended = tokio::time::timeout(PATIENCE, shell).await;
-    ended
-        .unwrap_or_else(|_| panic!("it does not end: {line}"))
-        .expect("bash runs")
+    if !line.contains("--watch") {
+        return typed(line).await;
+    }
+    let [short, long] =
+        WATCHES_SECONDS.map(|seconds| format!("timeout --signal INT {seconds} {line}"));
+    let seen = typed(&short).await;
+    match seen.stdout.is_empty() {
+        false => seen,
+        true => typed(&long).await,
+    }
 }
 
 fn said(output: &Output) -> String {
@@ -477,6 +503,108 @@ fn said(output: &Output) -> String {
 /// What a Ctrl-C at what goes on by itself makes `timeout` say.
 const INTERRUPTED: i32 = 124;
 
+/// Settings of a shell.
+type Settings = Vec<(&'static str, String)>;
+
+/// Where a block stopped, because a step of it failed.
+#[derive(Debug)]
+struct Stopped {
+    step: usize,
+    line: String,
+    said: String,
+}
+
+impl std::fmt::Display for Stopped {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { step, line, said } = self;
+        write!(
+            out,
+            "step {step} failed, nothing behind it was typed: {line}\n{said}"
+        )
+    }
+}
+
+/// Types one step after the other, with a pause between them, until one fails: it ends otherwise than by 0 or by
+/// Ctrl-C, or it says nothing.
+async fn type_block(
+    steps: impl IntoIterator<Item = (String, Settings)>,
+    mut pause: impl AsyncFnMut(),
+) -> Result<(), Stopped> {
+    for (number, (line, settings)) in steps.into_iter().enumerate() {
+        if number > 0 {
+            pause().await;
+        }
+        let output = type_line(&line, &settings).await;
+        let code = output.status.code();
+        let ended = code == Some(0) || (line.contains("--watch") && code == Some(INTERRUPTED));
+        if !ended || output.stdout.is_empty() {
+            return Err(Stopped {
+                step: number + 1,
+                line,
+                said: said(&output),
+            });
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_block_stops_at_the_step_that_fails_and_says_which() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let trace = folder.path().join("trace");
+    let step = |word: &str| format!("echo {word} | tee -a '{}'", trace.display());
+    let pauses = std::cell::Cell::new(0);
+    let typed = async |lines: &[String]| {
+        let steps = lines.iter().map(|line| (line.clone(), Settings::new()));
+        type_block(steps, async || pauses.set(pauses.get() + 1)).await
+    };
+    typed(&[step("one"), step("two")])
+        .await
+        .expect("both end well");
+    let broken = [
+        step("three"),
+        "echo why >&2; exit 7".to_owned(),
+        step("four"),
+    ];
+    let stopped = typed(&broken).await.expect_err("the second fails");
+    let told = stopped.to_string();
+    for words in ["step 2 failed", "exit 7", "exit status: 7", "why"] {
+        assert!(told.contains(words), "{told}");
+    }
+    let silent = typed(&["true".to_owned(), step("five")]).await;
+    assert_eq!(silent.expect_err("it says nothing").step, 1);
+    let trace = std::fs::read_to_string(trace).expect("a file");
+    assert_eq!((&*trace, pauses.get()), ("one\ntwo\nthree\n", 2));
+}
+
+/// How a step can fail that a person types: the database is not there, the folder is not, or processors are not
+/// configured. `reconcile` is at work for hours and outwaits an outage, for longer than anybody waits here.
+fn failing(line: &str, settings: &Settings) -> Vec<(String, Settings)> {
+    let mut faults = Vec::new();
+    let with = |name: &str, value: &str| {
+        let others = settings
+            .iter()
+            .map(|(known, own)| match known.ends_with(name) {
+                true => (*known, value.to_owned()),
+                false => (*known, own.clone()),
+            });
+        others.collect::<Settings>()
+    };
+    if line.contains(" reconcile ") {
+        faults.push((line.to_owned(), with("PROCESSORS", "")));
+    } else {
+        let away = with("DATABASE_URL", "postgres://nobody@127.0.0.1:1/nothing");
+        faults.push((line.to_owned(), away));
+    }
+    let nowhere = line
+        .replace("/first", "/nowhere")
+        .replace("/second", "/nowhere");
+    if nowhere != line && !line.contains("--dry-run") {
+        faults.push((nowhere, settings.clone()));
+    }
+    faults
+}
+
 #[tokio::test]
 async fn every_block_of_commands_is_run_or_checked_as_it_stands() {
     let read = |page: &String| std::fs::read_to_string(Path::new(ROOT).join(page)).expect("a page");
@@ -485,78 +613,74 @@ async fn every_block_of_commands_is_run_or_checked_as_it_stands() {
         .flat_map(|page| blocks(page, &read(page)))
         .collect();
     assert!(blocks.len() > 20, "{} blocks", blocks.len());
-    let mut program = Vec::new();
-    for line in blocks.iter().flat_map(lines) {
-        match line {
-            Line::Program(line) => program.push(line),
-            Line::Make(line) => check_make(line).await,
-            Line::Compose(line) => check_compose(line),
+    let mut program: Vec<(&Block, Vec<&str>)> = Vec::new();
+    for block in &blocks {
+        let mut commands = Vec::new();
+        for line in lines(block) {
+            match line {
+                Line::Program(line) => commands.push(line),
+                Line::Make(line) => check_make(line).await,
+                Line::Compose(line) => check_compose(line),
+            }
+        }
+        if !commands.is_empty() {
+            program.push((block, commands));
         }
     }
-    assert!(program.len() > 10, "{program:?}");
+    assert!(program.len() > 4, "{program:?}");
 
     let deployment = Deployment::start().await;
-    let before = deployment.summary().await;
-    assert!(
-        before["default"]["totalRequests"].as_u64() > Some(20),
-        "{before}"
-    );
-
-    // Steps that fail say so and change nothing: without the database, and without the folder. `reconcile` is at work for
-    // hours and outwaits an outage, for longer than anybody waits here.
-    let mut away = deployment.settings.clone();
-    for (_, url) in &mut away[..2] {
-        *url = "postgres://nobody@127.0.0.1:1/nothing".to_owned();
-    }
-    let typed: Vec<String> = program.iter().map(|line| deployment.typed(line)).collect();
-    let soon: Vec<&String> = typed
-        .iter()
-        .filter(|line| !line.contains(" reconcile "))
-        .collect();
-    let failed = soon.iter().map(|line| type_line(line, &away));
-    for (line, output) in soon
-        .iter()
-        .zip(futures_util::future::join_all(failed).await)
-    {
-        let (text, code) = (said(&output), output.status.code());
-        let ended = code == Some(2) || (line.contains("--watch") && code == Some(INTERRUPTED));
-        assert!(ended && !text.contains("panicked"), "{line}: {text}");
-    }
-    let files = typed
-        .iter()
-        .filter(|line| line.contains(" --to ") && line.contains("archive "));
-    for line in files.chain(typed.iter().filter(|line| line.contains("restore "))) {
-        let nowhere = line
-            .replace("/first", "/nowhere")
-            .replace("/second", "/nowhere");
-        if line.contains("--dry-run") || nowhere == *line {
-            continue;
-        }
-        let output = type_line(&nowhere, &deployment.settings).await;
-        assert!(!output.status.success(), "{nowhere}: {}", said(&output));
-        assert_eq!(deployment.summary().await, before, "{nowhere}");
-    }
-
-    // And as a person types them, in the order in which they are read; what wants attention comes last.
-    let (stranded, calm): (Vec<&String>, Vec<&String>) =
-        typed.iter().partition(|line| line.contains(".txt"));
-    for (place, line) in calm.iter().chain(&stranded).enumerate() {
-        if place == calm.len() {
+    let mut payments = deployment.payments().await;
+    assert!(payments > 20, "{payments}");
+    // In the order in which they are read; what wants attention comes last.
+    program.sort_by_key(|(_, commands)| commands.iter().any(|line| line.contains(".txt")));
+    let mut is_stranded = false;
+    for (block, commands) in program {
+        let typed: Vec<String> = commands.iter().map(|line| deployment.typed(line)).collect();
+        if !is_stranded && typed.iter().any(|line| line.contains(".txt")) {
             deployment.strand_payments().await;
+            is_stranded = true;
         }
-        let output = type_line(line, &deployment.settings).await;
-        let (text, code) = (said(&output), output.status.code());
-        let ended = code == Some(0) || (line.contains("--watch") && code == Some(INTERRUPTED));
-        assert!(ended, "{line}: {text}");
-        assert!(!output.stdout.is_empty(), "{line} says nothing");
+        // A step that fails says so and changes nothing.
+        let before = deployment.summary().await;
+        for line in &typed {
+            for (line, settings) in failing(line, &deployment.settings) {
+                let output = type_line(&line, &settings).await;
+                let (text, code) = (said(&output), output.status.code());
+                let shown = match line.contains("--watch") {
+                    true => text.contains("connection to server at 127.0.0.1, port 1 failed"),
+                    false => {
+                        matches!(code, Some(1 | 2))
+                            && !(output.stdout.is_empty() && output.stderr.is_empty())
+                    }
+                };
+                assert!(
+                    shown && !text.contains("panicked"),
+                    "{}: {line}: {text}",
+                    block.page
+                );
+            }
+        }
+        assert_eq!(deployment.summary().await, before, "{}", block.page);
+
+        // And as a person types them.
+        let steps = typed
+            .iter()
+            .map(|line| (line.clone(), deployment.settings.clone()));
+        let done = type_block(steps, async || {
+            deployment.goes_on().await;
+            payments += 1;
+        });
+        if let Err(stopped) = done.await {
+            panic!("{}: {stopped}", block.page);
+        }
+        let now = deployment.payments().await;
+        assert_eq!(
+            now, payments,
+            "the commands of {} change no total",
+            block.page
+        );
     }
-    assert_eq!(
-        deployment.summary().await,
-        before,
-        "the commands of the pages change no total"
-    );
-    deployment
-        .gateway
-        .until_settled(&deployment.gateway.post_many(3).await)
-        .await;
+    assert!(is_stranded);
+    deployment.goes_on().await;
 }
