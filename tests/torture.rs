@@ -32,6 +32,7 @@ fn pace() -> Pace {
         faults_pause: millis(500)..millis(1_500),
         long_stops: false,
         clock_off: None,
+        restores: false,
     }
 }
 

@@ -170,6 +170,20 @@ impl Cluster {
         self.tool("psql", &arguments).await
     }
 
+    /// Writes all of the deployment's database into a file.
+    pub(crate) async fn dump_database(&self, to: &Path) -> anyhow::Result<()> {
+        let file = to.display().to_string();
+        self.tool("pg_dump", &["--format=custom", "--file", &file])
+            .await
+    }
+
+    /// Puts what is in such a file in the place of what is in the deployment's database.
+    pub(crate) async fn restore_database(&self, from: &Path) -> anyhow::Result<()> {
+        let file = from.display().to_string();
+        let replace = ["--clean", "--if-exists", "--exit-on-error", &file];
+        self.tool("pg_restore", &replace).await
+    }
+
     /// Starts the server and waits until it answers.
     pub(crate) async fn start(&mut self) -> anyhow::Result<()> {
         self.process.start()?;

@@ -21,7 +21,7 @@ use super::stack::{Folder, Stack};
 /// Random ranges of time over which the summaries are compared.
 const SUMMARY_RANGES: usize = 50;
 /// What the instances log of odd ends, and what is told of them. The first three must not be.
-const PHRASES: [(&str, bool); 10] = [
+const PHRASES: [(&str, bool); 11] = [
     ("CHARGED TWICE", true),
     ("panicked at", true),
     ("the end of a claim cannot be recorded", true),
@@ -32,6 +32,7 @@ const PHRASES: [(&str, bool); 10] = [
     ("the database refuses our role", false),
     ("the database server's clock went", false),
     ("it contradicts the deployment", false),
+    ("this database is a copy", false),
 ];
 
 /// A payment in the books.

@@ -135,6 +135,18 @@ impl Ledger {
         Some((id, state.payments[&id].cents))
     }
 
+    /// How many payments were accepted so far.
+    pub(crate) fn accepted(&self) -> usize {
+        self.state().accepted.len()
+    }
+
+    /// Those that were accepted after the first so many, with their cents.
+    pub(crate) fn accepted_after(&self, count: usize) -> Vec<(Uuid, i64)> {
+        let state = self.state();
+        let ids = state.accepted[count..].iter();
+        ids.map(|id| (*id, state.payments[id].cents)).collect()
+    }
+
     /// Sums.
     pub(crate) fn totals(&self) -> Totals {
         let state = self.state();

@@ -63,6 +63,8 @@ pub(crate) struct Processor {
     url: String,
     http: Client,
     injected: Mutex<BTreeMap<String, u64>>,
+    /// Held by whoever says how it behaves, for as long as it is to stay so.
+    pub(crate) turn: tokio::sync::Mutex<()>,
 }
 
 impl Processor {
@@ -77,6 +79,7 @@ impl Processor {
                 .pool_max_idle_per_host(0)
                 .build()?,
             injected: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
         })
     }
 

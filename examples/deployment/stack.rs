@@ -37,8 +37,8 @@ pub(crate) const POLL: Duration = Duration::from_millis(50);
 const PROBE_LIMIT: Duration = Duration::from_secs(1);
 /// How long a look for the line of progress may take.
 const OBSERVE_LIMIT: Duration = Duration::from_millis(700);
-/// Lines of `reconcile` that a finding quotes.
-const RECONCILE_LINES: usize = 40;
+/// Lines of a command that are quoted.
+const SAID_LINES: usize = 40;
 /// How often a port is chosen anew that another program has taken meanwhile.
 const PORT_ATTEMPTS: usize = 10;
 
@@ -117,6 +117,7 @@ pub(crate) struct Stack {
     probes: [Client; 2],
     database_url: String,
     owner_url: String,
+    dump: PathBuf,
     binary: PathBuf,
     environment: Vec<(String, String)>,
     /// `PROCESSORS` with the URL of each at the other's name.
@@ -195,6 +196,7 @@ impl Stack {
             swapped: configured([fallback, default]),
             database_url: cluster.url("postgres", "payments"),
             owner_url: owner,
+            dump: path.join("dump"),
             cluster: Mutex::new(cluster),
             binary: setup.binary.clone(),
             environment,
@@ -319,13 +321,16 @@ impl Stack {
 
     /// Payments that are not settled.
     pub(crate) async fn queued(&self) -> anyhow::Result<i64> {
+        self.number("SELECT count(*) FROM payment_queue").await
+    }
+
+    async fn number(&self, query: &str) -> anyhow::Result<i64> {
         let mut connection = self.connect().await?;
-        let statement = "SELECT count(*) FROM payment_queue".to_owned();
-        let count = sqlx::query_scalar(AssertSqlSafe(statement))
+        let number = sqlx::query_scalar(AssertSqlSafe(query.to_owned()))
             .fetch_one(&mut connection)
             .await?;
         connection.close().await?;
-        Ok(count)
+        Ok(number)
     }
 
     /// Starts an instance again that has ended though nobody told it to, and complains.
@@ -367,6 +372,78 @@ impl Stack {
         Some((reply.status(), reply.text().await.ok()?))
     }
 
+    /// Where a dump of the database goes.
+    pub(crate) fn dump(&self) -> &Path {
+        &self.dump
+    }
+
+    /// Runs a command of operators, which has to succeed.
+    async fn operate(&self, arguments: &[&str]) -> anyhow::Result<()> {
+        let done = self.command(arguments).await?;
+        anyhow::ensure!(done.status.success(), "{arguments:?}: {}", said(&done));
+        Ok(())
+    }
+
+    /// Says what the database is.
+    pub(crate) async fn declare(&self, word: &str) -> anyhow::Result<()> {
+        self.operate(&["deployment", "declare", word, "--reason", "torture"])
+            .await
+    }
+
+    /// How many payments each processor has.
+    pub(crate) async fn charges(&self) -> anyhow::Result<[usize; 2]> {
+        let [one, other] = &self.processors;
+        Ok([one.stored().await?.len(), other.stored().await?.len()])
+    }
+
+    /// Records what processors have charged beyond the first so many payments of each, where the ledger lacks it.
+    pub(crate) async fn record_charges_after(&self, counts: [usize; 2]) -> anyhow::Result<()> {
+        let mut ids = String::new();
+        for (processor, count) in self.processors.iter().zip(counts) {
+            let stored = processor.stored().await?;
+            ids.extend(
+                stored[count..]
+                    .iter()
+                    .map(|one| format!("{}\n", one.correlation_id)),
+            );
+        }
+        // A list without any is an error.
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let file = self.dump.with_extension("ids");
+        fs::write(&file, ids)?;
+        let file = file.display().to_string();
+        let begun_at = Instant::now();
+        loop {
+            // What a worker holds at that moment is not known, and asked for once more.
+            let command = ["reconcile", "--repair", "--rate", "10000", "--ids", &file];
+            match self.operate(&command).await {
+                Err(_) if begun_at.elapsed() < READY_LIMIT => tokio::time::sleep(POLL).await,
+                done => return done,
+            }
+        }
+    }
+
+    /// Waits until all that is in the queue now is settled.
+    pub(crate) async fn until_settled_so_far(&self, within: Duration) -> anyhow::Result<()> {
+        let newest = "SELECT coalesce(max(id), 0) FROM payment_queue";
+        let newest = self.number(newest).await?;
+        let left = format!("SELECT count(*) FROM payment_queue WHERE id <= {newest}");
+        let begun_at = Instant::now();
+        loop {
+            let left = self.number(&left).await?;
+            if left == 0 {
+                return Ok(());
+            }
+            anyhow::ensure!(
+                begun_at.elapsed() < within,
+                "{left} are not settled within {within:?}"
+            );
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     /// Waits until both instances are ready, and nginx passes requests on.
     pub(crate) async fn until_ready(&self) -> anyhow::Result<()> {
         for (index, name) in INSTANCES.iter().enumerate() {
@@ -403,14 +480,7 @@ impl Stack {
         if done.status.success() {
             return Ok(None);
         }
-        let text = [done.stdout, done.stderr].concat();
-        let text = String::from_utf8_lossy(&text);
-        let lines: Vec<&str> = text.lines().take(RECONCILE_LINES).collect();
-        Ok(Some(format!(
-            "reconcile: {}: {}",
-            done.status,
-            lines.join("; ")
-        )))
+        Ok(Some(format!("reconcile: {}", said(&done))))
     }
 
     /// Writes the tables down. After a failure anything may be broken, so it does what it can.
@@ -483,6 +553,14 @@ fn configured(processors: [&Processor; 2]) -> String {
         .zip(processors)
         .map(|((name, fee), processor)| format!("{name},{fee},{}", processor.url()));
     configured.collect::<Vec<_>>().join(" ")
+}
+
+/// How a command ended, and the first lines of what it said.
+fn said(done: &Output) -> String {
+    let text = [&done.stdout[..], &done.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().take(SAID_LINES).collect();
+    format!("{}: {}", done.status, lines.join("; "))
 }
 
 async fn start_processor(

@@ -122,5 +122,6 @@ fn pace() -> Pace {
         faults_pause: millis(800)..millis(5_000),
         long_stops: true,
         clock_off: Some(millis(14_000)..millis(900_000)),
+        restores: true,
     }
 }

@@ -9,6 +9,7 @@ use rand::rngs::StdRng;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, Url};
 use rust_decimal::Decimal;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -24,6 +25,10 @@ const CLIENTS: u32 = 256;
 const PATIENCE: Duration = Duration::from_secs(12);
 /// How often a client posts a payment that is not accepted, at most.
 const ATTEMPTS: usize = 30;
+/// The time between two posts of a payment that has to be accepted.
+const POST_PAUSE: Duration = Duration::from_millis(500);
+/// Payments that are posted again at the same time.
+const POSTED_TOGETHER: usize = 64;
 /// The share of failed posts after which a client gives up.
 const GIVES_UP: f64 = 0.03;
 /// The share of payments that are posted through nginx and to both instances at the same time.
@@ -55,13 +60,13 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    /// Starts them; they end soon after `over`.
-    pub(crate) fn begin(
+    /// Those of a round, which have not begun.
+    pub(crate) fn new(
         plan: &Plan,
         stack: &Stack,
         ledger: &Arc<Ledger>,
         over: &CancellationToken,
-    ) -> anyhow::Result<JoinSet<()>> {
+    ) -> anyhow::Result<Self> {
         let client = || payment_proxy::tls::plain().timeout(PATIENCE);
         let [one, other] = stack.sockets();
         let direct = |socket: &std::path::Path| -> anyhow::Result<Way> {
@@ -70,7 +75,7 @@ impl Clients {
                 url: "http://instance/payments".parse()?,
             })
         };
-        let clients = Self {
+        Ok(Self {
             nginx: Way {
                 http: client().build()?,
                 url: stack.url().join("/payments")?,
@@ -79,13 +84,52 @@ impl Clients {
             ledger: Arc::clone(ledger),
             over: over.clone(),
             pause: Duration::from_secs(1) * CLIENTS / plan.rate.max(1),
-        };
+        })
+    }
+
+    /// Starts them; they end soon after `over`.
+    pub(crate) fn begin(&self, plan: &Plan) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
         for index in 0..CLIENTS {
             let rng = generator(plan.seed, 1_000 + u64::from(index));
-            tasks.spawn(clients.clone().run(rng));
+            tasks.spawn(self.clone().run(rng));
         }
-        Ok(tasks)
+        tasks
+    }
+
+    /// How many payments were accepted so far.
+    pub(crate) fn accepted(&self) -> usize {
+        self.ledger.accepted()
+    }
+
+    /// Posts again what was accepted after the first `count` payments, each until it is accepted. Returns how many.
+    pub(crate) async fn post_again(&self, count: usize) -> anyhow::Result<usize> {
+        let payments = self.ledger.accepted_after(count);
+        let posted = payments.len();
+        let places = Arc::new(Semaphore::new(POSTED_TOGETHER));
+        let mut posts = JoinSet::new();
+        for (id, cents) in payments {
+            let (clients, place) = (self.clone(), Arc::clone(&places).acquire_owned().await?);
+            posts.spawn(async move {
+                let accepted = clients.until_accepted(id, cents).await;
+                drop(place);
+                accepted
+            });
+        }
+        while let Some(accepted) = posts.join_next().await {
+            accepted??;
+        }
+        Ok(posted)
+    }
+
+    async fn until_accepted(&self, id: Uuid, cents: i64) -> anyhow::Result<()> {
+        for _ in 0..ATTEMPTS {
+            if self.post(&self.nginx, id, cents).await.is_acceptance() {
+                return Ok(());
+            }
+            tokio::time::sleep(POST_PAUSE).await;
+        }
+        anyhow::bail!("{id} is not accepted again")
     }
 
     async fn run(self, mut rng: StdRng) {

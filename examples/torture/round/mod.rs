@@ -141,8 +141,9 @@ async fn torment_stack(
     let begun = chrono::Utc::now();
     let over = CancellationToken::new();
     let ledger = Arc::new(Ledger::default());
-    let mut troubles = trouble::begin(plan, stack, &over);
-    let mut posting = Clients::begin(plan, stack, &ledger, &over)?;
+    let clients = Clients::new(plan, stack, &ledger, &over)?;
+    let mut troubles = trouble::begin(plan, stack, &clients, &over);
+    let mut posting = clients.begin(plan);
 
     while begun_at.elapsed() < plan.length {
         tokio::time::sleep(PROGRESS_EVERY).await;

@@ -30,6 +30,8 @@ pub(crate) struct Pace {
     /// How far the clock of the database server is set ahead and back; `None`: it goes right.
     /// Longer than a doubt, and far below the day that a record's time may be off.
     pub(crate) clock_off: Option<Range<Duration>>,
+    /// Whether dumps of the database are restored. It takes some doubts' time, and load meanwhile.
+    pub(crate) restores: bool,
 }
 
 impl Pace {

@@ -19,9 +19,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Plan;
+use super::clients::Clients;
 use super::pace::Pace;
 use crate::deployment::generator;
-use crate::deployment::process::{Log, thaw};
+use crate::deployment::process::{Log, Process, thaw};
 use crate::deployment::processor::Behaviour;
 use crate::deployment::stack::{INSTANCE_STOP, POLL, Stack};
 
@@ -33,7 +34,15 @@ const SHORT_STOP: Range<Duration> = Duration::from_millis(100)..Duration::from_m
 const BEYOND: Range<Duration> = Duration::from_millis(100)..Duration::from_millis(2_000);
 /// How long the role of the instances has another password than they know.
 const LOCKED_OUT: Range<Duration> = Duration::from_millis(200)..Duration::from_millis(3_000);
-/// How long an instance with swapped URLs has to say that it is held, its start included.
+/// How long a processor is slow before the clock goes ahead: calls have to be open there, and it must not have stored
+/// what they are about.
+const SLOW_BEFORE: Range<Duration> = Duration::from_millis(300)..Duration::from_millis(1_000);
+/// How long a database goes on after the dump that then takes its place.
+const AFTER_DUMP: Range<Duration> = Duration::from_millis(500)..Duration::from_millis(4_000);
+/// How long payments that wait when a restored database is declared may take to be settled, beyond the longest doubt:
+/// every processor has to answer for each.
+const CHECK_LIMIT: Duration = Duration::from_secs(90);
+/// How long an instance that must not serve has to say that it is held, its start included.
 const HELD_LIMIT: Duration = Duration::from_secs(30);
 
 /// What can happen to an instance.
@@ -58,10 +67,16 @@ enum DatabaseTrouble {
     Restart,
     Freeze,
     ChangePassword,
+    RestoreDump,
 }
 
 /// Starts all hands. Each heals what it did and ends soon after `over`.
-pub(crate) fn begin(plan: &Plan, stack: &Arc<Stack>, over: &CancellationToken) -> JoinSet<()> {
+pub(crate) fn begin(
+    plan: &Plan,
+    stack: &Arc<Stack>,
+    clients: &Clients,
+    over: &CancellationToken,
+) -> JoinSet<()> {
     let mut hands = JoinSet::new();
     for index in [0, 1] {
         let rng = generator(plan.seed, 10 + index as u64);
@@ -72,7 +87,7 @@ pub(crate) fn begin(plan: &Plan, stack: &Arc<Stack>, over: &CancellationToken) -
         hands.spawn(hand.hurt_processor(index));
     }
     let hand = Hand::new(plan, stack, over, generator(plan.seed, 20));
-    hands.spawn(hand.hurt_database(plan.durability));
+    hands.spawn(hand.hurt_database(plan.durability, clients.clone()));
     if let Some(off) = plan.pace.clock_off.clone() {
         let hand = Hand::new(plan, stack, over, generator(plan.seed, 40));
         hands.spawn(hand.hurt_clock(off));
@@ -320,9 +335,9 @@ impl Hand {
         Ok(())
     }
 
-    async fn hurt_database(mut self, durability: QueueDurability) {
-        use DatabaseTrouble::{ChangePassword, Crash, CrashOne, Freeze, Restart};
-        let cards = match durability {
+    async fn hurt_database(mut self, durability: QueueDurability, clients: Clients) {
+        use DatabaseTrouble::{ChangePassword, Crash, CrashOne, Freeze, Restart, RestoreDump};
+        let mut cards = match durability {
             QueueDurability::Logged => vec![
                 Crash,
                 ChangePassword,
@@ -335,11 +350,15 @@ impl Hand {
             // A crash of the server is what this mode does not survive.
             QueueDurability::Unlogged => vec![ChangePassword, Restart, Freeze, Restart],
         };
+        if self.pace.restores {
+            cards.insert(2, RestoreDump);
+        }
         let mut deck = Deck { cards, dealt: 0 };
         loop {
             let pause = self.time(&self.pace.database_pause.clone());
             let trouble = deck.draw(&mut self.rng);
             let away = self.time(&self.pace.away.clone());
+            let after_dump = self.time(&AFTER_DUMP);
             let frozen = self.time(&DATABASE_FROZEN);
             let locked_out = self.time(&LOCKED_OUT);
             let which = self.rng.random();
@@ -352,6 +371,7 @@ impl Hand {
                 Restart => self.restart_database(away).await,
                 Freeze => self.freeze_database(frozen).await,
                 ChangePassword => self.change_password(locked_out).await,
+                RestoreDump => self.restore_dump(&clients, after_dump, which).await,
             };
             if let Err(error) = done {
                 self.stack.break_off(&error);
@@ -414,8 +434,106 @@ impl Hand {
         Ok(())
     }
 
+    async fn end(&self, instance: &mut Process, kills: bool) {
+        if kills {
+            instance.crash().await;
+        } else if !instance.stop(Signal::SIGTERM, INSTANCE_STOP).await {
+            let name = instance.name();
+            self.stack.timeline.complain(format!(
+                "{name} did not stop within {INSTANCE_STOP:?} of SIGTERM"
+            ));
+        }
+    }
+
+    /// Puts a dump in the place of the database that went on after it was made, as operators do who have lost that: both
+    /// instances are ended, they start held, and the restore is declared. What the dump lacks comes back from clients
+    /// and from the processors' lists. Nothing else happens to instances and database meanwhile: an instance charges
+    /// nothing before it has watched the clock for as long as a doubt lasts.
+    async fn restore_dump(
+        &self,
+        clients: &Clients,
+        lag: Duration,
+        which: u32,
+    ) -> anyhow::Result<()> {
+        let (mut one, mut other) = (
+            self.stack.instances[0].lock().await,
+            self.stack.instances[1].lock().await,
+        );
+        let cluster = self.stack.cluster.lock().await;
+        let (stack, timeline) = (&self.stack, &self.stack.timeline);
+        stack.revive(&mut one)?;
+        stack.revive(&mut other)?;
+        let kills = which.is_multiple_of(2);
+        let how = if kills { "killed" } else { "terminated" };
+        timeline.trouble(
+            "dump restored",
+            &format!("{lag:?} after it was made, both instances {how}"),
+        );
+        let (accepted, charges) = (clients.accepted(), stack.charges().await?);
+        cluster.dump_database(stack.dump()).await?;
+        self.rest(lag).await;
+        self.end(&mut one, kills).await;
+        self.end(&mut other, kills).await;
+        let ended_at = tokio::time::Instant::now();
+        cluster.restore_database(stack.dump()).await?;
+        timeline.note("dump restored", "instances start");
+        one.start()?;
+        other.start()?;
+        let started_at = Instant::now();
+        for index in [0, 1] {
+            loop {
+                match stack.readiness(index).await {
+                    Some((_, reason)) if reason.contains("this database is a copy") => break,
+                    Some((status, _)) if status.is_success() => {
+                        timeline.complain(format!("instance {index} serves from a restored dump"));
+                        break;
+                    }
+                    _ if started_at.elapsed() > HELD_LIMIT => {
+                        timeline.complain(format!("instance {index} does not say it is held"));
+                        break;
+                    }
+                    _ => tokio::time::sleep(POLL).await,
+                }
+            }
+        }
+        stack.declare("restored").await?;
+        let declared_at = Instant::now();
+        for index in [0, 1] {
+            while !stack
+                .readiness(index)
+                .await
+                .is_some_and(|(status, _)| status.is_success())
+            {
+                let late = declared_at.elapsed() > HELD_LIMIT;
+                anyhow::ensure!(
+                    !late,
+                    "instance {index} does not serve a restore that is declared"
+                );
+                tokio::time::sleep(POLL).await;
+            }
+        }
+        timeline.note("restore declared", "");
+        // What was sent before is stored by then.
+        tokio::time::sleep_until(ended_at + self.pace.longest_charge()).await;
+        {
+            let [default, fallback] = &stack.processors;
+            let _turns = (default.turn.lock().await, fallback.turn.lock().await);
+            default.behave(&Behaviour::default()).await?;
+            fallback.behave(&Behaviour::default()).await?;
+            stack.record_charges_after(charges).await?;
+        }
+        let again = clients.post_again(accepted).await?;
+        timeline.note("posted again", &format!("{again} payments"));
+        let limit = self.pace.longest_doubt() + CHECK_LIMIT;
+        stack.until_settled_so_far(limit).await?;
+        stack.declare("checked").await?;
+        timeline.note("restore is over", "");
+        Ok(())
+    }
+
     /// Sets the clock of the database ahead and back in turns. It stays so until the next turn, or until all
-    /// is healed.
+    /// is healed. When it goes ahead calls are open at a slow processor: their leases and doubts seem to be over, and
+    /// the other processor is the better one.
     async fn hurt_clock(mut self, off: Range<Duration>) {
         for turn in 0_u64.. {
             let pause = self.time(&self.pace.database_pause.clone());
@@ -424,16 +542,59 @@ impl Hand {
                 0 => ("database clock set ahead", seconds),
                 _ => ("database clock set back", -seconds),
             };
+            let (slow, lead) = (self.rng.random_range(0..2), self.time(&SLOW_BEFORE));
             if !self.rest(pause).await {
                 return;
             }
-            let cluster = self.stack.cluster.lock().await;
-            let detail = format!("{seconds:+} s against this machine's");
-            self.stack.timeline.trouble(kind, &detail);
-            if let Err(error) = cluster.set_clock(seconds) {
+            let set = self.set_clock(kind, seconds, (slow, lead)).await;
+            if let Err(error) = set {
                 self.stack.break_off(&error);
                 return;
             }
+        }
+    }
+
+    async fn set_clock(
+        &self,
+        kind: &'static str,
+        seconds: i64,
+        (slow, lead): (usize, Duration),
+    ) -> anyhow::Result<()> {
+        let cluster = self.stack.cluster.lock().await;
+        let [default, fallback] = &self.stack.processors;
+        let mut turns = None;
+        let mut detail = format!("{seconds:+} s against this machine's");
+        if seconds > 0 {
+            turns = Some((default.turn.lock().await, fallback.turn.lock().await));
+            let (slow, fast) = match slow {
+                0 => (default, fallback),
+                _ => (fallback, default),
+            };
+            fast.behave(&Behaviour::default()).await?;
+            slow.behave(&self.slowest()).await?;
+            detail = format!("{detail}, {lead:?} after {} became slow", slow.name);
+            self.rest(lead).await;
+        }
+        self.stack.timeline.trouble(kind, &detail);
+        cluster.set_clock(seconds)?;
+        if turns.is_some() {
+            // Until what was open is stored.
+            self.rest(self.pace.longest_charge()).await;
+        }
+        Ok(())
+    }
+
+    /// Each payment takes as long as it can.
+    fn slowest(&self) -> Behaviour {
+        let slow_ms = u64::try_from(self.pace.longest_slow.as_millis()).unwrap_or(u64::MAX);
+        Behaviour {
+            faults: Faults {
+                slow: 1.0,
+                slow_ms,
+                ..Faults::default()
+            },
+            delay: self.pace.longest_delay,
+            failing: false,
         }
     }
 
@@ -442,12 +603,14 @@ impl Hand {
             let behaviour = misbehaviour(&self.pace, &mut self.rng);
             let pause = self.time(&self.pace.faults_pause.clone());
             let processor = &self.stack.processors[index];
+            let turn = processor.turn.lock().await;
             let detail = format!("{} {behaviour:?}", processor.name);
             self.stack.timeline.trouble("mix of faults", &detail);
             if let Err(error) = processor.behave(&behaviour).await {
                 self.stack.break_off(&error);
                 return;
             }
+            drop(turn);
             if !self.rest(pause).await {
                 return;
             }
