@@ -1,9 +1,10 @@
-//! What was, minute by minute, for whoever comes after an alarm: how many payments were accepted and refused, how many
-//! waited, how long settling took, and which breakers were open.
+//! What was, minute by minute, for whoever comes after an alarm: how many payments were accepted
+//! and refused, how many waited, how long settling took, and which breakers were open.
 //!
-//! Each instance looks at its own counters once a second and adds one row a minute to `service_minute`, so nothing of
-//! this is on the way of a payment. A minute without a row was seen by nobody: no instance ran, or it was killed before
-//! the minute was over. While the database is away the rows of [`MINUTES_WAITING`] minutes wait for it.
+//! Each instance looks at its own counters once a second and adds one row a minute to
+//! `service_minute`, so nothing of this is on the way of a payment. A minute without a row was seen
+//! by nobody: no instance ran, or it was killed before the minute was over. While the database is
+//! away the rows of [`MINUTES_WAITING`] minutes wait for it.
 //!
 //! Minutes are those of the database's clock, as far as the instance knows it.
 
@@ -31,9 +32,11 @@ use crate::room::Room;
 pub const OBSERVED_EVERY: Duration = Duration::from_secs(1);
 /// Rows are removed after so long. With two instances that is some 6,000 rows.
 pub const HISTORY_KEPT: Duration = Duration::from_secs(48 * 60 * 60);
-/// Minutes that wait for the database in the memory of an instance, at most: those after them are not written.
+/// Minutes that wait for the database in the memory of an instance, at most: those after them are
+/// not written.
 pub const MINUTES_WAITING: usize = 360;
-/// A minute is shown when it has been over for so long: by then all instances have written what they saw.
+/// A minute is shown when it has been over for so long: by then all instances have written what
+/// they saw.
 pub const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
 /// Switches that are told, at most: the newest.
 const SWITCHES_TOLD: i64 = 100;
@@ -198,8 +201,9 @@ impl Recorder {
     }
 }
 
-/// Adds what an instance saw in a minute, with a sample of how long settling took in it, and removes what is too old.
-/// What is added to a minute twice, because an instance was told of the same minute again, is added up.
+/// Adds what an instance saw in a minute, with a sample of how long settling took in it, and
+/// removes what is too old. What is added to a minute twice, because an instance was told of the
+/// same minute again, is added up.
 ///
 /// # Errors
 /// The database did not confirm.
@@ -252,11 +256,13 @@ pub struct History {
     pub instances: Vec<i64>,
     /// Payments accepted
     pub accepted: Vec<Option<i64>>,
-    /// Posts answered with 503: the queue was full, the database was away, or an instance must not serve
+    /// Posts answered with 503: the queue was full, the database was away, or an instance must not
+    /// serve
     pub refused: Vec<Option<i64>>,
     /// The longest queue of the minute; null in a minute that was seen: the database was away
     pub queued: Vec<Option<i64>>,
-    /// Milliseconds from acceptance to settlement of half of the payments that were sent, by a sample; null: none was
+    /// Milliseconds from acceptance to settlement of half of the payments that were sent, by a
+    /// sample; null: none was
     pub p50_ms: Vec<Option<f64>>,
     /// The same of 99 %
     pub p99_ms: Vec<Option<f64>>,

@@ -1,4 +1,5 @@
-//! What was, minute by minute: written by each instance, kept for two days, and told to whoever comes later.
+//! What was, minute by minute: written by each instance, kept for two days, and told to whoever
+//! comes later.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

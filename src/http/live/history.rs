@@ -27,7 +27,8 @@ pub(super) struct Hours {
 
 /// What was in the last hours, minute by minute
 ///
-/// Accepted, refused, queued, latency, breakers and switches of all instances. A minute that nobody saw has no values.
+/// Accepted, refused, queued, latency, breakers and switches of all instances. A minute that nobody
+/// saw has no values.
 #[utoipa::path(
     get, path = "/history", tag = "history", operation_id = "getHistory", params(Hours),
     responses((status = 200, description = "Up to the last minute that is over", body = History), HistoryProblems)

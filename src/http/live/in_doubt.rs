@@ -15,7 +15,8 @@ problems!(pub(super) InDoubtProblems: OPERATOR, DATABASE);
 
 /// The oldest payments in doubt, at most 100
 ///
-/// One processor may have charged them, and has not said so yet. Looked for among the oldest 5,000 of the queue.
+/// One processor may have charged them, and has not said so yet. Looked for among the oldest 5,000
+/// of the queue.
 #[utoipa::path(
     get, path = "/in-doubt", tag = "in doubt", operation_id = "listInDoubt",
     responses((status = 200, description = "Oldest first", body = Vec<InDoubt>), InDoubtProblems)

@@ -1,4 +1,5 @@
-//! The headline is the list of what wants attention, which `status`, the API, the feed and the metric tell, too.
+//! The headline is the list of what wants attention, which `status`, the API, the feed and the
+//! metric tell, too.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +13,8 @@ use crate::attention::{kinds, told};
 use crate::command_line::{json as json_of, program};
 use crate::support::eventually;
 
-/// What an instance finds in itself, and a transaction that no test waits for: another living instance tells of them.
+/// What an instance finds in itself, and a transaction that no test waits for: another living
+/// instance tells of them.
 const TOLD_BY_INSTANCES: [Attention; 8] = [
     Attention::ChargedTwice,
     Attention::Unrecorded,
@@ -39,7 +41,8 @@ async fn headline(browser: &Browser) -> Vec<String> {
     serde_json::from_value(kinds).expect("names")
 }
 
-/// Waits until everybody tells these kinds and no others, while another instance is kept alive that tells of some.
+/// Waits until everybody tells these kinds and no others, while another instance is kept alive that
+/// tells of some.
 async fn until_all_tell(site: &Site, browser: &Browser, expected: &[Attention]) {
     let wanted = names(expected);
     let address = site.url.trim_start_matches("http://");
@@ -145,9 +148,12 @@ async fn headline_status_api_feed_and_metric_tell_the_same_of_every_kind() {
     site.database
         .execute(
             "DELETE FROM payment_queue;
-             INSERT INTO payment_queue (correlation_id, amount, accepted_at, attempt, processor, requested_at, doubt_until)
+             -- Claimed by somebody who says nothing of it.
+             INSERT INTO payment_queue (correlation_id, amount, accepted_at, attempt, processor,
+                requested_at, doubt_until, lease_until)
              VALUES (gen_random_uuid(), 1, now() - interval '12 s', 1, 'default',
-                date_trunc('milliseconds', now() - interval '12 s'), now() + interval '10 min')",
+                date_trunc('milliseconds', now()), now() + interval '10 min',
+                now() + interval '10 min')",
         )
         .await;
     let waits = [Attention::PaymentsWait];
@@ -158,7 +164,8 @@ async fn headline_status_api_feed_and_metric_tell_the_same_of_every_kind() {
     })
     .await;
 
-    // Without a database that is all that anybody knows, and without an instance the page knows less than that.
+    // Without a database that is all that anybody knows, and without an instance the page knows
+    // less than that.
     site.let_in(false).await;
     let away = [Attention::DatabaseAway];
     eventually("all tell that the database is away", async || {

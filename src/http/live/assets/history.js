@@ -59,7 +59,8 @@ export function whatWas() {
     }
     const from = Date.parse(now.from);
     const seen = now.instances.map((instances) => instances > 0);
-    // What the ledger says of a minute that nobody saw is known; that nothing was settled in it is not told apart.
+    // What the ledger says of a minute that nobody saw is known; that nothing was settled in it is
+    // not told apart.
     const settled = now.processors.map(({ settled: column }) => column.map((value, place) => (seen[place] || value > 0 ? value : null)));
     charts[0].update(from, [...settled, now.accepted, now.refused], seen);
     charts[1].update(from, [now.queued]);

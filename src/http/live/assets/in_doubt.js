@@ -1,4 +1,5 @@
-// Payments that a processor may have charged and has not said so yet: where, for how long, and what the last attempt saw.
+// Payments that a processor may have charged and has not said so yet: where, for how long, and what
+// the last attempt saw.
 
 import { call } from './api.js';
 import { byId, h, say } from './element.js';
