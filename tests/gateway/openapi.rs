@@ -267,7 +267,7 @@ fn operation_ids_speak_and_are_unique_in_both_documents() {
 #[test]
 fn every_route_is_in_a_document() {
     /// The documents and their pages, the files of the live page, and its feed, which never ends.
-    const EXEMPT: [&str; 4] = ["openapi.rs", "reference.rs", "assets.rs", "feed.rs"];
+    const EXEMPT: [&str; 4] = ["openapi.rs", "reference.rs", "assets.rs", "stream.rs"];
     let mut folders = vec![Path::new(ROOT).join("src")];
     let mut seen = 0;
     while let Some(folder) = folders.pop() {
