@@ -41,7 +41,7 @@ async fn a_migration_behind_a_reader_lets_payments_pass_and_says_who_reads() {
             "DROP SCHEMA audit CASCADE; DELETE FROM _sqlx_migrations WHERE description = 'audit'",
         )
         .await;
-    let lock = "LOCK TABLE payment_archived_month IN ACCESS EXCLUSIVE MODE";
+    let lock = "LOCK TABLE payment_decision IN ACCESS EXCLUSIVE MODE";
     let reader = holder(&database, lock).await;
     let mut migrate = program(&database.url, &["migrate"]);
     let migrating = tokio::spawn(async move { run(&mut migrate).await });
