@@ -15,10 +15,11 @@ use crate::support::eventually;
 
 /// What an instance finds in itself, and a transaction that no test waits for: another living
 /// instance tells of them.
-const TOLD_BY_INSTANCES: [Attention; 8] = [
+const TOLD_BY_INSTANCES: [Attention; 9] = [
     Attention::ChargedTwice,
     Attention::Unrecorded,
     Attention::InstanceHeld,
+    Attention::DatabaseCopy,
     Attention::QueueFull,
     Attention::ClockStep,
     Attention::LogLinesDropped,
