@@ -409,6 +409,20 @@ mod tests {
     }
 
     #[test]
+    fn a_step_that_a_slow_reply_hides_ends_no_doubt() {
+        let mut site = Site::new();
+        site.pass(200, 1.0);
+        let until = site.database + DOUBT;
+        site.pass(79, 1.0);
+        // Set just before it is read, by as much as the reply takes to come.
+        site.step(10_000);
+        let received_at = site.now + SECOND * 10;
+        site.clock.observe(site.now, site.database, received_at);
+        assert_eq!(site.steps(), None);
+        assert!(!site.clock.is_over(until, site.now, site.database));
+    }
+
+    #[test]
     fn a_time_in_which_nobody_looked_is_no_step_and_begins_the_watch_anew() {
         let mut site = Site::new();
         site.pass(200, 1.0);

@@ -47,8 +47,9 @@ fn is_passed_on(setting: &str, value: &Value) -> bool {
     match (name, value) {
         (None, Value::Null) => true,
         (None, Value::String(text)) => {
-            setting.ends_with("DATABASE_URL")
-                && text.starts_with(&format!("${{{setting}:-postgres://"))
+            let url = text.strip_prefix(&format!("${{{setting}:-postgres://"));
+            // No password is glued into it: it may have any character.
+            setting.ends_with("DATABASE_URL") && url.is_some_and(|url| !url.contains('$'))
         }
         (Some((_, name)), Value::String(text)) => text.starts_with(&format!("${{{name}:?")),
         _ => false,

@@ -297,5 +297,19 @@ mod tests {
         assert!(dropped >= 2 * LOG_BACKLOG as u64 - 1, "{dropped}");
         drop(writer);
         assert!(begun_at.elapsed() < LOG_DRAIN + Duration::from_secs(5));
+
+        // Nor where there is room for the flush, which nobody comes to.
+        let writer = LogWriter::start(Stuck, false, LogLines::default()).expect("a thread");
+        writer
+            .lines()
+            .write_all(b"a line\n")
+            .expect("it never fails");
+        let (dropped, is_dropped) = sync_channel(1);
+        thread::spawn(move || {
+            drop(writer);
+            let _ = dropped.send(());
+        });
+        let in_time = is_dropped.recv_timeout(LOG_DRAIN + Duration::from_secs(5));
+        in_time.expect("it ends");
     }
 }

@@ -2,14 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
+use std::sync::Arc;
 
+use payment_proxy::clock::DatabaseClock;
+use payment_proxy::worker::Step;
 use reqwest::StatusCode;
 use serde_json::Value;
 use simulator::Running;
 use uuid::Uuid;
 
 use crate::server::{Server, psql};
-use crate::support::{CENTS, Database, Gateway, eventually, processor, processors};
+use crate::support::{
+    Bench, CENTS, Database, Gateway, enqueue, eventually, new_payment, processor, processors,
+    production_terms, watched_clock,
+};
 
 /// A doubt lasts for 6.5 s.
 const SETTINGS: [(&str, &str); 3] = [
@@ -200,6 +206,29 @@ async fn a_restored_dump_is_held_and_then_charges_nothing_twice() {
         .map(|each| each["word"].as_str().expect("a word"))
         .collect();
     assert_eq!((code, &declared[..]), (0, &["checked", "restored"][..]));
+}
+
+#[tokio::test]
+async fn a_restored_queue_is_not_claimed_while_calls_of_its_former_life_may_be_open() {
+    let (database, default) = (Database::migrated().await, processor().await);
+    let terms = production_terms();
+    let mut bench = Bench::new(&database, &[&default], terms);
+    bench.worker.admission.read_asks_first(true);
+    enqueue(&database.pool, &[new_payment()])
+        .await
+        .expect("an answer");
+    // An instance that has just started knows of no call when it was sent.
+    bench.worker.clock = Arc::new(DatabaseClock::new(terms));
+    let (step, _) = bench.worker.claim_step(10, 0).await.expect("an answer");
+    assert!(
+        matches!(step, Step::NoPlace | Step::NoPermit(_)),
+        "{step:?}"
+    );
+    let claimed = database.count("payment_queue WHERE processor IS NOT NULL");
+    assert_eq!(claimed.await, 0);
+    bench.worker.clock = Arc::new(watched_clock(terms));
+    let (step, _) = bench.worker.claim_step(10, 0).await.expect("an answer");
+    assert!(matches!(step, Step::Drained(1) | Step::More(1)), "{step:?}");
 }
 
 #[tokio::test]

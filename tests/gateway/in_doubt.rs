@@ -1,5 +1,6 @@
 //! Payments in doubt that only an operator can end: their processor left `PROCESSORS`, or never says what it did.
 
+use chrono::{DateTime, TimeDelta, Utc};
 use payment_proxy::charge::Outcome;
 use payment_proxy::claim::{Claim, claim_doubtful, claim_free};
 use payment_proxy::in_doubt::{Author, Word, decide};
@@ -179,8 +180,17 @@ async fn claim_one(database: &Database) -> Claim {
 
 /// What comes of a decision on the payment of a claim.
 async fn decided(database: &Database, claim: &Claim, word: Word) -> String {
+    decided_under(database, claim, word, None).await
+}
+
+async fn decided_under(
+    database: &Database,
+    claim: &Claim,
+    word: Word,
+    requested_at: Option<DateTime<Utc>>,
+) -> String {
     let author = Author::new("alice", "asked");
-    let payments = [(claim.payment.correlation_id, None)];
+    let payments = [(claim.payment.correlation_id, requested_at)];
     let decided = decide(&database.pool, &payments, word, &author, false).await;
     decided.expect("an answer").pop().expect("one").outcome
 }
@@ -226,6 +236,14 @@ async fn an_operators_word_respects_a_live_lease_and_a_late_success_stays_a_fact
         .await;
     assert_eq!(decided(&database, &claim, Word::NotCharged).await, "done");
     assert_eq!(decided(&database, &claim, Word::NotCharged).await, "queued");
+
+    // What the first claim says late changes nothing, though nobody has claimed the payment since.
+    let refused = Outcome::Dead {
+        reason: "refused".to_owned(),
+        held: false,
+    };
+    end(&database, &claim, refused).await;
+    assert_eq!(database.count("payment_dead_letter").await, 0);
 
     // Another processor has it now: what the first claim says late is an opinion, unless it is a success.
     let claims = claim_free(&database.pool, production_terms(), "fallback", 1, 0).await;
@@ -305,6 +323,23 @@ async fn a_charge_by_word_and_a_late_success_are_one_charge() {
     assert_eq!(database.count("payment_processed").await, 1);
     let total = "SELECT sum(requests)::text FROM payment_rollup WHERE unit = 'hour'";
     assert_eq!(text(&database, total).await, "1");
+}
+
+#[tokio::test]
+async fn a_charge_by_word_is_under_a_time_at_which_it_can_have_been_sent() {
+    let database = Database::migrated().await;
+    let claim = claim_one(&database).await;
+    expire_lease(&database, &claim).await;
+    let (sent, much) = (claim.requested_at, TimeDelta::hours(25));
+    for (requested_at, outcome) in [
+        (sent - much, "out of range"),
+        (sent + much, "out of range"),
+        (sent - TimeDelta::hours(23), "done"),
+    ] {
+        let decided = decided_under(&database, &claim, Word::Charged, Some(requested_at)).await;
+        assert_eq!(decided, outcome, "{requested_at}");
+    }
+    assert_eq!(database.count("payment_processed").await, 1);
 }
 
 #[tokio::test]

@@ -262,6 +262,42 @@ fn operation_ids_speak_and_are_unique_in_both_documents() {
     assert_eq!(ids.len(), all);
 }
 
+/// Generators make a double of a number and a class of a union, unless the document says what it is.
+#[test]
+fn money_is_decimal_and_a_time_is_a_time_in_both_documents() {
+    let (mut amounts, mut times) = (0, 0);
+    for document in [Api::document(), OperatorApi::document()] {
+        let document = serde_json::to_value(document).expect("JSON");
+        let mut left = vec![("", &document)];
+        while let Some((name, value)) = left.pop() {
+            // Validators compute in floating point, in which 19.9 is no multiple of 0.01.
+            assert!(value["multipleOf"].is_null(), "{name}: {value}");
+            if value["in"] == "query" && (value["name"] == "from" || value["name"] == "to") {
+                let schema = &value["schema"];
+                assert!(
+                    schema["type"] == "string" && schema["format"] == "date-time",
+                    "{value}"
+                );
+                times += 1;
+            }
+            if name.to_lowercase().ends_with("amount") && value["type"] == "number" {
+                assert_eq!(value["format"], "decimal", "{name}");
+                amounts += 1;
+            }
+            if let Some(items) = value.as_array() {
+                left.extend(items.iter().map(|item| (name, item)));
+            }
+            for (name, value) in value.as_object().into_iter().flatten() {
+                left.push((name, value));
+            }
+        }
+    }
+    assert!(
+        amounts >= 2 && times >= 2,
+        "{amounts} amounts, {times} times"
+    );
+}
+
 /// Routes are made with `routes!`, which takes documented handlers only. What is made by other means is
 /// in no document, unless it is one of these.
 #[test]

@@ -418,6 +418,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_comes_before_the_request_is_no_answer_to_it() {
+        let (listener, caller) = Caller::of("http").await;
+        let serving = async {
+            let (mut client, _) = listener.accept().await.expect("a client");
+            serve(&mut client, "ask", SHORT).await;
+            client
+        };
+        let (first, mut client) = tokio::join!(caller.ask("ask"), serving);
+        // Taken out before it came, as a line is that a lookup goes over after its POST.
+        let line = first.expect("an answer").line;
+        assert!(line.is_some());
+        client.write_all(SHORT.as_bytes()).await.expect("written");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let request = Request::post(&caller.url).body(()).expect("a request");
+        let within = 2 * CONNECT_TIMEOUT;
+        let answer = caller
+            .connections
+            .send_over(line, request, b"ask", within, || true)
+            .await;
+        assert!(matches!(answer, Err(Failed::NotConnected(_))));
+    }
+
+    #[tokio::test]
     async fn a_connection_that_cannot_be_used_again_is_not() {
         let (listener, caller) = Caller::of("http").await;
         let closing = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";

@@ -18,7 +18,7 @@ use crate::command_line::{json, program};
 use crate::metrics::Watched;
 use crate::server::{Server, connect_as};
 use crate::support::{
-    CENTS, Database, Gateway, enqueue, eventually, new_payment, processor, processors,
+    CENTS, Database, Gateway, PATIENCE, enqueue, eventually, new_payment, processor, processors,
     production_terms,
 };
 
@@ -63,7 +63,8 @@ impl Settling {
 
     async fn stop(self) {
         drop(self.ended);
-        self.task.await.expect("everything is recorded");
+        let ended = tokio::time::timeout(PATIENCE, self.task).await;
+        ended.expect("in time").expect("everything is recorded");
     }
 }
 
@@ -238,6 +239,31 @@ async fn a_payment_that_is_asked_for_again_and_again_is_kept_once() {
         .await;
     settling.stop().await;
     assert_eq!(database.count("payment_processed").await, 2);
+}
+
+#[tokio::test]
+async fn a_post_does_not_hear_that_one_connection_was_refused() {
+    let (database, default) = (Database::migrated().await, processor().await);
+    let gateway = Gateway::start(&database, &processors(&[&default]), &[]).await;
+    // A sequence keeps what a transaction that is rolled back has written: who came first.
+    database
+        .execute(
+            "CREATE SEQUENCE first_comer;
+             CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 IF NOT (SELECT is_called FROM first_comer) THEN
+                     PERFORM setval('first_comer', pg_backend_pid());
+                 END IF;
+                 IF (SELECT last_value FROM first_comer) = pg_backend_pid() THEN RAISE 'not over this one'; END IF;
+                 RETURN NULL;
+             END $$;
+             CREATE TRIGGER refuse BEFORE INSERT ON payment_queue
+                FOR EACH STATEMENT EXECUTE FUNCTION refuse()",
+        )
+        .await;
+    let id = Uuid::new_v4();
+    assert_eq!(gateway.post(id, CENTS).await, StatusCode::ACCEPTED);
+    assert_eq!(database.count("first_comer WHERE is_called").await, 1);
+    are_charged_once(&database, &gateway, &[&default], &[id]).await;
 }
 
 #[tokio::test]
