@@ -400,8 +400,12 @@ async fn what_was_is_shown_for_hours_with_its_gaps_labelled() {
         "{note}"
     );
     assert!(note.contains("there is no record"), "{note}");
-    let gaps = browser.texts("#history-throughput .gaps text").await;
-    assert!(gaps.contains(&"no record".to_owned()), "{gaps:?}");
+    // The legend is drawn before the chart has its size.
+    eventually("the gap is labelled", async || {
+        let gaps = browser.texts("#history-throughput .gaps text").await;
+        gaps.contains(&"no record".to_owned())
+    })
+    .await;
     let strip = browser.text("#history-breakers-body .strips li").await;
     assert!(
         strip.starts_with("default") && strip.contains("breaker open in 1"),
