@@ -1,6 +1,7 @@
-//! Files that are part of the program: compressed once, at the start, and known again by their `ETag`.
+//! Files that are part of the program: compressed once, at their first request, and known again by their `ETag`.
 
 use std::io::Write as _;
+use std::sync::{Arc, OnceLock};
 
 use axum::body::Bytes;
 use axum::extract::Request;
@@ -37,25 +38,41 @@ const TAG_BYTES: usize = 12;
 pub(super) struct File {
     kind: &'static str,
     plain: Bytes,
+    coded: Arc<OnceLock<Coded>>,
+}
+
+/// What is made of a file when it is asked for the first time: an instance has dozens of files, and most are never read.
+#[derive(Debug)]
+struct Coded {
     gzip: Bytes,
     tag: HeaderValue,
+}
+
+impl Coded {
+    fn of(plain: &[u8]) -> Self {
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
+        let written = gzip.write_all(plain).and_then(|()| gzip.finish());
+        let hash = hexadecimal(&Sha256::digest(plain)[..TAG_BYTES]);
+        Self {
+            gzip: written.expect("memory can be written").into(),
+            // Weak, because it is the same whatever the coding.
+            tag: HeaderValue::try_from(format!("W/\"{hash}\"")).expect("hexadecimal digits"),
+        }
+    }
 }
 
 impl File {
     /// A file of that media type.
     pub(super) fn new(kind: &'static str, content: impl Into<Bytes>) -> Self {
-        let plain = content.into();
-        let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
-        let written = gzip.write_all(&plain).and_then(|()| gzip.finish());
-        let hash = hexadecimal(&Sha256::digest(&plain)[..TAG_BYTES]);
-        // Weak, because it is the same whatever the coding.
-        let tag = HeaderValue::try_from(format!("W/\"{hash}\"")).expect("hexadecimal digits");
         Self {
             kind,
-            gzip: written.expect("memory can be written").into(),
-            plain,
-            tag,
+            plain: content.into(),
+            coded: Arc::default(),
         }
+    }
+
+    fn coded(&self) -> &Coded {
+        self.coded.get_or_init(|| Coded::of(&self.plain))
     }
 
     /// The reply to a request with those headers: the file, compressed where the client takes that, or
@@ -64,12 +81,12 @@ impl File {
         let mut response = if self.is_known(request) {
             StatusCode::NOT_MODIFIED.into_response()
         } else if takes_gzip(request) {
-            ([(CONTENT_ENCODING, "gzip")], self.gzip.clone()).into_response()
+            ([(CONTENT_ENCODING, "gzip")], self.coded().gzip.clone()).into_response()
         } else {
             self.plain.clone().into_response()
         };
         let headers = response.headers_mut();
-        headers.insert(ETAG, self.tag.clone());
+        headers.insert(ETAG, self.coded().tag.clone());
         for (name, value) in [
             (CONTENT_TYPE, self.kind),
             (CACHE_CONTROL, REVALIDATE),
@@ -86,7 +103,7 @@ impl File {
     /// Whether the client says that it has this file (RFC 9110, 13.1.2; compared weakly).
     fn is_known(&self, request: &HeaderMap) -> bool {
         let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
-        let ours = opaque(self.tag.to_str().unwrap_or_default());
+        let ours = opaque(self.coded().tag.to_str().unwrap_or_default());
         list(request, &IF_NONE_MATCH).any(|tag| tag.trim() == "*" || opaque(tag) == ours)
     }
 }

@@ -87,6 +87,21 @@ async fn under_load(gateway: &Gateway, meanwhile: impl Future<Output = ()>) -> V
     accepted.concat()
 }
 
+/// Posts while a storm goes on, until all of it is settled, of which few lines are logged.
+async fn tells_little_of(gateway: &Gateway, storm: impl Future<Output = ()>) {
+    let before = gateway.log().lines().count();
+    let ids = under_load(gateway, storm).await;
+    gateway.until_settled(&ids).await;
+    let log = gateway.log();
+    let told: Vec<&str> = log.lines().skip(before).collect();
+    assert!(
+        told.len() <= STORM_LINES,
+        "{} payments:\n{}",
+        ids.len(),
+        told.join("\n")
+    );
+}
+
 #[tokio::test]
 async fn a_storm_of_broken_connections_is_told_of_by_a_line_for_each_outage_and_kind() {
     let (database, default, fallback) = (
@@ -99,8 +114,7 @@ async fn a_storm_of_broken_connections_is_told_of_by_a_line_for_each_outage_and_
         running.processor.set_delay(Duration::from_millis(100));
     }
     let gateway = Gateway::start(&database, &processors(&both), &[]).await;
-    let before = gateway.log().lines().count();
-    let ids = under_load(&gateway, async {
+    tells_little_of(&gateway, async {
         for _ in 0..STORMS {
             tokio::time::sleep(Duration::from_millis(400)).await;
             // All connections to both processors are reset, those that are in use among them.
@@ -110,17 +124,7 @@ async fn a_storm_of_broken_connections_is_told_of_by_a_line_for_each_outage_and_
         }
     })
     .await;
-    gateway.until_settled(&ids).await;
-    let log = gateway.log();
-    let told: Vec<&str> = log.lines().skip(before).collect();
-    assert!(
-        told.len() <= STORM_LINES,
-        "{} payments:\n{}",
-        ids.len(),
-        told.join("\n")
-    );
-    let before = log.lines().count();
-    let ids = under_load(&gateway, async {
+    tells_little_of(&gateway, async {
         for _ in 0..STORMS {
             tokio::time::sleep(Duration::from_millis(400)).await;
             database
@@ -132,15 +136,6 @@ async fn a_storm_of_broken_connections_is_told_of_by_a_line_for_each_outage_and_
         }
     })
     .await;
-    gateway.until_settled(&ids).await;
-    let log = gateway.log();
-    let told: Vec<&str> = log.lines().skip(before).collect();
-    assert!(
-        told.len() <= STORM_LINES,
-        "{} payments:\n{}",
-        ids.len(),
-        told.join("\n")
-    );
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::Utc;
 use payment_proxy::config::OperatorToken;
 use reqwest::header::{AUTHORIZATION, COOKIE, SET_COOKIE};
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use rust_decimal::{Decimal, RoundingStrategy};
 use serde_json::{Value, json};
 use simulator::Running;
@@ -108,12 +108,23 @@ impl Site {
         }
     }
 
+    /// A request of a program of an operator.
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let client = payment_proxy::tls::plain().build().expect("a client");
+        let request = client.request(method, format!("{}{path}", self.url));
+        request.header(AUTHORIZATION, format!("Bearer {TOKEN}"))
+    }
+
     /// What a program of an operator is answered.
     async fn call(&self, method: Method, path: &str, body: &Value) -> StatusCode {
-        let client = payment_proxy::tls::plain().build().expect("a client");
-        let call = client.request(method, format!("{}{path}", self.url));
-        let call = call.header(AUTHORIZATION, format!("Bearer {TOKEN}"));
-        call.json(body).send().await.expect("a reply").status()
+        let call = self.request(method, path).json(body);
+        call.send().await.expect("a reply").status()
+    }
+
+    /// The feed of the page, as it comes.
+    async fn feed(&self) -> Response {
+        let call = self.request(Method::GET, "/live");
+        call.send().await.expect("a reply")
     }
 
     /// Puts a processor into use (`enable`) or takes it out (`disable`).
@@ -522,11 +533,7 @@ async fn the_page_fits_a_phone_and_obeys_preferences() {
     assert_eq!(browser.errors().await, Vec::<String>::new());
 }
 
-#[tokio::test]
-async fn a_browser_signs_in_with_the_token_and_out_again() {
-    let site = Site::start(false).await;
-    let browser = Browser::start(1280, 900).await;
-    browser.open(&site.url).await;
+async fn until_asked_for_the_token(browser: &Browser) {
     eventually("it asks for the token", async || {
         browser
             .text("#sign-in-form")
@@ -534,6 +541,14 @@ async fn a_browser_signs_in_with_the_token_and_out_again() {
             .contains("Operator token")
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_browser_signs_in_with_the_token_and_out_again() {
+    let site = Site::start(false).await;
+    let browser = Browser::start(1280, 900).await;
+    browser.open(&site.url).await;
+    until_asked_for_the_token(&browser).await;
     browser.tab_to("#token").await;
     browser.type_text("not the token").await;
     browser.press(&[ENTER]).await;
@@ -564,13 +579,7 @@ async fn a_browser_signs_in_with_the_token_and_out_again() {
     })
     .await;
     browser.open(&site.url).await;
-    eventually("it asks for the token", async || {
-        browser
-            .text("#sign-in-form")
-            .await
-            .contains("Operator token")
-    })
-    .await;
+    until_asked_for_the_token(&browser).await;
     // The link takes the token out of the address bar.
     let browser = site.browser(1280, 900).await;
     assert_eq!(
@@ -717,12 +726,7 @@ async fn viewers_share_one_look_a_second_and_without_viewers_there_is_none() {
     const VIEWERS: usize = 8;
     const SECONDS: i64 = 4;
     let viewers = (0..VIEWERS).map(|_| async {
-        let call = payment_proxy::tls::plain()
-            .build()
-            .expect("a client")
-            .get(format!("{}/live", site.url));
-        let call = call.header(AUTHORIZATION, format!("Bearer {TOKEN}"));
-        let mut events = call.send().await.expect("a reply");
+        let mut events = site.feed().await;
         let mut seen = 0;
         let _ = tokio::time::timeout(Duration::from_secs(SECONDS.unsigned_abs()), async {
             while events.chunk().await.expect("a stream").is_some() {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::browser::{Browser, ENTER, SHIFT, TAB};
-use super::{SIMULATED, Settings, Site, TOKEN};
+use super::{SIMULATED, Settings, Site, TOKEN, until_asked_for_the_token};
 use crate::support::{CENTS, eventually};
 
 const CHECKS: &str = include_str!("checks.js");
@@ -251,16 +251,6 @@ async fn no_state_of_the_page_has_a_violation() {
     .await;
     page.inspect("instance gone").await;
     page.assert_none();
-}
-
-async fn until_asked_for_the_token(browser: &Browser) {
-    eventually("it asks for the token", async || {
-        browser
-            .text("#sign-in-form")
-            .await
-            .contains("Operator token")
-    })
-    .await;
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Site, TOKEN};
 use crate::support::eventually;
-use reqwest::header::AUTHORIZATION;
+use reqwest::Method;
 
 /// Payments per second that are made up.
 const BUSY: u32 = 400;
@@ -22,14 +22,9 @@ const HEAP_AND_LINE: f64 = 2.5e6;
 impl Site {
     /// Has the gateway make payments up.
     async fn busy(&self, payments_per_second: u32) {
-        let call = payment_proxy::tls::plain()
-            .build()
-            .expect("a client")
-            .put(format!("{}/simulator/traffic", self.url));
-        let call = call.header(AUTHORIZATION, format!("Bearer {TOKEN}"));
         let rate = json!({ "paymentsPerSecond": payments_per_second });
-        let reply = call.json(&rate).send().await.expect("a reply");
-        assert!(reply.status().is_success());
+        let status = self.call(Method::PUT, "/simulator/traffic", &rate).await;
+        assert!(status.is_success());
     }
 }
 
@@ -102,12 +97,7 @@ async fn an_open_tab_takes_a_few_per_cent_of_a_cpu_and_little_memory_and_says_no
 async fn the_page_is_live_on_a_slow_line_and_two_minutes_of_it_are_small() {
     let site = Site::start(true).await;
     site.busy(BUSY).await;
-    let call = payment_proxy::tls::plain()
-        .build()
-        .expect("a client")
-        .get(format!("{}/live", site.url));
-    let call = call.header(AUTHORIZATION, format!("Bearer {TOKEN}"));
-    let mut events = call.send().await.expect("a reply");
+    let mut events = site.feed().await;
     let (mut bytes, mut seen) = (0, 0);
     while seen < 4 {
         let part = events.chunk().await.expect("a stream").expect("no end");
