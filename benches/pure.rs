@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use payment_proxy::payment::Payment;
-use payment_proxy::summary::pieces;
+use payment_proxy::domain::payment::Payment;
+use payment_proxy::store::summary::pieces;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use router::{Decision, Event, Policy, Queue, Router, Terms, Time, Verdict};

@@ -8,16 +8,16 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use payment_proxy::accept::Acceptor;
-use payment_proxy::charge::Outcome;
-use payment_proxy::claim::{CLAIM_BATCH, claim_free};
 use payment_proxy::config::{DatabaseSettings, QueueDurability};
-use payment_proxy::database::{self, Pools};
-use payment_proxy::lease::LeaseTerms;
-use payment_proxy::payment::Payment;
-use payment_proxy::room::Room;
-use payment_proxy::route;
-use payment_proxy::settle::{Ended, record};
+use payment_proxy::domain::lease::LeaseTerms;
+use payment_proxy::domain::payment::Payment;
+use payment_proxy::pipeline::accept::Acceptor;
+use payment_proxy::pipeline::queue_limit::Room;
+use payment_proxy::pipeline::route;
+use payment_proxy::pipeline::settle::{Ended, record};
+use payment_proxy::processors::Outcome;
+use payment_proxy::store::claim::{CLAIM_BATCH, claim_free};
+use payment_proxy::store::database::{self, Pools};
 use router::{Policy, Router, Terms};
 use rust_decimal::Decimal;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -138,7 +138,7 @@ async fn post(pools: &Pools) -> anyhow::Result<(usize, Duration)> {
         &router,
         &Weak::new(),
         &room,
-        &Arc::new(payment_proxy::deployment::Admission::unconditional()),
+        &Arc::new(payment_proxy::pipeline::deployment::Admission::unconditional()),
     );
     let begun_at = Instant::now();
     let clients = (0..CLIENTS).map(|_| {

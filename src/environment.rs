@@ -8,7 +8,7 @@ use std::process::Command;
 
 use clap::CommandFactory;
 
-use crate::cli::Cli;
+use crate::command::Cli;
 
 /// What the names of variables begin with that libraries read: of traces, of PostgreSQL, of certificates.
 const LIBRARIES: [&str; 3] = ["OTEL_", "PG", "SSL_CERT_"];

@@ -12,15 +12,16 @@
 //!                        |-- in doubt: stays with that processor until it is known
 //! ```
 //!
-//! The modules are these stages, in order: [`payment`] and [`http`] read what a client asks for,
-//! [`accept`] puts the payment into the queue if [`room`] has space for it, [`claim`] takes it out
-//! for the length of a lease, [`route`] chooses the processor (by the crate `router`), [`charge`]
-//! calls the processor and judges what its reply proves, [`settle`] records the outcome,
-//! [`summary`] adds up. [`worker`] moves payments from stage to stage, [`together`] begins several
-//! charges at once, [`deployment`] keeps what the instances know of each other, [`serve`] runs an
-//! instance from its start to its end. What is seen of it from outside: [`metrics`] and [`census`]
-//! in numbers, [`attention`] in what wants an operator, [`history`] in what was, [`trace`] payment
-//! by payment, [`telemetry`] in words. [`tls`] says which authorities calls trust.
+//! The folders are floors, from the ground up; a module imports from its own floor and those below.
+//! [`domain`] has the values. [`config`] has one flag, one variable and one default per setting.
+//! [`telemetry`] is the log, the counters and the traces. [`store`] has the SQL statements,
+//! [`processors`] the calls to processors and what their replies prove. [`pipeline`] has the stages:
+//! [`pipeline::accept`] puts a payment into the queue if [`pipeline::queue_limit`] has space for it,
+//! [`store::claim`] takes it out for the length of a lease, [`pipeline::route`] chooses the processor
+//! (by the crate `router`), [`processors`] calls the processor and judges what its reply proves,
+//! [`pipeline::settle`] records the outcome, [`store::summary`] adds up. [`pipeline::worker`] moves
+//! payments from stage to stage. [`http`], [`cli`], [`scrape`] and [`probe`] are the interfaces,
+//! [`serve`] runs an instance from its start to its end, [`command`] is the command line.
 //!
 //! # What is guaranteed
 //!
@@ -29,46 +30,18 @@
 //! - Where a payment may have been charged is committed before the first byte is sent.
 //! - A charge is recorded with the `requested_at` that the processor recorded.
 
-#![warn(clippy::print_stdout, clippy::print_stderr)] // Nobody may read it: see `operate::output`.
+#![warn(clippy::print_stdout, clippy::print_stderr)] // Nobody may read it: see `cli::output`.
 
-pub mod accept;
-pub mod archive;
-pub mod attention;
-pub mod census;
-pub mod charge;
-pub mod claim;
 pub mod cli;
-pub mod clock;
+pub mod command;
 pub mod config;
-pub mod database;
-pub mod dead_letter;
-pub mod deployment;
+pub mod domain;
 pub mod environment;
-pub mod fee;
-pub mod history;
 pub mod http;
-pub mod in_doubt;
-pub mod lease;
-pub mod metrics;
-pub mod moment;
-pub mod operate;
-pub mod payment;
-pub mod printable;
+pub mod pipeline;
 pub mod probe;
-pub mod reconcile;
-pub mod restored;
-pub mod room;
-pub mod route;
+pub mod processors;
 pub mod scrape;
 pub mod serve;
-pub mod settle;
-pub mod situation;
-pub mod summary;
-pub mod switch;
+pub mod store;
 pub mod telemetry;
-pub mod tls;
-pub mod together;
-pub mod trace;
-pub mod traceparent;
-pub mod uptime;
-pub mod worker;

@@ -6,10 +6,12 @@ use std::thread;
 use std::time::Duration;
 
 use mimalloc::MiMalloc;
-use payment_proxy::cli::{Cli, Command};
-use payment_proxy::operate::output;
-use payment_proxy::telemetry::{LogWriter, Process};
-use payment_proxy::{environment, operate, probe, serve, telemetry, tls};
+use payment_proxy::cli::output;
+use payment_proxy::command::{Cli, Command};
+use payment_proxy::config::tls;
+use payment_proxy::telemetry::log;
+use payment_proxy::telemetry::log::{LogWriter, Process};
+use payment_proxy::{cli, environment, probe, serve};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -38,7 +40,7 @@ fn main() -> ExitCode {
         Command::Serve(_) => Process::Service,
         _ => Process::Command,
     };
-    let log = match telemetry::start(cli.log_format, &cli.rust_log, process) {
+    let log = match log::start(cli.log_format, &cli.rust_log, process) {
         Ok(log) => log,
         Err(error) => return failed(None, &error),
     };
@@ -85,12 +87,12 @@ fn printed(outcome: io::Result<()>) -> ExitCode {
 
 /// Says why nothing came of it; a service does not wait for whoever reads that.
 fn failed(log: Option<&LogWriter>, error: &anyhow::Error) -> ExitCode {
-    let line = output::shown(&format!("error: {}\n", operate::explained(error)));
+    let line = output::shown(&format!("error: {}\n", cli::explained(error)));
     let _ = match log {
         Some(log) => log.lines().write_all(line.as_bytes()),
         None => stderr().write_all(line.as_bytes()),
     };
-    ExitCode::from(operate::FAILED)
+    ExitCode::from(cli::FAILED)
 }
 
 /// A single thread wakes nobody else and shares nothing.
@@ -130,17 +132,17 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         };
         match cli.command {
             Command::Serve(settings) => serve::serve(*settings, shutdown).await?,
-            Command::Migrate(settings) => operate::migrate(&settings).await?,
-            Command::Status(args) => return operate::status(*args, shutdown).await,
-            Command::Summary(args) => return operate::summary(*args).await,
-            Command::Payment(args) => return operate::payment(*args).await,
-            Command::DeadLetter(args) => return operate::dead_letter(*args).await,
-            Command::InDoubt(args) => return operate::in_doubt(*args).await,
-            Command::Deployment(args) => return operate::deployment(*args).await,
-            Command::Reconcile(args) => return operate::reconcile(*args).await,
-            Command::Archive(args) => return operate::archive(*args).await,
-            Command::Restore(args) => return operate::restore(*args).await,
-            Command::Routing(args) => return operate::routing(*args).await,
+            Command::Migrate(settings) => cli::migrate(&settings).await?,
+            Command::Status(args) => return cli::status(*args, shutdown).await,
+            Command::Summary(args) => return cli::summary(*args).await,
+            Command::Payment(args) => return cli::payment(*args).await,
+            Command::DeadLetter(args) => return cli::dead_letter(*args).await,
+            Command::InDoubt(args) => return cli::in_doubt(*args).await,
+            Command::Deployment(args) => return cli::deployment(*args).await,
+            Command::Reconcile(args) => return cli::reconcile(*args).await,
+            Command::Archive(args) => return cli::archive(*args).await,
+            Command::Restore(args) => return cli::restore(*args).await,
+            Command::Routing(args) => return cli::routing(*args).await,
             Command::Completions { shell } => output::print(&Cli::completions(shell))?,
             Command::Man { folder } => Cli::man_pages(&folder)?,
             Command::Probe(settings) => probe::probe(&settings.listen)?,

@@ -14,11 +14,11 @@ use prometheus_client::registry::Registry;
 use router::{BreakerState, Explanation, ProcessorReport, SharedRouter};
 use sqlx::PgPool;
 
-use crate::attention::{self, Attention, Item, OwnAttention, Severity};
-use crate::census::Census;
-use crate::database::Pools;
-use crate::metrics::{COUNTS, PREFIX};
-use crate::situation::{RecentLook, told};
+use crate::domain::attention::{self, Attention, Item, OwnAttention, Severity};
+use crate::store::database::Pools;
+use crate::store::queue_statistics::Census;
+use crate::store::situation::{RecentLook, told};
+use crate::telemetry::metrics::{COUNTS, PREFIX};
 
 /// What a scrape looks at.
 pub struct Scrape {
@@ -42,7 +42,7 @@ impl Scrape {
         }
     }
 
-    /// All metrics as text. It waits for the database no longer than [`crate::census::CENSUS_TIMEOUT`].
+    /// All metrics as text. It waits for the database no longer than [`crate::store::queue_statistics::CENSUS_TIMEOUT`].
     pub async fn text(&self) -> String {
         let looked = self.look.get().await;
         let picture = Picture {

@@ -20,29 +20,29 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::accept::Acceptor;
-use crate::attention::OwnAttention;
-use crate::charge::{self, Stop};
-use crate::clock::DatabaseClock;
 use crate::config::Settings;
-use crate::database::{self, Looks, Pools, RETRY_PAUSE, Schema};
-use crate::deployment::{Admission, Candidate, Member, MemberTerms};
-use crate::fee;
-use crate::history::Recorder;
+use crate::domain::attention::OwnAttention;
+use crate::domain::lease::LeaseTerms;
+use crate::domain::uptime::Uptime;
 use crate::http::live::{Observer, Simulator};
 use crate::http::{Api, Limits};
-use crate::in_doubt;
-use crate::lease::LeaseTerms;
-use crate::room::Room;
-use crate::route;
+use crate::pipeline::accept::Acceptor;
+use crate::pipeline::deployment::{Admission, Candidate, Member, MemberTerms};
+use crate::pipeline::history::Recorder;
+use crate::pipeline::queue_limit::Room;
+use crate::pipeline::route;
+use crate::pipeline::settle::{self, Returned, SETTLE_BACKLOG};
+use crate::pipeline::together::Together;
+use crate::pipeline::worker::{Depth, Worker};
+use crate::processors::{self, Stop};
 use crate::scrape::Scrape;
-use crate::settle::{self, Returned, SETTLE_BACKLOG};
-use crate::situation;
-use crate::telemetry;
-use crate::together::Together;
-use crate::trace;
-use crate::uptime::Uptime;
-use crate::worker::{Depth, Worker};
+use crate::store::clock::DatabaseClock;
+use crate::store::database::{self, Looks, Pools, RETRY_PAUSE, Schema};
+use crate::store::fee;
+use crate::store::in_doubt;
+use crate::store::situation;
+use crate::telemetry::log;
+use crate::telemetry::trace;
 pub use end::{CALLS_DRAIN, CLOSE, REQUESTS_DRAIN, SETTLE_DRAIN, SHUTDOWN};
 
 use end::broken_part;
@@ -69,7 +69,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     let configured = settings.processors.processors.0.len();
     let shares = files::share(files, Limits::default().connections, configured);
     let instance = Uuid::new_v4();
-    let processors = charge::processors(&settings.processors, shares.processor)?;
+    let processors = processors::processors(&settings.processors, shares.processor)?;
     let terms = settings.processors.processors.0.iter();
     let terms: Vec<Terms> = terms
         .map(|processor| Terms {
@@ -126,7 +126,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     own.add(settle::charged_twice);
     let unrecorded = Arc::clone(&worker.returned.unrecorded);
     own.add(move || unrecorded.attention());
-    own.add(telemetry::lines_dropped);
+    own.add(log::lines_dropped);
     let routing = router.clone();
     own.add(move || situation::failing(&routing.explain()));
     let stepped = Arc::clone(&clock);

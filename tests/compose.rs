@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use clap::CommandFactory;
-use payment_proxy::cli::Cli;
+use payment_proxy::command::Cli;
 use serde_json::Value;
 
 const COMPOSE: &str = include_str!("../docker-compose.yml");

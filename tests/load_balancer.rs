@@ -76,7 +76,7 @@ impl Stack {
     }
 
     async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> Response {
-        let request = payment_proxy::tls::plain()
+        let request = payment_proxy::config::tls::plain()
             .build()
             .expect("a client")
             .post(format!("{}{path}", self.url))
@@ -100,7 +100,7 @@ impl Stack {
     }
 
     async fn get(&self, path: &str) -> Response {
-        payment_proxy::tls::plain()
+        payment_proxy::config::tls::plain()
             .build()
             .expect("a client")
             .get(format!("{}{path}", self.url))
@@ -212,7 +212,7 @@ async fn start_nginx(folder: &Path) -> (Child, u16) {
         // Answered by nginx itself. Another test may have taken the port meanwhile: then the next one.
         let probe = format!("http://127.0.0.1:{port}/");
         while nginx.try_wait().unwrap().is_none() {
-            if payment_proxy::tls::plain()
+            if payment_proxy::config::tls::plain()
                 .build()
                 .expect("a client")
                 .get(&probe)
@@ -408,7 +408,10 @@ async fn payments_go_to_the_instances_in_turns() {
 #[tokio::test]
 async fn a_crowd_has_both_instances_and_one_that_is_silent_holds_no_more_than_its_turn() {
     let stack = Stack::start([Instance::Hangs, Instance::Answers(202)]).await;
-    let (client, begin) = (payment_proxy::tls::plain().build().unwrap(), Instant::now());
+    let (client, begin) = (
+        payment_proxy::config::tls::plain().build().unwrap(),
+        Instant::now(),
+    );
     let mut posts = JoinSet::new();
     // For longer than one turn, so that the silent one has one in it; nginx gives it up after 5 s.
     while begin.elapsed() < 2 * TURN {
@@ -498,7 +501,7 @@ async fn body_over_4_kib_is_left_to_the_instance_and_one_over_8_kib_is_a_problem
 #[tokio::test]
 async fn requests_that_nginx_refuses_are_problems() {
     let stack = Stack::start([Instance::Answers(200); 2]).await;
-    let headers_too_large = payment_proxy::tls::plain()
+    let headers_too_large = payment_proxy::config::tls::plain()
         .build()
         .expect("a client")
         .get(format!("{}/livez", stack.url))

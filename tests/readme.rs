@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use clap::CommandFactory;
-use payment_proxy::cli::Cli;
+use payment_proxy::command::Cli;
 
 const GUARANTEES: &str = include_str!("../docs/guarantees.md");
 const CONFIGURATION: &str = include_str!("../docs/configuration.md");
@@ -133,7 +133,7 @@ fn in_camel_case(name: &str) -> String {
 #[test]
 fn the_runbook_explains_every_item_of_what_wants_attention() {
     let runbook = include_str!("../docs/operations.md");
-    for kind in payment_proxy::attention::Attention::ALL {
+    for kind in payment_proxy::domain::attention::Attention::ALL {
         let heading = format!("\n### {}\n", kind.name());
         let explained = runbook.split(&heading).nth(1);
         let explained = explained.and_then(|rest| rest.split("\n### ").next());

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use hyper::http::Response;
-use payment_proxy::charge::{
+use payment_proxy::processors::{
     Documented, Lookup, Reply, read_health, read_lookup, read_post, read_totals,
 };
 use reqwest::Method;

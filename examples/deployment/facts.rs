@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use payment_proxy::payment::format_time;
+use payment_proxy::domain::payment::format_time;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rust_decimal::Decimal;

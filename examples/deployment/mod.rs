@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use payment_proxy::config::QueueDurability;
-use payment_proxy::lease::LeaseTerms;
+use payment_proxy::domain::lease::LeaseTerms;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 

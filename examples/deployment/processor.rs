@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, NaiveDateTime, Utc};
-use payment_proxy::payment::format_time;
+use payment_proxy::domain::payment::format_time;
 use reqwest::{Client, Method, RequestBuilder};
 use rust_decimal::Decimal;
 use serde::{Deserialize, Deserializer};
@@ -74,7 +74,7 @@ impl Processor {
             name,
             url: format!("http://127.0.0.1:{port}"),
             // A connection for each call: none that an outage has cut is taken for a living one.
-            http: payment_proxy::tls::plain()
+            http: payment_proxy::config::tls::plain()
                 .timeout(ADMIN_TIMEOUT)
                 .pool_max_idle_per_host(0)
                 .build()?,

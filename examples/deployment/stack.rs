@@ -187,7 +187,7 @@ impl Stack {
         }
         let (nginx, port) = start_nginx(path, &logs).await?;
         let [one_probe, other_probe] = sockets.clone().map(|socket| {
-            let client = payment_proxy::tls::plain().unix_socket(socket);
+            let client = payment_proxy::config::tls::plain().unix_socket(socket);
             client.timeout(PROBE_LIMIT).build()
         });
         let [default, fallback] = &processors;
@@ -208,7 +208,9 @@ impl Stack {
             operators,
             url: format!("http://127.0.0.1:{port}").parse()?,
             sockets,
-            http: payment_proxy::tls::plain().timeout(READY_LIMIT).build()?,
+            http: payment_proxy::config::tls::plain()
+                .timeout(READY_LIMIT)
+                .build()?,
             settled: AtomicI64::new(0),
             broken: StdMutex::default(),
         };
@@ -617,7 +619,7 @@ async fn start_nginx(folder: &Path, logs: &Path) -> anyhow::Result<(Process, u16
         process.start()?;
         let url = format!("http://127.0.0.1:{port}/");
         if until_answers(&mut process, async || {
-            payment_proxy::tls::plain()
+            payment_proxy::config::tls::plain()
                 .build()
                 .expect("a client")
                 .get(&url)

@@ -93,7 +93,9 @@ impl Load {
         seed: u64,
     ) -> anyhow::Result<Self> {
         let shared = Arc::new(Shared {
-            http: payment_proxy::tls::plain().timeout(PATIENCE).build()?,
+            http: payment_proxy::config::tls::plain()
+                .timeout(PATIENCE)
+                .build()?,
             url: url.join("/payments")?,
             ledger: Arc::clone(ledger),
             posts: Mutex::default(),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use chrono::Utc;
 use payment_proxy::config::QueueDurability;
-use payment_proxy::telemetry::STORM_PAUSE;
+use payment_proxy::telemetry::log::STORM_PAUSE;
 
 use crate::deployment::ledger::Ledger;
 use crate::deployment::processor::Behaviour;

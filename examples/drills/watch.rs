@@ -36,7 +36,8 @@ impl Watch {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let mut probes = JoinSet::new();
         for socket in sockets {
-            let client = payment_proxy::tls::plain().unix_socket(socket.as_ref().to_owned());
+            let client =
+                payment_proxy::config::tls::plain().unix_socket(socket.as_ref().to_owned());
             let client = client.timeout(PATIENCE).build()?;
             probes.spawn(probe(client, Arc::clone(&seen)));
         }

@@ -6,9 +6,9 @@ use std::sync::atomic::AtomicBool;
 use sqlx::PgPool;
 use tokio::sync::Mutex;
 
-use crate::accept::Acceptor;
-use crate::database::Look;
-use crate::settle::Unrecorded;
+use crate::pipeline::accept::Acceptor;
+use crate::pipeline::settle::Unrecorded;
+use crate::store::database::Look;
 
 /// What the handlers share.
 #[derive(Debug, Clone)]

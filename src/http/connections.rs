@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use crate::metrics::COUNTS;
-use crate::telemetry::Storm;
+use crate::telemetry::log::Storm;
+use crate::telemetry::metrics::COUNTS;
 
 /// How long a client may keep us waiting before its connection can be taken for another.
 pub(super) const EVICTABLE_AFTER: Duration = Duration::from_secs(1);

@@ -9,7 +9,6 @@ mod openapi;
 mod operator;
 mod operator_api;
 mod parameters;
-mod patience;
 mod payments;
 mod probes;
 mod problem;
@@ -20,6 +19,7 @@ mod revoked;
 mod server;
 mod session;
 mod summary;
+mod timeouts;
 mod wrong_tokens;
 
 use std::sync::Arc;

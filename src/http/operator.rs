@@ -23,9 +23,9 @@ use super::problem::{BODY, DATABASE, OPERATOR, Optional, problems};
 use super::{
     Api, OperatorApi, Problem, ProblemKind, file, openapi, parameters, problem, reference, session,
 };
-use crate::attention::Item;
-use crate::in_doubt::Author;
-use crate::switch::{self, Switch};
+use crate::domain::attention::Item;
+use crate::store::in_doubt::Author;
+use crate::store::switch::{self, Switch};
 
 /// The text format of Prometheus.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";

@@ -14,12 +14,12 @@ use uuid::Uuid;
 
 use super::problem::{self, BODY, DATABASE, check_content_type, problems};
 use super::{Api, Problem, ProblemKind, parameters};
-use crate::accept::{Accepted, NotAccepted};
-use crate::database::Condition;
-use crate::metrics::COUNTS;
-use crate::payment::{Amount, Body, InvalidPayment, Payment, format_time, parse_uuid};
-use crate::trace::{self, Subject};
-use crate::traceparent::{TRACEPARENT, Traceparent};
+use crate::domain::payment::{Amount, Body, InvalidPayment, Payment, format_time, parse_uuid};
+use crate::domain::traceparent::{TRACEPARENT, Traceparent};
+use crate::pipeline::accept::{Accepted, NotAccepted};
+use crate::store::database::Condition;
+use crate::telemetry::metrics::COUNTS;
+use crate::telemetry::trace::{self, Subject};
 
 problems!(
     pub(super) PostProblems: BODY, DATABASE,
@@ -117,10 +117,12 @@ fn told(not_accepted: &NotAccepted) -> Problem {
                 Condition::of(error)
             ),
         ),
-        Refused(error) if crate::database::is_transient(error) => Problem::unavailable(format!(
-            "{}: the payment was not accepted; post it again",
-            Condition::of(error)
-        )),
+        Refused(error) if crate::store::database::is_transient(error) => {
+            Problem::unavailable(format!(
+                "{}: the payment was not accepted; post it again",
+                Condition::of(error)
+            ))
+        }
         Refused(_) => Problem::new(
             ProblemKind::InternalError,
             "the payment was not accepted; the log says why",

@@ -81,7 +81,7 @@ pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<StatusCode, Pro
 
 /// Why the database takes no payments, in our words. None: it takes them.
 async fn ask(pool: PgPool) -> Result<Option<String>, sqlx::Error> {
-    match crate::database::check_ready(&pool).await {
+    match crate::store::database::check_ready(&pool).await {
         Ok(()) => Ok(None),
         Err(error) => {
             tracing::debug!(error = %error, "not ready");

@@ -23,10 +23,10 @@ use utoipa::openapi::{
 use utoipa::{PartialSchema, ToSchema};
 
 use super::MAX_BODY_BYTES;
-use super::patience::TooSlow;
 use super::problem_kind::ProblemKind::{self, *};
-use crate::database::{Condition, heed, within};
-use crate::telemetry::Storm;
+use super::timeouts::TooSlow;
+use crate::store::database::{Condition, heed, within};
+use crate::telemetry::log::Storm;
 
 /// Seconds after which a client should try again what could not be done, for want of the database or of room.
 const RETRY_AFTER_SECONDS: &str = "1";
@@ -299,7 +299,7 @@ fn fields<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
         heed(&error);
-        let passes = crate::database::is_transient(&error);
+        let passes = crate::store::database::is_transient(&error);
         let problem = match passes {
             true => Self::unavailable(format!("{}; try again", Condition::of(&error))),
             false => Self::new(InternalError, "the request failed; the log says why"),

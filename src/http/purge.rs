@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 
 use super::problem::{DATABASE, problems};
 use super::{Api, Problem, ProblemKind};
-use crate::database::{is_not_allowed, with_short_locks_of};
+use crate::store::database::{is_not_allowed, with_short_locks_of};
 
 problems!(pub(super) PurgeProblems: [ProblemKind::PurgeNotAllowed, ProblemKind::InvalidParameter], DATABASE);
 

@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::database::Look;
+use crate::store::database::Look;
 
 /// How long a request waits for the database to say which sessions were signed out.
 pub(super) const REVOKED_WITHIN: Duration = Duration::from_millis(500);

@@ -18,9 +18,9 @@ use hyper_util::service::TowerToHyperService;
 use tokio_util::sync::CancellationToken;
 
 use super::connections::OpenConnections;
-use super::patience::{PatientBody, PatientStream, Requests};
+use super::timeouts::{PatientBody, PatientStream, Requests};
 use super::{Limits, MAX_BODY_BYTES, Problem, ProblemKind};
-use crate::metrics::COUNTS;
+use crate::telemetry::metrics::COUNTS;
 
 /// Serves `routes` until `stop`, then closes what is idle and waits for the requests that are open.
 pub async fn serve<L: Listener>(

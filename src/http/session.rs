@@ -21,8 +21,8 @@ use super::revoked::REVOKED_LOOK;
 use super::wrong_tokens::unauthorized;
 use super::{OperatorApi, Problem, ProblemKind};
 use crate::config::OperatorToken;
-use crate::database::within;
-use crate::payment::parse_uuid;
+use crate::domain::payment::parse_uuid;
+use crate::store::database::within;
 
 /// How long a browser is signed in.
 pub(super) const SESSION_LIFETIME: TimeDelta = TimeDelta::hours(12);

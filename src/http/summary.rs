@@ -11,7 +11,7 @@ use utoipa::IntoParams;
 
 use super::problem::{DATABASE, problems};
 use super::{Api, Problem, ProblemKind};
-use crate::summary::{NoSummary, Summary, summarize};
+use crate::store::summary::{NoSummary, Summary, summarize};
 
 /// Where the summary is. An end of its range that is empty is open, as one that is absent.
 pub(super) const PATH: &str = "/payments-summary";

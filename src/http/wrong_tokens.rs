@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::Semaphore;
 
 use super::{Problem, ProblemKind};
-use crate::metrics::COUNTS;
+use crate::telemetry::metrics::COUNTS;
 
 /// How long the answer to a wrong token is kept back.
 pub(super) const WRONG_TOKEN_PAUSE: Duration = Duration::from_secs(1);

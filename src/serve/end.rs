@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::task::JoinError;
 
-use crate::telemetry::LOG_DRAIN;
+use crate::telemetry::log::LOG_DRAIN;
 
 /// How long open requests have to end after the stop signal.
 pub const REQUESTS_DRAIN: Duration = Duration::from_secs(2);

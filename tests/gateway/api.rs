@@ -33,7 +33,7 @@ async fn a_payment_is_accepted_settled_and_shown() {
     assert_eq!(view["amount"].to_string(), "19.90");
     assert_eq!(
         view["requestedAt"],
-        payment_proxy::payment::format_time(stored.requested_at)
+        payment_proxy::domain::payment::format_time(stored.requested_at)
     );
     let summary = gateway
         .get("/payments-summary")
@@ -58,9 +58,11 @@ async fn a_summary_range_includes_both_ends() {
         .payment(id)
         .expect("it is there")
         .requested_at;
-    let at = payment_proxy::payment::format_time(stamp);
-    let before = payment_proxy::payment::format_time(stamp - chrono::Duration::milliseconds(1));
-    let after = payment_proxy::payment::format_time(stamp + chrono::Duration::milliseconds(1));
+    let at = payment_proxy::domain::payment::format_time(stamp);
+    let before =
+        payment_proxy::domain::payment::format_time(stamp - chrono::Duration::milliseconds(1));
+    let after =
+        payment_proxy::domain::payment::format_time(stamp + chrono::Duration::milliseconds(1));
     for (query, expected) in [
         (format!("from={at}&to={at}"), 1),
         (format!("from={at}"), 1),

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use payment_proxy::archive::{Month, State, archive};
 use payment_proxy::config::QueueDurability;
-use payment_proxy::summary::{Summary, Totals, summarize};
+use payment_proxy::store::archive::{Month, State, archive};
+use payment_proxy::store::summary::{Summary, Totals, summarize};
 use reqwest::StatusCode;
 use rust_decimal::Decimal;
 use tokio::process::Command;

@@ -6,12 +6,12 @@ use std::process::Stdio;
 use chrono::{DateTime, Utc};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use payment_proxy::archive::{State, archive};
-use payment_proxy::charge::Outcome;
 use payment_proxy::config::QueueDurability;
-use payment_proxy::database::is_transient;
-use payment_proxy::settle::{Anomaly, Ended, record};
-use payment_proxy::summary::{NoSummary, Summary, Totals, summarize};
+use payment_proxy::pipeline::settle::{Anomaly, Ended, record};
+use payment_proxy::processors::Outcome;
+use payment_proxy::store::archive::{State, archive};
+use payment_proxy::store::database::is_transient;
+use payment_proxy::store::summary::{NoSummary, Summary, Totals, summarize};
 use reqwest::StatusCode;
 use rust_decimal::Decimal;
 use tempfile::TempDir;
@@ -459,7 +459,7 @@ async fn a_restore_on_a_full_disk_changes_nothing_and_is_done_when_there_is_room
     let server = Server::start().await;
     let database = database_on(&disk, &server).await;
     let settings = database.migrate_settings(QueueDurability::Unlogged);
-    payment_proxy::database::migrate(&settings)
+    payment_proxy::store::database::migrate(&settings)
         .await
         .expect("tables");
     crate::archive::fill(&database).await;
@@ -488,7 +488,7 @@ async fn a_restore_whose_commit_is_not_confirmed_says_how_it_ended() {
     let server = Server::start().await;
     let database = Database::at(&server.url());
     let settings = database.migrate_settings(QueueDurability::Unlogged);
-    payment_proxy::database::migrate(&settings)
+    payment_proxy::store::database::migrate(&settings)
         .await
         .expect("tables");
     crate::archive::fill(&database).await;
@@ -645,9 +645,14 @@ async fn a_charge_of_an_archived_payment_is_not_booked_again() {
             "INSERT INTO payment_queue (correlation_id, amount) VALUES ('{known}', 19.90)"
         ))
         .await;
-    let claims =
-        payment_proxy::claim::claim_free(&database.pool, production_terms(), "default", 10, 0)
-            .await;
+    let claims = payment_proxy::store::claim::claim_free(
+        &database.pool,
+        production_terms(),
+        "default",
+        10,
+        0,
+    )
+    .await;
     assert_eq!(claims.expect("an answer"), []);
     assert_eq!(database.count("payment_queue").await, 0);
     let mut payment = new_payment();
@@ -659,7 +664,7 @@ async fn a_charge_of_an_archived_payment_is_not_booked_again() {
     assert!(
         matches!(
             outcomes[..],
-            [payment_proxy::accept::Accepted::Conflict { .. }]
+            [payment_proxy::pipeline::accept::Accepted::Conflict { .. }]
         ),
         "{outcomes:?}"
     );

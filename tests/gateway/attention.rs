@@ -40,7 +40,9 @@ impl Watched {
 }
 
 async fn get(address: &str, token: &str, path: &str) -> reqwest::Response {
-    let client = payment_proxy::tls::plain().build().expect("a client");
+    let client = payment_proxy::config::tls::plain()
+        .build()
+        .expect("a client");
     let get = client.get(format!("http://{address}{path}"));
     get.bearer_auth(token).send().await.expect("a reply")
 }

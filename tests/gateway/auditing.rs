@@ -1,9 +1,9 @@
 //! What an auditor finds in psql: every query of docs/auditing.md, as role `auditor`, on books with content.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use payment_proxy::archive::archive;
 use payment_proxy::config::QueueDurability;
-use payment_proxy::summary::{Summary, Totals, summarize};
+use payment_proxy::store::archive::archive;
+use payment_proxy::store::summary::{Summary, Totals, summarize};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rust_decimal::Decimal;
@@ -135,7 +135,7 @@ async fn every_query_of_the_auditing_page_answers_its_question() {
         let body = format!(
             r#"{{"correlationId":"{refused}","amount":5.00,"requestedAt":"2026-07-01T00:00:00.000Z"}}"#
         );
-        let post = payment_proxy::tls::plain()
+        let post = payment_proxy::config::tls::plain()
             .build()
             .expect("a client")
             .post(format!("{}/payments", running.url()));
@@ -623,7 +623,7 @@ async fn whoever_says_a_fee_says_the_same() {
         }
 
         // The page.
-        let client = payment_proxy::tls::plain()
+        let client = payment_proxy::config::tls::plain()
             .unix_socket(socket.clone())
             .build()
             .expect("a client");

@@ -1,7 +1,7 @@
 //! Nothing is missing: what an auditor sees in psql of payments that were removed, changed or lost.
 
-use payment_proxy::archive::{archive, restore};
 use payment_proxy::config::QueueDurability;
+use payment_proxy::store::archive::{archive, restore};
 use rust_decimal::Decimal;
 use uuid::Uuid;
 
@@ -165,7 +165,7 @@ async fn what_becomes_of_a_payment_in_the_usual_ways_is_no_loss() {
             open[0], open[1]
         ))
         .await;
-    let retried = payment_proxy::dead_letter::retry(&database.pool, Some(&[open[0]])).await;
+    let retried = payment_proxy::store::dead_letter::retry(&database.pool, Some(&[open[0]])).await;
     assert_eq!(retried.expect("an answer"), [open[0]]);
     sqlx::query("SELECT discard_dead_letters($1, 'a test', 'no reason')")
         .bind(vec![open[1]])

@@ -1,7 +1,7 @@
 //! The totals that the database keeps are those of the payments, whatever happens to the books.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use payment_proxy::summary::{Summary, Totals, summarize};
+use payment_proxy::store::summary::{Summary, Totals, summarize};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rust_decimal::Decimal;

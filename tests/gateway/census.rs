@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use payment_proxy::census::{COUNTED, Census, Count, queued};
-use payment_proxy::claim::claim_free;
 use payment_proxy::config::QueueDurability;
-use payment_proxy::database::Pools;
+use payment_proxy::store::claim::claim_free;
+use payment_proxy::store::database::Pools;
+use payment_proxy::store::queue_statistics::{COUNTED, Census, Count, queued};
 use sqlx::Connection;
 
 use crate::support::{Database, eventually, expire_lease, production_terms};

@@ -68,7 +68,9 @@ async fn output(
 async fn workshop(tools: &Path, site: &Site) -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     for (name, address) in [("public", &site.public), ("operators", &site.operators)] {
-        let client = payment_proxy::tls::plain().build().expect("a client");
+        let client = payment_proxy::config::tls::plain()
+            .build()
+            .expect("a client");
         let document = client.get(format!("http://{address}/openapi.json")).send();
         let document = document.await.expect("a reply").text().await.expect("text");
         std::fs::write(folder.path().join(format!("{name}.json")), document).expect("written");

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use payment_proxy::charge::Outcome;
 use payment_proxy::config::QueueDurability;
-use payment_proxy::lease::LeaseTerms;
-use payment_proxy::settle::{Ended, record};
-use payment_proxy::worker::{Step, Worker};
+use payment_proxy::domain::lease::LeaseTerms;
+use payment_proxy::pipeline::settle::{Ended, record};
+use payment_proxy::pipeline::worker::{Step, Worker};
+use payment_proxy::processors::Outcome;
 use serde_json::Value;
 use simulator::{Faults, Running};
 
@@ -64,7 +64,7 @@ async fn claim(worker: &Worker) -> usize {
 async fn a_step_forward_of_the_databases_clock_charges_nothing_twice() {
     let server = Server::start_with_own_clock().await;
     let database = Database::at(&server.url());
-    payment_proxy::database::migrate(&database.migrate_settings(QueueDurability::Unlogged))
+    payment_proxy::store::database::migrate(&database.migrate_settings(QueueDurability::Unlogged))
         .await
         .expect("the migrations apply");
     let (default, fallback) = (slow(1_500).await, processor().await);
@@ -137,7 +137,7 @@ async fn payments_that_are_stuck_behind_a_clock_that_was_set_back_are_counted_as
             FROM generate_series(1, 3)",
         )
         .await;
-    let census = payment_proxy::census::Census::take(&database.pool).await;
+    let census = payment_proxy::store::queue_statistics::Census::take(&database.pool).await;
     assert_eq!(census.expect("an answer").in_doubt.value, 3);
 }
 

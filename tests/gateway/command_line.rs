@@ -298,7 +298,7 @@ async fn a_stuck_payment_is_found_with_its_reason_and_retried() {
     let body = format!(
         r#"{{"correlationId":"{id}","amount":5.00,"requestedAt":"2026-07-01T00:00:00.000Z"}}"#
     );
-    let post = payment_proxy::tls::plain()
+    let post = payment_proxy::config::tls::plain()
         .build()
         .expect("a client")
         .post(format!("{}/payments", default.url()));

@@ -443,7 +443,9 @@ async fn a_switch_is_kept_with_its_author_and_reason_and_shown_to_all() {
         database.count("processor_health").await == 2
     })
     .await;
-    let client = payment_proxy::tls::plain().build().expect("a client");
+    let client = payment_proxy::config::tls::plain()
+        .build()
+        .expect("a client");
     let get = async |path: &str| -> Value {
         let get = client
             .get(format!("http://{address}{path}"))
@@ -564,7 +566,9 @@ async fn a_parameter_that_does_not_exist_is_refused_on_every_route_but_probes() 
     let token = "a-token-of-some-length";
     let operators = [("OPERATOR_LISTEN", &*address), ("OPERATOR_TOKEN", token)];
     let gateway = Gateway::start(&database, &processors(&[&default]), &operators).await;
-    let operator = payment_proxy::tls::plain().build().expect("a client");
+    let operator = payment_proxy::config::tls::plain()
+        .build()
+        .expect("a client");
     let documents = [
         (
             payment_proxy::http::Api::document(),

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::Arc;
 
-use payment_proxy::clock::DatabaseClock;
-use payment_proxy::worker::Step;
+use payment_proxy::pipeline::worker::Step;
+use payment_proxy::store::clock::DatabaseClock;
 use reqwest::StatusCode;
 use serde_json::Value;
 use simulator::Running;

@@ -65,7 +65,7 @@ async fn clients_that_send_slowly_keep_nobody_out() {
     for _ in 0..84 {
         let id = Uuid::new_v4();
         // Each on a connection of its own, as somebody new has.
-        let http = payment_proxy::tls::plain().unix_socket(gateway.socket());
+        let http = payment_proxy::config::tls::plain().unix_socket(gateway.socket());
         let http = http.build().expect("a client");
         let post = http
             .post("http://gateway/payments")

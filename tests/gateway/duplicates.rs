@@ -1,8 +1,8 @@
 //! One id posted many times is one payment.
 
-use payment_proxy::accept::Accepted;
-use payment_proxy::claim::claim_free;
-use payment_proxy::payment::Payment;
+use payment_proxy::domain::payment::Payment;
+use payment_proxy::pipeline::accept::Accepted;
+use payment_proxy::store::claim::claim_free;
 use reqwest::StatusCode;
 use rust_decimal::Decimal;
 use uuid::Uuid;

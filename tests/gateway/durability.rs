@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use payment_proxy::config::QueueDurability;
-use payment_proxy::database;
+use payment_proxy::store::database;
 use reqwest::StatusCode;
 use simulator::Running;
 use uuid::Uuid;

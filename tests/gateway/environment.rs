@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::CommandFactory;
-use payment_proxy::cli::Cli;
+use payment_proxy::command::Cli;
 use serde_json::json;
 
 use crate::command_line::program;
@@ -124,7 +124,9 @@ async fn proxy_variables_lead_no_token_and_no_call_elsewhere() {
         told.contains("closed") && !told.contains("without breakers"),
         "{told}"
     );
-    let http = payment_proxy::tls::plain().build().expect("a client");
+    let http = payment_proxy::config::tls::plain()
+        .build()
+        .expect("a client");
     let change = http
         .put(format!("http://{operators}/simulator/processors/default"))
         .bearer_auth(TOKEN)

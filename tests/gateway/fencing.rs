@@ -1,10 +1,10 @@
 //! What a worker may still write when its lease is over.
 
 use chrono::{DateTime, Duration, Utc};
-use payment_proxy::accept::Accepted;
-use payment_proxy::charge::Outcome;
-use payment_proxy::claim::{Claim, claim_doubtful, claim_free};
-use payment_proxy::settle::{Anomaly, Ended, record};
+use payment_proxy::pipeline::accept::Accepted;
+use payment_proxy::pipeline::settle::{Anomaly, Ended, record};
+use payment_proxy::processors::Outcome;
+use payment_proxy::store::claim::{Claim, claim_doubtful, claim_free};
 
 use crate::support::{
     Database, both, enqueue, expire_lease, hold, new_payment, production_terms, watched_clock,
@@ -391,7 +391,7 @@ async fn a_retried_dead_letter_keeps_its_processor_even_if_it_was_posted_again_m
             "INSERT INTO payment_queue (correlation_id, amount) VALUES ('{id}', 19.90)"
         ))
         .await;
-    let revived = payment_proxy::dead_letter::retry(&database.pool, Some(&[id]))
+    let revived = payment_proxy::store::dead_letter::retry(&database.pool, Some(&[id]))
         .await
         .expect("an answer");
     assert_eq!(revived, [id]);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use payment_proxy::charge::{ProcessorClient, Verdict, judge};
+use payment_proxy::processors::{ProcessorClient, Verdict, judge};
 use reqwest::Client;
 use reqwest::header::CONTENT_TYPE;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -75,7 +75,9 @@ impl Front {
             blind: Arc::clone(&blind),
             posts: Arc::clone(&posts),
         };
-        let http = payment_proxy::tls::plain().build().expect("a client");
+        let http = payment_proxy::config::tls::plain()
+            .build()
+            .expect("a client");
         let (processor, replies) = (processor.to_owned(), Arc::new(replies));
         tokio::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
@@ -306,7 +308,9 @@ async fn a_processor_that_asks_for_patience_by_a_date_gets_it() {
     let counted = Arc::clone(&posts);
     let processor_url = default.url();
     tokio::spawn(async move {
-        let http = payment_proxy::tls::plain().build().expect("a client");
+        let http = payment_proxy::config::tls::plain()
+            .build()
+            .expect("a client");
         while let Ok((mut client, _)) = listener.accept().await {
             let (http, url, counted) = (http.clone(), processor_url.clone(), Arc::clone(&counted));
             tokio::spawn(async move {

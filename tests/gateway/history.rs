@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::Utc;
-use payment_proxy::history::{Counted, HISTORY_KEPT, History, Minute, OutSeconds, write};
+use payment_proxy::pipeline::history::{Counted, HISTORY_KEPT, History, Minute, OutSeconds, write};
 use reqwest::StatusCode;
 use serde_json::Value;
 use uuid::Uuid;
@@ -16,7 +16,9 @@ use crate::support::{Database, Gateway, eventually, processor, processors};
 const TOKEN: &str = "a-token-of-some-length";
 
 async fn get(address: &str, path: &str) -> reqwest::Response {
-    let client = payment_proxy::tls::plain().build().expect("a client");
+    let client = payment_proxy::config::tls::plain()
+        .build()
+        .expect("a client");
     let get = client.get(format!("http://{address}{path}"));
     get.bearer_auth(TOKEN).send().await.expect("a reply")
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use payment_proxy::charge::{Lookup, ProcessorClient, Reply, Verdict, judge};
+use payment_proxy::processors::{Lookup, ProcessorClient, Reply, Verdict, judge};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;

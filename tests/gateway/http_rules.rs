@@ -162,7 +162,9 @@ async fn a_body_is_asked_for_where_the_client_waits_to_be_asked() {
 async fn the_scheme_of_credentials_is_written_in_any_case() {
     let (database, default) = (Database::create().await, processor().await);
     let watched = Watched::start(&database, &processors(&[&default])).await;
-    let http = payment_proxy::tls::plain().build().expect("a client");
+    let http = payment_proxy::config::tls::plain()
+        .build()
+        .expect("a client");
     for (credentials, status) in [
         (format!("Bearer {TOKEN}"), StatusCode::OK),
         (format!("bearer {TOKEN}"), StatusCode::OK),

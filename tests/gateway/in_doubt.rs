@@ -1,10 +1,10 @@
 //! Payments in doubt that only an operator can end: their processor left `PROCESSORS`, or never says what it did.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use payment_proxy::charge::Outcome;
-use payment_proxy::claim::{Claim, claim_doubtful, claim_free};
-use payment_proxy::in_doubt::{Author, Word, decide};
-use payment_proxy::settle::{Anomaly, Ended, record};
+use payment_proxy::pipeline::settle::{Anomaly, Ended, record};
+use payment_proxy::processors::Outcome;
+use payment_proxy::store::claim::{Claim, claim_doubtful, claim_free};
+use payment_proxy::store::in_doubt::{Author, Word, decide};
 use serde_json::Value;
 use sqlx::Row;
 use tokio::io::AsyncWriteExt;

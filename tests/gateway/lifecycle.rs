@@ -4,10 +4,10 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use payment_proxy::accept::Acceptor;
-use payment_proxy::room::Room;
+use payment_proxy::pipeline::accept::Acceptor;
+use payment_proxy::pipeline::queue_limit::Room;
+use payment_proxy::pipeline::worker::Step;
 use payment_proxy::serve::START_PATIENCE;
-use payment_proxy::worker::Step;
 use reqwest::StatusCode;
 use reqwest::header::CONTENT_TYPE;
 use uuid::Uuid;
@@ -86,7 +86,7 @@ async fn a_writer_of_accept_that_breaks_is_noticed() {
         &router,
         &Arc::downgrade(&worker),
         &room,
-        &Arc::new(payment_proxy::deployment::Admission::unconditional()),
+        &Arc::new(payment_proxy::pipeline::deployment::Admission::unconditional()),
     );
     assert!(!acceptor.writers().is_cancelled());
     assert!(acceptor.accept(new_payment()).await.is_err());

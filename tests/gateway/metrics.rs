@@ -44,7 +44,7 @@ impl Watched {
     }
 
     async fn get(&self, path: &str, token: &str) -> Response {
-        let get = payment_proxy::tls::plain()
+        let get = payment_proxy::config::tls::plain()
             .build()
             .expect("a client")
             .get(format!("http://{}{path}", self.address));
@@ -137,7 +137,7 @@ async fn metrics_agree_with_the_books() {
     let taken = payment_json(dead, CENTS + 500)
         .replace('}', r#","requestedAt":"2026-07-01T00:00:00.000Z"}"#);
     for running in [&default, &fallback] {
-        let post = payment_proxy::tls::plain()
+        let post = payment_proxy::config::tls::plain()
             .build()
             .expect("a client")
             .post(format!("{}/payments", running.url()));

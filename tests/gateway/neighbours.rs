@@ -8,7 +8,7 @@ pub mod volume;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use payment_proxy::database::{ANSWER_DEADLINE, Condition};
+use payment_proxy::store::database::{ANSWER_DEADLINE, Condition};
 use reqwest::StatusCode;
 use reqwest::header::RETRY_AFTER;
 use simulator::Running;
@@ -93,7 +93,9 @@ impl Site {
 
     /// A call of an operator.
     async fn operate(&self, method: &str, path: &str) -> (StatusCode, String) {
-        let client = payment_proxy::tls::plain().build().expect("a client");
+        let client = payment_proxy::config::tls::plain()
+            .build()
+            .expect("a client");
         let url = format!("http://{}{path}", self.operators);
         let request = client.request(method.parse().expect("a method"), url);
         let request = request

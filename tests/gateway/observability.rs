@@ -67,7 +67,7 @@ impl Prometheus {
     async fn get(&self, path: &str, query: &[(&str, &str)]) -> Option<Value> {
         let mut url = reqwest::Url::parse(&format!("{}/{path}", self.url)).expect("a URL");
         url.query_pairs_mut().extend_pairs(query);
-        let reply = payment_proxy::tls::plain()
+        let reply = payment_proxy::config::tls::plain()
             .build()
             .expect("a client")
             .get(url)

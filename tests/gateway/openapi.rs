@@ -111,7 +111,7 @@ async fn schemathesis_finds_nothing_wrong_with_the_operators_api() {
 
 /// What stands at a path, for a client that takes nothing but what `headers` say.
 async fn fetch(address: &str, path: &str, headers: &[(&str, &str)]) -> reqwest::Response {
-    let client = payment_proxy::tls::plain()
+    let client = payment_proxy::config::tls::plain()
         .redirect(reqwest::redirect::Policy::none())
         .build()
         .expect("a client");

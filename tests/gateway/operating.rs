@@ -70,7 +70,7 @@ async fn charge(running: &Running, id: Uuid, amount: &str) {
 async fn charge_at(running: &Running, id: Uuid, amount: &str, requested_at: &str) {
     let body =
         format!(r#"{{"correlationId":"{id}","amount":{amount},"requestedAt":"{requested_at}"}}"#);
-    let post = payment_proxy::tls::plain()
+    let post = payment_proxy::config::tls::plain()
         .build()
         .expect("a client")
         .post(format!("{}/payments", running.url()));
@@ -288,7 +288,7 @@ async fn reconcile_says_which_processor_it_did_not_ask_and_repairs_nothing_that_
             .expect("findings");
     let both = ["default", "fallback"].map(str::to_owned).to_vec();
     assert_eq!(found, [(ids[0], "charged twice".to_owned(), both)]);
-    let attention = payment_proxy::situation::look(&database.pool).await;
+    let attention = payment_proxy::store::situation::look(&database.pool).await;
     let (_, attention) = attention.expect("an answer");
     assert!(
         attention
@@ -317,7 +317,8 @@ async fn reconcile_says_what_of_the_range_is_archived() {
     let settings = database.settings(QueueDurability::Unlogged);
     let before = "2025-07".parse().expect("a month");
     let archived =
-        payment_proxy::archive::archive(&settings, before, folder.path(), false, |_| {}).await;
+        payment_proxy::store::archive::archive(&settings, before, folder.path(), false, |_| {})
+            .await;
     archived.expect("it is archived");
     for (arguments, expected) in [
         (&["reconcile"][..], 2),

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use payment_proxy::charge::{Outcome, Stop, charge};
-use payment_proxy::claim::{Claim, DOUBTFUL_BATCH, SEND_WITHIN};
-use payment_proxy::payment::Payment;
-use payment_proxy::together::CHARGE_ENOUGH;
-use payment_proxy::uptime::{Uptime, UptimeClock};
-use payment_proxy::worker::{Step, Worker};
+use payment_proxy::domain::payment::Payment;
+use payment_proxy::domain::uptime::{Uptime, UptimeClock};
+use payment_proxy::pipeline::together::CHARGE_ENOUGH;
+use payment_proxy::pipeline::worker::{Step, Worker};
+use payment_proxy::processors::{Outcome, Stop, charge};
+use payment_proxy::store::claim::{Claim, DOUBTFUL_BATCH, SEND_WITHIN};
 use simulator::{Faults, Running};
 use tokio::sync::mpsc;
 
@@ -285,7 +285,7 @@ async fn a_payment_that_is_not_sent_in_time_is_given_back() {
     let ended = bench.ended.recv().await.expect("an end");
     assert!(matches!(
         ended.outcome,
-        payment_proxy::charge::Outcome::Free { .. }
+        payment_proxy::processors::Outcome::Free { .. }
     ));
     assert_eq!(default.processor.payments().len(), 0);
 }

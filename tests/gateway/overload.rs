@@ -5,12 +5,12 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use payment_proxy::accept::{ACCEPT_BACKLOG, ACCEPT_TIMEOUT, Acceptor, NotAccepted};
 use payment_proxy::config::QueueDurability;
-use payment_proxy::database::{ACCEPT_CONNECTIONS, Pools};
 use payment_proxy::http::ProblemKind;
-use payment_proxy::room::Room;
-use payment_proxy::route;
+use payment_proxy::pipeline::accept::{ACCEPT_BACKLOG, ACCEPT_TIMEOUT, Acceptor, NotAccepted};
+use payment_proxy::pipeline::queue_limit::Room;
+use payment_proxy::pipeline::route;
+use payment_proxy::store::database::{ACCEPT_CONNECTIONS, Pools};
 use reqwest::StatusCode;
 use reqwest::header::RETRY_AFTER;
 use router::{Policy, Router};
@@ -236,7 +236,7 @@ async fn beyond_the_backlog_payments_are_refused_at_once() {
         &router,
         &Weak::new(),
         &room,
-        &Arc::new(payment_proxy::deployment::Admission::unconditional()),
+        &Arc::new(payment_proxy::pipeline::deployment::Admission::unconditional()),
     );
     let lock = database.lock("payment_queue").await;
     // Each writer has some when they are given up; the others wait behind them.

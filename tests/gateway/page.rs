@@ -110,7 +110,9 @@ impl Site {
 
     /// A request of a program of an operator.
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        let client = payment_proxy::tls::plain().build().expect("a client");
+        let client = payment_proxy::config::tls::plain()
+            .build()
+            .expect("a client");
         let request = client.request(method, format!("{}{path}", self.url));
         request.header(AUTHORIZATION, format!("Bearer {TOKEN}"))
     }
@@ -156,7 +158,7 @@ impl Site {
         let body = format!(
             r#"{{"correlationId":"{id}","amount":5.00,"requestedAt":"2026-07-01T00:00:00.000Z"}}"#
         );
-        let post = payment_proxy::tls::plain()
+        let post = payment_proxy::config::tls::plain()
             .build()
             .expect("a client")
             .post(format!("{}/payments", self.default.url()));
@@ -593,7 +595,9 @@ async fn a_browser_signs_in_with_the_token_and_out_again() {
 #[tokio::test]
 async fn a_cookie_is_good_for_our_own_page_only() {
     let site = Site::start(false).await;
-    let http = payment_proxy::tls::plain().build().expect("a client");
+    let http = payment_proxy::config::tls::plain()
+        .build()
+        .expect("a client");
     let sign_in = async |token: &str, site_header: &str| {
         let call = http.post(format!("{}/session", site.url));
         let call = call.header("sec-fetch-site", site_header);

@@ -3,12 +3,12 @@
 //! What a statement reads is counted by the server itself, in the very statements of the service and
 //! through its own pools, so that a plan that changes with statistics or with caching is seen.
 
-use payment_proxy::charge::Outcome;
-use payment_proxy::claim::{Claim, claim_doubtful, claim_free};
 use payment_proxy::config::QueueDurability;
-use payment_proxy::database::Pools;
-use payment_proxy::settle::{Anomaly, Ended, record};
-use payment_proxy::summary::summarize;
+use payment_proxy::pipeline::settle::{Anomaly, Ended, record};
+use payment_proxy::processors::Outcome;
+use payment_proxy::store::claim::{Claim, claim_doubtful, claim_free};
+use payment_proxy::store::database::Pools;
+use payment_proxy::store::summary::summarize;
 use sqlx::Connection;
 
 use crate::executed_plans::ExecutedPlans;

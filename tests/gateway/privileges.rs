@@ -3,7 +3,7 @@
 use std::process::Output;
 
 use payment_proxy::config::QueueDurability;
-use payment_proxy::database;
+use payment_proxy::store::database;
 use reqwest::StatusCode;
 use sqlx::AssertSqlSafe;
 use tokio::process::Command;
@@ -313,7 +313,7 @@ async fn charge(running: &simulator::Running, id: Uuid) {
         r#"{{"correlationId":"{id}","amount":1,"requestedAt":"2026-07-01T00:00:00.000Z"}}"#
     );
     running.processor.set_failing(false);
-    let post = payment_proxy::tls::plain()
+    let post = payment_proxy::config::tls::plain()
         .build()
         .expect("a client")
         .post(format!("{}/payments", running.url()));

@@ -371,7 +371,9 @@ impl Deployment {
 
     /// Payments of the month of which the README tells, at a processor and with us.
     async fn settle_in_july(&self) {
-        let client = payment_proxy::tls::plain().build().expect("a client");
+        let client = payment_proxy::config::tls::plain()
+            .build()
+            .expect("a client");
         let processor = &self._processors[0];
         for day in 1..=20 {
             let (id, at) = (Uuid::new_v4(), format!("2026-07-{day:02}T12:00:00.123Z"));

@@ -31,7 +31,7 @@ impl Operator {
         ];
         let gateway = Gateway::start(database, processors, &settings).await;
         Self {
-            http: payment_proxy::tls::plain()
+            http: payment_proxy::config::tls::plain()
                 .unix_socket(socket)
                 .build()
                 .expect("a client"),

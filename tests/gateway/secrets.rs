@@ -112,7 +112,7 @@ async fn tokens_are_read_from_files() {
         ("METRICS_TOKEN_FILE", &path("metrics-token")),
     ];
     let _gateway = Gateway::start(&database, &processors(&[&default]), &settings).await;
-    let operator = payment_proxy::tls::plain()
+    let operator = payment_proxy::config::tls::plain()
         .unix_socket(folder.path().join("operator"))
         .build()
         .expect("a client");

@@ -40,7 +40,9 @@ impl Instance {
     }
 
     async fn call(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> Response {
-        let client = payment_proxy::tls::plain().build().expect("a client");
+        let client = payment_proxy::config::tls::plain()
+            .build()
+            .expect("a client");
         let mut request = client.request(method, format!("{}{path}", self.url));
         for (name, value) in headers {
             request = request.header(*name, *value);

@@ -8,23 +8,23 @@ use chrono::{DateTime, Utc};
 use http1_client::Names;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use payment_proxy::accept::Accepted;
-use payment_proxy::charge::{Processor, ProcessorClient};
-use payment_proxy::claim::{Claim, SEND_WITHIN};
-use payment_proxy::clock::{DatabaseClock, WATCH_GAP};
 use payment_proxy::config::{
     DatabaseSettings, MigrateSettings, OwnerSettings, ProcessorSettings, PurgeSettings,
     QueueDurability,
 };
-use payment_proxy::database::{self, Pools};
+use payment_proxy::domain::lease::LeaseTerms;
+use payment_proxy::domain::payment::Payment;
+use payment_proxy::domain::uptime::Uptime;
 use payment_proxy::http::ProblemKind;
-use payment_proxy::lease::LeaseTerms;
-use payment_proxy::payment::Payment;
-use payment_proxy::route;
-use payment_proxy::settle::{Ended, Returned};
-use payment_proxy::together::Together;
-use payment_proxy::uptime::Uptime;
-use payment_proxy::worker::{Depth, Worker};
+use payment_proxy::pipeline::accept::Accepted;
+use payment_proxy::pipeline::route;
+use payment_proxy::pipeline::settle::{Ended, Returned};
+use payment_proxy::pipeline::together::Together;
+use payment_proxy::pipeline::worker::{Depth, Worker};
+use payment_proxy::processors::{Processor, ProcessorClient};
+use payment_proxy::store::claim::{Claim, SEND_WITHIN};
+use payment_proxy::store::clock::{DatabaseClock, WATCH_GAP};
+use payment_proxy::store::database::{self, Pools};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, Response, StatusCode};
 use router::{Policy, Router, Terms};
@@ -262,7 +262,7 @@ impl Gateway {
             .stderr(log)
             .spawn()
             .expect("the program starts");
-        let http = payment_proxy::tls::plain()
+        let http = payment_proxy::config::tls::plain()
             .unix_socket(socket(folder.path()))
             .build()
             .expect("a client");
@@ -546,7 +546,9 @@ impl Bench {
         let worker = Worker {
             pool: pools.claims.clone(),
             terms,
-            admission: std::sync::Arc::new(payment_proxy::deployment::Admission::unconditional()),
+            admission: std::sync::Arc::new(
+                payment_proxy::pipeline::deployment::Admission::unconditional(),
+            ),
             clock: std::sync::Arc::new(watched_clock(terms)),
             processors: std::sync::Arc::new(processors.collect()),
             router: route::share(
@@ -599,7 +601,8 @@ pub fn new_payment() -> Payment {
 /// Puts payments into the queue as a POST does that finds others waiting.
 pub async fn enqueue(pool: &PgPool, payments: &[Payment]) -> Result<Vec<Accepted>, sqlx::Error> {
     let mut connection = pool.acquire().await?;
-    let (outcomes, _) = payment_proxy::accept::enqueue(&mut connection, payments, None).await?;
+    let (outcomes, _) =
+        payment_proxy::pipeline::accept::enqueue(&mut connection, payments, None).await?;
     Ok(outcomes)
 }
 

@@ -3,8 +3,8 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use payment_proxy::deployment::HEARTBEAT_INTERVAL;
-use payment_proxy::lease::INSTANCE_TTL;
+use payment_proxy::domain::lease::INSTANCE_TTL;
+use payment_proxy::pipeline::deployment::HEARTBEAT_INTERVAL;
 use reqwest::StatusCode;
 use serde_json::Value;
 

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use payment_proxy::charge::{Lookup, ProcessorClient, Reply};
+use payment_proxy::processors::{Lookup, ProcessorClient, Reply};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
@@ -59,7 +59,7 @@ impl Authority {
 
 /// An address that speaks TLS as `host`, and leads to a processor that does not.
 async fn encrypted(authority: &Authority, host: &str, processor: &str) -> u16 {
-    payment_proxy::tls::provide();
+    payment_proxy::config::tls::provide();
     let (certificate, key) = authority.issue(host);
     let chain = vec![CertificateDer::from(certificate.der().to_vec())];
     let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");

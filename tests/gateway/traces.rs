@@ -9,7 +9,7 @@ use axum::{Json, Router};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
-use payment_proxy::traceparent::TRACEPARENT;
+use payment_proxy::domain::traceparent::TRACEPARENT;
 use prost::Message;
 use reqwest::header::CONTENT_TYPE;
 use tokio::net::TcpListener;

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use payment_proxy::telemetry::LOG_BACKLOG;
+use payment_proxy::telemetry::log::LOG_BACKLOG;
 
 use crate::metrics::Watched;
 use crate::support::{CENTS, Database, Gateway, PATIENCE, eventually, processor, processors};

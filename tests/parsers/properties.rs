@@ -4,16 +4,16 @@ use std::time::SystemTime;
 
 use axum::http::{Response, Uri};
 use chrono::DateTime;
-use payment_proxy::charge::{
+use payment_proxy::domain::payment::{AMOUNT_LIMIT, AMOUNT_SCALE, Payment, format_time};
+use payment_proxy::domain::traceparent::Traceparent;
+use payment_proxy::domain::uptime::Uptime;
+use payment_proxy::http;
+use payment_proxy::processors::{
     Lookup, RECORD_TIME_LIMIT, Reply, Verdict, judge, read_health, read_lookup, read_post,
     read_totals,
 };
-use payment_proxy::claim::Claim;
-use payment_proxy::http;
-use payment_proxy::payment::{AMOUNT_LIMIT, AMOUNT_SCALE, Payment, format_time};
-use payment_proxy::summary::pieces;
-use payment_proxy::traceparent::Traceparent;
-use payment_proxy::uptime::Uptime;
+use payment_proxy::store::claim::Claim;
+use payment_proxy::store::summary::pieces;
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive as _;
 use serde_json::Value;

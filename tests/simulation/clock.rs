@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
-use payment_proxy::uptime::Uptime;
+use payment_proxy::domain::uptime::Uptime;
 use sqlx::PgPool;
 use tokio::runtime::{Builder, Runtime};
 

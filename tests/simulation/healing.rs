@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use payment_proxy::worker::Step;
+use payment_proxy::pipeline::worker::Step;
 use proptest::prop_assert_eq;
 
 use crate::clock;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use payment_proxy::claim::Claim;
-use payment_proxy::summary::{Totals, summarize};
+use payment_proxy::store::claim::Claim;
+use payment_proxy::store::summary::{Totals, summarize};
 use proptest::test_runner::TestCaseError;
 use proptest::{prop_assert, prop_assert_eq};
 use rust_decimal::Decimal;

@@ -10,8 +10,8 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use payment_proxy::charge::ProcessorClient;
 use payment_proxy::config::ProcessorSettings;
+use payment_proxy::processors::ProcessorClient;
 use reqwest::header::CONTENT_TYPE;
 use rust_decimal::Decimal;
 use simulator::{self, Faults, Processor, Running};
@@ -191,7 +191,9 @@ struct FrontState {
 impl Front {
     fn new(upstream: &str) -> Self {
         Self {
-            http: payment_proxy::tls::plain().build().expect("a client"),
+            http: payment_proxy::config::tls::plain()
+                .build()
+                .expect("a client"),
             upstream: upstream.to_owned(),
             state: Arc::default(),
         }

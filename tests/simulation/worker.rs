@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use payment_proxy::charge::{Stop, charge, resolve};
-use payment_proxy::claim::Claim;
-use payment_proxy::clock::DatabaseClock;
-use payment_proxy::lease::LeaseTerms;
-use payment_proxy::route;
-use payment_proxy::settle::Ended;
+use payment_proxy::domain::lease::LeaseTerms;
+use payment_proxy::pipeline::route;
+use payment_proxy::pipeline::settle::Ended;
+use payment_proxy::processors::{Stop, charge, resolve};
+use payment_proxy::store::claim::Claim;
+use payment_proxy::store::clock::DatabaseClock;
 use router::{Policy, Router, Terms};
 use rust_decimal::Decimal;
 use tokio::task::JoinHandle;

@@ -270,7 +270,7 @@ pub(super) async fn exchange(
 }
 
 pub(super) async fn docs_load(site: &Site) -> anyhow::Result<()> {
-    let plain = || payment_proxy::tls::plain().timeout(Duration::from_secs(5));
+    let plain = || payment_proxy::config::tls::plain().timeout(Duration::from_secs(5));
     let public = (
         plain().build()?,
         site.stack.url().join("/docs/")?.to_string(),

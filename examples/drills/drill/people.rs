@@ -45,7 +45,7 @@ const LIFTED: &str = "SET default_transaction_read_only = off; SET statement_tim
 pub(super) async fn wrong_tokens(site: &Site) -> anyhow::Result<()> {
     let calm = site.load.figures(site.begun_at..Instant::now());
     let socket = site.stack.operators()[0].clone();
-    let operator = payment_proxy::tls::plain().unix_socket(socket.clone());
+    let operator = payment_proxy::config::tls::plain().unix_socket(socket.clone());
     let operator = operator.timeout(Duration::from_secs(10)).build()?;
     let metrics = async || {
         let request = operator

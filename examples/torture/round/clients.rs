@@ -67,7 +67,7 @@ impl Clients {
         ledger: &Arc<Ledger>,
         over: &CancellationToken,
     ) -> anyhow::Result<Self> {
-        let client = || payment_proxy::tls::plain().timeout(PATIENCE);
+        let client = || payment_proxy::config::tls::plain().timeout(PATIENCE);
         let [one, other] = stack.sockets();
         let direct = |socket: &std::path::Path| -> anyhow::Result<Way> {
             Ok(Way {

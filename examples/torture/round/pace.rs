@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use payment_proxy::lease::LeaseTerms;
+use payment_proxy::domain::lease::LeaseTerms;
 
 /// The times of a round.
 #[derive(Debug, Clone)]

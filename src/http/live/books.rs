@@ -8,12 +8,12 @@ use sqlx::PgPool;
 
 use super::money::Money;
 use super::window::Settled;
-use crate::attention::Item;
-use crate::census::Census;
-use crate::database::interval;
-use crate::fee;
-use crate::situation;
-use crate::switch::{self, Switch};
+use crate::domain::attention::Item;
+use crate::store::database::interval;
+use crate::store::fee;
+use crate::store::queue_statistics::Census;
+use crate::store::situation;
+use crate::store::switch::{self, Switch};
 
 /// Latencies are those of payments that were sent so recently.
 pub(super) const LATENCY_WINDOW: Duration = Duration::from_secs(5);

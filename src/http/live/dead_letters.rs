@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::dead_letter::{self, DeadLetter};
 use crate::http::problem::{BODY, DATABASE, Fields, OPERATOR, problems};
 use crate::http::{OperatorApi, Problem};
-use crate::in_doubt::Author;
+use crate::store::dead_letter::{self, DeadLetter};
+use crate::store::in_doubt::Author;
 
 /// Dead letters in one reply, at most: the newest.
 pub(super) const LISTED: i64 = 100;

@@ -14,8 +14,8 @@ use super::books::Books;
 use super::simulation::Simulator;
 use super::snapshot::{DeploymentView, Snapshot};
 use super::window::{Sample, Window};
-use crate::attention::{self, OwnAttention};
-use crate::database::{Look, Outage};
+use crate::domain::attention::{self, OwnAttention};
+use crate::store::database::{Look, Outage};
 
 /// The time between two snapshots.
 pub(super) const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);

@@ -6,9 +6,9 @@ use axum::http::Uri;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use crate::history::History;
 use crate::http::problem::{DATABASE, OPERATOR, problems};
 use crate::http::{OperatorApi, Problem, ProblemKind};
+use crate::pipeline::history::History;
 
 /// Hours that are told where nobody says how many.
 const HOURS: u32 = 6;

@@ -3,10 +3,10 @@
 use axum::Json;
 use axum::extract::State;
 
-use crate::census::COUNTED;
 use crate::http::problem::{DATABASE, OPERATOR, problems};
 use crate::http::{OperatorApi, Problem};
-use crate::in_doubt::{self, InDoubt};
+use crate::store::in_doubt::{self, InDoubt};
+use crate::store::queue_statistics::COUNTED;
 
 /// Payments in one reply, at most: the oldest.
 const LISTED: i64 = 100;

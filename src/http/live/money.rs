@@ -3,7 +3,7 @@
 use rust_decimal::Decimal;
 use serde::{Serialize, Serializer};
 
-use crate::fee::Kept;
+use crate::store::fee::Kept;
 
 /// All that was ever settled, each payment at the fee of its time. Amounts are rounded to the cent, each by itself.
 #[derive(Debug, Clone, PartialEq, Serialize)]

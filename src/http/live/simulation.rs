@@ -14,11 +14,11 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::accept::Acceptor;
+use crate::config::tls;
 use crate::config::{ProcessorSettings, SimulatorToken};
+use crate::domain::payment::Payment;
 use crate::http::Problem;
-use crate::payment::Payment;
-use crate::tls;
+use crate::pipeline::accept::Acceptor;
 
 /// How long a simulated processor has to answer.
 pub(super) const SIMULATOR_TIMEOUT: Duration = Duration::from_millis(500);

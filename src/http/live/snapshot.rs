@@ -9,9 +9,9 @@ use uuid::Uuid;
 use super::money::Money;
 use super::simulation::Simulation;
 use super::window::Columns;
-use crate::attention::Item;
-use crate::census::Census;
-use crate::switch::Switch;
+use crate::domain::attention::Item;
+use crate::store::queue_statistics::Census;
+use crate::store::switch::Switch;
 
 /// The service at one moment.
 #[derive(Debug, Clone, Serialize)]

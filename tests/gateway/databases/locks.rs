@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use payment_proxy::config::{MigrateSettings, OwnerSettings, PurgeSettings, QueueDurability};
-use payment_proxy::database::{self, Condition, DDL_LOCK_TIMEOUT, Schema};
+use payment_proxy::store::database::{self, Condition, DDL_LOCK_TIMEOUT, Schema};
 use reqwest::StatusCode;
 use reqwest::header::RETRY_AFTER;
 use sqlx::{Connection, PgConnection};

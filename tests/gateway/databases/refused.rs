@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use payment_proxy::charge::Outcome;
-use payment_proxy::claim::claim_free;
 use payment_proxy::config::QueueDurability;
-use payment_proxy::database::{Condition, Pools};
-use payment_proxy::settle::{self, Ended, Returned, Unrecorded};
+use payment_proxy::pipeline::settle::{self, Ended, Returned, Unrecorded};
+use payment_proxy::processors::Outcome;
+use payment_proxy::store::claim::claim_free;
+use payment_proxy::store::database::{Condition, Pools};
 use reqwest::StatusCode;
 use sqlx::{Connection, PgConnection};
 use tokio::sync::{Notify, mpsc};

@@ -1,7 +1,7 @@
 //! Settings of the server, the database and the role.
 
 use payment_proxy::config::QueueDurability;
-use payment_proxy::database::{self, Pools};
+use payment_proxy::store::database::{self, Pools};
 use reqwest::StatusCode;
 use sqlx::{AssertSqlSafe, PgPool};
 use uuid::Uuid;

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use payment_proxy::database::Condition;
+use payment_proxy::store::database::Condition;
 
 use super::Site;
 use super::volume::Volume;

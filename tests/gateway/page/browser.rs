@@ -74,7 +74,9 @@ impl Browser {
         let profile = tempfile::tempdir().expect("a folder");
         let mut browser = Self {
             driver,
-            http: payment_proxy::tls::plain().build().expect("a client"),
+            http: payment_proxy::config::tls::plain()
+                .build()
+                .expect("a client"),
             url: format!("http://127.0.0.1:{port}/session"),
             _profile: profile,
         };

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use payment_proxy::attention::Attention;
+use payment_proxy::domain::attention::Attention;
 use serde_json::json;
 use uuid::Uuid;
 

@@ -1,0 +1,180 @@
+//! `payment-proxy dead-letter`: what no processor takes, and what becomes of it.
+
+use std::process::ExitCode;
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, Subcommand};
+use uuid::Uuid;
+
+use super::input::correlation_id;
+use super::output::{confirm, print_json, say};
+use super::{DIFFERS, UNNAMED, connect, table_with_texts};
+use crate::config::DatabaseSettings;
+use crate::domain::payment::format_time;
+use crate::store::dead_letter::{self as store, DeadLetter};
+use crate::store::in_doubt::Author;
+
+/// Dead letters that are listed, at most.
+const LISTED: i64 = 1_000;
+
+/// `payment-proxy dead-letter`.
+#[derive(Debug, Args)]
+pub struct DeadLetterArgs {
+    #[command(subcommand)]
+    #[allow(missing_docs)]
+    pub action: DeadLetterAction,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub database: DatabaseSettings,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// What to do with dead letters.
+#[derive(Debug, Subcommand)]
+pub enum DeadLetterAction {
+    /// List them, the newest first
+    List,
+    /// Show one
+    Show {
+        /// The correlation id
+        #[arg(value_parser = correlation_id)]
+        id: Uuid,
+    },
+    /// Put them back into the queue
+    Retry {
+        /// The correlation ids
+        #[arg(required_unless_present = "all", value_parser = correlation_id)]
+        ids: Vec<Uuid>,
+        /// Every one of them
+        #[arg(long, conflicts_with = "ids")]
+        all: bool,
+    },
+    /// Forget them for good
+    Discard {
+        /// The correlation ids
+        #[arg(required = true, value_parser = correlation_id)]
+        ids: Vec<Uuid>,
+        /// Why; it is kept, for auditors
+        #[arg(long, value_name = "TEXT", default_value = "no reason was given", value_parser = NonEmptyStringValueParser::new())]
+        reason: String,
+        /// Who discards them
+        #[arg(long, env = "USER", value_name = "NAME", default_value = UNNAMED, value_parser = NonEmptyStringValueParser::new())]
+        by: String,
+        /// Do it without asking
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// Runs `dead-letter`. Exits with [`DIFFERS`] when an id was not among the dead letters.
+///
+/// # Errors
+/// The database did not answer.
+pub async fn dead_letter(args: DeadLetterArgs) -> anyhow::Result<ExitCode> {
+    let pool = connect(&args.database).await?;
+    match args.action {
+        DeadLetterAction::List => {
+            print_letters(&store::list(&pool, None, LISTED).await?, args.json)
+        }
+        DeadLetterAction::Show { id } => {
+            let letters = store::list(&pool, Some(id), 1).await?;
+            print_letters(&letters, args.json)?;
+            if !letters.is_empty() && !args.json {
+                say!()?;
+                super::payment::print_life(&pool, id, false).await?;
+            }
+            Ok(if letters.is_empty() {
+                ExitCode::from(DIFFERS)
+            } else {
+                ExitCode::SUCCESS
+            })
+        }
+        DeadLetterAction::Retry { ids, all } => {
+            let ids = (!all).then_some(ids);
+            let done = store::retry(&pool, ids.as_deref()).await?;
+            print_done("queued again", ids.as_deref(), &done, args.json)
+        }
+        DeadLetterAction::Discard {
+            ids,
+            reason,
+            by,
+            yes,
+        } => {
+            let count = ids.len();
+            let question = format!("Forget {count} for good? They are never charged then.");
+            if !yes && !confirm(&question)? {
+                anyhow::bail!("nothing was discarded");
+            }
+            let author = Author::new(&by, &reason);
+            let done = store::discard(&pool, &ids, &author).await?;
+            print_done("discarded", Some(&ids), &done, args.json)
+        }
+    }
+}
+
+fn print_letters(letters: &[DeadLetter], json: bool) -> anyhow::Result<ExitCode> {
+    if json {
+        print_json(&letters)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !letters.is_empty() {
+        let rows = letters.iter().map(|letter| {
+            let cells = [
+                letter.correlation_id.to_string(),
+                format_time(letter.died_at),
+                letter.processor.clone(),
+            ];
+            let claims = if letter.attempt == 1 {
+                "claim"
+            } else {
+                "claims"
+            };
+            let text = format!(
+                "{}, {} {claims}: {}",
+                letter.amount, letter.attempt, letter.reason
+            );
+            (cells, text)
+        });
+        say!(
+            "{}",
+            table_with_texts(["payment", "died at", "processor"], rows)
+        )?;
+    }
+    if letters.is_empty() {
+        say!("no dead letters")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_done(
+    verb: &str,
+    wanted: Option<&[Uuid]>,
+    done: &[Uuid],
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let missing: Vec<&Uuid> = wanted
+        .unwrap_or_default()
+        .iter()
+        .filter(|id| !done.contains(id))
+        .collect();
+    if json {
+        print_json(&serde_json::json!({ "done": done, "missing": missing }))?;
+    } else {
+        for id in done {
+            say!("{id}  {verb}")?;
+        }
+        for id in &missing {
+            say!("{id}  is not a dead letter")?;
+        }
+        if done.is_empty() && missing.is_empty() {
+            say!("no dead letters")?;
+        }
+    }
+    Ok(if missing.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(DIFFERS)
+    })
+}

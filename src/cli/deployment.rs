@@ -1,0 +1,279 @@
+//! `payment-proxy deployment`: which database the deployment lives in, on what terms, and what operators declare of it.
+
+use std::process::ExitCode;
+
+use chrono::{DateTime, Utc};
+use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::output::{print_json, say};
+use super::{DIFFERS, connected, field, paragraph};
+use crate::config::{DatabaseSettings, OwnerSettings};
+use crate::domain::lease::INSTANCE_TTL;
+use crate::domain::payment::format_time;
+use crate::pipeline::deployment::{MemberTerms, Word, declare};
+use crate::store::database::{Session, interval};
+
+/// Declarations that are shown, at most.
+const WORDS: i64 = 20;
+
+/// `payment-proxy deployment`.
+#[derive(Debug, Args)]
+pub struct DeploymentArgs {
+    #[command(subcommand)]
+    #[allow(missing_docs)]
+    pub action: DeploymentAction,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub database: DatabaseSettings,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// What to do with the deployment.
+#[derive(Debug, Subcommand)]
+pub enum DeploymentAction {
+    /// Show which database it lives in, its terms, its instances and what was declared
+    Show,
+    /// Declare what this database is, that a restore is over, or which terms hold; as the owner of the tables
+    Declare {
+        /// What it is
+        word: Declaration,
+        /// Why, to be kept in the database
+        #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
+        reason: String,
+        /// With `clone`: delete the open payments and dead letters of the copy, which are the original's to charge
+        #[arg(long)]
+        discard: bool,
+        /// With `terms`: the instance whose terms hold from now on; `show` has its id
+        #[arg(long, value_name = "INSTANCE", required_if_eq("word", "terms"))]
+        like: Option<Uuid>,
+        #[command(flatten)]
+        #[allow(missing_docs)]
+        owner: Box<OwnerSettings>,
+    },
+}
+
+/// What an operator can declare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Declaration {
+    /// The deployment's database, restored from a backup: every processor is asked for a payment before its first charge
+    Restored,
+    /// A copy for tests: what is open in it is deleted and never charged
+    Clone,
+    /// The deployment's database, moved as a whole while nothing ran, as by pg_upgrade
+    Moved,
+    /// The restore is over: nobody posts again what the backup lacked
+    Checked,
+    /// The instances go on with the terms of the instance in --like
+    Terms,
+}
+
+/// What is known of the deployment.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown {
+    /// The database that it was recorded in.
+    recorded: Option<String>,
+    /// This database; another one, if this is a copy.
+    here: String,
+    asks_first: bool,
+    terms: Option<MemberTerms>,
+    instances: Vec<Instance>,
+    /// The newest first.
+    declared: Vec<Declared>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Instance {
+    id: Uuid,
+    program: Option<String>,
+    alive: bool,
+    /// Why it accepts and charges nothing.
+    held: Option<String>,
+    /// What of its terms differs from the deployment's.
+    differences: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Declared {
+    at: DateTime<Utc>,
+    by: String,
+    word: String,
+    reason: String,
+    details: String,
+}
+
+/// Runs `deployment`. Exits with [`DIFFERS`] when something is held, or the declaration was refused.
+///
+/// # Errors
+/// The database did not answer, or does not allow it to this role.
+pub async fn deployment(args: DeploymentArgs) -> anyhow::Result<ExitCode> {
+    match args.action {
+        DeploymentAction::Show => {
+            let mut connection = connect(&args.database).await?;
+            let shown = look(&mut connection).await?;
+            if args.json {
+                print_json(&shown)?;
+            } else {
+                print(&shown)?;
+            }
+            let held = shown.instances.iter().any(|each| each.held.is_some());
+            let is_copy = shown.recorded.as_ref() != Some(&shown.here);
+            Ok(if is_copy || held {
+                ExitCode::from(DIFFERS)
+            } else {
+                ExitCode::SUCCESS
+            })
+        }
+        DeploymentAction::Declare {
+            word,
+            reason,
+            discard,
+            like,
+            owner,
+        } => {
+            let word = match word {
+                Declaration::Restored => Word::Restored,
+                Declaration::Clone => Word::Clone { discard },
+                Declaration::Moved => Word::Moved,
+                Declaration::Checked => Word::Checked,
+                Declaration::Terms => Word::Terms {
+                    like: like.unwrap_or_default(),
+                },
+            };
+            let mut connection = connect(&owner.of(&args.database)).await?;
+            let declared = declare(&mut connection, word, &reason).await?;
+            if args.json {
+                print_json(&declared)?;
+            } else {
+                let said = match &declared {
+                    Ok(details) => format!("{}: {details}", word.as_str()),
+                    Err(refused) => format!("refused, nothing was changed: {refused}"),
+                };
+                say!("{}", paragraph(&said))?;
+            }
+            Ok(match declared {
+                Ok(_) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::from(DIFFERS),
+            })
+        }
+    }
+}
+
+async fn connect(settings: &DatabaseSettings) -> anyhow::Result<PgConnection> {
+    let options = settings.connect_options("payment-proxy deployment");
+    connected(settings, Session::SERVICE.connect(&options)).await
+}
+
+async fn look(connection: &mut PgConnection) -> Result<Shown, sqlx::Error> {
+    let here = sqlx::query_scalar!(r#"SELECT database_identity() AS "here!""#)
+        .fetch_one(&mut *connection)
+        .await?;
+    let known = sqlx::query!("SELECT identity, asks_first, terms::text AS terms FROM deployment")
+        .fetch_optional(&mut *connection)
+        .await?;
+    let read = |terms: Option<String>| -> Option<MemberTerms> {
+        terms.and_then(|terms| serde_json::from_str(&terms).ok())
+    };
+    let (recorded, asks_first, terms) = match known {
+        Some(known) => (Some(known.identity), known.asks_first, read(known.terms)),
+        None => (None, false, None),
+    };
+    let instances = sqlx::query!(
+        r#"SELECT id, program, held, terms::text AS terms,
+            seen_at BETWEEN now() - $1::interval AND now() + $1::interval AS "alive!"
+        FROM service_instance ORDER BY seen_at DESC"#,
+        interval(INSTANCE_TTL)
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let instances = instances.into_iter().map(|row| {
+        let own = read(row.terms);
+        let differences = own
+            .zip(terms.as_ref())
+            .map(|(own, terms)| own.differences(terms));
+        Instance {
+            id: row.id,
+            program: row.program,
+            alive: row.alive,
+            held: row.held.filter(|_| row.alive),
+            differences: differences.unwrap_or_default(),
+        }
+    });
+    let instances = instances.collect();
+    let declared = sqlx::query_as!(
+        Declared,
+        r#"SELECT said_at AS at, said_by AS by, word, reason, details FROM deployment_word
+        ORDER BY id DESC LIMIT $1"#,
+        WORDS
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    Ok(Shown {
+        recorded,
+        here,
+        asks_first,
+        terms,
+        instances,
+        declared,
+    })
+}
+
+fn print(shown: &Shown) -> std::io::Result<()> {
+    let line = |name: &str, text: &str| say!("{}", field(name, text));
+    let recorded = shown.recorded.as_deref().unwrap_or("nowhere");
+    line("recorded in", recorded)?;
+    match recorded == shown.here {
+        true => line("this is", "that database")?,
+        false => line("this is", &format!("a copy: {}", shown.here))?,
+    }
+    if shown.asks_first {
+        let asks = "every processor is asked for a payment before its first charge";
+        line("restored", asks)?;
+    }
+    match &shown.terms {
+        Some(terms) => {
+            for (name, processor) in &terms.processors {
+                let (fee, url) = (&processor.fee, &processor.url);
+                line("processor", &format!("{name}, fee {fee}, at {url}"))?;
+            }
+            let settings = format!(
+                "{} queue, PROCESSOR_TIMEOUT_MS {}, LATE_CHARGE_MS {}",
+                terms.queue_durability, terms.processor_timeout_ms, terms.late_charge_ms
+            );
+            line("settings", &settings)?;
+        }
+        None => line("terms", "the next instance says")?,
+    }
+    for instance in &shown.instances {
+        let program = instance.program.as_deref().unwrap_or("an older program");
+        let state = match (&instance.held, instance.alive) {
+            (Some(held), _) => format!("held: {held}"),
+            (None, true) => "serves".to_owned(),
+            (None, false) => "not alive".to_owned(),
+        };
+        line("instance", &format!("{} ({program}) {state}", instance.id))?;
+        for difference in &instance.differences {
+            line("", difference)?;
+        }
+    }
+    for declared in &shown.declared {
+        let Declared {
+            at,
+            by,
+            word,
+            reason,
+            details,
+        } = declared;
+        let at = format_time(*at);
+        let declared = format!("{at} by {by}: {word}, {reason:?}: {details}");
+        line("declared", &declared)?;
+    }
+    Ok(())
+}

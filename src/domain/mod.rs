@@ -1,0 +1,9 @@
+//! What is talked about: payments, amounts, times, leases, and what wants attention. No I/O.
+
+pub mod attention;
+pub mod lease;
+pub mod moment;
+pub mod payment;
+pub mod printable;
+pub mod traceparent;
+pub mod uptime;

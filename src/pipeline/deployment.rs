@@ -1,0 +1,382 @@
+//! What the instances of one deployment know of each other: how many are alive, what the processors
+//! last said of their health, and which of them were found to be back.
+//!
+//! Each processor's row in `processor_health` is its leader row: whoever moves `next_poll_at`
+//! forward has the next poll, for all instances. A poller that dies is replaced when that time has
+//! come.
+
+mod admission;
+mod terms;
+mod word;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use router::{Event, SharedRouter};
+use sqlx::postgres::PgListener;
+use sqlx::{Connection, Executor, PgPool};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use admission::{Admission, Admitted, Candidate, program};
+pub use terms::{MemberTerms, ProcessorTerms};
+pub use word::{Word, declare};
+
+use crate::domain::attention::OwnAttention;
+use crate::domain::lease::{INSTANCE_FORGOTTEN, INSTANCE_TTL};
+use crate::domain::uptime::Uptime;
+use crate::pipeline::route::Recovered;
+use crate::processors::{HEALTH_TIMEOUT, Processor};
+use crate::store::clock::{DatabaseClock, WATCH_GAP};
+use crate::store::database::{CHANNEL, Outage, Session, hint_others, interval, within};
+
+/// The longest time between two polls of what the other instances wrote. A notification (`NOTIFY`)
+/// makes it a few milliseconds where notifications arrive; nothing depends on them.
+pub const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+/// The shortest such time, however many notifications arrive.
+pub const SYNC_PAUSE: Duration = Duration::from_millis(20);
+/// After this time without a notification the connection is tested: a server that vanished sends
+/// nothing.
+const LISTEN_CHECK: Duration = Duration::from_secs(60);
+/// The time between two heartbeats.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// The time from the reply of a health call to the next call, for the whole deployment. A processor
+/// allows one call per 5 s; the rest is for the difference of clocks and ways.
+pub const HEALTH_INTERVAL: Duration = Duration::from_millis(5_050);
+/// How long a poller has for a call and the record of it before another takes over: the call, then
+/// the interval that a processor asks for.
+pub const HEALTH_LEASE: Duration = Duration::from_millis(4_000 + 5_050);
+
+/// An instance among the others.
+pub struct Member {
+    /// Its id, chosen at its start, and its terms.
+    pub candidate: Candidate,
+    /// Whether it may accept and charge.
+    pub admission: Arc<Admission>,
+    /// Connections.
+    pub pool: PgPool,
+    /// Takes note of each time that a heartbeat reads.
+    pub clock: Arc<DatabaseClock>,
+    /// In the router's order.
+    pub processors: Arc<Vec<Processor>>,
+    /// The router, which learns what is read.
+    pub router: SharedRouter,
+    /// What the router finds to be back.
+    pub recovered: Arc<Recovered>,
+    /// What this instance finds in itself; written with each heartbeat.
+    pub own: Arc<OwnAttention>,
+}
+
+impl Member {
+    /// Gives heartbeats and polls until `stop`, then signs off.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken, calls: TaskTracker) {
+        let hint = Arc::new(Notify::new());
+        let mut listening = tokio::spawn(listen(self.pool.clone(), Arc::clone(&hint)));
+        let mut outage = Outage::new("deployment");
+        let mut beat_at: Option<Instant> = None;
+        let mut known = vec![Known::default(); self.processors.len()];
+        let mut pause = Duration::ZERO;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = async { hint.notified().await; tokio::time::sleep(SYNC_PAUSE).await } => {}
+                recovered = self.recovered.next() => {
+                    self.tell_recovered(&recovered).await;
+                    pause = Duration::ZERO;
+                    continue;
+                }
+                // It broke, and so did this instance: it would learn of the others too late.
+                _ = &mut listening => return,
+                () = stop.cancelled() => break,
+            }
+            let beat = beat_at.is_none_or(|at| at.elapsed() >= HEARTBEAT_INTERVAL);
+            pause = match within(self.sync(beat, &mut known)).await {
+                Ok(Synced {
+                    polls,
+                    next_poll_in,
+                }) => {
+                    outage.over();
+                    if beat {
+                        beat_at = Some(Instant::now());
+                    }
+                    for index in polls {
+                        let member = Arc::clone(&self);
+                        calls.spawn(async move { member.poll(index).await });
+                    }
+                    next_poll_in.clamp(SYNC_PAUSE, SYNC_INTERVAL)
+                }
+                Err(error) => {
+                    outage.goes_on(&error, &self.pool).await;
+                    SYNC_INTERVAL
+                }
+            };
+            if self.admission.held().is_some()
+                && let Err(error) = within(self.ask_again()).await
+            {
+                tracing::debug!(error = %error, "not asked for admission");
+            }
+        }
+        listening.abort();
+        self.candidate.sign_off(&self.pool).await;
+    }
+
+    /// Polls the shared rows once.
+    ///
+    /// # Errors
+    /// The database did not answer.
+    async fn sync(&self, beat: bool, known: &mut [Known]) -> Result<Synced, sqlx::Error> {
+        if beat {
+            let alive = self.heartbeat().await?;
+            self.router.observe(Event::Instances { alive });
+        }
+        let rows = sqlx::query!(
+            r#"SELECT processor, failing AS "failing?", min_response_time_ms, answered_at, recovered_at, enabled,
+                (extract(epoch FROM next_poll_at - now()) * 1000)::float8 AS "next_poll_in_ms"
+            FROM processor_health"#
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let mut synced = Synced {
+            polls: Vec::new(),
+            next_poll_in: SYNC_INTERVAL,
+        };
+        for (index, processor) in self.processors.iter().enumerate() {
+            let row = rows.iter().find(|row| row.processor == processor.name);
+            // A row that is new, or that says -infinity, is due.
+            let next_poll_in = row
+                .and_then(|row| row.next_poll_in_ms)
+                .unwrap_or(f64::NEG_INFINITY);
+            // Further away than any poll that could be arranged now: the database's clock was set
+            // back since.
+            let longest = (HEALTH_LEASE + WATCH_GAP).as_secs_f64() * 1_000.0;
+            if next_poll_in > 0.0 && next_poll_in <= longest {
+                let next_poll_in = Duration::from_secs_f64((next_poll_in / 1_000.0).min(60.0));
+                synced.next_poll_in = synced.next_poll_in.min(next_poll_in);
+            } else if self.take_poll(&processor.name).await? {
+                synced.polls.push(index);
+            }
+            let Some(row) = row else { continue };
+            let Known {
+                answered_at,
+                recovered_at,
+                enabled,
+            } = &mut known[index];
+            if row.recovered_at != *recovered_at {
+                *recovered_at = row.recovered_at;
+                self.router.observe(Event::Recovered { processor: index });
+            }
+            if row.enabled != *enabled {
+                *enabled = row.enabled;
+                tracing::warn!(
+                    processor.name = processor.name,
+                    processor.enabled = row.enabled,
+                    "switched by an operator"
+                );
+                self.router.observe(Event::Switched {
+                    processor: index,
+                    enabled: row.enabled,
+                });
+            }
+            if let (Some(failing), Some(millis), true) = (
+                row.failing,
+                row.min_response_time_ms,
+                row.answered_at != *answered_at,
+            ) {
+                *answered_at = row.answered_at;
+                let min_response_time =
+                    Duration::from_millis(u64::try_from(millis).unwrap_or_default());
+                self.router.observe(Event::Health {
+                    processor: index,
+                    failing,
+                    min_response_time,
+                });
+            }
+        }
+        Ok(synced)
+    }
+
+    /// Tells the other instances which processors are back. An instance that is not told finds out
+    /// by itself.
+    async fn tell_recovered(&self, processors: &[usize]) {
+        let names: Vec<&str> = processors
+            .iter()
+            .map(|index| self.processors[*index].name.as_str())
+            .collect();
+        let told = sqlx::query!(
+            "UPDATE processor_health SET recovered_at = now() WHERE processor = ANY ($1)",
+            &names as &[&str],
+        );
+        match within(told.execute(&self.pool)).await {
+            Ok(_) => hint_others(&self.pool).await,
+            Err(error) => tracing::debug!(error = %error, "recovery not told"),
+        }
+    }
+
+    /// Gives a heartbeat, and takes note of the database's time. Returns how many instances are
+    /// alive, this one included. Heartbeats of the future are of instances that died before the
+    /// clock was set back.
+    async fn heartbeat(&self) -> Result<u32, sqlx::Error> {
+        let processors = self.processors.iter();
+        let processors: Vec<String> = processors.map(|each| each.name.clone()).collect();
+        let attention = serde_json::to_string(&self.own.items())
+            .map_err(|error| sqlx::Error::Encode(error.into()))?;
+        let (begun_at, sent_at) = (Uptime::now(), tokio::time::Instant::now());
+        let row = sqlx::query!(
+            r#"WITH beat AS (
+                INSERT INTO service_instance (id, seen_at, processors, attention, terms, program, held)
+                VALUES ($1, now(), $4, $5::text::jsonb, $6::text::jsonb, $7, $8)
+                ON CONFLICT ON CONSTRAINT service_instance_pkey DO UPDATE
+                SET seen_at = excluded.seen_at, attention = excluded.attention, held = excluded.held
+            ), forgotten AS (
+                DELETE FROM service_instance
+                WHERE $8::text IS NULL AND seen_at NOT BETWEEN now() - $3::interval AND now() + $3::interval
+            )
+            SELECT now() AS "database_now!",
+                (SELECT count(*) FROM service_instance WHERE id <> $1 AND held IS NULL
+                    AND seen_at BETWEEN now() - $2::interval AND now() + $2::interval) AS "others!",
+                coalesce((SELECT identity = database_identity() AND terms = $6::text::jsonb FROM deployment), false)
+                    AS "agrees!",
+                coalesce((SELECT asks_first FROM deployment), false) AS "asks_first!""#,
+            self.candidate.id,
+            interval(INSTANCE_TTL),
+            interval(INSTANCE_FORGOTTEN),
+            &processors,
+            attention,
+            self.candidate.terms_text()?,
+            program(),
+            self.admission.held()
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        let received_at = tokio::time::Instant::now();
+        self.clock.observe(sent_at, row.database_now, received_at);
+        self.admission.read_asks_first(row.asks_first);
+        if row.agrees {
+            self.admission.beat(begun_at);
+        } else {
+            self.admission.close();
+        }
+        Ok(u32::try_from(row.others)
+            .unwrap_or(u32::MAX)
+            .saturating_add(1))
+    }
+
+    /// Asks for admission again, over a connection that is not checked: the database may be another
+    /// one. New terms are for an instance that has just started to bring.
+    async fn ask_again(&self) -> Result<(), sqlx::Error> {
+        let options = self.pool.connect_options();
+        let mut connection = Session::SERVICE.connect(&options).await?;
+        let sent_at = Uptime::now();
+        match self.candidate.ask(&mut connection, None).await? {
+            Ok(admitted) => self.admission.admit(admitted, sent_at),
+            Err(refused) => self.admission.hold(refused),
+        }
+        connection.close().await
+    }
+
+    /// Takes the next poll of a processor, if nobody else has it.
+    async fn take_poll(&self, processor: &str) -> Result<bool, sqlx::Error> {
+        let taken = sqlx::query!(
+            "INSERT INTO processor_health AS h (processor, next_poll_at, poller) VALUES ($1, now() + $3::interval, $2)
+            ON CONFLICT ON CONSTRAINT processor_health_pkey
+            DO UPDATE SET next_poll_at = now() + $3::interval, poller = $2
+            WHERE h.next_poll_at <= now() OR h.next_poll_at > now() + $3::interval + $4::interval",
+            processor,
+            self.candidate.id,
+            interval(HEALTH_LEASE),
+            interval(WATCH_GAP)
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(taken.rows_affected() == 1)
+    }
+
+    /// Calls the health endpoint and writes down the answer; the next call is due
+    /// [`HEALTH_INTERVAL`] after this one has ended.
+    async fn poll(&self, index: usize) {
+        let processor = &self.processors[index];
+        let answer = processor.client.health().await;
+        if let Err(error) = &answer {
+            tracing::debug!(processor.name = processor.name, error, "no health");
+        }
+        let health = answer.ok().flatten();
+        let recorded = sqlx::query!(
+            "UPDATE processor_health
+            SET failing = coalesce($3, failing),
+                min_response_time_ms = coalesce($4, min_response_time_ms),
+                answered_at = CASE WHEN $3::bool IS NULL THEN answered_at ELSE now() END,
+                next_poll_at = now() + $5::interval
+            WHERE processor = $1 AND poller = $2",
+            processor.name,
+            self.candidate.id,
+            health.map(|health| health.failing),
+            health.map(|health| i32::try_from(health.min_response_time).unwrap_or(i32::MAX)),
+            interval(HEALTH_INTERVAL)
+        );
+        match within(recorded.execute(&self.pool)).await {
+            Ok(_) => hint_others(&self.pool).await,
+            Err(error) => {
+                tracing::warn!(processor.name = processor.name, error = %error, "health not recorded");
+            }
+        }
+    }
+}
+
+/// What an instance has read of a processor.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    answered_at: Option<DateTime<Utc>>,
+    recovered_at: Option<DateTime<Utc>>,
+    enabled: bool,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self {
+            answered_at: None,
+            recovered_at: None,
+            enabled: true,
+        }
+    }
+}
+
+/// What a poll of the shared rows came to.
+struct Synced {
+    /// Processors whose poll this instance has got.
+    polls: Vec<usize>,
+    /// When the next poll is due.
+    next_poll_in: Duration,
+}
+
+/// Passes notifications on, for as long as they arrive.
+async fn listen(pool: PgPool, hint: Arc<Notify>) {
+    loop {
+        let hints = async {
+            let mut listener = within(PgListener::connect_with(&pool)).await?;
+            listener.ignore_pool_close_event(true);
+            within(listener.listen(CHANNEL)).await?;
+            loop {
+                match tokio::time::timeout(LISTEN_CHECK, listener.recv()).await {
+                    Ok(received) => {
+                        received?;
+                        hint.notify_one();
+                    }
+                    Err(_) => {
+                        within(listener.execute("SELECT 1")).await?;
+                    }
+                }
+            }
+            #[allow(unreachable_code)]
+            Ok::<(), sqlx::Error>(())
+        };
+        if let Err(error) = hints.await {
+            tracing::debug!(error = %error, "no hints arrive");
+        }
+        tokio::time::sleep(SYNC_INTERVAL).await;
+    }
+}
+
+const _: () =
+    assert!(HEALTH_LEASE.as_millis() >= HEALTH_TIMEOUT.as_millis() + HEALTH_INTERVAL.as_millis());

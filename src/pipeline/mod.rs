@@ -1,0 +1,12 @@
+//! The stages of a payment as loops around one step each, and what instances know of each other.
+
+pub mod accept;
+pub mod deployment;
+pub mod history;
+pub mod queue_limit;
+pub mod reconcile;
+pub mod restored;
+pub mod route;
+pub mod settle;
+pub mod together;
+pub mod worker;

@@ -1,0 +1,136 @@
+//! Room: the limit of the queue. It decides whether a payment is accepted, or its client is told to
+//! try again later.
+//!
+//! No post counts the queue. An instance polls the length of the queue, and adds what it has
+//! accepted since, and what waits for its commit. So the queue exceeds its limit only by what the
+//! *other* instances accept between two polls, [`ROOM_LOOK`] apart. Beyond
+//! [`COUNTED`](crate::store::queue_statistics::COUNTED) payments the length is an estimate from the server's
+//! statistics, which may be a second older.
+
+use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use sqlx::PgPool;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::attention::{Attention, Item};
+use crate::store::database::within;
+use crate::store::queue_statistics;
+
+/// The time between two polls of the length of the queue.
+pub const ROOM_LOOK: Duration = Duration::from_secs(1);
+/// The same while the queue seems to be full, since that may end at any moment.
+pub const FULL_LOOK: Duration = Duration::from_millis(200);
+
+/// How long a refused post is reported.
+pub const FULL_REMEMBERED: Duration = Duration::from_secs(5);
+
+/// What an instance knows of the length of the queue.
+#[derive(Debug)]
+pub struct Room {
+    limit: u64,
+    /// Payments in the queue at the last poll.
+    seen: AtomicU64,
+    /// The longest queue since somebody asked last, and one more; 0: there was no look.
+    longest: AtomicU64,
+    /// Payments that this instance has put into the queue since.
+    accepted: AtomicU64,
+    /// Woken when a post was refused.
+    refused: Notify,
+    /// When a post was refused last.
+    refused_at: Mutex<Option<Instant>>,
+}
+
+impl Room {
+    /// A queue of at most `limit` payments, as far as is known an empty one.
+    #[must_use]
+    pub fn new(limit: NonZeroU64) -> Self {
+        Self {
+            limit: limit.get(),
+            seen: AtomicU64::new(0),
+            longest: AtomicU64::new(0),
+            accepted: AtomicU64::new(0),
+            refused: Notify::new(),
+            refused_at: Mutex::default(),
+        }
+    }
+
+    /// Whether the queue is full, once the `waiting` payments are in it, too.
+    pub fn is_full(&self, waiting: usize) -> bool {
+        let queued = self.seen.load(Ordering::Relaxed) + self.accepted.load(Ordering::Relaxed);
+        let full = queued.saturating_add(waiting as u64) >= self.limit;
+        if full {
+            self.refused.notify_one();
+            *self
+                .refused_at
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+        full
+    }
+
+    /// That posts are refused, if the last was refused less than [`FULL_REMEMBERED`] ago.
+    pub fn attention(&self) -> Option<Item> {
+        let refused_at = *self
+            .refused_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let lately = refused_at.is_some_and(|at| at.elapsed() < FULL_REMEMBERED);
+        lately.then(|| {
+            let limit = self.limit;
+            Attention::QueueFull.item(format!(
+                "the queue is full (QUEUE_LIMIT is {limit}) and posts are refused"
+            ))
+        })
+    }
+
+    /// Adds payments that this instance has put into the queue.
+    pub fn accepted(&self, count: usize) {
+        self.accepted.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// Polls the length of the queue.
+    ///
+    /// # Errors
+    /// The database did not answer; what was known before stands.
+    pub async fn look(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
+        // Payments accepted during the poll are counted twice rather than not at all.
+        let before = self.accepted.load(Ordering::Relaxed);
+        let queued = within(queue_statistics::queued(pool)).await?;
+        self.seen.store(queued.value, Ordering::Relaxed);
+        self.longest
+            .fetch_max(queued.value.saturating_add(1), Ordering::Relaxed);
+        self.accepted.fetch_sub(before, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The longest queue that was seen since the last call. None: nobody looked, which is so while
+    /// this instance knows of no payment, or the database did not answer.
+    pub fn take_longest(&self) -> Option<u64> {
+        self.longest.swap(0, Ordering::Relaxed).checked_sub(1)
+    }
+
+    /// Polls until `stop`. While this instance knows of no payment in the queue it does not poll.
+    pub async fn watch(&self, pool: &PgPool, stop: CancellationToken) {
+        let mut empty = false;
+        loop {
+            if !empty && let Err(error) = self.look(pool).await {
+                // Accept, claim and settle log the outage.
+                tracing::debug!(error = %error, "no look at the length of the queue");
+            }
+            let soon = async {
+                tokio::time::sleep(FULL_LOOK).await;
+                self.refused.notified().await;
+            };
+            tokio::select! {
+                () = tokio::time::sleep(ROOM_LOOK) => {}
+                () = soon => {}
+                () = stop.cancelled() => return,
+            }
+            empty = self.seen.load(Ordering::Relaxed) + self.accepted.load(Ordering::Relaxed) == 0;
+        }
+    }
+}

@@ -1,0 +1,814 @@
+//! Settle: the outcomes of claims are recorded, in batches.
+//!
+//! A late success is a fact: a payment that a processor charged is recorded whoever holds its row
+//! by now. A late failure is an opinion: only the newest claim of a row may release it.
+
+mod held;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use sqlx::PgPool;
+use tokio::sync::{Notify, mpsc};
+use uuid::Uuid;
+
+use crate::domain::attention::{Attention, Item};
+use crate::domain::lease::LeaseTerms;
+use crate::domain::uptime::Uptime;
+use crate::processors::Outcome;
+use crate::store::claim::{Claim, SEND_WITHIN, doubt_pause};
+use crate::store::database::{concerns_all, interval, lacks_character, within};
+use crate::telemetry::log::Storm;
+use crate::telemetry::metrics::COUNTS;
+use crate::telemetry::trace::{self, LifeEnd, Subject};
+
+pub use crate::processors::Ended;
+pub use held::{HELD_PAUSE, SETTLE_HELD, Unrecorded};
+
+use held::Held;
+
+/// Outcomes that one statement records, at most.
+pub const SETTLE_BATCH: usize = 500;
+/// Longest time that an outcome waits for others. No client waits for a settle, and one statement
+/// for ten payments costs little more than one for one.
+pub const SETTLE_PAUSE: Duration = Duration::from_millis(100);
+/// The same for an outcome that is waited for: a payment that was not charged may go to another
+/// processor; and a charge whose claim is older than [`SETTLE_SOON_FROM`] has to be in the ledger
+/// when an audit compares it with the processor's records, 1.5 s after `requested_at`.
+pub const SETTLE_SOON: Duration = Duration::from_millis(25);
+/// See [`SETTLE_SOON`].
+pub const SETTLE_SOON_FROM: Duration = Duration::from_millis(500);
+/// Number of outcomes that are recorded without waiting for others: more would cost little less
+/// each, and would keep a CPU from accepting.
+pub const SETTLE_ENOUGH: usize = 128;
+/// A smaller number that suffices once [`SETTLE_REST`] has passed since the last settle began.
+pub const SETTLE_SOME: usize = 16;
+/// See [`SETTLE_SOME`]. Short settles delay accepting less, long ones take less work for each
+/// payment.
+pub const SETTLE_REST: Duration = Duration::from_millis(50);
+/// Most claims of an instance whose outcome is not recorded yet, open calls included. Beyond that
+/// nothing more is claimed.
+pub const SETTLE_BACKLOG: usize = 4_096;
+/// Most statements that search a batch for the outcomes which the database refuses, before the next
+/// batch is recorded.
+pub const SETTLE_TRIES: usize = 32;
+/// Longest time after which such a search begins no further statement.
+pub const SETTLE_TRIES_TIME: Duration = Duration::from_secs(5);
+
+/// Tells the worker of released payments.
+#[derive(Debug)]
+pub struct Returned {
+    lowest_id: AtomicI64,
+    /// Woken when payments are queued again.
+    pub free: Arc<Notify>,
+    /// Woken when payments were left in doubt.
+    pub doubtful: Notify,
+    /// Outcomes that the database does not record.
+    pub unrecorded: Arc<Unrecorded>,
+}
+
+impl Returned {
+    /// Without any released payment; `free` is woken when there is one.
+    #[must_use]
+    pub fn new(free: Arc<Notify>) -> Self {
+        Self {
+            lowest_id: AtomicI64::new(i64::MAX),
+            free,
+            doubtful: Notify::new(),
+            unrecorded: Arc::default(),
+        }
+    }
+
+    /// The lowest row that was queued again since the last call, or `i64::MAX`.
+    pub fn take_lowest_id(&self) -> i64 {
+        self.lowest_id.swap(i64::MAX, Ordering::AcqRel)
+    }
+
+    fn note(&self, ended: &[Ended]) {
+        let free = ended
+            .iter()
+            .filter(|ended| matches!(ended.outcome, Outcome::Free { .. }));
+        if let Some(lowest) = free.map(|ended| ended.claim.id).min() {
+            self.lowest_id.fetch_min(lowest, Ordering::AcqRel);
+            self.free.notify_one();
+        }
+        if ended
+            .iter()
+            .any(|ended| matches!(ended.outcome, Outcome::Doubtful { .. }))
+        {
+            self.doubtful.notify_one();
+        }
+    }
+}
+
+/// Records outcomes until `ended` is closed and everything is recorded. Nothing is dropped: an
+/// outcome that the database refuses is kept and tried again until it is recorded, on whatever
+/// server answers, and does not keep others from being recorded.
+pub async fn run(
+    pool: PgPool,
+    terms: LeaseTerms,
+    mut ended: mpsc::Receiver<Ended>,
+    returned: Arc<Returned>,
+) {
+    let mut recorder = Recorder {
+        pool,
+        terms,
+        returned,
+        held: Held::new(),
+        storms: Storms::default(),
+    };
+    let mut batch = Vec::with_capacity(SETTLE_BATCH);
+    let mut rested_at = Instant::now();
+    while recorder.next(&mut ended, &mut batch).await {
+        if !batch.is_empty() {
+            gather(&mut ended, &mut batch, rested_at).await;
+            rested_at = Instant::now() + SETTLE_REST;
+            recorder.record(&mut batch).await;
+        }
+        recorder.record_held().await;
+        recorder.held.settle_down(&recorder.returned.unrecorded);
+    }
+}
+
+/// Records outcomes, and keeps those that it cannot record.
+struct Recorder {
+    pool: PgPool,
+    terms: LeaseTerms,
+    returned: Arc<Returned>,
+    held: Held,
+    storms: Storms,
+}
+
+/// What is logged once for many payments.
+#[derive(Debug, Default)]
+struct Storms {
+    /// Charges whose row was gone.
+    row_gone: Storm,
+    /// Charges that were recorded before: by a commit that was not confirmed, mostly.
+    recorded_before: Storm,
+    /// Dead letters.
+    dead: Storm,
+}
+
+impl Recorder {
+    /// Takes in outcomes, or waits until the kept ones are to be tried again. False when there is
+    /// nothing left.
+    async fn next(&self, ended: &mut mpsc::Receiver<Ended>, batch: &mut Vec<Ended>) -> bool {
+        let Some(retry_at) = self.held.retry_at() else {
+            return ended.recv_many(batch, SETTLE_BATCH).await > 0;
+        };
+        let retry = tokio::time::sleep_until(retry_at.into());
+        if self.held.has_room() && !(ended.is_closed() && ended.is_empty()) {
+            tokio::select! {
+                _ = ended.recv_many(batch, SETTLE_BATCH) => {}
+                () = retry => {}
+            }
+        } else {
+            retry.await;
+        }
+        true
+    }
+
+    /// Records a batch, and leaves it empty.
+    async fn record(&mut self, batch: &mut Vec<Ended>) {
+        let begun_at = trace::now();
+        match within(record(&self.pool, self.terms, batch)).await {
+            Ok(anomalies) => self.recorded(batch, &anomalies, begun_at),
+            Err(error) => self.refused(vec![(std::mem::take(batch), error)]).await,
+        }
+        batch.clear();
+    }
+
+    /// Tries the kept outcomes again, if it is time.
+    async fn record_held(&mut self) {
+        if self.held.retry_at().is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        let mut held = self.held.take();
+        let mut rest = held.split_off(held.len().min(SETTLE_BATCH));
+        self.record(&mut held).await;
+        while !rest.is_empty() {
+            let mut batch = rest;
+            rest = batch.split_off(batch.len().min(SETTLE_BATCH));
+            if self.held.has_room() {
+                self.record(&mut batch).await;
+            } else {
+                self.held.keep_untried(batch);
+            }
+        }
+    }
+
+    fn recorded(&mut self, batch: &[Ended], anomalies: &[Anomaly], begun_at: Option<SystemTime>) {
+        self.held.progress();
+        observe(batch, anomalies, begun_at);
+        self.storms.tell(batch, anomalies);
+        self.returned.note(batch);
+    }
+
+    /// Finds, by halves, which of the refused outcomes the database records, and keeps the others.
+    async fn refused(&mut self, mut parts: Vec<(Vec<Ended>, sqlx::Error)>) {
+        let (mut tries, begun_at) = (0, Instant::now());
+        let mut untried: Vec<Vec<Ended>> = Vec::new();
+        while let Some((mut part, error)) = parts.pop() {
+            if concerns_all(&error) {
+                self.held.keep(part, &error, &self.pool).await;
+                break;
+            }
+            let reworded = lacks_character(&error) && reword(&mut part);
+            let mut pieces = if reworded {
+                vec![part]
+            } else {
+                divide(part, &error)
+            };
+            if pieces.len() == 1 && !reworded {
+                self.held.keep(pieces.remove(0), &error, &self.pool).await;
+                continue;
+            }
+            for piece in pieces {
+                if tries == SETTLE_TRIES || begun_at.elapsed() >= SETTLE_TRIES_TIME {
+                    untried.push(piece);
+                    continue;
+                }
+                tries += 1;
+                let piece_begun_at = trace::now();
+                match within(record(&self.pool, self.terms, &piece)).await {
+                    Ok(anomalies) => self.recorded(&piece, &anomalies, piece_begun_at),
+                    Err(error) => parts.push((piece, error)),
+                }
+            }
+        }
+        // Where it was broken off.
+        untried.extend(parts.into_iter().map(|(part, _)| part));
+        for part in untried {
+            self.held.keep_untried(part);
+        }
+    }
+}
+
+/// Divides a refused batch: first by the statements that record the outcomes, then by halves,
+/// unless the statement as such is refused. One part: there is nothing left to try.
+fn divide(part: Vec<Ended>, error: &sqlx::Error) -> Vec<Vec<Ended>> {
+    let mut kinds: BTreeMap<Kind, Vec<Ended>> = BTreeMap::new();
+    for ended in part {
+        kinds.entry(Kind::of(&ended)).or_default().push(ended);
+    }
+    let mut parts: Vec<Vec<Ended>> = kinds.into_values().collect();
+    let code = error.as_database_error().and_then(|error| error.code());
+    let refuses_statement = code.is_some_and(|code| code.starts_with("42") || code == "3F000");
+    if let ([part], false) = (&mut parts[..], refuses_statement)
+        && part.len() > 1
+    {
+        let half = part.split_off(part.len() / 2);
+        parts.push(half);
+    }
+    parts
+}
+
+/// Which statement records an outcome.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Charged(String),
+    Returned,
+    Dead,
+}
+
+impl Kind {
+    fn of(ended: &Ended) -> Self {
+        match ended.outcome {
+            Outcome::Charged { .. } => Self::Charged(ended.claim.processor.clone()),
+            Outcome::Free { .. } | Outcome::Doubtful { .. } => Self::Returned,
+            Outcome::Dead { .. } => Self::Dead,
+        }
+    }
+}
+
+/// Writes reasons in characters that every encoding has. Returns whether that changed any.
+fn reword(part: &mut [Ended]) -> bool {
+    let mut changed = false;
+    for ended in part {
+        let (Outcome::Free { reason }
+        | Outcome::Doubtful { reason, .. }
+        | Outcome::Dead { reason, .. }) = &mut ended.outcome
+        else {
+            continue;
+        };
+        if !reason.is_ascii() || reason.contains('\0') {
+            let letters = reason.chars().map(|letter| match letter {
+                '\0' => "\\0".to_owned(),
+                letter if letter.is_ascii() => letter.to_string(),
+                letter => letter.escape_unicode().to_string(),
+            });
+            *reason = letters.collect();
+            changed = true;
+        }
+    }
+    changed
+}
+
+/// Waits for more outcomes, as long as all in `batch` can wait; from `rested_at` on for fewer.
+async fn gather(ended: &mut mpsc::Receiver<Ended>, batch: &mut Vec<Ended>, rested_at: Instant) {
+    let (mut seen, mut settle_at) = (0, None);
+    while batch.len() < SETTLE_ENOUGH {
+        let (now, uptime) = (Instant::now(), Uptime::now());
+        let waits = batch[seen..]
+            .iter()
+            .map(|ended| now + patience(ended, uptime));
+        settle_at = settle_at.into_iter().chain(waits).min();
+        seen = batch.len();
+        let Some(mut settle_at) = settle_at else {
+            return;
+        };
+        if seen >= SETTLE_SOME {
+            settle_at = settle_at.min(rested_at);
+        }
+        let more = ended.recv_many(batch, SETTLE_BATCH - seen);
+        match tokio::time::timeout_at(settle_at.into(), more).await {
+            Ok(1..) => {}
+            Ok(0) | Err(_) => return,
+        }
+    }
+}
+
+/// How long an outcome can wait for others.
+fn patience(ended: &Ended, now: Uptime) -> Duration {
+    let is_old = now + SEND_WITHIN >= ended.claim.send_by + SETTLE_SOON_FROM;
+    match ended.outcome {
+        Outcome::Charged { .. } if !is_old => SETTLE_PAUSE,
+        _ => SETTLE_SOON,
+    }
+}
+
+fn trace_end(claim: &Claim, reason: Option<&str>, begun_at: Option<SystemTime>) {
+    let subject = Subject {
+        id: claim.payment.correlation_id,
+        client: claim.payment.traceparent,
+    };
+    let end = LifeEnd {
+        processor: &claim.processor,
+        attempts: claim.attempt,
+        accepted_at: claim.accepted_at.into(),
+        reason,
+    };
+    trace::ended(subject, &end, begun_at);
+}
+
+impl Storms {
+    /// Logs what should not have been: each payment that was charged twice, and of all else one for
+    /// many.
+    fn tell(&self, batch: &[Ended], anomalies: &[Anomaly]) {
+        let (mut gone, mut before) = (Vec::new(), Vec::new());
+        for anomaly in anomalies {
+            match anomaly {
+                Anomaly::QueueRowGone(id) => gone.push(id),
+                Anomaly::BookedBefore {
+                    correlation_id: id,
+                    charged,
+                    booked,
+                } if charged == booked => before.push(id),
+                Anomaly::BookedBefore {
+                    correlation_id: id,
+                    charged,
+                    booked,
+                } => {
+                    tracing::error!(payment.id = %id, processor.name = charged, processor.booked = booked, "CHARGED TWICE");
+                }
+            }
+        }
+        if let Some((payments, id)) = self.row_gone.note_all(gone.len()).zip(gone.first()) {
+            tracing::warn!(payments, payment.id = %id, "booked a charge whose queue row was gone or held for another processor");
+        }
+        if let Some((payments, id)) = self
+            .recorded_before
+            .note_all(before.len())
+            .zip(before.first())
+        {
+            tracing::info!(payments, payment.id = %id, "charge was booked already");
+        }
+        let dead = batch.iter().filter_map(|ended| match &ended.outcome {
+            Outcome::Dead { reason, .. } => Some((&ended.claim, reason)),
+            _ => None,
+        });
+        let dead: Vec<_> = dead.collect();
+        if let Some((payments, (claim, reason))) = self.dead.note_all(dead.len()).zip(dead.first())
+        {
+            tracing::error!(
+                payments, payment.id = %claim.payment.correlation_id, processor.name = claim.processor,
+                dead.reason = reason,
+                "payment is dead; `payment-proxy dead-letter` shows, retries and discards"
+            );
+        }
+    }
+}
+
+/// Counts and traces what was recorded by statements that began then.
+fn observe(batch: &[Ended], anomalies: &[Anomaly], begun_at: Option<SystemTime>) {
+    let now = Utc::now();
+    let mut charged: BTreeMap<&str, usize> = BTreeMap::new();
+    for Ended { claim, outcome } in batch {
+        match outcome {
+            Outcome::Charged { .. } => {
+                *charged.entry(&claim.processor).or_default() += 1;
+                let age = (now - claim.accepted_at).as_seconds_f64();
+                COUNTS.settle_seconds.observe(age.max(0.0));
+                trace_end(claim, None, begun_at);
+            }
+            Outcome::Free { .. } => COUNTS.returned_free.add(1),
+            Outcome::Doubtful { .. } => COUNTS.returned_doubtful.add(1),
+            Outcome::Dead { reason, held } => {
+                COUNTS.dead.add(1);
+                COUNTS.mismatches.add(u64::from(*held));
+                trace_end(claim, Some(reason), begun_at);
+            }
+        }
+    }
+    for anomaly in anomalies {
+        // A charge that was recorded before was counted then.
+        if let Anomaly::BookedBefore {
+            charged: processor, ..
+        } = anomaly
+            && let Some(payments) = charged.get_mut(processor.as_str())
+        {
+            *payments = payments.saturating_sub(1);
+        }
+        anomaly.count();
+    }
+    for (processor, payments) in charged {
+        COUNTS.settled(processor).add_batch(payments);
+    }
+}
+
+/// A charge that is recorded, in a way that should not have been.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Anomaly {
+    /// The row was not in the queue any more; the charge is recorded.
+    QueueRowGone(Uuid),
+    /// Another attempt was recorded before. With the same processor it is the same charge.
+    BookedBefore {
+        /// The payment.
+        correlation_id: Uuid,
+        /// The processor that has it now, by its own word.
+        charged: String,
+        /// The processor that the ledger names.
+        booked: String,
+    },
+}
+
+impl Anomaly {
+    fn count(&self) {
+        let total = match self {
+            Self::QueueRowGone(_) => &COUNTS.row_gone,
+            Self::BookedBefore {
+                charged, booked, ..
+            } if charged == booked => &COUNTS.booked_before,
+            Self::BookedBefore { .. } => &COUNTS.charged_twice,
+        };
+        total.add(1);
+    }
+}
+
+/// The item for operators if this instance saw payments charged twice since its start.
+pub(crate) fn charged_twice() -> Option<Item> {
+    let payments = COUNTS.charged_twice.value();
+    let noun = if payments == 1 { "payment" } else { "payments" };
+    (payments > 0).then(|| {
+        Attention::ChargedTwice.item(format!("{payments} {noun} charged by two processors"))
+    })
+}
+
+/// Records the outcomes of claims. Doing it again changes nothing.
+///
+/// # Errors
+/// The database did not confirm. Some of it may be recorded; record all of it again.
+pub async fn record(
+    pool: &PgPool,
+    terms: LeaseTerms,
+    ended: &[Ended],
+) -> Result<Vec<Anomaly>, sqlx::Error> {
+    let mut charged: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+    let mut returned = Vec::new();
+    let mut dead = Vec::new();
+    for Ended { claim, outcome } in ended {
+        match outcome {
+            Outcome::Charged { requested_at } => {
+                charged
+                    .entry(&claim.processor)
+                    .or_default()
+                    .push((claim, *requested_at));
+            }
+            Outcome::Free { reason } => returned.push((claim, None, reason.as_str())),
+            Outcome::Doubtful { until, reason } => {
+                returned.push((claim, Some(*until), reason.as_str()));
+            }
+            Outcome::Dead { reason, held } => dead.push((claim, reason.as_str(), *held)),
+        }
+    }
+    // Of two outcomes of one row only the newer can count, and a statement looks at one.
+    keep_newest(&mut returned, |(claim, ..)| claim);
+    keep_newest(&mut dead, |(claim, ..)| claim);
+    let mut anomalies = Vec::new();
+    for (processor, charged) in charged {
+        anomalies.extend(settle(pool, processor, &charged).await?);
+    }
+    if !returned.is_empty() {
+        release(pool, terms, &returned).await?;
+    }
+    if !dead.is_empty() {
+        bury(pool, &dead).await?;
+    }
+    Ok(anomalies)
+}
+
+/// Leaves the newest claim of each row.
+fn keep_newest<'a, T>(ends: &mut Vec<T>, claim: impl Fn(&T) -> &'a Claim) {
+    ends.sort_by_key(|end| (claim(end).id, Reverse(claim(end).attempt)));
+    ends.dedup_by_key(|end| claim(end).id);
+}
+
+/// Moves payments that one processor has charged from the queue to the ledger. The row of the queue
+/// goes only if it is still assigned to that processor; the charge is recorded in any case.
+async fn settle(
+    pool: &PgPool,
+    processor: &str,
+    charged: &[(&Claim, DateTime<Utc>)],
+) -> Result<Vec<Anomaly>, sqlx::Error> {
+    let ids: Vec<Uuid> = charged
+        .iter()
+        .map(|(claim, _)| claim.payment.correlation_id)
+        .collect();
+    let amounts: Vec<Decimal> = charged
+        .iter()
+        .map(|(claim, _)| claim.payment.amount)
+        .collect();
+    let requested: Vec<DateTime<Utc>> = charged
+        .iter()
+        .map(|(_, requested_at)| *requested_at)
+        .collect();
+    let accepted: Vec<DateTime<Utc>> = charged.iter().map(|(claim, _)| claim.accepted_at).collect();
+    let attempts: Vec<i32> = charged.iter().map(|(claim, _)| claim.attempt).collect();
+    // Null where all were removed and all were recorded, which is the rule.
+    let row = sqlx::query!(
+        "SELECT removed_ids, booked_ids FROM settle_payments($1, $2, $3, $4, $5, $6)",
+        &ids,
+        processor,
+        &amounts,
+        &requested,
+        &accepted,
+        &attempts,
+    )
+    .fetch_one(pool)
+    .await?;
+    let (removed, booked) = (
+        row.removed_ids.map(HashSet::from_iter),
+        row.booked_ids.map(HashSet::from_iter),
+    );
+    let missing = |from: &Option<HashSet<Uuid>>, id: &Uuid| {
+        from.as_ref().is_some_and(|ids| !ids.contains(id))
+    };
+    let gone = ids
+        .iter()
+        .filter(|id| missing(&removed, id) && !missing(&booked, id));
+    let mut anomalies: Vec<Anomaly> = gone.map(|id| Anomaly::QueueRowGone(*id)).collect();
+    let (not_booked, stamps): (Vec<Uuid>, Vec<DateTime<Utc>>) = ids
+        .iter()
+        .zip(&requested)
+        .filter(|(id, _)| missing(&booked, id))
+        .unzip();
+    if !not_booked.is_empty() {
+        // Of an archived payment the month is known: a requested_at of that month is the same
+        // charge.
+        let rows = sqlx::query!(
+            r#"SELECT correlation_id AS "correlation_id!", processor AS "processor!"
+            FROM payment_processed WHERE correlation_id = ANY ($1)
+            UNION ALL
+            SELECT a.correlation_id,
+                CASE WHEN a.month = date_trunc('month', c.requested_at AT TIME ZONE 'UTC') THEN $3 ELSE 'archived' END
+            FROM UNNEST($1::uuid[], $2::timestamptz[]) AS c (correlation_id, requested_at)
+            JOIN payment_archived a ON a.correlation_id = c.correlation_id"#,
+            &not_booked,
+            &stamps,
+            processor
+        )
+        .fetch_all(pool)
+        .await?;
+        anomalies.extend(rows.into_iter().map(|row| Anomaly::BookedBefore {
+            correlation_id: row.correlation_id,
+            charged: processor.to_owned(),
+            booked: row.processor,
+        }));
+    }
+    Ok(anomalies)
+}
+
+/// A claim without a charge, its doubt as [`release`] takes it, and what was seen.
+type GivenBack<'a> = (&'a Claim, Option<Option<DateTime<Utc>>>, &'a str);
+
+/// Queues payments again that are proved not charged (`None`), or leaves them in doubt with their
+/// processor (`Some(None)`: the doubt is counted from now). Fence: only the claim that is the
+/// newest of its row, by `attempt`. The outcomes of the attempts are recorded by the same
+/// statement, so that the settle of a payment that goes well pays nothing for its history.
+async fn release(
+    pool: &PgPool,
+    terms: LeaseTerms,
+    returned: &[GivenBack<'_>],
+) -> Result<(), sqlx::Error> {
+    let ids: Vec<i64> = returned.iter().map(|(claim, ..)| claim.id).collect();
+    let correlation_ids: Vec<Uuid> = returned
+        .iter()
+        .map(|(claim, ..)| claim.payment.correlation_id)
+        .collect();
+    let attempts: Vec<i32> = returned.iter().map(|(claim, ..)| claim.attempt).collect();
+    let free: Vec<bool> = returned
+        .iter()
+        .map(|(_, doubt, _)| doubt.is_none())
+        .collect();
+    let until: Vec<Option<DateTime<Utc>>> = returned
+        .iter()
+        .map(|(_, doubt, _)| doubt.flatten())
+        .collect();
+    let pauses: Vec<i32> = returned
+        .iter()
+        .map(|(claim, doubt, _)| match doubt {
+            None => 0,
+            Some(_) => i32::try_from(doubt_pause(claim.attempt).as_millis()).unwrap_or(i32::MAX),
+        })
+        .collect();
+    let processors: Vec<String> = returned
+        .iter()
+        .map(|(claim, ..)| claim.processor.clone())
+        .collect();
+    let stamps: Vec<DateTime<Utc>> = returned
+        .iter()
+        .map(|(claim, ..)| claim.requested_at)
+        .collect();
+    let reasons: Vec<String> = returned
+        .iter()
+        .map(|(.., reason)| (*reason).to_owned())
+        .collect();
+    sqlx::query!(
+        r#"WITH released AS (
+        UPDATE payment_queue
+        SET processor = CASE WHEN NOT ($4::bool[])[array_position($1, id)] THEN processor END,
+            requested_at = CASE WHEN NOT ($4::bool[])[array_position($1, id)] THEN requested_at END,
+            doubt_until = CASE WHEN NOT ($4::bool[])[array_position($1, id)]
+                THEN coalesce(($5::timestamptz[])[array_position($1, id)], now() + $7::interval) END,
+            lease_until = CASE WHEN NOT ($4::bool[])[array_position($1, id)]
+                THEN now() + ($6::int[])[array_position($1, id)] * interval '1 millisecond' ELSE '-infinity' END
+        WHERE id = ANY ($1)
+            AND correlation_id = ($2::uuid[])[array_position($1, id)]
+            AND attempt = ($3::int[])[array_position($1, id)]
+        RETURNING correlation_id, attempt, array_position($1, id) AS n
+        )
+        INSERT INTO payment_attempt
+            (correlation_id, requested_at, outcome, processor, reason, first_claim, last_claim)
+        SELECT correlation_id, ($8::timestamptz[])[n], CASE WHEN ($4::bool[])[n] THEN 'not charged' ELSE 'in doubt' END,
+            ($9::text[])[n], ($10::text[])[n], attempt, attempt
+        FROM released ORDER BY correlation_id
+        ON CONFLICT ON CONSTRAINT payment_attempt_pkey DO UPDATE
+        SET reason = excluded.reason, last_claim = excluded.last_claim, last_ended_at = excluded.last_ended_at"#,
+        &ids,
+        &correlation_ids,
+        &attempts,
+        &free,
+        &until as &[Option<DateTime<Utc>>],
+        &pauses,
+        interval(terms.late_charge),
+        &stamps,
+        &processors,
+        &reasons,
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Moves payments that no processor will take to the dead letters. Fence: as for [`release`].
+async fn bury(pool: &PgPool, dead: &[(&Claim, &str, bool)]) -> Result<(), sqlx::Error> {
+    let ids: Vec<i64> = dead.iter().map(|(claim, ..)| claim.id).collect();
+    let attempts: Vec<i32> = dead.iter().map(|(claim, ..)| claim.attempt).collect();
+    let reasons: Vec<String> = dead
+        .iter()
+        .map(|(_, reason, _)| (*reason).to_owned())
+        .collect();
+    let held: Vec<bool> = dead.iter().map(|(.., held)| *held).collect();
+    sqlx::query!(
+        r#"WITH removed AS (
+            DELETE FROM payment_queue
+            WHERE id = ANY ($1) AND attempt = ($2::int[])[array_position($1, id)]
+            RETURNING correlation_id, amount, accepted_at, attempt, processor,
+                ($3::text[])[array_position($1, id)] AS reason, requested_at, ($4::bool[])[array_position($1, id)] AS held
+        ), attempted AS (
+            INSERT INTO payment_attempt
+                (correlation_id, requested_at, outcome, processor, reason, first_claim, last_claim,
+                    first_ended_at, last_ended_at)
+            SELECT correlation_id, requested_at, 'refused', processor, reason, attempt, attempt,
+                -- Not after its death, whichever row is written first.
+                statement_timestamp(), statement_timestamp()
+            FROM removed ORDER BY correlation_id
+            ON CONFLICT ON CONSTRAINT payment_attempt_pkey DO UPDATE
+            SET reason = excluded.reason, last_claim = excluded.last_claim, last_ended_at = excluded.last_ended_at
+        )
+        INSERT INTO payment_dead_letter
+            (correlation_id, amount, accepted_at, attempt, processor, reason, requested_at)
+        SELECT correlation_id, amount, accepted_at, attempt, processor, reason, CASE WHEN held THEN requested_at END
+        FROM removed
+        ON CONFLICT ON CONSTRAINT payment_dead_letter_pkey DO NOTHING"#,
+        &ids,
+        &attempts,
+        &reasons,
+        &held,
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::payment::Payment;
+
+    fn ended(claimed_at: Uptime, outcome: Outcome) -> Ended {
+        let now = Utc::now();
+        let payment = Payment {
+            correlation_id: Uuid::new_v4(),
+            amount: Decimal::ONE,
+            traceparent: None,
+        };
+        let claim = Claim {
+            id: 1,
+            payment,
+            accepted_at: now,
+            attempt: 1,
+            processor: "default".to_owned(),
+            requested_at: now,
+            send_by: claimed_at + SEND_WITHIN,
+            earlier: None,
+        };
+        Ended { claim, outcome }
+    }
+
+    #[test]
+    fn what_an_audit_or_another_processor_waits_for_is_settled_soon() {
+        let claimed_at = Uptime::now();
+        let charged = Outcome::Charged {
+            requested_at: Utc::now(),
+        };
+        let free = Outcome::Free {
+            reason: "503".to_owned(),
+        };
+        let after = |outcome: &Outcome, age| {
+            patience(&ended(claimed_at, outcome.clone()), claimed_at + age)
+        };
+        let ms = Duration::from_millis;
+        assert_eq!(after(&charged, ms(499)), SETTLE_PAUSE);
+        assert_eq!(after(&charged, ms(500)), SETTLE_SOON);
+        assert_eq!(after(&free, ms(0)), SETTLE_SOON);
+    }
+
+    fn charged() -> Ended {
+        let requested_at = Utc::now();
+        ended(Uptime::now(), Outcome::Charged { requested_at })
+    }
+
+    /// How many are settled, and after what time, where so many more ended at once and a settle
+    /// began at that moment.
+    async fn gathered(more: usize) -> (usize, Duration) {
+        let (sender, mut endings) = mpsc::channel(SETTLE_BACKLOG);
+        let mut batch = vec![charged()];
+        for _ in 0..more {
+            sender.try_send(charged()).expect("there is room");
+        }
+        let begun_at = tokio::time::Instant::now();
+        gather(&mut endings, &mut batch, Instant::now() + SETTLE_REST).await;
+        (batch.len(), begun_at.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_waits_for_others_until_one_cannot_wait() {
+        let (count, time) = gathered(0).await;
+        assert!(count == 1 && time >= SETTLE_PAUSE, "{count} {time:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn some_wait_until_the_database_has_rested() {
+        let (count, time) = gathered(SETTLE_SOME).await;
+        assert!(
+            count == 1 + SETTLE_SOME && (SETTLE_REST..SETTLE_PAUSE).contains(&time),
+            "{count} {time:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn enough_do_not_wait() {
+        let (count, time) = gathered(SETTLE_ENOUGH).await;
+        assert!(
+            count == 1 + SETTLE_ENOUGH && time < SETTLE_REST,
+            "{count} {time:?}"
+        );
+    }
+}

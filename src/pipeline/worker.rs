@@ -1,0 +1,578 @@
+//! The worker of an instance: it claims what there are permits for, charges, and hands the outcomes
+//! to settle.
+//!
+//! Each kind of claim has one step; the loops around the steps only wait.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+use router::{Permit, Queue, SharedRouter};
+use sqlx::PgPool;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::task::TaskTracker;
+
+use crate::domain::lease::LeaseTerms;
+use crate::domain::uptime::Uptime;
+use crate::pipeline::deployment::Admission;
+use crate::pipeline::restored::{self, Asked};
+use crate::pipeline::settle::{Ended, Returned};
+use crate::pipeline::together::{Begin, CHARGE_PAUSE, Together};
+use crate::processors::{Outcome, Processor, Stop, charge, resolve};
+use crate::store::claim::{
+    CLAIM_BATCH, Claim, ClaimedFor, DOUBTFUL_BATCH, claim_doubtful, claim_free, claim_untried,
+    newest_id,
+};
+use crate::store::clock::DatabaseClock;
+use crate::store::database::{Outage, RETRY_PAUSE, within};
+use crate::telemetry::metrics::COUNTS;
+
+/// The longest time between two claims when nothing wakes the worker: another instance may have
+/// accepted payments and died.
+pub const IDLE_POLL: Duration = Duration::from_millis(500);
+/// The least time between two claims of an instance: what arrives meanwhile is claimed together,
+/// which costs little more than one payment alone. An idle instance claims at once.
+pub const CLAIM_PAUSE: Duration = Duration::from_millis(10);
+/// The time between two claims that start at the oldest row instead of the low-water mark.
+pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// The time between two claims of payments in doubt when there were none.
+pub const DOUBTFUL_POLL: Duration = Duration::from_secs(1);
+/// The time between two claims of payments in doubt when there were some.
+pub const DOUBTFUL_PACE: Duration = Duration::from_millis(100);
+/// The time between two attempts to reserve a place for an outcome while settling is behind.
+pub const PLACE_PAUSE: Duration = Duration::from_millis(25);
+/// Rows below the newest claimed one that a claim still looks at: payments whose commit was
+/// overtaken.
+pub const LOW_WATER_SLACK: i64 = 1_000;
+/// Calls that are begun before other tasks of this thread run. A claim out of a backlog begins
+/// hundreds, which would delay replies to clients by tens of milliseconds.
+const STARTED_TOGETHER: usize = 16;
+/// Most payments left in the queue with which an instance still claims others on accept: what four
+/// claims take. A payment that is claimed by a statement of its own takes a fifth more work, so
+/// where the CPUs are used up the queue would only grow if all had to go that way. While more wait,
+/// payments are claimed in their order.
+const LEFT_AT_MOST: usize = 4 * CLAIM_BATCH;
+/// The least number of payments that a claim asks for.
+const LEAST_CLAIM: usize = 32;
+
+/// A place for the outcome of a claim. It is reserved before the claim is made: where settling is
+/// behind, nothing more is charged than can be recorded soon.
+type Place = mpsc::OwnedPermit<Ended>;
+
+/// Claims and charges payments.
+pub struct Worker {
+    /// Connections for claims.
+    pub pool: PgPool,
+    /// How long claims last.
+    pub terms: LeaseTerms,
+    /// Whether payments may be claimed.
+    pub admission: Arc<Admission>,
+    /// Says which doubts are over.
+    pub clock: Arc<DatabaseClock>,
+    /// In the router's order.
+    pub processors: Arc<Vec<Processor>>,
+    /// Chooses the processor.
+    pub router: SharedRouter,
+    /// Takes the outcomes of claims.
+    pub ended: mpsc::Sender<Ended>,
+    /// Released payments.
+    pub returned: Arc<Returned>,
+    /// Woken when there may be something to claim.
+    pub wake: Arc<Notify>,
+    /// Woken when a call has ended and its permit is back.
+    pub permit_back: Arc<Notify>,
+    /// Calls to processors under way.
+    pub calls: TaskTracker,
+    /// When to stop.
+    pub stop: Arc<Stop>,
+    /// What is known of the queue.
+    pub depth: Arc<Depth>,
+    /// Payments that were claimed on accept and wait to be charged.
+    pub arrived: Together<Arrived>,
+}
+
+/// A payment that was claimed on accept, and the right to charge it.
+#[derive(Debug)]
+pub struct Arrived {
+    processor: usize,
+    claim: Claim,
+    permit: Permit,
+    place: Place,
+}
+
+/// What an instance knows of the queue without counting it.
+#[derive(Debug, Default)]
+pub struct Depth {
+    /// A claim found no more payments; since then permits and places have been there, and claims
+    /// have found no more than this instance had left.
+    drained: AtomicBool,
+    /// Payments that this instance has left in the queue since then, at most.
+    left: AtomicUsize,
+    newest_claimed: AtomicI64,
+    newest: AtomicI64,
+    oldest_age_ms: AtomicU64,
+}
+
+impl Depth {
+    /// An estimate for the router.
+    #[must_use]
+    pub fn queue(&self) -> Queue {
+        let waiting =
+            self.newest.load(Ordering::Relaxed) - self.newest_claimed.load(Ordering::Relaxed);
+        Queue {
+            waiting: u64::try_from(waiting).unwrap_or_default(),
+            oldest_age: Duration::from_millis(self.oldest_age_ms.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// Whether payments may be claimed by the commit that accepts them, as far as the others in the
+    /// queue are concerned.
+    fn lets_pass(&self) -> bool {
+        self.drained.load(Ordering::Relaxed) && self.left.load(Ordering::Relaxed) <= LEFT_AT_MOST
+    }
+
+    /// A claim took so many payments, and there may be more: others, where this instance has left
+    /// none.
+    fn took(&self, count: usize) {
+        let left = self.left.load(Ordering::Relaxed);
+        // Others only add to it.
+        self.left.fetch_sub(left.min(count), Ordering::Relaxed);
+        if left <= count {
+            self.drained.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// A claim found no more payments; `left` is what had been left before it.
+    fn exhausted(&self, left: usize) {
+        self.left.fetch_sub(left, Ordering::Relaxed);
+        self.drained.store(true, Ordering::Relaxed);
+    }
+
+    fn claimed(&self, claims: &[Claim], exhausted: bool) {
+        let Some(newest) = claims.iter().max_by_key(|claim| claim.id) else {
+            self.newest_claimed
+                .store(self.newest.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.oldest_age_ms.store(0, Ordering::Relaxed);
+            return;
+        };
+        let age = (newest.requested_at - newest.accepted_at).num_milliseconds();
+        self.oldest_age_ms
+            .store(u64::try_from(age).unwrap_or_default(), Ordering::Relaxed);
+        self.newest_claimed.store(newest.id, Ordering::Relaxed);
+        if exhausted {
+            self.newest.store(newest.id, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What a step of [`Worker::claim_step`] found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It claimed this many payments, as many as it had permits for: there may be more.
+    More(usize),
+    /// It claimed this many payments, and there are no others.
+    Drained(usize),
+    /// The router gives no permit before this time has passed.
+    NoPermit(Option<Duration>),
+    /// Settling is behind: there is no place for another outcome.
+    NoPlace,
+}
+
+impl Worker {
+    /// Claims queued payments until the worker stops.
+    pub async fn run(&self) {
+        let mut from = ClaimFrom::default();
+        let mut want = LEAST_CLAIM;
+        let mut outage = Outage::new("claim");
+        while !self.stop.draining.is_cancelled() {
+            let not_before = tokio::time::Instant::now() + CLAIM_PAUSE;
+            let (pause, wants_permits) =
+                match within(self.claim_step(want, from.next(&self.returned))).await {
+                    Ok((step, newest)) => {
+                        outage.over();
+                        from.claimed(newest);
+                        if let Step::More(count) | Step::Drained(count) = step {
+                            want = (count * 2).clamp(LEAST_CLAIM, CLAIM_BATCH);
+                        }
+                        match step {
+                            Step::More(_) => (Duration::ZERO, false),
+                            Step::Drained(_) => {
+                                (IDLE_POLL.mul_f64(rand::rng().random_range(0.5..1.0)), false)
+                            }
+                            Step::NoPermit(retry_in) => {
+                                (retry_in.unwrap_or(IDLE_POLL).min(IDLE_POLL), true)
+                            }
+                            Step::NoPlace => (PLACE_PAUSE, false),
+                        }
+                    }
+                    Err(error) => {
+                        outage.goes_on(&error, &self.pool).await;
+                        (RETRY_PAUSE, false)
+                    }
+                };
+            tokio::select! {
+                () = self.wake.notified(), if !wants_permits => {}
+                () = self.permit_back.notified(), if wants_permits => {}
+                () = tokio::time::sleep(pause) => {}
+                () = self.stop.draining.cancelled() => {}
+            }
+            tokio::time::sleep_until(not_before).await;
+        }
+    }
+
+    /// Claims up to `want` payments from row `from_id` on, and starts to charge them. Returns the
+    /// newest row that it claimed, too.
+    ///
+    /// # Errors
+    /// The database did not confirm the claim.
+    pub async fn claim_step(
+        &self,
+        want: usize,
+        from_id: i64,
+    ) -> Result<(Step, Option<i64>), sqlx::Error> {
+        if !self.may_claim() {
+            self.depth.drained.store(false, Ordering::Relaxed);
+            return Ok((Step::NoPermit(None), None));
+        }
+        let mut places = self.places(want, DOUBTFUL_BATCH).into_iter();
+        if places.len() == 0 {
+            self.depth.drained.store(false, Ordering::Relaxed);
+            return Ok((Step::NoPlace, None));
+        }
+        let plan = self.router.plan(places.len(), self.depth.queue());
+        if plan.permits.is_empty() {
+            self.depth.drained.store(false, Ordering::Relaxed);
+            return Ok((Step::NoPermit(plan.retry_in), None));
+        }
+        // Where one processor would take all, only payments that never failed find out whether
+        // another is back: each probe may fail, and the same payments, the oldest, would be spent
+        // on one after the other.
+        let all_probe = plan.permits.iter().all(Permit::is_probe);
+        let mut permits: BTreeMap<usize, Vec<Permit>> = BTreeMap::new();
+        for permit in plan.permits {
+            permits.entry(permit.processor()).or_default().push(permit);
+        }
+        let left = self.depth.left.load(Ordering::Relaxed);
+        let (mut claimed, mut newest) = (0, None);
+        for (index, permits) in permits {
+            let name = &self.processors[index].name;
+            let spare = !all_probe && permits.iter().all(Permit::is_probe);
+            let (wanted, terms) = (permits.len(), self.terms);
+            let claims = match spare {
+                true => claim_untried(&self.pool, terms, name, wanted, from_id).await?,
+                false => claim_free(&self.pool, terms, name, wanted, from_id).await?,
+            };
+            let drained = !spare && claims.len() < wanted;
+            if !spare {
+                self.depth.claimed(&claims, drained);
+            }
+            COUNTS.claimed_free.add_batch(claims.len());
+            claimed += claims.len();
+            newest = newest.max(claims.iter().map(|claim| claim.id).max());
+            let rights = permits.into_iter().zip(&mut places);
+            for (started, (claim, (permit, place))) in claims.into_iter().zip(rights).enumerate() {
+                if started % STARTED_TOGETHER == STARTED_TOGETHER - 1 {
+                    tokio::task::yield_now().await;
+                }
+                self.start(index, claim, permit, place);
+            }
+            if drained {
+                self.depth.exhausted(left);
+                return Ok((Step::Drained(claimed), newest));
+            }
+        }
+        self.depth.took(claimed);
+        Ok((Step::More(claimed), newest))
+    }
+
+    /// Permits to claim so many payments for one processor by the commit that accepts them. None
+    /// where many wait in the queue, as far as this instance knows, settling is behind, or the
+    /// router does not give as many.
+    pub fn claim_on_arrival(self: &Arc<Self>, count: usize) -> Option<OnArrival> {
+        if count > CLAIM_BATCH || !self.depth.lets_pass() || self.stop.draining.is_cancelled() {
+            return None;
+        }
+        if !self.may_claim() {
+            return None;
+        }
+        let places = self.places(count, DOUBTFUL_BATCH);
+        let permits = self.router.plan(places.len(), self.depth.queue()).permits;
+        let processor = permits.first()?.processor();
+        let enough =
+            permits.len() == count && permits.iter().all(|permit| permit.processor() == processor);
+        enough.then(|| OnArrival {
+            worker: Arc::clone(self),
+            processor,
+            permits,
+            places,
+        })
+    }
+
+    /// Whether anything may be claimed. After a restore not before what the database's former life
+    /// has sent can only be answered or lost: until then an absence says nothing.
+    fn may_claim(&self) -> bool {
+        self.admission.may_claim(Uptime::now())
+            && (!self.admission.asks_first() || self.clock.is_trusted(tokio::time::Instant::now()))
+    }
+
+    /// Notes that `count` payments were accepted and not claimed.
+    pub fn left_in_queue(&self, count: usize) {
+        self.depth.left.fetch_add(count, Ordering::Relaxed);
+        self.wake.notify_one();
+    }
+
+    fn index_of(&self, name: &str) -> Option<usize> {
+        self.processors
+            .iter()
+            .position(|processor| processor.name == name)
+    }
+
+    /// Places for the ends of so many claims, or of as many as there are beyond those that are
+    /// `spared`.
+    fn places(&self, most: usize, spared: usize) -> Vec<Place> {
+        let most = most.min(self.ended.capacity().saturating_sub(spared));
+        let places = (0..most).map_while(|_| self.ended.clone().try_reserve_owned().ok());
+        places.collect()
+    }
+
+    fn start_all(&self, arrived: Vec<Arrived>) {
+        for one in arrived {
+            self.start(one.processor, one.claim, one.permit, one.place);
+        }
+    }
+
+    fn start(&self, index: usize, claim: Claim, permit: Permit, place: Place) {
+        let (stop, permit_back) = (Arc::clone(&self.stop), Arc::clone(&self.permit_back));
+        let processors = Arc::clone(&self.processors);
+        if self.admission.asks_first() {
+            let pool = self.pool.clone();
+            self.calls.spawn(async move {
+                let asked = restored::ask(&pool, &processors, claim).await;
+                let (claim, outcome) = match asked {
+                    Asked::Decided(claim, outcome) => (claim, outcome),
+                    Asked::Nowhere(claim) => {
+                        let client = &processors[index].client;
+                        let outcome = charge(client, &claim, permit, &stop).await;
+                        (claim, outcome)
+                    }
+                };
+                permit_back.notify_one();
+                hand_over(place, claim, outcome);
+            });
+            return;
+        }
+        self.calls.spawn(async move {
+            let outcome = charge(&processors[index].client, &claim, permit, &stop).await;
+            permit_back.notify_one();
+            hand_over(place, claim, outcome);
+        });
+    }
+
+    /// Resolves payments in doubt until the worker stops.
+    pub async fn run_doubtful(&self) {
+        let mut outage = Outage::new("claim doubtful");
+        while !self.stop.draining.is_cancelled() {
+            let pause = match within(self.doubtful_step()).await {
+                Ok(found) => {
+                    outage.over();
+                    if found == 0 {
+                        DOUBTFUL_POLL
+                    } else {
+                        DOUBTFUL_PACE
+                    }
+                }
+                Err(error) => {
+                    outage.goes_on(&error, &self.pool).await;
+                    RETRY_PAUSE
+                }
+            };
+            let pause = pause.mul_f64(rand::rng().random_range(0.8..1.2));
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = async { self.returned.doubtful.notified().await; tokio::time::sleep(DOUBTFUL_PACE).await } => {}
+                () = self.stop.draining.cancelled() => {}
+            }
+        }
+    }
+
+    /// Claims payments in doubt and starts to resolve them. Returns how many.
+    ///
+    /// # Errors
+    /// The database did not confirm the claim.
+    pub async fn doubtful_step(&self) -> Result<usize, sqlx::Error> {
+        if !self.may_claim() {
+            return Ok(0);
+        }
+        let newest = newest_id(&self.pool).await?;
+        self.depth.newest.store(newest, Ordering::Relaxed);
+        let places = self.places(DOUBTFUL_BATCH, 0);
+        let bound = self.doubtful_bound();
+        // The others are for instances that have their processors, or else for an operator.
+        let processors = self.processors.iter();
+        let configured: Vec<String> = processors.map(|each| each.name.clone()).collect();
+        let (terms, clock, limit) = (self.terms, &self.clock, places.len());
+        let claims = claim_doubtful(&self.pool, terms, clock, &configured, limit, bound).await?;
+        let count = claims.len();
+        COUNTS.claimed_doubtful.add_batch(count);
+        for (claim, place) in claims.into_iter().zip(places) {
+            self.start_resolving(claim, place);
+        }
+        Ok(count)
+    }
+
+    /// Nothing above this row was ever claimed, by any instance, as far as can be known: the queue
+    /// is claimed in order, so others are not far ahead. Spares a search through a deep backlog.
+    fn doubtful_bound(&self) -> i64 {
+        /// How far ahead other instances may be, in rows.
+        const AHEAD: i64 = 100_000;
+        match self.depth.newest_claimed.load(Ordering::Relaxed) {
+            0 => i64::MAX,
+            newest => newest.saturating_add(AHEAD),
+        }
+    }
+
+    fn start_resolving(&self, claim: Claim, place: Place) {
+        let (stop, router) = (Arc::clone(&self.stop), self.router.clone());
+        let processors = Arc::clone(&self.processors);
+        let (index, earlier) = (self.index_of(&claim.processor), claim.earlier);
+        let asks = self.admission.asks_first().then(|| self.pool.clone());
+        self.calls.spawn(async move {
+            let mut claim = claim;
+            if let Some(pool) = asks {
+                match restored::ask(&pool, &processors, claim).await {
+                    Asked::Decided(decided, outcome) => return hand_over(place, decided, outcome),
+                    Asked::Nowhere(asked) => claim = asked,
+                }
+            }
+            let outcome = match (index, earlier) {
+                (Some(index), Some(earlier)) => {
+                    let permit = || router.try_permit(index);
+                    resolve(&processors[index].client, &claim, earlier, permit, &stop).await
+                }
+                // Claims are made for configured processors only.
+                (_, earlier) => Outcome::Doubtful {
+                    until: earlier.map(|earlier| earlier.doubt_until),
+                    reason: "no processor of this name is configured".to_owned(),
+                },
+            };
+            hand_over(place, claim, outcome);
+        });
+    }
+}
+
+/// The right to claim payments by the commit that accepts them. Dropped, it gives its permits back.
+#[must_use]
+pub struct OnArrival {
+    worker: Arc<Worker>,
+    processor: usize,
+    permits: Vec<Permit>,
+    places: Vec<Place>,
+}
+
+impl OnArrival {
+    /// What to write into their rows.
+    pub fn claimed_for(&self) -> ClaimedFor<'_> {
+        ClaimedFor {
+            processor: &self.worker.processors[self.processor].name,
+            terms: self.worker.terms,
+        }
+    }
+
+    /// Has charged what was claimed, [together](Together) with what else arrives.
+    pub fn start(self, claims: Vec<Claim>) {
+        if claims.is_empty() {
+            return;
+        }
+        let Self {
+            worker,
+            processor,
+            permits,
+            places,
+        } = self;
+        COUNTS.claimed_free.add_batch(claims.len());
+        worker.depth.claimed(&claims, true);
+        let rights = permits.into_iter().zip(places);
+        let arrived = claims.into_iter().zip(rights);
+        let begin = worker
+            .arrived
+            .join(arrived.map(|(claim, (permit, place))| Arrived {
+                processor,
+                claim,
+                permit,
+                place,
+            }));
+        match begin {
+            Begin::Now(arrived) => worker.start_all(arrived),
+            Begin::AfterPause => {
+                let calls = worker.calls.clone();
+                calls.spawn(async move {
+                    tokio::time::sleep(CHARGE_PAUSE).await;
+                    worker.start_all(worker.arrived.take());
+                });
+            }
+            Begin::WithOthers => {}
+        }
+    }
+}
+
+fn hand_over(place: Place, claim: Claim, outcome: Outcome) {
+    let id = claim.payment.correlation_id;
+    if place.send(Ended { claim, outcome }).is_closed() {
+        tracing::error!(payment.id = %id, "ended after settling had stopped; left to its lease");
+    }
+}
+
+/// Where the next claim starts in the queue: at the low-water mark; at a payment that came back,
+/// where that is lower; at the very beginning once in a [`SWEEP_INTERVAL`].
+#[derive(Debug, Default)]
+struct ClaimFrom {
+    low_water: i64,
+    swept_at: Option<Instant>,
+}
+
+impl ClaimFrom {
+    /// The row to start at. It stays low until a claim has found something.
+    fn next(&mut self, returned: &Returned) -> i64 {
+        let now = Instant::now();
+        self.low_water = self.low_water.min(returned.take_lowest_id());
+        if self.swept_at.is_none_or(|at| now - at >= SWEEP_INTERVAL) {
+            self.swept_at = Some(now);
+            self.low_water = 0;
+        }
+        self.low_water
+    }
+
+    fn claimed(&mut self, newest: Option<i64>) {
+        if let Some(newest) = newest {
+            self.low_water = newest - LOW_WATER_SLACK;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payments_pass_others_only_while_these_are_few_and_known() {
+        let depth = Depth::default();
+        assert!(!depth.lets_pass(), "another instance may have left some");
+        depth.exhausted(0);
+        assert!(depth.lets_pass());
+
+        depth.left.store(LEFT_AT_MOST + 1, Ordering::Relaxed);
+        assert!(!depth.lets_pass());
+        depth.took(LEFT_AT_MOST);
+        assert!(depth.lets_pass(), "one is left");
+        depth.took(LEAST_CLAIM);
+        assert!(!depth.lets_pass(), "there were more than were left here");
+
+        depth.left.store(2, Ordering::Relaxed);
+        depth.exhausted(1);
+        assert!(depth.lets_pass(), "one came during the claim");
+        depth.took(1);
+        assert!(!depth.lets_pass());
+    }
+}

@@ -1,0 +1,301 @@
+//! Claim: a worker takes payments for the length of a lease. The claim writes down to which
+//! processor each payment goes, before the first byte is sent there.
+//!
+//! While few payments wait, the commit that accepts a payment claims it, too ([`ClaimedFor`], see
+//! [`accept`](crate::pipeline::accept)). For all others there are two kinds of claim. [`claim_free`] takes
+//! queued payments, which no processor can have charged, for a processor that the router chose.
+//! [`claim_doubtful`] takes payments in doubt, which one processor may have charged (the worker
+//! died, or got no proof), to ask that processor.
+//!
+//! # What the statements must keep
+//!
+//! [`claim_free`], [`claim_doubtful`] and their twins, the SQL functions `accept_payment` and
+//! `accept_payments` (claim-on-accept), decide where money goes:
+//!
+//! - `processor IS NULL` in the claim of queued payments: a payment that may have been charged goes
+//!   to no other processor.
+//! - `processor` and `requested_at` stay as they are in the claim of payments in doubt: the retry
+//!   is the same payment to its processor.
+//! - `attempt` grows with every claim: it is the fence of release and dead letter, so that a worker
+//!   that comes back late changes nothing.
+//! - `requested_at` is truncated to milliseconds in the statement: what is sent, recorded and added
+//!   up is one value.
+//! - `lease_until` and `doubt_until` are of the database's clock, and in the same statement as
+//!   `processor`: a crash right after the commit finds all of the evidence.
+//! - `FOR NO KEY UPDATE SKIP LOCKED` in a materialized CTE: instances do not wait for each other,
+//!   and the UPDATE takes no more rows than the limit. The snapshot may miss rows that are
+//!   committed meanwhile; the next claim takes them.
+//! - The look into ledger, dead letters and archive: a payment that was posted again while it was
+//!   settled is in the queue once more, and must not be charged.
+//!
+//! The statements find rows by `= ANY (ARRAY(...))`: in a join the planner may choose the wrong
+//! outer table and scan it whole.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use rust_decimal::Decimal;
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::domain::lease::LeaseTerms;
+use crate::domain::payment::Payment;
+use crate::domain::traceparent::Traceparent;
+use crate::domain::uptime::Uptime;
+use crate::store::clock::{DatabaseClock, WATCH_GAP};
+use crate::store::database::interval;
+
+/// Payments in one claim, at most: half of what a processor takes at once, the share of one of two
+/// instances.
+pub const CLAIM_BATCH: usize = 390;
+/// Payments in doubt in one claim, at most.
+pub const DOUBTFUL_BATCH: usize = 64;
+/// A payment that is not sent this long after its claim is released instead.
+pub const SEND_WITHIN: Duration = Duration::from_secs(3);
+/// The pause before a payment in doubt is claimed again, doubled with every attempt.
+pub const FIRST_DOUBT_PAUSE: Duration = Duration::from_millis(100);
+/// The longest such pause.
+pub const LONGEST_DOUBT_PAUSE: Duration = Duration::from_secs(2);
+
+/// A processor for which payments are claimed by the commit that accepts them.
+#[derive(Debug, Clone, Copy)]
+pub struct ClaimedFor<'a> {
+    /// The only processor that may get them under this claim.
+    pub processor: &'a str,
+    /// How long the claim lasts.
+    pub terms: LeaseTerms,
+}
+
+/// A payment that this instance holds until its lease is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The row of the queue.
+    pub id: i64,
+    /// What is to be charged.
+    pub payment: Payment,
+    /// When it was accepted.
+    pub accepted_at: DateTime<Utc>,
+    /// Claims made so far, this one included: the fence of later writes.
+    pub attempt: i32,
+    /// The only processor that may get it under this claim.
+    pub processor: String,
+    /// The `requestedAt` that the processor is sent.
+    pub requested_at: DateTime<Utc>,
+    /// From this moment on it must not be sent any more: others may soon hold it.
+    pub send_by: Uptime,
+    /// What is known of earlier attempts that were left open, all at the same processor.
+    pub earlier: Option<EarlierAttempt>,
+}
+
+/// An attempt whose outcome is unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EarlierAttempt {
+    /// From then on (database clock) a 404 of the processor proves that it did not charge.
+    pub doubt_until: DateTime<Utc>,
+    /// Whether that time had come at the claim, by the database's clock and by this instance's.
+    pub over: bool,
+}
+
+/// A claimed row, as both statements return it.
+struct ClaimRow {
+    id: i64,
+    correlation_id: Uuid,
+    amount: Decimal,
+    accepted_at: DateTime<Utc>,
+    attempt: i32,
+    processor: String,
+    requested_at: DateTime<Utc>,
+    doubt_until: Option<DateTime<Utc>>,
+    /// The time that the statement read, where doubts are compared with it.
+    database_now: Option<DateTime<Utc>>,
+    traceparent: Option<String>,
+}
+
+impl ClaimRow {
+    fn held(self, send_by: Uptime, is_over: impl Fn(DateTime<Utc>) -> bool) -> Claim {
+        Claim {
+            id: self.id,
+            payment: Payment {
+                correlation_id: self.correlation_id,
+                amount: self.amount,
+                traceparent: self
+                    .traceparent
+                    .and_then(|header| Traceparent::read(&header)),
+            },
+            accepted_at: self.accepted_at,
+            attempt: self.attempt,
+            processor: self.processor,
+            requested_at: self.requested_at,
+            send_by,
+            earlier: self.doubt_until.map(|doubt_until| EarlierAttempt {
+                doubt_until,
+                over: is_over(doubt_until),
+            }),
+        }
+    }
+}
+
+/// Claims for one processor up to `limit` of the oldest payments that no processor can have
+/// charged, from row `from_id` on.
+///
+/// Payments that are settled, dead or archived already (posted again at that very moment) are
+/// removed.
+///
+/// # Errors
+/// The database did not confirm the claim. What it may have claimed can be claimed again after the
+/// lease.
+pub async fn claim_free(
+    pool: &PgPool,
+    terms: LeaseTerms,
+    processor: &str,
+    limit: usize,
+    from_id: i64,
+) -> Result<Vec<Claim>, sqlx::Error> {
+    claim_up_to(i32::MAX, pool, terms, processor, limit, from_id).await
+}
+
+/// As [`claim_free`], of payments that were never claimed before.
+///
+/// # Errors
+/// As for [`claim_free`].
+pub async fn claim_untried(
+    pool: &PgPool,
+    terms: LeaseTerms,
+    processor: &str,
+    limit: usize,
+    from_id: i64,
+) -> Result<Vec<Claim>, sqlx::Error> {
+    claim_up_to(0, pool, terms, processor, limit, from_id).await
+}
+
+/// Claims queued payments that were claimed at most `attempts` times before.
+async fn claim_up_to(
+    attempts: i32,
+    pool: &PgPool,
+    terms: LeaseTerms,
+    processor: &str,
+    limit: usize,
+    from_id: i64,
+) -> Result<Vec<Claim>, sqlx::Error> {
+    let send_by = Uptime::now() + SEND_WITHIN;
+    let rows = sqlx::query_as!(
+        ClaimRow,
+        r#"WITH free AS MATERIALIZED (
+            SELECT id, correlation_id FROM payment_queue
+            WHERE id >= $3 AND processor IS NULL AND lease_until <= now() AND attempt <= $6
+            ORDER BY id LIMIT $2
+            FOR NO KEY UPDATE SKIP LOCKED
+        ), booked AS MATERIALIZED (
+            SELECT correlation_id FROM payment_processed
+            WHERE correlation_id = ANY (ARRAY(SELECT correlation_id FROM free))
+            UNION ALL
+            SELECT correlation_id FROM payment_dead_letter
+            WHERE correlation_id = ANY (ARRAY(SELECT correlation_id FROM free))
+            UNION ALL
+            SELECT correlation_id FROM payment_archived
+            WHERE correlation_id = ANY (ARRAY(SELECT correlation_id FROM free))
+        ), removed AS (
+            DELETE FROM payment_queue WHERE correlation_id = ANY (ARRAY(SELECT correlation_id FROM booked))
+        )
+        UPDATE payment_queue
+        SET attempt = attempt + 1,
+            processor = $1,
+            requested_at = date_trunc('milliseconds', clock_timestamp()),
+            lease_until = now() + $4::interval,
+            doubt_until = now() + $4::interval + $5::interval
+        WHERE id = ANY (ARRAY(
+            SELECT f.id FROM free f
+            WHERE NOT EXISTS (SELECT FROM booked b WHERE b.correlation_id = f.correlation_id)
+        ))
+        RETURNING id, correlation_id, amount, accepted_at, attempt,
+            processor AS "processor!", requested_at AS "requested_at!",
+            NULL::timestamptz AS doubt_until, NULL::timestamptz AS database_now, traceparent"#,
+        processor,
+        i64::try_from(limit).unwrap_or(i64::MAX),
+        from_id,
+        interval(terms.lease),
+        interval(terms.late_charge),
+        attempts,
+    )
+    .fetch_all(pool)
+    .await?;
+    let claims = rows.into_iter().map(|row| row.held(send_by, |_| false));
+    Ok(claims.collect())
+}
+
+/// Claims payments that one of `processors` may have charged, whose lease or pause is over, up to
+/// row `up_to_id`. Processor and `requested_at` stay what they are.
+///
+/// A lease or a doubt that ends later than one which begins now was written before the database's
+/// clock was set back: such a lease has ended, and such a doubt lasts as long as one that begins
+/// now. `clock` takes note of the time that the statement read, and says which doubts are over.
+///
+/// # Errors
+/// As for [`claim_free`].
+pub async fn claim_doubtful(
+    pool: &PgPool,
+    terms: LeaseTerms,
+    clock: &DatabaseClock,
+    processors: &[String],
+    limit: usize,
+    up_to_id: i64,
+) -> Result<Vec<Claim>, sqlx::Error> {
+    let sent_at = tokio::time::Instant::now();
+    let send_by = Uptime::now() + SEND_WITHIN;
+    let rows = sqlx::query_as!(
+        ClaimRow,
+        r#"WITH doubtful AS MATERIALIZED (
+            SELECT id, least(doubt_until, now() + $3::interval + $4::interval) AS doubt_until FROM payment_queue
+            WHERE id <= $2 AND processor = ANY ($6)
+                AND (lease_until <= now() OR lease_until > now() + $3::interval + $5::interval)
+            ORDER BY id LIMIT $1
+            FOR NO KEY UPDATE SKIP LOCKED
+        )
+        UPDATE payment_queue q
+        SET attempt = q.attempt + 1,
+            lease_until = now() + $3::interval,
+            doubt_until = now() + $3::interval + $4::interval
+        WHERE id = ANY (ARRAY(SELECT id FROM doubtful))
+        RETURNING q.id, q.correlation_id, q.amount, q.accepted_at, q.attempt,
+            q.processor AS "processor!", q.requested_at AS "requested_at!",
+            (SELECT d.doubt_until FROM doubtful d WHERE d.id = q.id) AS doubt_until, q.traceparent,
+            now() AS database_now"#,
+        i64::try_from(limit).unwrap_or(i64::MAX),
+        up_to_id,
+        interval(terms.lease),
+        interval(terms.late_charge),
+        // Leases of statements that began a little later end later, too.
+        interval(WATCH_GAP),
+        processors,
+    )
+    .fetch_all(pool)
+    .await?;
+    let received_at = tokio::time::Instant::now();
+    if let Some(read_at) = rows.first().and_then(|row| row.database_now) {
+        clock.observe(sent_at, read_at, received_at);
+    }
+    let claims = rows.into_iter().map(|row| {
+        let read_at = row.database_now;
+        row.held(send_by, |doubt_until| {
+            read_at.is_some_and(|read_at| clock.is_over(doubt_until, sent_at, read_at))
+        })
+    });
+    Ok(claims.collect())
+}
+
+/// The highest row of the queue, to bound a search for payments in doubt.
+///
+/// # Errors
+/// The database did not answer.
+pub async fn newest_id(pool: &PgPool) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(r#"SELECT coalesce(max(id), 0) AS "id!" FROM payment_queue"#)
+        .fetch_one(pool)
+        .await
+}
+
+/// The pause before a payment in doubt is claimed again after `attempt` claims.
+#[must_use]
+pub fn doubt_pause(attempt: i32) -> Duration {
+    let doublings = u32::try_from(attempt.clamp(1, 16) - 1).unwrap_or_default();
+    (FIRST_DOUBT_PAUSE * 2_u32.pow(doublings)).min(LONGEST_DOUBT_PAUSE)
+}

@@ -1,0 +1,58 @@
+//! Connections to PostgreSQL, the migrations and rights, and what is done while it is away.
+
+mod auditors;
+mod dedicated;
+mod errors;
+mod lock;
+mod look;
+mod migrate;
+mod notification;
+mod outage;
+mod pools;
+mod serving;
+mod session;
+mod trust;
+mod version;
+
+use std::time::Duration;
+
+use sqlx::postgres::types::PgInterval;
+
+pub use auditors::{AUDIT_CHECK, watch_auditors};
+pub use dedicated::Kept;
+pub use errors::{Condition, Unfit, concerns_all, is_not_allowed, is_transient, lacks_character};
+pub use lock::{
+    DDL_LOCK_PATIENCE, DDL_LOCK_PAUSE, DDL_LOCK_TIMEOUT, REQUEST_LOCK_PATIENCE,
+    VACUUM_LOCK_TIMEOUT, database_error,
+};
+pub(crate) use lock::{with_short_locks, with_short_locks_of};
+pub use look::Look;
+pub use migrate::{NotReady, Schema, check_ready, migrate, prepare, prepare_where};
+pub(crate) use notification::{CHANNEL, hint_others};
+pub use outage::{FAILURE_REMEMBERED, Outage, Writes, condition};
+pub use pools::{
+    ACCEPT_CONNECTIONS, ACQUIRE_TIMEOUT, CLAIM_CONNECTIONS, ConnectionCheck, OPERATOR_CONNECTIONS,
+    Pools, REQUEST_CONNECTIONS, SETTLE_CONNECTIONS, TRUSTED_IDLE,
+};
+pub use serving::{Found, Looks, Serving, serving};
+pub use session::IDLE_IN_TRANSACTION_TIMEOUT;
+pub(crate) use session::Session;
+pub use trust::{ANSWER_DEADLINE, heed, within};
+pub use version::{COMPATIBLE, MIGRATIONS, Standing, TooNew, standing};
+
+/// How long one statement may run before the server ends it.
+pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a statement waits for a lock before the server ends it.
+pub const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// The pause between two attempts to reach a database that is away.
+pub const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// A length of time as PostgreSQL takes it.
+#[must_use]
+pub fn interval(length: Duration) -> PgInterval {
+    PgInterval {
+        months: 0,
+        days: 0,
+        microseconds: i64::try_from(length.as_micros()).unwrap_or(i64::MAX),
+    }
+}

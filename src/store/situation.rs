@@ -1,0 +1,326 @@
+//! The situation of the deployment at one moment: the state of the queue, and what wants an operator's attention as far
+//! as the database and the router tell.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use router::{BreakerState, Explanation, ProcessorReport};
+use sqlx::{PgConnection, PgPool};
+use tokio::sync::Mutex;
+
+use crate::domain::attention::{Attention, Item, OwnAttention, in_order, list, published};
+use crate::domain::lease::INSTANCE_TTL;
+use crate::domain::payment::format_time;
+use crate::store::database::{Look, interval};
+use crate::store::in_doubt;
+use crate::store::queue_statistics::{CENSUS_INTERVAL, CENSUS_TIMEOUT, COUNTED, Census};
+use crate::store::switch::{self, Switch};
+
+/// A payment that was accepted longer ago than this and is still open is reported.
+pub const STUCK_AFTER: Duration = Duration::from_secs(60);
+/// Payments wait if the oldest was accepted longer ago than this. Below it, what a processor last said of its
+/// health may be older than what it does.
+pub const WAITING_AFTER: Duration = Duration::from_secs(10);
+/// A processor that is given up for longer is reported. Many an outage is over by then, and payments went elsewhere.
+pub const FAILING_AFTER: Duration = Duration::from_secs(2);
+/// A transaction that is open for longer is reported: vacuum cannot clean the queue behind it.
+pub const LONG_TRANSACTION: Duration = Duration::from_secs(60);
+
+/// What the database tells, including what the living instances wrote there. `census` and `switches` were read just
+/// before.
+///
+/// # Errors
+/// The database did not answer.
+pub async fn in_database(
+    connection: &mut PgConnection,
+    census: &Census,
+    switches: &[Switch],
+) -> Result<Vec<Item>, sqlx::Error> {
+    let instances = sqlx::query!(
+        r#"SELECT seen_at BETWEEN now() - $1::interval AND now() + $1::interval AS "alive!",
+            extract(epoch FROM now() - seen_at)::float8 AS "silent_for!", processors, attention::text AS "attention!",
+            program, held
+        FROM service_instance"#,
+        interval(INSTANCE_TTL)
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let (alive, died): (Vec<_>, Vec<_>) = instances.into_iter().partition(|row| row.alive);
+    let serving = || alive.iter().filter(|row| row.held.is_none());
+    let configured = in_doubt::of_instances(serving().map(|row| row.processors.as_slice()));
+    // As far as is known.
+    let is_configured =
+        |name: &String| configured.as_ref().is_none_or(|names| names.contains(name));
+
+    let mut items: Vec<Item> = alive
+        .iter()
+        .flat_map(|row| published(&row.attention))
+        .collect();
+    if alive.is_empty() {
+        items.push(Attention::NoInstance.item("no instance is alive"));
+    }
+    let programs: BTreeSet<&str> = serving().filter_map(|row| row.program.as_deref()).collect();
+    if programs.len() > 1 {
+        let programs = Vec::from_iter(programs).join(" and ");
+        items.push(Attention::Programs.item(format!("instances run {programs}")));
+    }
+    let asks_first = sqlx::query_scalar!("SELECT asks_first FROM deployment")
+        .fetch_optional(&mut *connection)
+        .await?;
+    if asks_first == Some(true) {
+        items.push(Attention::AsksFirst.item(
+            "the database was restored: every processor is asked for a payment before its first charge",
+        ));
+    }
+    if let Some(latest) = died.iter().map(|row| row.silent_for).min_by(f64::total_cmp) {
+        let count = died.len();
+        let noun = if count == 1 { "instance" } else { "instances" };
+        items.push(Attention::InstanceDied.item(format!(
+            "{count} {noun} ended without signing off, the last {latest:.0} s ago; {} alive",
+            alive.len()
+        )));
+    }
+    if let letters @ 1.. = census.dead_letters.value {
+        items.push(Attention::DeadLetters.item(format!("{letters} dead")));
+        items.extend(mismatches(connection).await?);
+    }
+    let open_for_long = census.oldest_age_seconds > STUCK_AFTER.as_secs_f64();
+    if open_for_long {
+        let age = census.oldest_age_seconds;
+        items
+            .push(Attention::OldPayment.item(format!("the oldest payment is open for {age:.0} s")));
+    }
+    if census.oldest_transaction_seconds > LONG_TRANSACTION.as_secs_f64() {
+        let age = census.oldest_transaction_seconds;
+        items
+            .push(Attention::LongTransaction.item(format!("a transaction is open for {age:.0} s")));
+    }
+    let (used, off): (Vec<_>, Vec<_>) = switches
+        .iter()
+        .filter(|switch| is_configured(&switch.processor))
+        .partition(|switch| switch.enabled);
+    let waiting = census.oldest_age_seconds > WAITING_AFTER.as_secs_f64();
+    let all_off = used.is_empty() && !off.is_empty();
+    if all_off {
+        let off: Vec<String> = off.iter().map(|switch| switched_off(switch)).collect();
+        items.push(Attention::AllProcessorsOff.item(format!(
+            "every processor is switched off ({})",
+            off.join("; ")
+        )));
+    } else {
+        let off = off.iter().map(|switch| {
+            let title = format!("Processor {} is switched off.", switch.processor);
+            Attention::ProcessorOff.titled(title, switched_off(switch))
+        });
+        items.extend(off);
+    }
+    let all_fail = !used.is_empty() && used.iter().all(|switch| switch.failing == Some(true));
+    if waiting && all_fail {
+        items.push(
+            Attention::AllProcessorsFailing
+                .item("every processor that is in use says that it fails, and payments wait"),
+        );
+    } else if waiting && !all_off && !open_for_long {
+        let age = census.oldest_age_seconds;
+        items.push(Attention::PaymentsWait.item(format!(
+            "the oldest payment of the queue waits for {age:.0} s"
+        )));
+    }
+    items.extend(unreconciled(connection).await?);
+    if let Some(names) = &configured
+        && census.in_doubt.value > 0
+    {
+        let stranded = in_doubt::stranded(connection, names).await?;
+        items.extend(stranded.into_iter().map(|(processor, payments)| {
+            Attention::Stranded.item(format!(
+                "{payments} in doubt at {processor}, which no living instance has in PROCESSORS"
+            ))
+        }));
+    }
+    Ok(in_order(items))
+}
+
+/// Dead letters whose id a processor holds, with another amount or at a time far from our attempts.
+async fn mismatches(connection: &mut PgConnection) -> Result<Option<Item>, sqlx::Error> {
+    let held = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "held!" FROM (
+            SELECT requested_at FROM payment_dead_letter ORDER BY correlation_id LIMIT $1
+        ) AS letters WHERE requested_at IS NOT NULL"#,
+        COUNTED
+    )
+    .fetch_one(connection)
+    .await?;
+    let text = || format!("{held} at a processor that has them otherwise than we sent them");
+    Ok((held > 0).then(|| Attention::Mismatch.item(text())))
+}
+
+/// The processors that this instance has given up for longer than [`FAILING_AFTER`], by what its router knows.
+#[must_use]
+pub fn failing(router: &Explanation) -> Option<Item> {
+    let given_up = |report: &&ProcessorReport| {
+        // One that is half open only waits for payments to be tried with.
+        let (is_open, out) = (
+            report.breaker.state == BreakerState::Open,
+            report.breaker.outage_ms,
+        );
+        report.enabled && is_open && out >= Some(FAILING_AFTER.as_secs_f64() * 1e3)
+    };
+    let failing: Vec<&ProcessorReport> = router.processors.iter().filter(given_up).collect();
+    let names: Vec<&str> = failing.iter().map(|report| &*report.name).collect();
+    let (title, names) = match &*names {
+        [] => return None,
+        [name] => (format!("Processor {name} is failing."), (*name).to_owned()),
+        [names @ .., last] => {
+            let names = format!("{} and {last}", names.join(", "));
+            (format!("Processors {names} are failing."), names)
+        }
+    };
+    // Without ages and counts, so that instances which see the same say the same.
+    let text = format!("payments fail at {names}, and go there one at a time");
+    Some(Attention::ProcessorFailing.titled(title, text))
+}
+
+/// That a processor is switched off, by whom and why.
+fn switched_off(switch: &Switch) -> String {
+    let mut text = format!("{} is switched off", switch.processor);
+    if let (Some(by), Some(at)) = (&switch.switched_by, switch.switched_at) {
+        text.push_str(&format!(" by {by} since {}", format_time(at)));
+    }
+    if let Some(reason) = &switch.reason {
+        text.push_str(&format!(", {reason}"));
+    }
+    text
+}
+
+/// What `payment-proxy reconcile` found and nobody has put right since.
+async fn unreconciled(connection: &mut PgConnection) -> Result<Option<Item>, sqlx::Error> {
+    let found = sqlx::query!(
+        r#"SELECT
+            (SELECT string_agg(f.payments || ' ' || f.kind, ', ' ORDER BY f.kind)
+                FROM (SELECT kind, count(*) AS payments FROM reconcile_finding GROUP BY kind) AS f) AS payments,
+            (SELECT nullif(array_to_string(r.totals_differ, ', '), '') FROM reconcile_run r ORDER BY r.id DESC LIMIT 1)
+                AS totals"#
+    )
+    .fetch_one(connection)
+    .await?;
+    let totals = found.totals.map(|names| format!("other totals at {names}"));
+    let parts: Vec<String> = found.payments.into_iter().chain(totals).collect();
+    Ok((!parts.is_empty())
+        .then(|| Attention::Unreconciled.item(format!("reconcile found {}", parts.join("; ")))))
+}
+
+/// The census and the list of one look.
+pub type Looked = (Census, Vec<Item>);
+
+/// Looks at the deployment once.
+///
+/// # Errors
+/// The database did not answer.
+pub async fn look(pool: &PgPool) -> Result<Looked, sqlx::Error> {
+    let mut connection = pool.acquire().await?;
+    let census = Census::read(&mut connection).await?;
+    let switches = switch::list(&mut connection).await?;
+    let attention = in_database(&mut connection, &census, &switches).await?;
+    Ok((census, attention))
+}
+
+/// A look that is made when it is asked for, but not too often, however many ask.
+#[derive(Debug)]
+pub struct RecentLook {
+    pool: PgPool,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    /// When it was asked for last, and what came of it.
+    last: Option<(Instant, Option<Arc<Looked>>)>,
+    look: Look<Looked>,
+}
+
+impl RecentLook {
+    /// None is taken yet.
+    #[must_use]
+    pub fn new(pool: PgPool) -> Self {
+        Self {
+            pool,
+            taken: Mutex::default(),
+        }
+    }
+
+    /// One that is at most [`CENSUS_INTERVAL`] old; none if the database did not answer within
+    /// [`CENSUS_TIMEOUT`], or did not when it was asked last.
+    pub async fn get(&self) -> Option<Arc<Looked>> {
+        // Callers that come while one is taken wait for it, and take none.
+        let Taken { last, look: taking } = &mut *self.taken.lock().await;
+        if let Some((taken_at, looked)) = last
+            && taken_at.elapsed() < CENSUS_INTERVAL
+        {
+            return looked.clone();
+        }
+        let take = || {
+            let pool = self.pool.clone();
+            async move { look(&pool).await }
+        };
+        let looked = match taking.answer(CENSUS_TIMEOUT, take).await {
+            Some(Ok(looked)) => Some(Arc::new(looked)),
+            Some(Err(error)) => {
+                tracing::debug!(error = %error, "no census");
+                None
+            }
+            None => None,
+        };
+        *last = Some((Instant::now(), looked.clone()));
+        looked
+    }
+
+    /// The list as this instance tells it now.
+    pub async fn list(&self, own: &OwnAttention) -> Vec<Item> {
+        list(told(self.get().await.as_deref()), own)
+    }
+}
+
+/// The list of a look, or that there is none.
+pub fn told(looked: Option<&Looked>) -> Result<Vec<Item>, String> {
+    let items = looked.map(|(_, items)| items.clone());
+    items.ok_or_else(|| "the database does not answer".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use router::{Event, Policy, Router, Terms};
+
+    use super::*;
+
+    #[test]
+    fn a_processor_fails_while_its_breaker_is_open_and_not_while_it_waits_for_trials() {
+        let terms = ["a", "b"].map(|name| Terms {
+            name: name.to_owned(),
+            fee: rust_decimal::Decimal::new(5, 2),
+        });
+        let mut router = Router::new(Policy::default(), terms.to_vec(), Duration::ZERO);
+        let health = |processor, failing| Event::Health {
+            processor,
+            failing,
+            min_response_time: Duration::ZERO,
+        };
+        let second = Duration::from_secs(1);
+        let told = |router: &Router, now| failing(&router.explain(now)).map(|item| item.title);
+        router.observe(health(0, true), second);
+        assert_eq!(told(&router, 2 * second), None, "it may be over soon");
+        let one = told(&router, 4 * second);
+        assert_eq!(one.as_deref(), Some("Processor a is failing."));
+        router.observe(health(1, true), 4 * second);
+        let both = told(&router, 7 * second);
+        assert_eq!(both.as_deref(), Some("Processors a and b are failing."));
+        for processor in [0, 1] {
+            router.observe(health(processor, false), 8 * second);
+        }
+        assert_eq!(
+            told(&router, 600 * second),
+            None,
+            "nothing was posted since"
+        );
+    }
+}
