@@ -11,7 +11,7 @@ use payment_proxy::domain::payment::Payment;
 use payment_proxy::store::summary::pieces;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use router::{Decision, Event, Policy, Queue, Router, Terms, Time, Verdict};
+use router::{Decision, Event, Policy, ProcessorTerms, Queue, Router, Time, Verdict};
 use rust_decimal::Decimal;
 
 /// Time between two payments: 5,000 a second.
@@ -32,7 +32,7 @@ struct Midst {
 impl Midst {
     /// Two processors, of which the cheaper one fails now and then.
     fn new() -> Self {
-        let terms = [("default", 5), ("fallback", 15)].map(|(name, fee)| Terms {
+        let terms = [("default", 5), ("fallback", 15)].map(|(name, fee)| ProcessorTerms {
             name: name.to_owned(),
             fee: Decimal::new(fee, 2),
         });

@@ -9,16 +9,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use payment_proxy::config::{DatabaseSettings, QueueDurability};
-use payment_proxy::domain::lease::LeaseTerms;
+use payment_proxy::domain::lease::LeasePolicy;
 use payment_proxy::domain::payment::Payment;
 use payment_proxy::pipeline::accept::Acceptor;
-use payment_proxy::pipeline::queue_limit::Room;
+use payment_proxy::pipeline::queue_limit::QueueLimit;
 use payment_proxy::pipeline::route;
-use payment_proxy::pipeline::settle::{Ended, record};
+use payment_proxy::pipeline::settle::{CompletedClaim, record};
 use payment_proxy::processors::Outcome;
-use payment_proxy::store::claim::{CLAIM_BATCH, claim_free};
+use payment_proxy::store::claim::{CLAIM_BATCH, claim_queued};
 use payment_proxy::store::database::{self, Pools};
-use router::{Policy, Router, Terms};
+use router::{Policy, ProcessorTerms, Router};
 use rust_decimal::Decimal;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
@@ -126,13 +126,13 @@ async fn play(settings: &DatabaseSettings) -> anyhow::Result<Round> {
 
 /// Posts for a while. Returns how many payments were accepted, and in what time.
 async fn post(pools: &Pools) -> anyhow::Result<(usize, Duration)> {
-    let terms = vec![Terms {
+    let terms = vec![ProcessorTerms {
         name: "default".to_owned(),
         fee: Decimal::new(5, 2),
     }];
     let router = Router::new(Policy::default(), terms, Duration::ZERO);
     let router = route::share(router, &Arc::default());
-    let room = Arc::new(Room::new(NonZeroU64::MAX));
+    let room = Arc::new(QueueLimit::new(NonZeroU64::MAX));
     let acceptor = Acceptor::start(
         &pools.accepts,
         &router,
@@ -166,17 +166,17 @@ async fn post(pools: &Pools) -> anyhow::Result<(usize, Duration)> {
 
 /// Claims and settles until the queue is empty, as if every payment were charged at once.
 async fn settle_all(pools: &Pools) -> anyhow::Result<usize> {
-    let terms = LeaseTerms::new(Duration::from_secs(15), Duration::from_secs(60));
+    let terms = LeasePolicy::new(Duration::from_secs(15), Duration::from_secs(60));
     let (mut settled, mut from) = (0, 0);
     loop {
-        let claims = claim_free(&pools.claims, terms, "default", CLAIM_BATCH, from).await?;
+        let claims = claim_queued(&pools.claims, terms, "default", CLAIM_BATCH, from).await?;
         let Some(newest) = claims.iter().map(|claim| claim.id).max() else {
             return Ok(settled);
         };
         from = newest;
-        let ended: Vec<Ended> = claims
+        let ended: Vec<CompletedClaim> = claims
             .into_iter()
-            .map(|claim| Ended {
+            .map(|claim| CompletedClaim {
                 outcome: Outcome::Charged {
                     requested_at: claim.requested_at,
                 },

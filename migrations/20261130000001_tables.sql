@@ -101,7 +101,7 @@ CREATE TABLE payment_attempt (
     last_ended_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT payment_attempt_pkey PRIMARY KEY (correlation_id, requested_at, outcome),
     CONSTRAINT payment_attempt_outcome_is_known CHECK (
-        outcome IN ('not charged', 'in doubt', 'refused')
+        outcome IN ('not_charged', 'in_doubt', 'refused')
     )
 ) WITH (fillfactor = 80);
 

@@ -2,7 +2,7 @@
 
 -- Puts one payment into the queue if it is new: queued, or, where `claimed_for` names a processor,
 -- claimed for it from the start (claim-on-accept). `queued_row` is null where the payment was in
--- the queue already; `booked_amount` is not null where it is settled, archived or a dead letter,
+-- the queue already; `recorded_amount` is not null where it is settled, archived or a dead letter,
 -- and then it is not in the queue. For one payment, since most come alone (at 1,000 a second still
 -- nearly every commit has one), and arrays take a third of the whole statement.
 --
@@ -20,7 +20,7 @@
 CREATE FUNCTION accept_payment(
     payment uuid, amount numeric, claimed_for text, lease interval, late_charge interval,
     traceparent text,
-    OUT queued_row bigint, OUT moment timestamptz, OUT stamp timestamptz, OUT booked_amount numeric
+    OUT queued_row bigint, OUT moment timestamptz, OUT claimed_requested_at timestamptz, OUT recorded_amount numeric
 ) LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     moment := clock_timestamp();
@@ -30,23 +30,23 @@ BEGIN
         ON CONFLICT ON CONSTRAINT payment_queue_correlation_id_key DO NOTHING
         RETURNING id INTO queued_row;
     ELSE
-        stamp := date_trunc('milliseconds', moment);
+        claimed_requested_at := date_trunc('milliseconds', moment);
         INSERT INTO payment_queue
             (correlation_id, amount, accepted_at, lease_until, attempt, processor, requested_at,
                 doubt_until, traceparent)
-        VALUES (payment, amount, moment, now() + lease, 1, claimed_for, stamp,
+        VALUES (payment, amount, moment, now() + lease, 1, claimed_for, claimed_requested_at,
             now() + lease + late_charge, traceparent)
         ON CONFLICT ON CONSTRAINT payment_queue_correlation_id_key DO NOTHING
         RETURNING id INTO queued_row;
     END IF;
-    SELECT b.amount INTO booked_amount FROM (
+    SELECT b.amount INTO recorded_amount FROM (
         SELECT p.amount FROM payment_processed p WHERE p.correlation_id = payment
         UNION ALL
         SELECT d.amount FROM payment_dead_letter d WHERE d.correlation_id = payment
         UNION ALL
         SELECT a.amount FROM payment_archived a WHERE a.correlation_id = payment
     ) b;
-    IF booked_amount IS NOT NULL THEN
+    IF recorded_amount IS NOT NULL THEN
         DELETE FROM payment_queue q WHERE q.id = queued_row;
     END IF;
 END
@@ -61,8 +61,8 @@ $$;
 CREATE FUNCTION accept_payments(
     ids uuid[], amounts numeric[], claimed_for text, lease interval, late_charge interval,
     traceparents text[],
-    OUT queued_ids uuid[], OUT queued_rows bigint[], OUT moment timestamptz, OUT stamp timestamptz,
-    OUT booked_ids uuid[], OUT booked_amounts numeric[]
+    OUT queued_ids uuid[], OUT queued_rows bigint[], OUT moment timestamptz, OUT claimed_requested_at timestamptz,
+    OUT recorded_ids uuid[], OUT recorded_amounts numeric[]
 ) LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     lease_end CONSTANT timestamptz :=
@@ -72,14 +72,14 @@ DECLARE
     attempts  CONSTANT integer := CASE WHEN claimed_for IS NULL THEN 0 ELSE 1 END;
 BEGIN
     moment := clock_timestamp();
-    stamp := CASE WHEN claimed_for IS NOT NULL THEN date_trunc('milliseconds', moment) END;
+    claimed_requested_at := CASE WHEN claimed_for IS NOT NULL THEN date_trunc('milliseconds', moment) END;
     BEGIN
         WITH queued AS (
             INSERT INTO payment_queue
                 (correlation_id, amount, accepted_at, lease_until, attempt, processor,
                     requested_at, doubt_until, traceparent)
             SELECT i.id, i.amount, moment, lease_end, attempts, claimed_for,
-                stamp, doubt_end, i.traceparent
+                claimed_requested_at, doubt_end, i.traceparent
             FROM unnest(ids, amounts, traceparents) AS i (id, amount, traceparent)
             RETURNING correlation_id, id
         )
@@ -92,7 +92,7 @@ BEGIN
                     (correlation_id, amount, accepted_at, lease_until, attempt, processor,
                         requested_at, doubt_until, traceparent)
                 SELECT i.id, i.amount, moment, lease_end, attempts, claimed_for,
-                    stamp, doubt_end, i.traceparent
+                    claimed_requested_at, doubt_end, i.traceparent
                 FROM unnest(ids, amounts, traceparents) AS i (id, amount, traceparent)
                 ON CONFLICT ON CONSTRAINT payment_queue_correlation_id_key DO NOTHING
                 RETURNING correlation_id, id
@@ -100,7 +100,7 @@ BEGIN
             SELECT array_agg(q.correlation_id), array_agg(q.id) INTO queued_ids, queued_rows
             FROM queued q;
     END;
-    SELECT array_agg(b.correlation_id), array_agg(b.amount) INTO booked_ids, booked_amounts FROM (
+    SELECT array_agg(b.correlation_id), array_agg(b.amount) INTO recorded_ids, recorded_amounts FROM (
         SELECT p.correlation_id, p.amount FROM payment_processed p
         WHERE p.correlation_id = ANY (ids)
         UNION ALL
@@ -109,9 +109,9 @@ BEGIN
         UNION ALL
         SELECT a.correlation_id, a.amount FROM payment_archived a WHERE a.correlation_id = ANY (ids)
     ) b;
-    IF booked_ids IS NOT NULL THEN
+    IF recorded_ids IS NOT NULL THEN
         DELETE FROM payment_queue q
-        WHERE q.id = ANY (queued_rows) AND q.correlation_id = ANY (booked_ids);
+        WHERE q.id = ANY (queued_rows) AND q.correlation_id = ANY (recorded_ids);
     END IF;
 END
 $$;
@@ -133,7 +133,7 @@ $$;
 CREATE FUNCTION settle_payments(
     ids uuid[], charged_by text, amounts numeric[], requested timestamptz[],
     accepted timestamptz[], attempts integer[],
-    OUT removed_ids uuid[], OUT booked_ids uuid[]
+    OUT removed_ids uuid[], OUT recorded_ids uuid[]
 ) LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     held bigint;
@@ -155,14 +155,14 @@ BEGIN
         ORDER BY c.correlation_id;
         RETURN;
     EXCEPTION
-        -- Not assigned; recorded; archived, which payment_archived_is_booked says.
+        -- Not assigned; recorded; archived, which payment_archived_is_recorded says.
         WHEN no_data_found OR unique_violation OR serialization_failure THEN
             NULL;
     END;
     WITH removed AS (
         DELETE FROM payment_queue q WHERE q.correlation_id = ANY (ids) AND q.processor = charged_by
         RETURNING q.correlation_id
-    ), booked AS (
+    ), recorded AS (
         INSERT INTO payment_processed AS p
             (correlation_id, amount, processor, requested_at, accepted_at, attempt)
         SELECT c.correlation_id, c.amount, charged_by, c.requested_at, c.accepted_at, c.attempt
@@ -178,9 +178,9 @@ BEGIN
     SELECT
         CASE WHEN (SELECT count(*) FROM removed) < cardinality(ids)
             THEN ARRAY(SELECT r.correlation_id FROM removed r) END,
-        CASE WHEN (SELECT count(*) FROM booked) < cardinality(ids)
-            THEN ARRAY(SELECT b.correlation_id FROM booked b) END
-    INTO removed_ids, booked_ids;
+        CASE WHEN (SELECT count(*) FROM recorded) < cardinality(ids)
+            THEN ARRAY(SELECT b.correlation_id FROM recorded b) END
+    INTO removed_ids, recorded_ids;
 END
 $$;
 

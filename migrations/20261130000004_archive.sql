@@ -39,10 +39,10 @@ CREATE TABLE payment_archived_month (
 -- that leaves the ledger, and would then record the payment anew. This trigger looks again, when
 -- the row is in the ledger: such a settle fails (class 40, to be tried again), and the next try
 -- sees what is archived.
-CREATE FUNCTION payment_archived_is_booked() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION payment_archived_is_recorded() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF EXISTS (
-        SELECT FROM booked b JOIN public.payment_archived a ON a.correlation_id = b.correlation_id
+        SELECT FROM recorded b JOIN public.payment_archived a ON a.correlation_id = b.correlation_id
     ) THEN
         RAISE serialization_failure
             USING MESSAGE = 'a payment that is archived must not be recorded again';
@@ -51,9 +51,9 @@ BEGIN
 END $$;
 -- Triggers go by the order of their names: before payment_rollup_insert, which also sees what was
 -- inserted.
-CREATE TRIGGER payment_archived_is_booked AFTER INSERT ON payment_processed
-    REFERENCING NEW TABLE AS booked FOR EACH STATEMENT
-    EXECUTE FUNCTION payment_archived_is_booked();
+CREATE TRIGGER payment_archived_is_recorded AFTER INSERT ON payment_processed
+    REFERENCING NEW TABLE AS recorded FOR EACH STATEMENT
+    EXECUTE FUNCTION payment_archived_is_recorded();
 
 COMMENT ON TABLE payment_archived IS
     'Settled payments that are in a file and not in payment_processed any more';
@@ -82,5 +82,5 @@ COMMENT ON COLUMN payment_archived_month.amount IS 'Their sum';
 COMMENT ON COLUMN payment_archived_month.exported_at IS 'When it was found to be complete';
 COMMENT ON COLUMN payment_archived_month.moved_at IS
     'When the last of them had left payment_processed; null: not yet';
-COMMENT ON FUNCTION payment_archived_is_booked IS
+COMMENT ON FUNCTION payment_archived_is_recorded IS
     'Trigger: refuses to record a payment that is archived';

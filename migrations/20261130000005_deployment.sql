@@ -119,18 +119,18 @@ CREATE TABLE deployment (
 );
 INSERT INTO deployment (identity) SELECT database_identity();
 
-CREATE TABLE deployment_word (
+CREATE TABLE deployment_declaration (
     id      bigint GENERATED ALWAYS AS IDENTITY,
     said_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     said_by text        NOT NULL DEFAULT session_user,
-    word    text        NOT NULL,
+    declaration text    NOT NULL,
     reason  text        NOT NULL,
     details text        NOT NULL,
-    CONSTRAINT deployment_word_pkey PRIMARY KEY (id),
-    CONSTRAINT deployment_word_is_known CHECK (
-        word IN ('restored', 'clone', 'moved', 'checked', 'terms')
+    CONSTRAINT deployment_declaration_pkey PRIMARY KEY (id),
+    CONSTRAINT deployment_declaration_is_known CHECK (
+        declaration IN ('restored', 'clone', 'moved', 'checked', 'terms')
     ),
-    CONSTRAINT deployment_word_has_a_reason CHECK (reason <> '')
+    CONSTRAINT deployment_declaration_has_a_reason CHECK (reason <> '')
 );
 
 -- Which database the deployment is recorded in, and which this is. A copy without a single payment
@@ -297,15 +297,15 @@ COMMENT ON COLUMN deployment.asks_first IS
 COMMENT ON COLUMN deployment.terms IS
     'Processors, fees and settings that all instances agree on; null: the next instance says';
 COMMENT ON COLUMN deployment.terms_at IS 'When they were agreed on';
-COMMENT ON TABLE deployment_word IS 'What operators declared of the deployment';
-COMMENT ON COLUMN deployment_word.id IS 'Order in which it was said';
-COMMENT ON COLUMN deployment_word.said_at IS 'When it was said';
-COMMENT ON COLUMN deployment_word.said_by IS 'The role that said it';
-COMMENT ON COLUMN deployment_word.word IS
+COMMENT ON TABLE deployment_declaration IS 'What operators declared of the deployment';
+COMMENT ON COLUMN deployment_declaration.id IS 'Order in which it was said';
+COMMENT ON COLUMN deployment_declaration.said_at IS 'When it was said';
+COMMENT ON COLUMN deployment_declaration.said_by IS 'The role that said it';
+COMMENT ON COLUMN deployment_declaration.declaration IS
     'restored, clone or moved: what this database is; checked: the restore is over; terms: '
     'instances go on with others';
-COMMENT ON COLUMN deployment_word.reason IS 'Why, in the operator''s words';
-COMMENT ON COLUMN deployment_word.details IS 'What was changed by it';
+COMMENT ON COLUMN deployment_declaration.reason IS 'Why, in the operator''s words';
+COMMENT ON COLUMN deployment_declaration.details IS 'What was changed by it';
 COMMENT ON FUNCTION deployment_find IS
     'Which database the deployment is recorded in, and which this is; a copy without a payment is '
     'taken over';

@@ -15,7 +15,7 @@ CREATE TABLE payment_decision (
     reason         text          NOT NULL,
     CONSTRAINT payment_decision_pkey PRIMARY KEY (correlation_id, decided_at),
     CONSTRAINT payment_decision_is_known CHECK (
-        decision IN ('charged', 'not charged', 'discarded')
+        decision IN ('charged', 'not_charged', 'discarded')
     ),
     CONSTRAINT payment_decision_has_an_author CHECK (decided_by <> ''),
     CONSTRAINT payment_decision_has_a_reason CHECK (reason <> '')
@@ -39,13 +39,13 @@ DECLARE
     slack CONSTANT interval := '1 day';
     wanted record;
     held   payment_queue;
-    stamp  timestamptz;
+    charged_at timestamptz;
 BEGIN
     IF by_whom = '' OR why = '' THEN
         RAISE invalid_parameter_value USING MESSAGE = 'a decision needs an author and a reason';
     END IF;
     FOR wanted IN
-        SELECT DISTINCT ON (i.id) i.id, i.stamp FROM unnest(ids, requested) AS i (id, stamp)
+        SELECT DISTINCT ON (i.id) i.id, i.charged_at FROM unnest(ids, requested) AS i (id, charged_at)
         ORDER BY i.id
     LOOP
         correlation_id := wanted.id;
@@ -56,7 +56,7 @@ BEGIN
         IF NOT FOUND THEN
             outcome := CASE
                 WHEN EXISTS (SELECT FROM payment_queue q WHERE q.correlation_id = wanted.id)
-                    THEN 'in flight'
+                    THEN 'in_flight'
                 WHEN EXISTS (SELECT FROM payment_processed p WHERE p.correlation_id = wanted.id)
                     OR EXISTS (SELECT FROM payment_archived a WHERE a.correlation_id = wanted.id)
                     THEN 'settled'
@@ -68,8 +68,8 @@ BEGIN
             CONTINUE;
         END IF;
         processor := held.processor;
-        stamp := coalesce(wanted.stamp, held.requested_at);
-        requested_at := CASE WHEN was_charged THEN stamp ELSE held.requested_at END;
+        charged_at := coalesce(wanted.charged_at, held.requested_at);
+        requested_at := CASE WHEN was_charged THEN charged_at ELSE held.requested_at END;
         outcome := CASE
             WHEN held.processor IS NULL THEN 'queued'
             WHEN EXISTS (SELECT FROM payment_processed p WHERE p.correlation_id = wanted.id)
@@ -79,10 +79,10 @@ BEGIN
             WHEN held.lease_until > clock_timestamp() AND NOT EXISTS (
                 SELECT FROM payment_attempt t
                 WHERE t.correlation_id = wanted.id AND t.last_claim >= held.attempt
-            ) THEN 'in flight'
+            ) THEN 'in_flight'
             WHEN NOT was_charged AND held.doubt_until > clock_timestamp() THEN 'too early'
             WHEN was_charged
-                AND stamp NOT BETWEEN held.accepted_at - slack AND clock_timestamp() + slack
+                AND charged_at NOT BETWEEN held.accepted_at - slack AND clock_timestamp() + slack
                 THEN 'out of range'
             ELSE 'done'
         END;
@@ -90,14 +90,14 @@ BEGIN
             INSERT INTO payment_decision
                 (correlation_id, decision, amount, accepted_at, processor, requested_at, decided_by,
                     reason)
-            VALUES (wanted.id, CASE WHEN was_charged THEN 'charged' ELSE 'not charged' END,
+            VALUES (wanted.id, CASE WHEN was_charged THEN 'charged' ELSE 'not_charged' END,
                 held.amount, held.accepted_at, held.processor, decide_in_doubt.requested_at,
                 by_whom, why);
             IF was_charged THEN
                 DELETE FROM payment_queue q WHERE q.id = held.id;
                 INSERT INTO payment_processed
                     (correlation_id, amount, processor, requested_at, accepted_at, attempt)
-                VALUES (wanted.id, held.amount, held.processor, stamp, held.accepted_at,
+                VALUES (wanted.id, held.amount, held.processor, charged_at, held.accepted_at,
                     held.attempt);
             ELSE
                 UPDATE payment_queue q
@@ -107,7 +107,7 @@ BEGIN
                 INSERT INTO payment_attempt AS t
                     (correlation_id, requested_at, outcome, processor, reason, first_claim,
                         last_claim)
-                VALUES (wanted.id, held.requested_at, 'not charged', held.processor,
+                VALUES (wanted.id, held.requested_at, 'not_charged', held.processor,
                     format('%s said so: %s', by_whom, why), held.attempt, held.attempt)
                 ON CONFLICT ON CONSTRAINT payment_attempt_pkey DO UPDATE
                 SET reason = excluded.reason, last_claim = excluded.last_claim,

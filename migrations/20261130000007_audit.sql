@@ -13,7 +13,7 @@ FROM payment_dead_letter
 UNION ALL
 SELECT correlation_id,
     CASE WHEN processor IS NULL THEN 'queued'
-        WHEN lease_until > now() THEN 'in flight' ELSE 'in doubt' END,
+        WHEN lease_until > now() THEN 'in_flight' ELSE 'in_doubt' END,
     amount, accepted_at, processor, requested_at, NULL, attempt, NULL
 FROM payment_queue
 UNION ALL
@@ -328,7 +328,7 @@ BEGIN
     RETURN QUERY
     SELECT q.correlation_id, q.amount::numeric, q.accepted_at, now() - q.accepted_at,
         CASE WHEN q.processor IS NULL THEN 'queued'
-            WHEN q.lease_until > now() THEN 'in flight' ELSE 'in doubt' END,
+            WHEN q.lease_until > now() THEN 'in_flight' ELSE 'in_doubt' END,
         q.attempt, q.processor, q.requested_at, q.doubt_until, a.outcome, a.reason
     FROM payment_queue q
     LEFT JOIN LATERAL (

@@ -16,25 +16,25 @@ use sqlx::PgPool;
 
 use crate::domain::attention::{self, Attention, Item, OwnAttention, Severity};
 use crate::store::database::Pools;
-use crate::store::queue_statistics::Census;
-use crate::store::situation::{RecentLook, told};
+use crate::store::queue_statistics::QueueStatistics;
+use crate::store::situation::{RecentPoll, told};
 use crate::telemetry::metrics::{COUNTS, PREFIX};
 
 /// What a scrape looks at.
 pub struct Scrape {
     router: SharedRouter,
     pools: Pools,
-    look: Arc<RecentLook>,
+    look: Arc<RecentPoll>,
     own: Arc<OwnAttention>,
     started_at: SystemTime,
 }
 
 impl Scrape {
-    /// Looks at this router, these pools, the queue through them, and what this instance finds in itself.
+    /// ServingPoll at this router, these pools, the queue through them, and what this instance finds in itself.
     #[must_use]
     pub fn new(router: SharedRouter, pools: Pools, own: Arc<OwnAttention>) -> Self {
         Self {
-            look: Arc::new(RecentLook::new(pools.operators.clone())),
+            look: Arc::new(RecentPoll::new(pools.operators.clone())),
             own,
             router,
             pools,
@@ -42,12 +42,12 @@ impl Scrape {
         }
     }
 
-    /// All metrics as text. It waits for the database no longer than [`crate::store::queue_statistics::CENSUS_TIMEOUT`].
+    /// All metrics as text. It waits for the database no longer than [`crate::store::queue_statistics::STATISTICS_TIMEOUT`].
     pub async fn text(&self) -> String {
         let looked = self.look.get().await;
         let picture = Picture {
             attention: attention::list(told(looked.as_deref()), &self.own),
-            census: looked.map(|looked| looked.0.clone()),
+            queue: looked.map(|looked| looked.0.clone()),
             explanation: self.router.explain(),
             pools: [
                 PoolUse::of("accepts", &self.pools.accepts),
@@ -105,7 +105,7 @@ impl PoolUse {
 /// The state of one moment.
 #[derive(Debug)]
 struct Picture {
-    census: Option<Census>,
+    queue: Option<QueueStatistics>,
     attention: Vec<Item>,
     explanation: Explanation,
     pools: [PoolUse; 5],
@@ -126,7 +126,7 @@ impl Picture {
         let mut gauges = self.processors();
         gauges.extend(self.instance());
         gauges.push(self.attention());
-        gauges.extend(self.census.iter().flat_map(queue));
+        gauges.extend(self.queue.iter().flat_map(queue));
         gauges
     }
 
@@ -136,7 +136,7 @@ impl Picture {
         let mut values: BTreeMap<_, _> = items
             .map(|item| ((item.kind.as_ref(), item.severity), 1.0))
             .collect();
-        if self.census.is_some() {
+        if self.queue.is_some() {
             for kind in Attention::ALL {
                 values.entry((kind.name(), kind.severity())).or_insert(0.0);
             }
@@ -257,51 +257,51 @@ impl Picture {
                 started_at.unwrap_or_default().as_secs_f64(),
             ),
             single(
-                "census_up",
+                "queue_statistics_up",
                 "0 if the database did not tell the state of the queue in time; its metrics are absent then",
-                truth(self.census.is_some()),
+                truth(self.queue.is_some()),
             ),
         ]
     }
 }
 
 /// The state of the queue: of the whole deployment, the same whichever instance is asked.
-fn queue(census: &Census) -> Vec<Gauge<'_>> {
+fn queue(queue: &QueueStatistics) -> Vec<Gauge<'_>> {
     vec![
         single(
             "queue_payments",
             "Payments accepted and not yet settled, of all instances; an estimate unless queue_payments_exact",
-            census.queued.value as f64,
+            queue.queued.value as f64,
         ),
         single(
             "queue_payments_exact",
             "1 if queue_payments was counted, 0 if it is an estimate",
-            truth(census.queued.exact),
+            truth(queue.queued.exact),
         ),
         single(
             "queue_oldest_age_seconds",
             "How long ago the oldest payment of the queue was accepted, 0 if there is none",
-            census.oldest_age_seconds,
+            queue.oldest_age_seconds,
         ),
         single(
             "queue_in_doubt_payments",
             "Payments that one processor may have charged and that wait for its answer",
-            census.in_doubt.value as f64,
+            queue.in_doubt.value as f64,
         ),
         single(
             "queue_dead_rows",
             "Dead rows of the queue that vacuum has not removed",
-            census.dead_rows as f64,
+            queue.dead_rows as f64,
         ),
         single(
             "dead_letters",
             "Payments that no processor takes and that wait for an operator",
-            census.dead_letters.value as f64,
+            queue.dead_letters.value as f64,
         ),
         single(
             "oldest_transaction_seconds",
             "Age of the oldest open transaction of the database; vacuum removes nothing that died since",
-            census.oldest_transaction_seconds,
+            queue.oldest_transaction_seconds,
         ),
     ]
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use router::{Policy, Router, Terms};
+use router::{Policy, ProcessorTerms, Router};
 use sqlx::PgPool;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
@@ -22,22 +22,22 @@ use uuid::Uuid;
 
 use crate::config::Settings;
 use crate::domain::attention::OwnAttention;
-use crate::domain::lease::LeaseTerms;
+use crate::domain::lease::LeasePolicy;
 use crate::domain::uptime::Uptime;
 use crate::http::live::{Observer, Simulator};
 use crate::http::{Api, Limits};
 use crate::pipeline::accept::Acceptor;
 use crate::pipeline::deployment::{Admission, Candidate, Member, MemberTerms};
 use crate::pipeline::history::Recorder;
-use crate::pipeline::queue_limit::Room;
+use crate::pipeline::queue_limit::QueueLimit;
 use crate::pipeline::route;
 use crate::pipeline::settle::{self, Returned, SETTLE_BACKLOG};
 use crate::pipeline::together::Together;
-use crate::pipeline::worker::{Depth, Worker};
+use crate::pipeline::worker::{Backlog, Worker};
 use crate::processors::{self, Stop};
 use crate::scrape::Scrape;
 use crate::store::clock::DatabaseClock;
-use crate::store::database::{self, Looks, Pools, RETRY_PAUSE, Schema};
+use crate::store::database::{self, Pools, RETRY_PAUSE, Schema, ServingPoll};
 use crate::store::fee;
 use crate::store::in_doubt;
 use crate::store::situation;
@@ -51,7 +51,7 @@ use operators::Operators;
 
 /// How long clients who come too early wait for an instance to be prepared, which takes some milliseconds; until
 /// then the kernel keeps them. A load balancer would pass a 503 on, while another instance serves.
-pub const START_PATIENCE: Duration = Duration::from_millis(700);
+pub const START_TIMEOUT: Duration = Duration::from_millis(700);
 
 /// Runs an instance until `shutdown` is ready, then ends it in order within [`SHUTDOWN`].
 ///
@@ -71,8 +71,8 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     let instance = Uuid::new_v4();
     let processors = processors::processors(&settings.processors, shares.processor)?;
     let terms = settings.processors.processors.0.iter();
-    let terms: Vec<Terms> = terms
-        .map(|processor| Terms {
+    let terms: Vec<ProcessorTerms> = terms
+        .map(|processor| ProcessorTerms {
             name: processor.name.clone(),
             fee: processor.fee,
         })
@@ -91,7 +91,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     let calls = TaskTracker::new();
 
     let names: Arc<[String]> = terms.iter().map(|terms| terms.name.clone()).collect();
-    let lease = LeaseTerms::new(settings.processors.processor_timeout, settings.late_charge);
+    let lease = LeasePolicy::new(settings.processors.processor_timeout, settings.late_charge);
     let clock = Arc::new(DatabaseClock::new(lease));
     let (ended, endings) = mpsc::channel(SETTLE_BACKLOG);
     let wake = Arc::new(Notify::new());
@@ -108,10 +108,10 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         permit_back: Arc::default(),
         calls: calls.clone(),
         stop: Arc::clone(&stop),
-        depth: Arc::new(Depth::default()),
+        backlog: Arc::new(Backlog::default()),
         arrived: Together::default(),
     });
-    let room = Arc::new(Room::new(settings.queue_limit));
+    let room = Arc::new(QueueLimit::new(settings.queue_limit));
     let acceptor = Acceptor::start(
         &pools.accepts,
         &router,
@@ -202,11 +202,11 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
             &candidate,
             &admission
         ));
-        let mut patience = pin!(tokio::time::sleep(START_PATIENCE));
+        let mut timeout = pin!(tokio::time::sleep(START_TIMEOUT));
         loop {
             tokio::select! {
                 prepared = &mut preparing => break prepared?,
-                () = &mut patience, if served.is_some() => {
+                () = &mut timeout, if served.is_some() => {
                     parts.spawn(served.take().expect("checked just now"));
                 }
                 () = &mut shutdown => {
@@ -229,10 +229,10 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         endings,
         Arc::clone(&worker.returned),
     ));
-    let (room_pool, room_stop) = (pools.requests.clone(), stop.draining.clone());
+    let (queue_limit_pool, queue_limit_stop) = (pools.requests.clone(), stop.draining.clone());
     let watched = Arc::clone(&room);
     parts.spawn(async move {
-        watched.watch(&room_pool, room_stop).await;
+        watched.watch(&queue_limit_pool, queue_limit_stop).await;
         Ok(())
     });
     let recorder = Recorder {
@@ -269,7 +269,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         Ok(())
     });
     parts.spawn(async move {
-        doubtful.run_doubtful().await;
+        doubtful.run_in_doubt().await;
         Ok(())
     });
     let member = Arc::new(Member {
@@ -339,7 +339,7 @@ async fn prepare_when_reachable(
     admission: &Admission,
 ) -> anyhow::Result<()> {
     let mut outage = database::Outage::new("migrate");
-    let mut looks = Looks::default();
+    let mut looks = ServingPoll::default();
     loop {
         let prepared = async {
             let mut admitted = None;

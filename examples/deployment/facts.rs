@@ -36,7 +36,7 @@ const PHRASES: [(&str, bool); 10] = [
 
 /// A payment in the books.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
-pub(crate) struct Booked {
+pub(crate) struct Recorded {
     pub(crate) correlation_id: Uuid,
     pub(crate) amount: Decimal,
     pub(crate) processor: String,
@@ -59,7 +59,7 @@ pub(crate) struct Facts {
     pub(crate) clients: HashMap<Uuid, Known>,
     /// Replies that no client should have got.
     pub(crate) wrong_replies: Vec<String>,
-    pub(crate) books: Vec<Booked>,
+    pub(crate) books: Vec<Recorded>,
     pub(crate) dead: Vec<Unsettled>,
     pub(crate) queue: Vec<Unsettled>,
     /// What each processor has, by its name.

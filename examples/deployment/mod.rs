@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use payment_proxy::config::QueueDurability;
-use payment_proxy::domain::lease::LeaseTerms;
+use payment_proxy::domain::lease::LeasePolicy;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -76,7 +76,7 @@ impl Setup {
 
     /// How long a payment may be in doubt whose worker died.
     pub(crate) fn longest_doubt(&self) -> Duration {
-        LeaseTerms::new(self.processor_timeout, self.late_charge).lease + self.late_charge
+        LeasePolicy::new(self.processor_timeout, self.late_charge).lease + self.late_charge
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 
 use uuid::Uuid;
 
-use super::facts::{Booked, Facts};
+use super::facts::{Facts, Recorded};
 use super::processor::Stored;
 
 /// Payments that are named for one kind of finding; of the rest only the number is told.
@@ -45,7 +45,7 @@ pub(crate) fn judge(facts: &Facts) -> Vec<Finding> {
             });
         }
     };
-    let books: HashMap<Uuid, &Booked> = facts
+    let books: HashMap<Uuid, &Recorded> = facts
         .books
         .iter()
         .map(|booked| (booked.correlation_id, booked))
@@ -77,10 +77,10 @@ pub(crate) fn judge(facts: &Facts) -> Vec<Finding> {
             .map(|(id, charges)| format!("{id} {charges:?}"))
             .collect(),
     );
-    let unbooked = charges.iter().filter(|(id, _)| !books.contains_key(*id));
+    let unrecorded_ids = charges.iter().filter(|(id, _)| !books.contains_key(*id));
     found(
         "charged and not in the books",
-        unbooked
+        unrecorded_ids
             .map(|(id, charges)| format!("{id} {charges:?}"))
             .collect(),
     );
@@ -166,7 +166,7 @@ mod tests {
     fn sound() -> Facts {
         Facts {
             clients: [(id(1), known(true)), (id(2), known(false))].into(),
-            books: vec![Booked {
+            books: vec![Recorded {
                 correlation_id: id(1),
                 amount: Decimal::new(1990, 2),
                 processor: "default".to_owned(),

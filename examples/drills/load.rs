@@ -19,7 +19,7 @@ use crate::deployment::generator;
 use crate::deployment::ledger::{Ledger, Reply};
 
 /// How long a client waits for a reply; nginx may ask two instances for 5 s each.
-const PATIENCE: Duration = Duration::from_secs(12);
+const TIMEOUT: Duration = Duration::from_secs(12);
 /// The pause of a client whose payment was not accepted, times the number of posts, up to the limit.
 const RETRY: Range<Duration> = Duration::from_millis(300)..Duration::from_millis(1_000);
 const RETRY_TIMES: u32 = 5;
@@ -94,7 +94,7 @@ impl Load {
     ) -> anyhow::Result<Self> {
         let shared = Arc::new(Shared {
             http: payment_proxy::config::tls::plain()
-                .timeout(PATIENCE)
+                .timeout(TIMEOUT)
                 .build()?,
             url: url.join("/payments")?,
             ledger: Arc::clone(ledger),

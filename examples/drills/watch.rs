@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 /// The pause between two probes of an instance.
 const PAUSE: Duration = Duration::from_millis(200);
 /// A probe that takes longer has no answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Probes at work.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Watch {
         for socket in sockets {
             let client =
                 payment_proxy::config::tls::plain().unix_socket(socket.as_ref().to_owned());
-            let client = client.timeout(PATIENCE).build()?;
+            let client = client.timeout(TIMEOUT).build()?;
             probes.spawn(probe(client, Arc::clone(&seen)));
         }
         Ok(Self {

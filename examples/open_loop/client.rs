@@ -46,15 +46,15 @@ impl Client {
     }
 
     /// Takes payments from the schedule until there are no more, and notes what became of each. One that
-    /// was due longer ago than `patience` is not posted.
+    /// was due longer ago than `timeout` is not posted.
     pub(crate) async fn post_all(
         mut self,
         schedule: Rc<Schedule>,
         tally: Rc<RefCell<Tally>>,
-        patience: Option<Duration>,
+        timeout: Option<Duration>,
     ) {
         while let Some(due) = schedule.next().await {
-            if patience.is_some_and(|patience| due.elapsed() > patience) {
+            if timeout.is_some_and(|timeout| due.elapsed() > timeout) {
                 tally.borrow_mut().skip();
                 continue;
             }

@@ -47,7 +47,7 @@ struct Args {
     connections: u16,
     /// Milliseconds after which a payment that found no connection free is not posted: its client went away
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
-    patience_ms: Option<u32>,
+    timeout_ms: Option<u32>,
     /// Writes what was posted there: id, milliseconds since 1970, status (0: no reply), microseconds, cents
     #[arg(long, value_name = "FILE")]
     posted: Option<PathBuf>,
@@ -94,10 +94,10 @@ async fn run(args: &Args) -> anyhow::Result<Tally> {
         let schedule = Rc::clone(&schedule);
         async move { schedule.pace(waiting).await }
     });
-    let patience = args.patience_ms.map(|ms| Duration::from_millis(ms.into()));
+    let timeout = args.timeout_ms.map(|ms| Duration::from_millis(ms.into()));
     let clients = clients.into_iter().map(|client| {
         let (schedule, tally) = (Rc::clone(&schedule), Rc::clone(&tally));
-        tokio::task::spawn_local(client.post_all(schedule, tally, patience))
+        tokio::task::spawn_local(client.post_all(schedule, tally, timeout))
     });
     for client in clients.collect::<Vec<_>>() {
         client.await?;

@@ -13,7 +13,7 @@ use super::{DIFFERS, connected, field, paragraph};
 use crate::config::{DatabaseSettings, OwnerSettings};
 use crate::domain::lease::INSTANCE_TTL;
 use crate::domain::payment::format_time;
-use crate::pipeline::deployment::{MemberTerms, Word, declare};
+use crate::pipeline::deployment::{Declaration, MemberTerms, declare};
 use crate::store::database::{Session, interval};
 
 /// Declarations that are shown, at most.
@@ -41,7 +41,7 @@ pub enum DeploymentAction {
     /// Declare what this database is, that a restore is over, or which terms hold; as the owner of the tables
     Declare {
         /// What it is
-        word: Declaration,
+        declaration: DeclarationArg,
         /// Why, to be kept in the database
         #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
         reason: String,
@@ -49,7 +49,7 @@ pub enum DeploymentAction {
         #[arg(long)]
         discard: bool,
         /// With `terms`: the instance whose terms hold from now on; `show` has its id
-        #[arg(long, value_name = "INSTANCE", required_if_eq("word", "terms"))]
+        #[arg(long, value_name = "INSTANCE", required_if_eq("declaration", "terms"))]
         like: Option<Uuid>,
         #[command(flatten)]
         #[allow(missing_docs)]
@@ -59,7 +59,7 @@ pub enum DeploymentAction {
 
 /// What an operator can declare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Declaration {
+pub enum DeclarationArg {
     /// The deployment's database, restored from a backup: every processor is asked for a payment before its first charge
     Restored,
     /// A copy for tests: what is open in it is deleted and never charged
@@ -104,7 +104,7 @@ struct Instance {
 struct Declared {
     at: DateTime<Utc>,
     by: String,
-    word: String,
+    declaration: String,
     reason: String,
     details: String,
 }
@@ -132,28 +132,28 @@ pub async fn deployment(args: DeploymentArgs) -> anyhow::Result<ExitCode> {
             })
         }
         DeploymentAction::Declare {
-            word,
+            declaration,
             reason,
             discard,
             like,
             owner,
         } => {
-            let word = match word {
-                Declaration::Restored => Word::Restored,
-                Declaration::Clone => Word::Clone { discard },
-                Declaration::Moved => Word::Moved,
-                Declaration::Checked => Word::Checked,
-                Declaration::Terms => Word::Terms {
+            let declaration = match declaration {
+                DeclarationArg::Restored => Declaration::Restored,
+                DeclarationArg::Clone => Declaration::Clone { discard },
+                DeclarationArg::Moved => Declaration::Moved,
+                DeclarationArg::Checked => Declaration::Checked,
+                DeclarationArg::Terms => Declaration::Terms {
                     like: like.unwrap_or_default(),
                 },
             };
             let mut connection = connect(&owner.of(&args.database)).await?;
-            let declared = declare(&mut connection, word, &reason).await?;
+            let declared = declare(&mut connection, declaration, &reason).await?;
             if args.json {
                 print_json(&declared)?;
             } else {
                 let said = match &declared {
-                    Ok(details) => format!("{}: {details}", word.as_str()),
+                    Ok(details) => format!("{}: {details}", declaration.as_str()),
                     Err(refused) => format!("refused, nothing was changed: {refused}"),
                 };
                 say!("{}", paragraph(&said))?;
@@ -209,7 +209,7 @@ async fn look(connection: &mut PgConnection) -> Result<Shown, sqlx::Error> {
     let instances = instances.collect();
     let declared = sqlx::query_as!(
         Declared,
-        r#"SELECT said_at AS at, said_by AS by, word, reason, details FROM deployment_word
+        r#"SELECT said_at AS at, said_by AS by, declaration, reason, details FROM deployment_declaration
         ORDER BY id DESC LIMIT $1"#,
         WORDS
     )
@@ -267,12 +267,12 @@ fn print(shown: &Shown) -> std::io::Result<()> {
         let Declared {
             at,
             by,
-            word,
+            declaration,
             reason,
             details,
         } = declared;
         let at = format_time(*at);
-        let declared = format!("{at} by {by}: {word}, {reason:?}: {details}");
+        let declared = format!("{at} by {by}: {declaration}, {reason:?}: {details}");
         line("declared", &declared)?;
     }
     Ok(())

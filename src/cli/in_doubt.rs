@@ -1,4 +1,4 @@
-//! `payment-proxy in-doubt`: an operator's word on payments that the service cannot end by itself.
+//! `payment-proxy in-doubt`: an operator's decision on payments that the service cannot end by itself.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,7 +14,7 @@ use super::{DIFFERS, UNNAMED, connect, details, table};
 use crate::config::DatabaseSettings;
 use crate::domain::moment;
 use crate::domain::payment::format_time;
-use crate::store::in_doubt::{self as store, Author, Decided, InDoubt, Word};
+use crate::store::in_doubt::{self as store, Author, Decided, InDoubt, Resolution};
 
 /// Payments that are listed, at most, unless another number is given.
 const LISTED: &str = "1000";
@@ -122,7 +122,7 @@ fn told(text: &str) -> anyhow::Result<Vec<Told>> {
 /// The database did not answer, a file cannot be read, or nobody confirmed.
 pub async fn in_doubt(args: InDoubtArgs) -> anyhow::Result<ExitCode> {
     let pool = connect(&args.database).await?;
-    let (word, decision, requested_at) = match args.action {
+    let (resolution, decision, requested_at) = match args.action {
         InDoubtAction::List { processor, limit } => {
             let payments = store::list(&pool, processor.as_deref(), None, limit).await?;
             print_list(&payments, args.json)?;
@@ -131,17 +131,17 @@ pub async fn in_doubt(args: InDoubtArgs) -> anyhow::Result<ExitCode> {
         InDoubtAction::Charged {
             decision,
             requested_at,
-        } => (Word::Charged, decision, requested_at),
-        InDoubtAction::NotCharged { decision } => (Word::NotCharged, decision, None),
+        } => (Resolution::Charged, decision, requested_at),
+        InDoubtAction::NotCharged { decision } => (Resolution::NotCharged, decision, None),
     };
     let mut payments = decision.payments()?;
     for (_, given) in &mut payments {
         *given = given.or(requested_at);
     }
     let author = Author::new(&decision.by, &decision.reason);
-    let said = match word {
-        Word::Charged => "charged",
-        Word::NotCharged => "not charged",
+    let said = match resolution {
+        Resolution::Charged => "charged",
+        Resolution::NotCharged => "not charged",
     };
     if !decision.dry_run && !decision.yes {
         let count = payments.len();
@@ -153,7 +153,7 @@ pub async fn in_doubt(args: InDoubtArgs) -> anyhow::Result<ExitCode> {
             anyhow::bail!("nothing was decided");
         }
     }
-    let decided = store::decide(&pool, &payments, word, &author, decision.dry_run).await?;
+    let decided = store::decide(&pool, &payments, resolution, &author, decision.dry_run).await?;
     print_decided(&decided, said, decision.dry_run, args.json)?;
     let all = decided.iter().all(|each| each.outcome == "done");
     Ok(if all {
@@ -201,7 +201,7 @@ fn print_decided(
         let outcome = match each.outcome.as_str() {
             "done" if dry_run => format!("would be recorded as {said}"),
             "done" => format!("recorded as {said}"),
-            "in flight" => "left alone: a worker holds it".to_owned(),
+            "in_flight" => "left alone: a worker holds it".to_owned(),
             "too early" => "left alone: a call may still charge it".to_owned(),
             "out of range" => "left alone: that requestedAt cannot be".to_owned(),
             "queued" => "left alone: no processor may have charged it".to_owned(),

@@ -27,7 +27,7 @@ use crate::store::summary::NoSummary;
 
 pub use archive::{ArchiveArgs, archive};
 pub use dead_letter::{DeadLetterAction, DeadLetterArgs, dead_letter};
-pub use deployment::{Declaration, DeploymentAction, DeploymentArgs, deployment};
+pub use deployment::{DeclarationArg, DeploymentAction, DeploymentArgs, deployment};
 pub use in_doubt::{Decision, InDoubtAction, InDoubtArgs, in_doubt};
 pub use payment::{PaymentArgs, payment};
 use progress::Progress;

@@ -13,7 +13,7 @@ pub const INSTANCE_FORGOTTEN: Duration = Duration::from_secs(300);
 
 /// How long claims and doubts last.
 #[derive(Debug, Clone, Copy)]
-pub struct LeaseTerms {
+pub struct LeasePolicy {
     /// How long a claim lasts.
     pub lease: Duration,
     /// How long after the end of a lease, or after an unanswered call, a processor may still
@@ -21,7 +21,7 @@ pub struct LeaseTerms {
     pub late_charge: Duration,
 }
 
-impl LeaseTerms {
+impl LeasePolicy {
     /// The terms that outlast a call of `processor_timeout`.
     #[must_use]
     pub fn new(processor_timeout: Duration, late_charge: Duration) -> Self {

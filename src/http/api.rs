@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 
 use crate::pipeline::accept::Acceptor;
 use crate::pipeline::settle::Unrecorded;
-use crate::store::database::Look;
+use crate::store::database::LateAnswer;
 
 /// What the handlers share.
 #[derive(Debug, Clone)]
@@ -17,7 +17,7 @@ pub struct Api {
     pub acceptor: Acceptor,
     /// Connections for requests.
     pub pool: PgPool,
-    /// Names of the configured processors, in order of preference.
+    /// Resolver of the configured processors, in order of preference.
     pub processors: Arc<[String]>,
     /// Whether the books may be emptied.
     pub allow_purge: bool,
@@ -33,4 +33,4 @@ pub struct Api {
 
 /// The look at the database that is under way, one for all who ask whether the instance is ready.
 #[derive(Debug, Default)]
-pub struct Readiness(pub(super) Mutex<Look<Option<String>>>);
+pub struct Readiness(pub(super) Mutex<LateAnswer<Option<String>>>);

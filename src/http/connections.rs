@@ -145,7 +145,7 @@ impl OpenConnections {
     }
 }
 
-/// Room for one connection, until it is dropped.
+/// QueueLimit for one connection, until it is dropped.
 pub(super) struct Place {
     connections: Arc<OpenConnections>,
     id: u64,

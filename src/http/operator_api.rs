@@ -20,7 +20,7 @@ pub struct OperatorApi {
     pub pool: PgPool,
     /// What is explained.
     pub router: SharedRouter,
-    /// Names of the configured processors.
+    /// Resolver of the configured processors.
     pub processors: Arc<[String]>,
     /// What every request has to bear, but for the next.
     pub token: OperatorToken,

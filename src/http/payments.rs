@@ -144,7 +144,7 @@ pub(super) struct PaymentView {
     #[serde(with = "rust_decimal::serde::arbitrary_precision")]
     #[schema(value_type = Amount)]
     amount: Decimal,
-    /// Where it stands: `in flight` if a processor may have charged it
+    /// Where it stands
     #[schema(value_type = PaymentState)]
     state: String,
     /// Claims made so far
@@ -179,14 +179,16 @@ enum GivenUp {
     Mismatch,
 }
 
-/// Where a payment stands
+/// Where a payment stands: `queued`, no processor can have charged it; `in_flight`, a processor is
+/// being asked; `in_doubt`, that processor may have charged it, and is asked again until it says;
+/// `settled`, a processor charged it; `dead`, no processor takes it; `archived`, settled long ago
 #[derive(ToSchema)]
-#[schema(rename_all = "lowercase")]
+#[schema(rename_all = "snake_case")]
 #[allow(dead_code)] // the words of the query below, for the document
 enum PaymentState {
     Queued,
-    #[schema(rename = "in flight")]
     InFlight,
+    InDoubt,
     Settled,
     Archived,
     Dead,
@@ -222,8 +224,9 @@ pub(super) async fn get(
             CASE WHEN requested_at IS NULL THEN 'refused' ELSE 'mismatch' END, NULL
         FROM payment_dead_letter WHERE correlation_id = $1
         UNION ALL
-        SELECT CASE WHEN processor IS NULL THEN 'queued' ELSE 'in flight' END, amount, accepted_at,
-            processor, requested_at, attempt, NULL, NULL
+        SELECT CASE WHEN processor IS NULL THEN 'queued'
+                WHEN lease_until > now() THEN 'in_flight' ELSE 'in_doubt' END,
+            amount, accepted_at, processor, requested_at, attempt, NULL, NULL
         FROM payment_queue WHERE correlation_id = $1
         UNION ALL
         SELECT 'archived', amount, NULL, NULL, NULL, NULL, NULL,

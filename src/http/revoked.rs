@@ -12,17 +12,17 @@ use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::store::database::Look;
+use crate::store::database::LateAnswer;
 
 /// How long a request waits for the database to say which sessions were signed out.
 pub(super) const REVOKED_WITHIN: Duration = Duration::from_millis(500);
 /// The time between two looks whether the session of an open feed was signed out.
-pub(super) const REVOKED_LOOK: Duration = Duration::from_secs(2);
+pub(super) const REVOKED_POLL: Duration = Duration::from_secs(2);
 
 /// The sessions that were signed out, as read last.
 #[derive(Debug, Default)]
 pub struct Revoked {
-    look: tokio::sync::Mutex<Look<Vec<Uuid>>>,
+    look: tokio::sync::Mutex<LateAnswer<Vec<Uuid>>>,
     known: Mutex<HashSet<Uuid>>,
 }
 

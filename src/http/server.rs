@@ -36,7 +36,7 @@ pub async fn serve<L: Listener>(
     http.half_close(!limits.notice_leaving);
     let routes = TowerToHyperService::new(routes);
     loop {
-        // Room is made for a client that is there.
+        // QueueLimit is made for a client that is there.
         let accepted = async {
             let stream = listener.accept().await.0;
             (connections.room().await, stream)
@@ -139,7 +139,7 @@ mod tests {
     /// What a test makes short.
     const SHORT: Duration = Duration::from_millis(200);
     /// How long anything that must happen may take on a busy machine.
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const TIMEOUT: Duration = Duration::from_secs(20);
     /// More than the buffers of a connection hold.
     const LARGE_BYTES: usize = 32 * 1024 * 1024;
 
@@ -150,11 +150,11 @@ mod tests {
     fn limits(connections: usize) -> Limits {
         Limits {
             connections,
-            head: PATIENCE,
-            body: PATIENCE,
-            slack: PATIENCE,
-            idle: PATIENCE,
-            stall: PATIENCE,
+            head: TIMEOUT,
+            body: TIMEOUT,
+            slack: TIMEOUT,
+            idle: TIMEOUT,
+            stall: TIMEOUT,
             ..Limits::default()
         }
     }
@@ -181,7 +181,7 @@ mod tests {
     /// All that a server says until it closes.
     async fn last_words(stream: &mut TcpStream) -> String {
         let mut said = Vec::new();
-        let closed = tokio::time::timeout(PATIENCE / 2, stream.read_to_end(&mut said)).await;
+        let closed = tokio::time::timeout(TIMEOUT / 2, stream.read_to_end(&mut said)).await;
         // A server that closes on unread bytes resets the connection.
         let _ = closed.expect("the connection is closed");
         String::from_utf8_lossy(&said).into_owned()
@@ -191,7 +191,7 @@ mod tests {
     async fn is_served(stream: &mut TcpStream) -> bool {
         stream.write_all(GET.as_bytes()).await.expect("it is open");
         let mut reply = [0; 15];
-        let read = tokio::time::timeout(PATIENCE / 2, stream.read_exact(&mut reply)).await;
+        let read = tokio::time::timeout(TIMEOUT / 2, stream.read_exact(&mut reply)).await;
         matches!(read, Ok(Ok(_))) && reply == *b"HTTP/1.1 200 OK"
     }
 
@@ -287,11 +287,7 @@ mod tests {
         let said = sends_slowly(&mut slow, &"x".repeat(200), pause).await;
         assert!(said.starts_with("HTTP/1.1 408 "), "{said}");
         assert!(said.contains("at 100 bytes a second"), "{said}");
-        assert!(
-            begun_at.elapsed() < PATIENCE / 4,
-            "{:?}",
-            begun_at.elapsed()
-        );
+        assert!(begun_at.elapsed() < TIMEOUT / 4, "{:?}", begun_at.elapsed());
     }
 
     #[tokio::test]

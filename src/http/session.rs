@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::problem::{BODY, DATABASE, Fields, OPERATOR, problems};
-use super::revoked::REVOKED_LOOK;
+use super::revoked::REVOKED_POLL;
 use super::wrong_tokens::unauthorized;
 use super::{OperatorApi, Problem, ProblemKind};
 use crate::config::OperatorToken;
@@ -79,8 +79,8 @@ impl SessionId {
     pub(super) async fn over(self, api: &OperatorApi) {
         loop {
             let left = (self.ends_at - Utc::now()).to_std().unwrap_or_default();
-            tokio::time::sleep(left.min(REVOKED_LOOK)).await;
-            if left <= REVOKED_LOOK || api.revoked.has(&api.pool, self.id).await {
+            tokio::time::sleep(left.min(REVOKED_POLL)).await;
+            if left <= REVOKED_POLL || api.revoked.has(&api.pool, self.id).await {
                 return;
             }
         }

@@ -25,8 +25,8 @@ pub use tally::{TALLY_INTERVAL, Tally};
 use crate::domain::payment::Payment;
 use crate::domain::uptime::Uptime;
 use crate::pipeline::deployment::Admission;
-use crate::pipeline::queue_limit::Room;
-use crate::pipeline::worker::{OnArrival, Worker};
+use crate::pipeline::queue_limit::QueueLimit;
+use crate::pipeline::worker::{ClaimOnAccept, Worker};
 use crate::store::claim::{Claim, ClaimedFor, SEND_WITHIN};
 use crate::store::database::{Condition, Kept, Writes, interval, within};
 use crate::telemetry::metrics::COUNTS;
@@ -34,16 +34,16 @@ use crate::telemetry::metrics::COUNTS;
 /// Payments in one INSERT, at most.
 pub const ACCEPT_BATCH: usize = 500;
 /// Commit rate of one instance, in payments per second, above which commits are spaced.
-pub const ACCEPT_CROWD: f64 = 4_000.0;
+pub const ACCEPT_SPACING_FROM: f64 = 4_000.0;
 /// Shortest time over which that rate is measured: long enough that a few payments which arrive
 /// together do not exceed it, and short beside the half second for which the load balancer prefers
 /// one instance.
-pub const ACCEPT_CROWD_SPAN: Duration = Duration::from_millis(16);
+pub const ACCEPT_RATE_SPAN: Duration = Duration::from_millis(16);
 /// The time from the beginning of one spaced commit to the next.
-pub const ACCEPT_PACE: Duration = Duration::from_millis(4);
+pub const ACCEPT_SPACING: Duration = Duration::from_millis(4);
 /// How long what arrives waits for the INSERT under way, to go into the next one together, before
 /// another writer takes it: that INSERT may be waiting for a lock.
-pub const ACCEPT_PATIENCE: Duration = Duration::from_millis(5);
+pub const ACCEPT_WAIT: Duration = Duration::from_millis(5);
 /// Payments of one instance that wait for their commit, at most; beyond that clients get 503 at
 /// once. A fifth of a second's worth at 3,000 a second, and more than the contest has clients.
 pub const ACCEPT_BACKLOG: usize = 600;
@@ -118,7 +118,7 @@ pub struct Acceptor {
     writes: Arc<Writes>,
     /// One for each payment that may wait.
     places: Arc<Semaphore>,
-    room: Arc<Room>,
+    room: Arc<QueueLimit>,
     tally: Arc<Tally>,
     admission: Arc<Admission>,
 }
@@ -133,7 +133,7 @@ impl Acceptor {
         pools: &[PgPool],
         router: &SharedRouter,
         worker: &Weak<Worker>,
-        room: &Arc<Room>,
+        room: &Arc<QueueLimit>,
         admission: &Arc<Admission>,
     ) -> Self {
         let (posted, waiting) = mpsc::channel(ACCEPT_BACKLOG);
@@ -253,7 +253,7 @@ impl Waiting {
 }
 
 /// How fast one commit follows another. At once, as long as few payments come; where
-/// [`ACCEPT_CROWD`] do, [`ACCEPT_PACE`] after it: more go together then, for half of the work that
+/// [`ACCEPT_SPACING_FROM`] do, [`ACCEPT_SPACING`] after it: more go together then, for half of the work that
 /// each takes, and in a crowd a payment waits for its CPU longer than for that.
 #[derive(Debug, Default)]
 struct Pace {
@@ -272,7 +272,7 @@ impl Pace {
     fn next_at(&self) -> Option<Instant> {
         self.last_at
             .filter(|_| self.crowded)
-            .map(|last_at| last_at + ACCEPT_PACE)
+            .map(|last_at| last_at + ACCEPT_SPACING)
     }
 
     /// Notes that a commit of `count` payments begins.
@@ -280,8 +280,8 @@ impl Pace {
         self.last_at = Some(now);
         self.counted += u32::try_from(count).unwrap_or(u32::MAX);
         let span = now - *self.since.get_or_insert(now);
-        if span >= ACCEPT_CROWD_SPAN {
-            self.crowded = f64::from(self.counted) >= ACCEPT_CROWD * span.as_secs_f64();
+        if span >= ACCEPT_RATE_SPAN {
+            self.crowded = f64::from(self.counted) >= ACCEPT_SPACING_FROM * span.as_secs_f64();
             self.since = Some(now);
             self.counted = 0;
         }
@@ -300,7 +300,7 @@ struct Written {
     /// Of each payment, in their order.
     outcomes: Vec<Accepted>,
     /// The right to charge what was claimed.
-    on_arrival: Option<OnArrival>,
+    claim_on_accept: Option<ClaimOnAccept>,
     claims: Vec<Claim>,
 }
 
@@ -311,7 +311,7 @@ struct Writer {
     /// Weak, because settling ends with the last worker, and must not wait for writers.
     worker: Weak<Worker>,
     writes: Arc<Writes>,
-    room: Arc<Room>,
+    room: Arc<QueueLimit>,
     tally: Arc<Tally>,
 }
 
@@ -333,7 +333,7 @@ impl Writer {
             }
             let payments: Vec<Payment> = batch.iter().map(|posted| posted.payment).collect();
             let mut write = pin!(self.write(&mut connection, &payments));
-            match tokio::time::timeout(ACCEPT_PATIENCE, &mut write).await {
+            match tokio::time::timeout(ACCEPT_WAIT, &mut write).await {
                 Ok(outcome) => self.answer(&mut batch, outcome).await,
                 Err(_) => {
                     drop(turn);
@@ -353,8 +353,8 @@ impl Writer {
                 for (posted, outcome) in batch.drain(..).zip(written.outcomes) {
                     let _ = posted.reply.send(Ok(outcome));
                 }
-                if let Some(on_arrival) = written.on_arrival {
-                    on_arrival.start(written.claims);
+                if let Some(claim_on_accept) = written.claim_on_accept {
+                    claim_on_accept.start(written.claims);
                 }
             }
             Err(NotWritten { error, in_doubt }) => {
@@ -378,10 +378,10 @@ impl Writer {
         payments: &[Payment],
     ) -> Result<Written, NotWritten> {
         let worker = self.worker.upgrade();
-        let on_arrival = worker
+        let claim_on_accept = worker
             .as_ref()
-            .and_then(|worker| worker.claim_on_arrival(payments.len()));
-        let claimed_for = on_arrival.as_ref().map(OnArrival::claimed_for);
+            .and_then(|worker| worker.claim_on_accept(payments.len()));
+        let claimed_for = claim_on_accept.as_ref().map(ClaimOnAccept::claimed_for);
         let (mut attempt, begun_at) = (1, Instant::now());
         // Whether any attempt may have been committed.
         let mut in_doubt = false;
@@ -429,14 +429,14 @@ impl Writer {
         self.router.observe(Event::Arrived {
             count: u32::try_from(queued).unwrap_or(u32::MAX),
         });
-        if let (None, Some(worker)) = (&on_arrival, worker)
+        if let (None, Some(worker)) = (&claim_on_accept, worker)
             && queued > 0
         {
             worker.left_in_queue(queued);
         }
         Ok(Written {
             outcomes,
-            on_arrival,
+            claim_on_accept,
             claims,
         })
     }
@@ -446,7 +446,7 @@ impl Writer {
 /// it.
 ///
 /// With `claimed_for` they are claimed by the same commit, as
-/// [`claim_free`](crate::store::claim::claim_free) would right after it. The claims are returned.
+/// [`claim_queued`](crate::store::claim::claim_queued) would right after it. The claims are returned.
 ///
 /// A payment that is being settled at this moment may enter the queue once more; the claim sees
 /// that it is settled and removes it. The client is answered by the ledger all the same.
@@ -536,16 +536,20 @@ async fn enqueue_step(
             };
             amounts.insert(id, (payment.amount, true));
             tally.add(inserted.moment, payment.amount);
-            claims.extend(claimed_for.zip(inserted.stamp).map(|(claim, stamp)| Claim {
-                id: row,
-                payment: *payment,
-                accepted_at: inserted.moment,
-                attempt: 1,
-                processor: claim.processor.to_owned(),
-                requested_at: stamp,
-                send_by,
-                earlier: None,
-            }));
+            claims.extend(
+                claimed_for
+                    .zip(inserted.requested_at)
+                    .map(|(claim, requested_at)| Claim {
+                        id: row,
+                        payment: *payment,
+                        accepted_at: inserted.moment,
+                        attempt: 1,
+                        processor: claim.processor.to_owned(),
+                        requested_at,
+                        send_by,
+                        earlier: None,
+                    }),
+            );
         }
         if !open.is_empty() {
             for (id, known) in find(&mut *connection, &open).await? {
@@ -582,7 +586,7 @@ struct Inserted {
     /// When they were put there.
     moment: DateTime<Utc>,
     /// The `requested_at` of their claim, where they were claimed.
-    stamp: Option<DateTime<Utc>>,
+    requested_at: Option<DateTime<Utc>>,
 }
 
 async fn insert_new(
@@ -595,7 +599,7 @@ async fn insert_new(
     let late_charge = claimed_for.map(|claim| interval(claim.terms.late_charge));
     if let (1, Some(payment)) = (payments.len(), payments.values().next()) {
         let row = sqlx::query!(
-            r#"SELECT queued_row, moment AS "moment!", stamp, booked_amount
+            r#"SELECT queued_row, moment AS "moment!", claimed_requested_at, recorded_amount
             FROM accept_payment($1, $2, $3, $4, $5, $6)"#,
             payment.correlation_id,
             payment.amount,
@@ -612,12 +616,12 @@ async fn insert_new(
         return Ok(Inserted {
             queued: row.queued_row.map(|row| (id, row)).into_iter().collect(),
             booked: row
-                .booked_amount
+                .recorded_amount
                 .map(|amount| (id, amount))
                 .into_iter()
                 .collect(),
             moment: row.moment,
-            stamp: row.stamp,
+            requested_at: row.claimed_requested_at,
         });
     }
     let ids: Vec<Uuid> = payments.keys().copied().collect();
@@ -630,8 +634,8 @@ async fn insert_new(
             .collect()
     });
     let row = sqlx::query!(
-        r#"SELECT queued_ids, queued_rows, moment AS "moment!", stamp,
-            booked_ids, booked_amounts AS "booked_amounts: Vec<Decimal>"
+        r#"SELECT queued_ids, queued_rows, moment AS "moment!", claimed_requested_at,
+            recorded_ids, recorded_amounts AS "recorded_amounts: Vec<Decimal>"
         FROM accept_payments($1, $2, $3, $4, $5, $6)"#,
         &ids,
         &amounts,
@@ -644,9 +648,9 @@ async fn insert_new(
     .await?;
     Ok(Inserted {
         queued: pairs(row.queued_ids, row.queued_rows),
-        booked: pairs(row.booked_ids, row.booked_amounts),
+        booked: pairs(row.recorded_ids, row.recorded_amounts),
         moment: row.moment,
-        stamp: row.stamp,
+        requested_at: row.claimed_requested_at,
     })
 }
 
@@ -687,7 +691,7 @@ mod tests {
 
     #[test]
     fn the_router_leaves_room_for_eight_spaced_commits_at_once() {
-        assert_eq!(router::Policy::default().room_for, 8 * ACCEPT_PACE);
+        assert_eq!(router::Policy::default().room_for, 8 * ACCEPT_SPACING);
     }
 
     /// Commits of so many payments, so far apart, for a second. Returns how many of them were
@@ -698,7 +702,7 @@ mod tests {
             let now = begin + apart * *number;
             pace.committing(count, now);
             let next_at = pace.next_at();
-            assert!(next_at.is_none_or(|at| at == now + ACCEPT_PACE));
+            assert!(next_at.is_none_or(|at| at == now + ACCEPT_SPACING));
             next_at.is_some()
         });
         spaced.count()
@@ -716,11 +720,11 @@ mod tests {
         let us = Duration::from_micros;
         assert_eq!(next_second(1, us(500)), 0, "2,000 a second, one by one");
         assert_eq!(next_second(16, us(8_000)), 0, "the same after stalls");
-        let within = ACCEPT_CROWD_SPAN.as_micros() as usize / 500;
+        let within = ACCEPT_RATE_SPAN.as_micros() as usize / 500;
         let spaced = next_second(3, us(500));
         assert!(spaced >= 2_000 - within - 1, "6,000 a second: {spaced}");
-        assert_eq!(next_second(24, ACCEPT_PACE), 250, "the same, spaced");
-        let spaced = next_second(8, ACCEPT_PACE);
+        assert_eq!(next_second(24, ACCEPT_SPACING), 250, "the same, spaced");
+        let spaced = next_second(8, ACCEPT_SPACING);
         assert!(spaced <= 4, "2,000 a second again: {spaced}");
     }
 
@@ -743,7 +747,7 @@ mod tests {
     fn the_first_after_a_crowd_waits_for_nobody() {
         let mut pace = Pace::default();
         let begin = Instant::now();
-        paced(&mut pace, begin, 24, ACCEPT_PACE);
+        paced(&mut pace, begin, 24, ACCEPT_SPACING);
         let later = begin + Duration::from_millis(1_500);
         assert!(pace.next_at().is_some_and(|at| at <= later));
         pace.committing(1, later);

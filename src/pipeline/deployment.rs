@@ -6,8 +6,8 @@
 //! come.
 
 mod admission;
+mod declaration;
 mod terms;
-mod word;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use admission::{Admission, Admitted, Candidate, program};
+pub use declaration::{Declaration, declare};
 pub use terms::{MemberTerms, ProcessorTerms};
-pub use word::{Word, declare};
 
 use crate::domain::attention::OwnAttention;
 use crate::domain::lease::{INSTANCE_FORGOTTEN, INSTANCE_TTL};
@@ -30,7 +30,7 @@ use crate::domain::uptime::Uptime;
 use crate::pipeline::route::Recovered;
 use crate::processors::{HEALTH_TIMEOUT, Processor};
 use crate::store::clock::{DatabaseClock, WATCH_GAP};
-use crate::store::database::{CHANNEL, Outage, Session, hint_others, interval, within};
+use crate::store::database::{CHANNEL, Outage, Session, interval, notify_others, within};
 
 /// The longest time between two polls of what the other instances wrote. A notification (`NOTIFY`)
 /// makes it a few milliseconds where notifications arrive; nothing depends on them.
@@ -209,7 +209,7 @@ impl Member {
             &names as &[&str],
         );
         match within(told.execute(&self.pool)).await {
-            Ok(_) => hint_others(&self.pool).await,
+            Ok(_) => notify_others(&self.pool).await,
             Err(error) => tracing::debug!(error = %error, "recovery not told"),
         }
     }
@@ -316,7 +316,7 @@ impl Member {
             interval(HEALTH_INTERVAL)
         );
         match within(recorded.execute(&self.pool)).await {
-            Ok(_) => hint_others(&self.pool).await,
+            Ok(_) => notify_others(&self.pool).await,
             Err(error) => {
                 tracing::warn!(processor.name = processor.name, error = %error, "health not recorded");
             }

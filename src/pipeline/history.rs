@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::pipeline::queue_limit::Room;
+use crate::pipeline::queue_limit::QueueLimit;
 use crate::store::clock::DatabaseClock;
 use crate::store::database::{interval, within};
 use crate::store::queue_statistics;
@@ -140,11 +140,11 @@ pub struct Recorder {
     /// Knows the breakers.
     pub router: SharedRouter,
     /// Sees the queue.
-    pub room: Arc<Room>,
+    pub room: Arc<QueueLimit>,
 }
 
 impl Recorder {
-    /// Looks and writes until the stop, and writes then what it saw of the last minute.
+    /// ServingPoll and writes until the stop, and writes then what it saw of the last minute.
     pub async fn run(self, stop: CancellationToken) {
         let (over, minutes) = mpsc::channel(MINUTES_WAITING);
         let stopped = stop.clone();
@@ -416,11 +416,11 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use router::{Event, Policy, Router, Terms};
+    use router::{Event, Policy, ProcessorTerms, Router};
 
     #[test]
     fn what_is_seen_in_a_minute_is_added_up_and_told_when_it_is_over() {
-        let terms = vec![Terms {
+        let terms = vec![ProcessorTerms {
             name: "default".to_owned(),
             fee: rust_decimal::Decimal::new(5, 2),
         }];

@@ -1,9 +1,9 @@
-//! Room: the limit of the queue. It decides whether a payment is accepted, or its client is told to
+//! QueueLimit: the limit of the queue. It decides whether a payment is accepted, or its client is told to
 //! try again later.
 //!
 //! No post counts the queue. An instance polls the length of the queue, and adds what it has
 //! accepted since, and what waits for its commit. So the queue exceeds its limit only by what the
-//! *other* instances accept between two polls, [`ROOM_LOOK`] apart. Beyond
+//! *other* instances accept between two polls, [`QUEUE_LIMIT_POLL`] apart. Beyond
 //! [`COUNTED`](crate::store::queue_statistics::COUNTED) payments the length is an estimate from the server's
 //! statistics, which may be a second older.
 
@@ -21,16 +21,16 @@ use crate::store::database::within;
 use crate::store::queue_statistics;
 
 /// The time between two polls of the length of the queue.
-pub const ROOM_LOOK: Duration = Duration::from_secs(1);
+pub const QUEUE_LIMIT_POLL: Duration = Duration::from_secs(1);
 /// The same while the queue seems to be full, since that may end at any moment.
-pub const FULL_LOOK: Duration = Duration::from_millis(200);
+pub const FULL_QUEUE_POLL: Duration = Duration::from_millis(200);
 
 /// How long a refused post is reported.
 pub const FULL_REMEMBERED: Duration = Duration::from_secs(5);
 
 /// What an instance knows of the length of the queue.
 #[derive(Debug)]
-pub struct Room {
+pub struct QueueLimit {
     limit: u64,
     /// Payments in the queue at the last poll.
     seen: AtomicU64,
@@ -44,7 +44,7 @@ pub struct Room {
     refused_at: Mutex<Option<Instant>>,
 }
 
-impl Room {
+impl QueueLimit {
     /// A queue of at most `limit` payments, as far as is known an empty one.
     #[must_use]
     pub fn new(limit: NonZeroU64) -> Self {
@@ -122,11 +122,11 @@ impl Room {
                 tracing::debug!(error = %error, "no look at the length of the queue");
             }
             let soon = async {
-                tokio::time::sleep(FULL_LOOK).await;
+                tokio::time::sleep(FULL_QUEUE_POLL).await;
                 self.refused.notified().await;
             };
             tokio::select! {
-                () = tokio::time::sleep(ROOM_LOOK) => {}
+                () = tokio::time::sleep(QUEUE_LIMIT_POLL) => {}
                 () = soon => {}
                 () = stop.cancelled() => return,
             }

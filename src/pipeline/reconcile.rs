@@ -316,7 +316,7 @@ fn difference(row: &Row, answers: &Answers) -> Option<(Difference, Option<Charge
             },
             false => Difference::OtherProcessor { processor },
         },
-        _ => Difference::NotBooked { processor },
+        _ => Difference::NotRecorded { processor },
     };
     Some((difference, Some(charge.clone())))
 }
@@ -402,7 +402,10 @@ mod tests {
             found_of(&unknown, &[charge], &[]).expect("a difference")
         };
         let processor = "default".to_owned();
-        assert_eq!(charged(Some("19.90")), Difference::NotBooked { processor });
+        assert_eq!(
+            charged(Some("19.90")),
+            Difference::NotRecorded { processor }
+        );
         for amount in [None, Some("0"), Some("-1"), Some("1.005"), Some("1e12")] {
             let amount =
                 amount.map(|text| Decimal::from_scientific(text).or(text.parse()).expect(text));

@@ -41,7 +41,7 @@ struct Charge {
     requested_at: DateTime<Utc>,
 }
 
-/// Looks a claimed payment up at every processor. A processor that has it has charged it: the
+/// ServingPoll a claimed payment up at every processor. A processor that has it has charged it: the
 /// payment is assigned to that processor, so that the charge is recorded there.
 pub async fn ask(pool: &PgPool, processors: &[Processor], mut claim: Claim) -> Asked {
     let charges = match look_up(processors, claim.payment.correlation_id).await {
@@ -127,7 +127,7 @@ fn is_of(claim: &Claim, charge: &Charge) -> bool {
 fn undecided(claim: &Claim, reason: String) -> Outcome {
     match claim.earlier {
         None => Outcome::Free { reason },
-        Some(earlier) => Outcome::Doubtful {
+        Some(earlier) => Outcome::InDoubt {
             until: Some(earlier.doubt_until),
             reason,
         },

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
 use crate::domain::attention::{Attention, Item};
-use crate::domain::lease::LeaseTerms;
+use crate::domain::lease::LeasePolicy;
 use crate::domain::uptime::Uptime;
 use crate::processors::Outcome;
 use crate::store::claim::{Claim, SEND_WITHIN, doubt_pause};
@@ -27,7 +27,7 @@ use crate::telemetry::log::Storm;
 use crate::telemetry::metrics::COUNTS;
 use crate::telemetry::trace::{self, LifeEnd, Subject};
 
-pub use crate::processors::Ended;
+pub use crate::processors::CompletedClaim;
 pub use held::{HELD_PAUSE, SETTLE_HELD, Unrecorded};
 
 use held::Held;
@@ -45,12 +45,12 @@ pub const SETTLE_SOON: Duration = Duration::from_millis(25);
 pub const SETTLE_SOON_FROM: Duration = Duration::from_millis(500);
 /// Number of outcomes that are recorded without waiting for others: more would cost little less
 /// each, and would keep a CPU from accepting.
-pub const SETTLE_ENOUGH: usize = 128;
-/// A smaller number that suffices once [`SETTLE_REST`] has passed since the last settle began.
-pub const SETTLE_SOME: usize = 16;
-/// See [`SETTLE_SOME`]. Short settles delay accepting less, long ones take less work for each
+pub const SETTLE_MAX_ITEMS: usize = 128;
+/// A smaller number that suffices once [`SETTLE_MAX_WAIT`] has passed since the last settle began.
+pub const SETTLE_MIN_ITEMS: usize = 16;
+/// See [`SETTLE_MIN_ITEMS`]. Short settles delay accepting less, long ones take less work for each
 /// payment.
-pub const SETTLE_REST: Duration = Duration::from_millis(50);
+pub const SETTLE_MAX_WAIT: Duration = Duration::from_millis(50);
 /// Most claims of an instance whose outcome is not recorded yet, open calls included. Beyond that
 /// nothing more is claimed.
 pub const SETTLE_BACKLOG: usize = 4_096;
@@ -89,7 +89,7 @@ impl Returned {
         self.lowest_id.swap(i64::MAX, Ordering::AcqRel)
     }
 
-    fn note(&self, ended: &[Ended]) {
+    fn note(&self, ended: &[CompletedClaim]) {
         let free = ended
             .iter()
             .filter(|ended| matches!(ended.outcome, Outcome::Free { .. }));
@@ -99,7 +99,7 @@ impl Returned {
         }
         if ended
             .iter()
-            .any(|ended| matches!(ended.outcome, Outcome::Doubtful { .. }))
+            .any(|ended| matches!(ended.outcome, Outcome::InDoubt { .. }))
         {
             self.doubtful.notify_one();
         }
@@ -111,8 +111,8 @@ impl Returned {
 /// server answers, and does not keep others from being recorded.
 pub async fn run(
     pool: PgPool,
-    terms: LeaseTerms,
-    mut ended: mpsc::Receiver<Ended>,
+    terms: LeasePolicy,
+    mut ended: mpsc::Receiver<CompletedClaim>,
     returned: Arc<Returned>,
 ) {
     let mut recorder = Recorder {
@@ -127,7 +127,7 @@ pub async fn run(
     while recorder.next(&mut ended, &mut batch).await {
         if !batch.is_empty() {
             gather(&mut ended, &mut batch, rested_at).await;
-            rested_at = Instant::now() + SETTLE_REST;
+            rested_at = Instant::now() + SETTLE_MAX_WAIT;
             recorder.record(&mut batch).await;
         }
         recorder.record_held().await;
@@ -138,7 +138,7 @@ pub async fn run(
 /// Records outcomes, and keeps those that it cannot record.
 struct Recorder {
     pool: PgPool,
-    terms: LeaseTerms,
+    terms: LeasePolicy,
     returned: Arc<Returned>,
     held: Held,
     storms: Storms,
@@ -158,7 +158,11 @@ struct Storms {
 impl Recorder {
     /// Takes in outcomes, or waits until the kept ones are to be tried again. False when there is
     /// nothing left.
-    async fn next(&self, ended: &mut mpsc::Receiver<Ended>, batch: &mut Vec<Ended>) -> bool {
+    async fn next(
+        &self,
+        ended: &mut mpsc::Receiver<CompletedClaim>,
+        batch: &mut Vec<CompletedClaim>,
+    ) -> bool {
         let Some(retry_at) = self.held.retry_at() else {
             return ended.recv_many(batch, SETTLE_BATCH).await > 0;
         };
@@ -175,7 +179,7 @@ impl Recorder {
     }
 
     /// Records a batch, and leaves it empty.
-    async fn record(&mut self, batch: &mut Vec<Ended>) {
+    async fn record(&mut self, batch: &mut Vec<CompletedClaim>) {
         let begun_at = trace::now();
         match within(record(&self.pool, self.terms, batch)).await {
             Ok(anomalies) => self.recorded(batch, &anomalies, begun_at),
@@ -203,7 +207,12 @@ impl Recorder {
         }
     }
 
-    fn recorded(&mut self, batch: &[Ended], anomalies: &[Anomaly], begun_at: Option<SystemTime>) {
+    fn recorded(
+        &mut self,
+        batch: &[CompletedClaim],
+        anomalies: &[Anomaly],
+        begun_at: Option<SystemTime>,
+    ) {
         self.held.progress();
         observe(batch, anomalies, begun_at);
         self.storms.tell(batch, anomalies);
@@ -211,9 +220,9 @@ impl Recorder {
     }
 
     /// Finds, by halves, which of the refused outcomes the database records, and keeps the others.
-    async fn refused(&mut self, mut parts: Vec<(Vec<Ended>, sqlx::Error)>) {
+    async fn refused(&mut self, mut parts: Vec<(Vec<CompletedClaim>, sqlx::Error)>) {
         let (mut tries, begun_at) = (0, Instant::now());
-        let mut untried: Vec<Vec<Ended>> = Vec::new();
+        let mut untried: Vec<Vec<CompletedClaim>> = Vec::new();
         while let Some((mut part, error)) = parts.pop() {
             if concerns_all(&error) {
                 self.held.keep(part, &error, &self.pool).await;
@@ -252,12 +261,12 @@ impl Recorder {
 
 /// Divides a refused batch: first by the statements that record the outcomes, then by halves,
 /// unless the statement as such is refused. One part: there is nothing left to try.
-fn divide(part: Vec<Ended>, error: &sqlx::Error) -> Vec<Vec<Ended>> {
-    let mut kinds: BTreeMap<Kind, Vec<Ended>> = BTreeMap::new();
+fn divide(part: Vec<CompletedClaim>, error: &sqlx::Error) -> Vec<Vec<CompletedClaim>> {
+    let mut kinds: BTreeMap<Kind, Vec<CompletedClaim>> = BTreeMap::new();
     for ended in part {
         kinds.entry(Kind::of(&ended)).or_default().push(ended);
     }
-    let mut parts: Vec<Vec<Ended>> = kinds.into_values().collect();
+    let mut parts: Vec<Vec<CompletedClaim>> = kinds.into_values().collect();
     let code = error.as_database_error().and_then(|error| error.code());
     let refuses_statement = code.is_some_and(|code| code.starts_with("42") || code == "3F000");
     if let ([part], false) = (&mut parts[..], refuses_statement)
@@ -278,21 +287,21 @@ enum Kind {
 }
 
 impl Kind {
-    fn of(ended: &Ended) -> Self {
+    fn of(ended: &CompletedClaim) -> Self {
         match ended.outcome {
             Outcome::Charged { .. } => Self::Charged(ended.claim.processor.clone()),
-            Outcome::Free { .. } | Outcome::Doubtful { .. } => Self::Returned,
+            Outcome::Free { .. } | Outcome::InDoubt { .. } => Self::Returned,
             Outcome::Dead { .. } => Self::Dead,
         }
     }
 }
 
 /// Writes reasons in characters that every encoding has. Returns whether that changed any.
-fn reword(part: &mut [Ended]) -> bool {
+fn reword(part: &mut [CompletedClaim]) -> bool {
     let mut changed = false;
     for ended in part {
         let (Outcome::Free { reason }
-        | Outcome::Doubtful { reason, .. }
+        | Outcome::InDoubt { reason, .. }
         | Outcome::Dead { reason, .. }) = &mut ended.outcome
         else {
             continue;
@@ -311,19 +320,23 @@ fn reword(part: &mut [Ended]) -> bool {
 }
 
 /// Waits for more outcomes, as long as all in `batch` can wait; from `rested_at` on for fewer.
-async fn gather(ended: &mut mpsc::Receiver<Ended>, batch: &mut Vec<Ended>, rested_at: Instant) {
+async fn gather(
+    ended: &mut mpsc::Receiver<CompletedClaim>,
+    batch: &mut Vec<CompletedClaim>,
+    rested_at: Instant,
+) {
     let (mut seen, mut settle_at) = (0, None);
-    while batch.len() < SETTLE_ENOUGH {
+    while batch.len() < SETTLE_MAX_ITEMS {
         let (now, uptime) = (Instant::now(), Uptime::now());
         let waits = batch[seen..]
             .iter()
-            .map(|ended| now + patience(ended, uptime));
+            .map(|ended| now + timeout(ended, uptime));
         settle_at = settle_at.into_iter().chain(waits).min();
         seen = batch.len();
         let Some(mut settle_at) = settle_at else {
             return;
         };
-        if seen >= SETTLE_SOME {
+        if seen >= SETTLE_MIN_ITEMS {
             settle_at = settle_at.min(rested_at);
         }
         let more = ended.recv_many(batch, SETTLE_BATCH - seen);
@@ -335,7 +348,7 @@ async fn gather(ended: &mut mpsc::Receiver<Ended>, batch: &mut Vec<Ended>, reste
 }
 
 /// How long an outcome can wait for others.
-fn patience(ended: &Ended, now: Uptime) -> Duration {
+fn timeout(ended: &CompletedClaim, now: Uptime) -> Duration {
     let is_old = now + SEND_WITHIN >= ended.claim.send_by + SETTLE_SOON_FROM;
     match ended.outcome {
         Outcome::Charged { .. } if !is_old => SETTLE_PAUSE,
@@ -360,17 +373,17 @@ fn trace_end(claim: &Claim, reason: Option<&str>, begun_at: Option<SystemTime>) 
 impl Storms {
     /// Logs what should not have been: each payment that was charged twice, and of all else one for
     /// many.
-    fn tell(&self, batch: &[Ended], anomalies: &[Anomaly]) {
+    fn tell(&self, batch: &[CompletedClaim], anomalies: &[Anomaly]) {
         let (mut gone, mut before) = (Vec::new(), Vec::new());
         for anomaly in anomalies {
             match anomaly {
                 Anomaly::QueueRowGone(id) => gone.push(id),
-                Anomaly::BookedBefore {
+                Anomaly::RecordedBefore {
                     correlation_id: id,
                     charged,
                     booked,
                 } if charged == booked => before.push(id),
-                Anomaly::BookedBefore {
+                Anomaly::RecordedBefore {
                     correlation_id: id,
                     charged,
                     booked,
@@ -406,10 +419,10 @@ impl Storms {
 }
 
 /// Counts and traces what was recorded by statements that began then.
-fn observe(batch: &[Ended], anomalies: &[Anomaly], begun_at: Option<SystemTime>) {
+fn observe(batch: &[CompletedClaim], anomalies: &[Anomaly], begun_at: Option<SystemTime>) {
     let now = Utc::now();
     let mut charged: BTreeMap<&str, usize> = BTreeMap::new();
-    for Ended { claim, outcome } in batch {
+    for CompletedClaim { claim, outcome } in batch {
         match outcome {
             Outcome::Charged { .. } => {
                 *charged.entry(&claim.processor).or_default() += 1;
@@ -417,8 +430,8 @@ fn observe(batch: &[Ended], anomalies: &[Anomaly], begun_at: Option<SystemTime>)
                 COUNTS.settle_seconds.observe(age.max(0.0));
                 trace_end(claim, None, begun_at);
             }
-            Outcome::Free { .. } => COUNTS.returned_free.add(1),
-            Outcome::Doubtful { .. } => COUNTS.returned_doubtful.add(1),
+            Outcome::Free { .. } => COUNTS.released.add(1),
+            Outcome::InDoubt { .. } => COUNTS.left_in_doubt.add(1),
             Outcome::Dead { reason, held } => {
                 COUNTS.dead.add(1);
                 COUNTS.mismatches.add(u64::from(*held));
@@ -428,7 +441,7 @@ fn observe(batch: &[Ended], anomalies: &[Anomaly], begun_at: Option<SystemTime>)
     }
     for anomaly in anomalies {
         // A charge that was recorded before was counted then.
-        if let Anomaly::BookedBefore {
+        if let Anomaly::RecordedBefore {
             charged: processor, ..
         } = anomaly
             && let Some(payments) = charged.get_mut(processor.as_str())
@@ -448,7 +461,7 @@ pub enum Anomaly {
     /// The row was not in the queue any more; the charge is recorded.
     QueueRowGone(Uuid),
     /// Another attempt was recorded before. With the same processor it is the same charge.
-    BookedBefore {
+    RecordedBefore {
         /// The payment.
         correlation_id: Uuid,
         /// The processor that has it now, by its own word.
@@ -462,10 +475,10 @@ impl Anomaly {
     fn count(&self) {
         let total = match self {
             Self::QueueRowGone(_) => &COUNTS.row_gone,
-            Self::BookedBefore {
+            Self::RecordedBefore {
                 charged, booked, ..
-            } if charged == booked => &COUNTS.booked_before,
-            Self::BookedBefore { .. } => &COUNTS.charged_twice,
+            } if charged == booked => &COUNTS.recorded_before,
+            Self::RecordedBefore { .. } => &COUNTS.charged_twice,
         };
         total.add(1);
     }
@@ -486,13 +499,13 @@ pub(crate) fn charged_twice() -> Option<Item> {
 /// The database did not confirm. Some of it may be recorded; record all of it again.
 pub async fn record(
     pool: &PgPool,
-    terms: LeaseTerms,
-    ended: &[Ended],
+    terms: LeasePolicy,
+    ended: &[CompletedClaim],
 ) -> Result<Vec<Anomaly>, sqlx::Error> {
     let mut charged: BTreeMap<&str, Vec<_>> = BTreeMap::new();
     let mut returned = Vec::new();
     let mut dead = Vec::new();
-    for Ended { claim, outcome } in ended {
+    for CompletedClaim { claim, outcome } in ended {
         match outcome {
             Outcome::Charged { requested_at } => {
                 charged
@@ -501,7 +514,7 @@ pub async fn record(
                     .push((claim, *requested_at));
             }
             Outcome::Free { reason } => returned.push((claim, None, reason.as_str())),
-            Outcome::Doubtful { until, reason } => {
+            Outcome::InDoubt { until, reason } => {
                 returned.push((claim, Some(*until), reason.as_str()));
             }
             Outcome::Dead { reason, held } => dead.push((claim, reason.as_str(), *held)),
@@ -518,7 +531,7 @@ pub async fn record(
         release(pool, terms, &returned).await?;
     }
     if !dead.is_empty() {
-        bury(pool, &dead).await?;
+        dead_letter(pool, &dead).await?;
     }
     Ok(anomalies)
 }
@@ -552,7 +565,7 @@ async fn settle(
     let attempts: Vec<i32> = charged.iter().map(|(claim, _)| claim.attempt).collect();
     // Null where all were removed and all were recorded, which is the rule.
     let row = sqlx::query!(
-        "SELECT removed_ids, booked_ids FROM settle_payments($1, $2, $3, $4, $5, $6)",
+        "SELECT removed_ids, recorded_ids FROM settle_payments($1, $2, $3, $4, $5, $6)",
         &ids,
         processor,
         &amounts,
@@ -564,7 +577,7 @@ async fn settle(
     .await?;
     let (removed, booked) = (
         row.removed_ids.map(HashSet::from_iter),
-        row.booked_ids.map(HashSet::from_iter),
+        row.recorded_ids.map(HashSet::from_iter),
     );
     let missing = |from: &Option<HashSet<Uuid>>, id: &Uuid| {
         from.as_ref().is_some_and(|ids| !ids.contains(id))
@@ -573,12 +586,12 @@ async fn settle(
         .iter()
         .filter(|id| missing(&removed, id) && !missing(&booked, id));
     let mut anomalies: Vec<Anomaly> = gone.map(|id| Anomaly::QueueRowGone(*id)).collect();
-    let (not_booked, stamps): (Vec<Uuid>, Vec<DateTime<Utc>>) = ids
+    let (not_recorded, requested_ats): (Vec<Uuid>, Vec<DateTime<Utc>>) = ids
         .iter()
         .zip(&requested)
         .filter(|(id, _)| missing(&booked, id))
         .unzip();
-    if !not_booked.is_empty() {
+    if !not_recorded.is_empty() {
         // Of an archived payment the month is known: a requested_at of that month is the same
         // charge.
         let rows = sqlx::query!(
@@ -589,13 +602,13 @@ async fn settle(
                 CASE WHEN a.month = date_trunc('month', c.requested_at AT TIME ZONE 'UTC') THEN $3 ELSE 'archived' END
             FROM UNNEST($1::uuid[], $2::timestamptz[]) AS c (correlation_id, requested_at)
             JOIN payment_archived a ON a.correlation_id = c.correlation_id"#,
-            &not_booked,
-            &stamps,
+            &not_recorded,
+            &requested_ats,
             processor
         )
         .fetch_all(pool)
         .await?;
-        anomalies.extend(rows.into_iter().map(|row| Anomaly::BookedBefore {
+        anomalies.extend(rows.into_iter().map(|row| Anomaly::RecordedBefore {
             correlation_id: row.correlation_id,
             charged: processor.to_owned(),
             booked: row.processor,
@@ -613,7 +626,7 @@ type GivenBack<'a> = (&'a Claim, Option<Option<DateTime<Utc>>>, &'a str);
 /// statement, so that the settle of a payment that goes well pays nothing for its history.
 async fn release(
     pool: &PgPool,
-    terms: LeaseTerms,
+    terms: LeasePolicy,
     returned: &[GivenBack<'_>],
 ) -> Result<(), sqlx::Error> {
     let ids: Vec<i64> = returned.iter().map(|(claim, ..)| claim.id).collect();
@@ -641,7 +654,7 @@ async fn release(
         .iter()
         .map(|(claim, ..)| claim.processor.clone())
         .collect();
-    let stamps: Vec<DateTime<Utc>> = returned
+    let requested_ats: Vec<DateTime<Utc>> = returned
         .iter()
         .map(|(claim, ..)| claim.requested_at)
         .collect();
@@ -665,7 +678,7 @@ async fn release(
         )
         INSERT INTO payment_attempt
             (correlation_id, requested_at, outcome, processor, reason, first_claim, last_claim)
-        SELECT correlation_id, ($8::timestamptz[])[n], CASE WHEN ($4::bool[])[n] THEN 'not charged' ELSE 'in doubt' END,
+        SELECT correlation_id, ($8::timestamptz[])[n], CASE WHEN ($4::bool[])[n] THEN 'not_charged' ELSE 'in_doubt' END,
             ($9::text[])[n], ($10::text[])[n], attempt, attempt
         FROM released ORDER BY correlation_id
         ON CONFLICT ON CONSTRAINT payment_attempt_pkey DO UPDATE
@@ -677,7 +690,7 @@ async fn release(
         &until as &[Option<DateTime<Utc>>],
         &pauses,
         interval(terms.late_charge),
-        &stamps,
+        &requested_ats,
         &processors,
         &reasons,
     )
@@ -687,7 +700,7 @@ async fn release(
 }
 
 /// Moves payments that no processor will take to the dead letters. Fence: as for [`release`].
-async fn bury(pool: &PgPool, dead: &[(&Claim, &str, bool)]) -> Result<(), sqlx::Error> {
+async fn dead_letter(pool: &PgPool, dead: &[(&Claim, &str, bool)]) -> Result<(), sqlx::Error> {
     let ids: Vec<i64> = dead.iter().map(|(claim, ..)| claim.id).collect();
     let attempts: Vec<i32> = dead.iter().map(|(claim, ..)| claim.attempt).collect();
     let reasons: Vec<String> = dead
@@ -732,7 +745,7 @@ mod tests {
     use super::*;
     use crate::domain::payment::Payment;
 
-    fn ended(claimed_at: Uptime, outcome: Outcome) -> Ended {
+    fn ended(claimed_at: Uptime, outcome: Outcome) -> CompletedClaim {
         let now = Utc::now();
         let payment = Payment {
             correlation_id: Uuid::new_v4(),
@@ -749,7 +762,7 @@ mod tests {
             send_by: claimed_at + SEND_WITHIN,
             earlier: None,
         };
-        Ended { claim, outcome }
+        CompletedClaim { claim, outcome }
     }
 
     #[test]
@@ -761,16 +774,15 @@ mod tests {
         let free = Outcome::Free {
             reason: "503".to_owned(),
         };
-        let after = |outcome: &Outcome, age| {
-            patience(&ended(claimed_at, outcome.clone()), claimed_at + age)
-        };
+        let after =
+            |outcome: &Outcome, age| timeout(&ended(claimed_at, outcome.clone()), claimed_at + age);
         let ms = Duration::from_millis;
         assert_eq!(after(&charged, ms(499)), SETTLE_PAUSE);
         assert_eq!(after(&charged, ms(500)), SETTLE_SOON);
         assert_eq!(after(&free, ms(0)), SETTLE_SOON);
     }
 
-    fn charged() -> Ended {
+    fn charged() -> CompletedClaim {
         let requested_at = Utc::now();
         ended(Uptime::now(), Outcome::Charged { requested_at })
     }
@@ -784,7 +796,7 @@ mod tests {
             sender.try_send(charged()).expect("there is room");
         }
         let begun_at = tokio::time::Instant::now();
-        gather(&mut endings, &mut batch, Instant::now() + SETTLE_REST).await;
+        gather(&mut endings, &mut batch, Instant::now() + SETTLE_MAX_WAIT).await;
         (batch.len(), begun_at.elapsed())
     }
 
@@ -796,18 +808,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn some_wait_until_the_database_has_rested() {
-        let (count, time) = gathered(SETTLE_SOME).await;
+        let (count, time) = gathered(SETTLE_MIN_ITEMS).await;
         assert!(
-            count == 1 + SETTLE_SOME && (SETTLE_REST..SETTLE_PAUSE).contains(&time),
+            count == 1 + SETTLE_MIN_ITEMS && (SETTLE_MAX_WAIT..SETTLE_PAUSE).contains(&time),
             "{count} {time:?}"
         );
     }
 
     #[tokio::test(start_paused = true)]
     async fn enough_do_not_wait() {
-        let (count, time) = gathered(SETTLE_ENOUGH).await;
+        let (count, time) = gathered(SETTLE_MAX_ITEMS).await;
         assert!(
-            count == 1 + SETTLE_ENOUGH && time < SETTLE_REST,
+            count == 1 + SETTLE_MAX_ITEMS && time < SETTLE_MAX_WAIT,
             "{count} {time:?}"
         );
     }

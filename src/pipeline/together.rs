@@ -6,9 +6,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Longest time that a charge waits for others.
-pub const CHARGE_PAUSE: Duration = Duration::from_millis(6);
+pub const CHARGE_MAX_WAIT: Duration = Duration::from_millis(6);
 /// Number of charges that begin at once, without waiting for more.
-pub const CHARGE_ENOUGH: usize = 16;
+pub const CHARGE_MAX_ITEMS: usize = 16;
 
 /// Items that wait to begin.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub struct Together<T> {
 pub enum Begin<T> {
     /// Now, together with all that waited.
     Now(Vec<T>),
-    /// After [`CHARGE_PAUSE`], with all that join until then: the caller has to
+    /// After [`CHARGE_MAX_WAIT`], with all that join until then: the caller has to
     /// [take](Together::take) them.
     AfterPause,
     /// With the items that wait already.
@@ -43,7 +43,7 @@ impl<T> Together<T> {
         let is_first = waiting.is_empty();
         waiting.extend(more);
         match waiting.len() {
-            CHARGE_ENOUGH.. => Begin::Now(std::mem::take(&mut *waiting)),
+            CHARGE_MAX_ITEMS.. => Begin::Now(std::mem::take(&mut *waiting)),
             1.. if is_first => Begin::AfterPause,
             _ => Begin::WithOthers,
         }
@@ -68,11 +68,11 @@ mod tests {
         let together = Together::default();
         assert_eq!(together.join([]), Begin::WithOthers, "nobody came");
         assert_eq!(together.join([0]), Begin::AfterPause);
-        for number in 1..CHARGE_ENOUGH - 1 {
+        for number in 1..CHARGE_MAX_ITEMS - 1 {
             assert_eq!(together.join([number]), Begin::WithOthers);
         }
-        let all = (0..CHARGE_ENOUGH).collect();
-        assert_eq!(together.join([CHARGE_ENOUGH - 1]), Begin::Now(all));
+        let all = (0..CHARGE_MAX_ITEMS).collect();
+        assert_eq!(together.join([CHARGE_MAX_ITEMS - 1]), Begin::Now(all));
         assert!(together.take().is_empty(), "they have begun");
         assert_eq!(together.join([7]), Begin::AfterPause, "the first again");
         assert_eq!(together.join([8, 9]), Begin::WithOthers);
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_crowd_waits_for_nobody() {
-        let crowd: Vec<usize> = (0..CHARGE_ENOUGH + 3).collect();
+        let crowd: Vec<usize> = (0..CHARGE_MAX_ITEMS + 3).collect();
         let together = Together::default();
         assert_eq!(together.join(crowd.clone()), Begin::Now(crowd));
     }

@@ -14,15 +14,15 @@ use sqlx::PgPool;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::task::TaskTracker;
 
-use crate::domain::lease::LeaseTerms;
+use crate::domain::lease::LeasePolicy;
 use crate::domain::uptime::Uptime;
 use crate::pipeline::deployment::Admission;
 use crate::pipeline::restored::{self, Asked};
-use crate::pipeline::settle::{Ended, Returned};
-use crate::pipeline::together::{Begin, CHARGE_PAUSE, Together};
+use crate::pipeline::settle::{CompletedClaim, Returned};
+use crate::pipeline::together::{Begin, CHARGE_MAX_WAIT, Together};
 use crate::processors::{Outcome, Processor, Stop, charge, resolve};
 use crate::store::claim::{
-    CLAIM_BATCH, Claim, ClaimedFor, DOUBTFUL_BATCH, claim_doubtful, claim_free, claim_untried,
+    CLAIM_BATCH, Claim, ClaimedFor, IN_DOUBT_BATCH, claim_in_doubt, claim_queued, claim_untried,
     newest_id,
 };
 use crate::store::clock::DatabaseClock;
@@ -38,17 +38,17 @@ pub const CLAIM_PAUSE: Duration = Duration::from_millis(10);
 /// The time between two claims that start at the oldest row instead of the low-water mark.
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// The time between two claims of payments in doubt when there were none.
-pub const DOUBTFUL_POLL: Duration = Duration::from_secs(1);
+pub const IN_DOUBT_POLL: Duration = Duration::from_secs(1);
 /// The time between two claims of payments in doubt when there were some.
-pub const DOUBTFUL_PACE: Duration = Duration::from_millis(100);
-/// The time between two attempts to reserve a place for an outcome while settling is behind.
-pub const PLACE_PAUSE: Duration = Duration::from_millis(25);
+pub const IN_DOUBT_PAUSE: Duration = Duration::from_millis(100);
+/// The time between two attempts to reserve a slot for an outcome while settling is behind.
+pub const SETTLE_SLOT_PAUSE: Duration = Duration::from_millis(25);
 /// Rows below the newest claimed one that a claim still looks at: payments whose commit was
 /// overtaken.
 pub const LOW_WATER_SLACK: i64 = 1_000;
 /// Calls that are begun before other tasks of this thread run. A claim out of a backlog begins
 /// hundreds, which would delay replies to clients by tens of milliseconds.
-const STARTED_TOGETHER: usize = 16;
+const STARTED_AT_ONCE: usize = 16;
 /// Most payments left in the queue with which an instance still claims others on accept: what four
 /// claims take. A payment that is claimed by a statement of its own takes a fifth more work, so
 /// where the CPUs are used up the queue would only grow if all had to go that way. While more wait,
@@ -57,16 +57,16 @@ const LEFT_AT_MOST: usize = 4 * CLAIM_BATCH;
 /// The least number of payments that a claim asks for.
 const LEAST_CLAIM: usize = 32;
 
-/// A place for the outcome of a claim. It is reserved before the claim is made: where settling is
+/// A slot for the outcome of a claim. It is reserved before the claim is made: where settling is
 /// behind, nothing more is charged than can be recorded soon.
-type Place = mpsc::OwnedPermit<Ended>;
+type SettleSlot = mpsc::OwnedPermit<CompletedClaim>;
 
 /// Claims and charges payments.
 pub struct Worker {
     /// Connections for claims.
     pub pool: PgPool,
     /// How long claims last.
-    pub terms: LeaseTerms,
+    pub terms: LeasePolicy,
     /// Whether payments may be claimed.
     pub admission: Arc<Admission>,
     /// Says which doubts are over.
@@ -76,7 +76,7 @@ pub struct Worker {
     /// Chooses the processor.
     pub router: SharedRouter,
     /// Takes the outcomes of claims.
-    pub ended: mpsc::Sender<Ended>,
+    pub ended: mpsc::Sender<CompletedClaim>,
     /// Released payments.
     pub returned: Arc<Returned>,
     /// Woken when there may be something to claim.
@@ -88,7 +88,7 @@ pub struct Worker {
     /// When to stop.
     pub stop: Arc<Stop>,
     /// What is known of the queue.
-    pub depth: Arc<Depth>,
+    pub backlog: Arc<Backlog>,
     /// Payments that were claimed on accept and wait to be charged.
     pub arrived: Together<Arrived>,
 }
@@ -99,13 +99,13 @@ pub struct Arrived {
     processor: usize,
     claim: Claim,
     permit: Permit,
-    place: Place,
+    slot: SettleSlot,
 }
 
 /// What an instance knows of the queue without counting it.
 #[derive(Debug, Default)]
-pub struct Depth {
-    /// A claim found no more payments; since then permits and places have been there, and claims
+pub struct Backlog {
+    /// A claim found no more payments; since then permits and slots have been there, and claims
     /// have found no more than this instance had left.
     drained: AtomicBool,
     /// Payments that this instance has left in the queue since then, at most.
@@ -115,7 +115,7 @@ pub struct Depth {
     oldest_age_ms: AtomicU64,
 }
 
-impl Depth {
+impl Backlog {
     /// An estimate for the router.
     #[must_use]
     pub fn queue(&self) -> Queue {
@@ -176,8 +176,8 @@ pub enum Step {
     Drained(usize),
     /// The router gives no permit before this time has passed.
     NoPermit(Option<Duration>),
-    /// Settling is behind: there is no place for another outcome.
-    NoPlace,
+    /// Settling is behind: there is no slot for another outcome.
+    NoSettleSlot,
 }
 
 impl Worker {
@@ -204,7 +204,7 @@ impl Worker {
                             Step::NoPermit(retry_in) => {
                                 (retry_in.unwrap_or(IDLE_POLL).min(IDLE_POLL), true)
                             }
-                            Step::NoPlace => (PLACE_PAUSE, false),
+                            Step::NoSettleSlot => (SETTLE_SLOT_PAUSE, false),
                         }
                     }
                     Err(error) => {
@@ -233,17 +233,17 @@ impl Worker {
         from_id: i64,
     ) -> Result<(Step, Option<i64>), sqlx::Error> {
         if !self.may_claim() {
-            self.depth.drained.store(false, Ordering::Relaxed);
+            self.backlog.drained.store(false, Ordering::Relaxed);
             return Ok((Step::NoPermit(None), None));
         }
-        let mut places = self.places(want, DOUBTFUL_BATCH).into_iter();
-        if places.len() == 0 {
-            self.depth.drained.store(false, Ordering::Relaxed);
-            return Ok((Step::NoPlace, None));
+        let mut slots = self.slots(want, IN_DOUBT_BATCH).into_iter();
+        if slots.len() == 0 {
+            self.backlog.drained.store(false, Ordering::Relaxed);
+            return Ok((Step::NoSettleSlot, None));
         }
-        let plan = self.router.plan(places.len(), self.depth.queue());
+        let plan = self.router.plan(slots.len(), self.backlog.queue());
         if plan.permits.is_empty() {
-            self.depth.drained.store(false, Ordering::Relaxed);
+            self.backlog.drained.store(false, Ordering::Relaxed);
             return Ok((Step::NoPermit(plan.retry_in), None));
         }
         // Where one processor would take all, only payments that never failed find out whether
@@ -254,7 +254,7 @@ impl Worker {
         for permit in plan.permits {
             permits.entry(permit.processor()).or_default().push(permit);
         }
-        let left = self.depth.left.load(Ordering::Relaxed);
+        let left = self.backlog.left.load(Ordering::Relaxed);
         let (mut claimed, mut newest) = (0, None);
         for (index, permits) in permits {
             let name = &self.processors[index].name;
@@ -262,51 +262,51 @@ impl Worker {
             let (wanted, terms) = (permits.len(), self.terms);
             let claims = match spare {
                 true => claim_untried(&self.pool, terms, name, wanted, from_id).await?,
-                false => claim_free(&self.pool, terms, name, wanted, from_id).await?,
+                false => claim_queued(&self.pool, terms, name, wanted, from_id).await?,
             };
             let drained = !spare && claims.len() < wanted;
             if !spare {
-                self.depth.claimed(&claims, drained);
+                self.backlog.claimed(&claims, drained);
             }
-            COUNTS.claimed_free.add_batch(claims.len());
+            COUNTS.claimed_queued.add_batch(claims.len());
             claimed += claims.len();
             newest = newest.max(claims.iter().map(|claim| claim.id).max());
-            let rights = permits.into_iter().zip(&mut places);
-            for (started, (claim, (permit, place))) in claims.into_iter().zip(rights).enumerate() {
-                if started % STARTED_TOGETHER == STARTED_TOGETHER - 1 {
+            let rights = permits.into_iter().zip(&mut slots);
+            for (started, (claim, (permit, slot))) in claims.into_iter().zip(rights).enumerate() {
+                if started % STARTED_AT_ONCE == STARTED_AT_ONCE - 1 {
                     tokio::task::yield_now().await;
                 }
-                self.start(index, claim, permit, place);
+                self.start(index, claim, permit, slot);
             }
             if drained {
-                self.depth.exhausted(left);
+                self.backlog.exhausted(left);
                 return Ok((Step::Drained(claimed), newest));
             }
         }
-        self.depth.took(claimed);
+        self.backlog.took(claimed);
         Ok((Step::More(claimed), newest))
     }
 
     /// Permits to claim so many payments for one processor by the commit that accepts them. None
     /// where many wait in the queue, as far as this instance knows, settling is behind, or the
     /// router does not give as many.
-    pub fn claim_on_arrival(self: &Arc<Self>, count: usize) -> Option<OnArrival> {
-        if count > CLAIM_BATCH || !self.depth.lets_pass() || self.stop.draining.is_cancelled() {
+    pub fn claim_on_accept(self: &Arc<Self>, count: usize) -> Option<ClaimOnAccept> {
+        if count > CLAIM_BATCH || !self.backlog.lets_pass() || self.stop.draining.is_cancelled() {
             return None;
         }
         if !self.may_claim() {
             return None;
         }
-        let places = self.places(count, DOUBTFUL_BATCH);
-        let permits = self.router.plan(places.len(), self.depth.queue()).permits;
+        let slots = self.slots(count, IN_DOUBT_BATCH);
+        let permits = self.router.plan(slots.len(), self.backlog.queue()).permits;
         let processor = permits.first()?.processor();
         let enough =
             permits.len() == count && permits.iter().all(|permit| permit.processor() == processor);
-        enough.then(|| OnArrival {
+        enough.then(|| ClaimOnAccept {
             worker: Arc::clone(self),
             processor,
             permits,
-            places,
+            slots,
         })
     }
 
@@ -319,7 +319,7 @@ impl Worker {
 
     /// Notes that `count` payments were accepted and not claimed.
     pub fn left_in_queue(&self, count: usize) {
-        self.depth.left.fetch_add(count, Ordering::Relaxed);
+        self.backlog.left.fetch_add(count, Ordering::Relaxed);
         self.wake.notify_one();
     }
 
@@ -331,19 +331,19 @@ impl Worker {
 
     /// Places for the ends of so many claims, or of as many as there are beyond those that are
     /// `spared`.
-    fn places(&self, most: usize, spared: usize) -> Vec<Place> {
+    fn slots(&self, most: usize, spared: usize) -> Vec<SettleSlot> {
         let most = most.min(self.ended.capacity().saturating_sub(spared));
-        let places = (0..most).map_while(|_| self.ended.clone().try_reserve_owned().ok());
-        places.collect()
+        let slots = (0..most).map_while(|_| self.ended.clone().try_reserve_owned().ok());
+        slots.collect()
     }
 
     fn start_all(&self, arrived: Vec<Arrived>) {
         for one in arrived {
-            self.start(one.processor, one.claim, one.permit, one.place);
+            self.start(one.processor, one.claim, one.permit, one.slot);
         }
     }
 
-    fn start(&self, index: usize, claim: Claim, permit: Permit, place: Place) {
+    fn start(&self, index: usize, claim: Claim, permit: Permit, slot: SettleSlot) {
         let (stop, permit_back) = (Arc::clone(&self.stop), Arc::clone(&self.permit_back));
         let processors = Arc::clone(&self.processors);
         if self.admission.asks_first() {
@@ -359,28 +359,28 @@ impl Worker {
                     }
                 };
                 permit_back.notify_one();
-                hand_over(place, claim, outcome);
+                hand_over(slot, claim, outcome);
             });
             return;
         }
         self.calls.spawn(async move {
             let outcome = charge(&processors[index].client, &claim, permit, &stop).await;
             permit_back.notify_one();
-            hand_over(place, claim, outcome);
+            hand_over(slot, claim, outcome);
         });
     }
 
     /// Resolves payments in doubt until the worker stops.
-    pub async fn run_doubtful(&self) {
+    pub async fn run_in_doubt(&self) {
         let mut outage = Outage::new("claim doubtful");
         while !self.stop.draining.is_cancelled() {
-            let pause = match within(self.doubtful_step()).await {
+            let pause = match within(self.in_doubt_step()).await {
                 Ok(found) => {
                     outage.over();
                     if found == 0 {
-                        DOUBTFUL_POLL
+                        IN_DOUBT_POLL
                     } else {
-                        DOUBTFUL_PACE
+                        IN_DOUBT_PAUSE
                     }
                 }
                 Err(error) => {
@@ -391,7 +391,7 @@ impl Worker {
             let pause = pause.mul_f64(rand::rng().random_range(0.8..1.2));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = async { self.returned.doubtful.notified().await; tokio::time::sleep(DOUBTFUL_PACE).await } => {}
+                () = async { self.returned.doubtful.notified().await; tokio::time::sleep(IN_DOUBT_PAUSE).await } => {}
                 () = self.stop.draining.cancelled() => {}
             }
         }
@@ -401,39 +401,39 @@ impl Worker {
     ///
     /// # Errors
     /// The database did not confirm the claim.
-    pub async fn doubtful_step(&self) -> Result<usize, sqlx::Error> {
+    pub async fn in_doubt_step(&self) -> Result<usize, sqlx::Error> {
         if !self.may_claim() {
             return Ok(0);
         }
         let newest = newest_id(&self.pool).await?;
-        self.depth.newest.store(newest, Ordering::Relaxed);
-        let places = self.places(DOUBTFUL_BATCH, 0);
-        let bound = self.doubtful_bound();
+        self.backlog.newest.store(newest, Ordering::Relaxed);
+        let slots = self.slots(IN_DOUBT_BATCH, 0);
+        let bound = self.in_doubt_bound();
         // The others are for instances that have their processors, or else for an operator.
         let processors = self.processors.iter();
         let configured: Vec<String> = processors.map(|each| each.name.clone()).collect();
-        let (terms, clock, limit) = (self.terms, &self.clock, places.len());
-        let claims = claim_doubtful(&self.pool, terms, clock, &configured, limit, bound).await?;
+        let (terms, clock, limit) = (self.terms, &self.clock, slots.len());
+        let claims = claim_in_doubt(&self.pool, terms, clock, &configured, limit, bound).await?;
         let count = claims.len();
-        COUNTS.claimed_doubtful.add_batch(count);
-        for (claim, place) in claims.into_iter().zip(places) {
-            self.start_resolving(claim, place);
+        COUNTS.claimed_in_doubt.add_batch(count);
+        for (claim, slot) in claims.into_iter().zip(slots) {
+            self.start_resolving(claim, slot);
         }
         Ok(count)
     }
 
     /// Nothing above this row was ever claimed, by any instance, as far as can be known: the queue
     /// is claimed in order, so others are not far ahead. Spares a search through a deep backlog.
-    fn doubtful_bound(&self) -> i64 {
+    fn in_doubt_bound(&self) -> i64 {
         /// How far ahead other instances may be, in rows.
         const AHEAD: i64 = 100_000;
-        match self.depth.newest_claimed.load(Ordering::Relaxed) {
+        match self.backlog.newest_claimed.load(Ordering::Relaxed) {
             0 => i64::MAX,
             newest => newest.saturating_add(AHEAD),
         }
     }
 
-    fn start_resolving(&self, claim: Claim, place: Place) {
+    fn start_resolving(&self, claim: Claim, slot: SettleSlot) {
         let (stop, router) = (Arc::clone(&self.stop), self.router.clone());
         let processors = Arc::clone(&self.processors);
         let (index, earlier) = (self.index_of(&claim.processor), claim.earlier);
@@ -442,7 +442,7 @@ impl Worker {
             let mut claim = claim;
             if let Some(pool) = asks {
                 match restored::ask(&pool, &processors, claim).await {
-                    Asked::Decided(decided, outcome) => return hand_over(place, decided, outcome),
+                    Asked::Decided(decided, outcome) => return hand_over(slot, decided, outcome),
                     Asked::Nowhere(asked) => claim = asked,
                 }
             }
@@ -452,26 +452,26 @@ impl Worker {
                     resolve(&processors[index].client, &claim, earlier, permit, &stop).await
                 }
                 // Claims are made for configured processors only.
-                (_, earlier) => Outcome::Doubtful {
+                (_, earlier) => Outcome::InDoubt {
                     until: earlier.map(|earlier| earlier.doubt_until),
                     reason: "no processor of this name is configured".to_owned(),
                 },
             };
-            hand_over(place, claim, outcome);
+            hand_over(slot, claim, outcome);
         });
     }
 }
 
 /// The right to claim payments by the commit that accepts them. Dropped, it gives its permits back.
 #[must_use]
-pub struct OnArrival {
+pub struct ClaimOnAccept {
     worker: Arc<Worker>,
     processor: usize,
     permits: Vec<Permit>,
-    places: Vec<Place>,
+    slots: Vec<SettleSlot>,
 }
 
-impl OnArrival {
+impl ClaimOnAccept {
     /// What to write into their rows.
     pub fn claimed_for(&self) -> ClaimedFor<'_> {
         ClaimedFor {
@@ -489,26 +489,26 @@ impl OnArrival {
             worker,
             processor,
             permits,
-            places,
+            slots,
         } = self;
-        COUNTS.claimed_free.add_batch(claims.len());
-        worker.depth.claimed(&claims, true);
-        let rights = permits.into_iter().zip(places);
+        COUNTS.claimed_queued.add_batch(claims.len());
+        worker.backlog.claimed(&claims, true);
+        let rights = permits.into_iter().zip(slots);
         let arrived = claims.into_iter().zip(rights);
         let begin = worker
             .arrived
-            .join(arrived.map(|(claim, (permit, place))| Arrived {
+            .join(arrived.map(|(claim, (permit, slot))| Arrived {
                 processor,
                 claim,
                 permit,
-                place,
+                slot,
             }));
         match begin {
             Begin::Now(arrived) => worker.start_all(arrived),
             Begin::AfterPause => {
                 let calls = worker.calls.clone();
                 calls.spawn(async move {
-                    tokio::time::sleep(CHARGE_PAUSE).await;
+                    tokio::time::sleep(CHARGE_MAX_WAIT).await;
                     worker.start_all(worker.arrived.take());
                 });
             }
@@ -517,9 +517,9 @@ impl OnArrival {
     }
 }
 
-fn hand_over(place: Place, claim: Claim, outcome: Outcome) {
+fn hand_over(slot: SettleSlot, claim: Claim, outcome: Outcome) {
     let id = claim.payment.correlation_id;
-    if place.send(Ended { claim, outcome }).is_closed() {
+    if slot.send(CompletedClaim { claim, outcome }).is_closed() {
         tracing::error!(payment.id = %id, "ended after settling had stopped; left to its lease");
     }
 }
@@ -557,22 +557,22 @@ mod tests {
 
     #[test]
     fn payments_pass_others_only_while_these_are_few_and_known() {
-        let depth = Depth::default();
-        assert!(!depth.lets_pass(), "another instance may have left some");
-        depth.exhausted(0);
-        assert!(depth.lets_pass());
+        let backlog = Backlog::default();
+        assert!(!backlog.lets_pass(), "another instance may have left some");
+        backlog.exhausted(0);
+        assert!(backlog.lets_pass());
 
-        depth.left.store(LEFT_AT_MOST + 1, Ordering::Relaxed);
-        assert!(!depth.lets_pass());
-        depth.took(LEFT_AT_MOST);
-        assert!(depth.lets_pass(), "one is left");
-        depth.took(LEAST_CLAIM);
-        assert!(!depth.lets_pass(), "there were more than were left here");
+        backlog.left.store(LEFT_AT_MOST + 1, Ordering::Relaxed);
+        assert!(!backlog.lets_pass());
+        backlog.took(LEFT_AT_MOST);
+        assert!(backlog.lets_pass(), "one is left");
+        backlog.took(LEAST_CLAIM);
+        assert!(!backlog.lets_pass(), "there were more than were left here");
 
-        depth.left.store(2, Ordering::Relaxed);
-        depth.exhausted(1);
-        assert!(depth.lets_pass(), "one came during the claim");
-        depth.took(1);
-        assert!(!depth.lets_pass());
+        backlog.left.store(2, Ordering::Relaxed);
+        backlog.exhausted(1);
+        assert!(backlog.lets_pass(), "one came during the claim");
+        backlog.took(1);
+        assert!(!backlog.lets_pass());
     }
 }

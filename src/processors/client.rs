@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
-use http1_client::{Answer, Connections, Failed, Line, MOST_CONNECTIONS, Names};
+use http1_client::{Answer, Connections, Failed, Line, MOST_CONNECTIONS, Resolver};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Uri};
 use reqwest::Url;
@@ -66,7 +66,7 @@ pub fn processors(
     settings: &ProcessorsSettings,
     connections: usize,
 ) -> anyhow::Result<Arc<Vec<Processor>>> {
-    let names = Names::of_system();
+    let names = Resolver::of_system();
     let processors = settings.processors.0.iter().map(|processor| {
         let client = ProcessorClient::new(
             processor,
@@ -111,7 +111,7 @@ impl ProcessorClient {
     pub fn new(
         settings: &ProcessorSettings,
         timeout: Duration,
-        names: &Names,
+        names: &Resolver,
         authorities: Option<&Authorities>,
     ) -> anyhow::Result<Self> {
         let is_https = settings.url.scheme() == "https";
@@ -157,7 +157,7 @@ impl ProcessorClient {
         &self.counts
     }
 
-    /// Posts the payment of a claim under its stamp, as part of that trace.
+    /// Posts the payment of a claim under its requested_at, as part of that trace.
     pub async fn post(&self, claim: &Claim, traceparent: Option<Traceparent>) -> Posted {
         let id = claim.payment.correlation_id;
         let body = PaymentRequest {

@@ -35,7 +35,7 @@ const STOPPING: &str = "the instance was stopping";
 /// What is to be recorded of a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The processor has charged it, under this stamp.
+    /// The processor has charged it, under this requested_at.
     Charged {
         /// `requestedAt` as the processor recorded it.
         requested_at: DateTime<Utc>,
@@ -46,7 +46,7 @@ pub enum Outcome {
         reason: String,
     },
     /// The processor of the claim may have charged it or may yet do so.
-    Doubtful {
+    InDoubt {
         /// From when on a 404 is proof; `None`: a call was left open just now, the time starts anew.
         until: Option<DateTime<Utc>>,
         /// What was seen, for the history of the payment.
@@ -63,7 +63,7 @@ pub enum Outcome {
 
 /// A claim and what is to be recorded of it.
 #[derive(Debug, Clone)]
-pub struct Ended {
+pub struct CompletedClaim {
     /// The claim.
     pub claim: Claim,
     /// What became of it.
@@ -96,7 +96,7 @@ pub async fn charge(
 }
 
 /// Finds out whether a doubtful payment was charged, and posts it again to the same processor, under
-/// the same stamp, where it was not. `permit` is asked for when it is needed.
+/// the same requested_at, where it was not. `permit` is asked for when it is needed.
 pub async fn resolve(
     client: &ProcessorClient,
     claim: &Claim,
@@ -104,7 +104,7 @@ pub async fn resolve(
     permit: impl FnOnce() -> Option<Permit>,
     stop: &Stop,
 ) -> Outcome {
-    let keep = |reason: String| Outcome::Doubtful {
+    let keep = |reason: String| Outcome::InDoubt {
         until: Some(earlier.doubt_until),
         reason,
     };
@@ -252,11 +252,11 @@ fn decide(verdict: Verdict, seen: String, earlier: Option<EarlierAttempt>) -> Ou
     match (verdict, earlier) {
         (Verdict::Charged { requested_at }, _) => Outcome::Charged { requested_at },
         (Verdict::Mismatch { reason }, _) => Outcome::Dead { reason, held: true },
-        (Verdict::Unknown, _) => Outcome::Doubtful {
+        (Verdict::Unknown, _) => Outcome::InDoubt {
             until: None,
             reason: seen,
         },
-        (_, Some(earlier)) => Outcome::Doubtful {
+        (_, Some(earlier)) => Outcome::InDoubt {
             until: Some(earlier.doubt_until),
             reason: seen,
         },

@@ -349,7 +349,7 @@ mod tests {
             ),
             ("bare", vec![("Content-Length", "0")], String::new()),
             ("page", vec![html, ("Content-Length", "33")], page.clone()),
-            ("page that asks for patience", vec![html, wait], page),
+            ("page that asks for timeout", vec![html, wait], page),
             (
                 "nothing, as a text",
                 vec![html, ("Content-Length", "0")],

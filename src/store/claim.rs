@@ -2,14 +2,14 @@
 //! processor each payment goes, before the first byte is sent there.
 //!
 //! While few payments wait, the commit that accepts a payment claims it, too ([`ClaimedFor`], see
-//! [`accept`](crate::pipeline::accept)). For all others there are two kinds of claim. [`claim_free`] takes
+//! [`accept`](crate::pipeline::accept)). For all others there are two kinds of claim. [`claim_queued`] takes
 //! queued payments, which no processor can have charged, for a processor that the router chose.
-//! [`claim_doubtful`] takes payments in doubt, which one processor may have charged (the worker
+//! [`claim_in_doubt`] takes payments in doubt, which one processor may have charged (the worker
 //! died, or got no proof), to ask that processor.
 //!
 //! # What the statements must keep
 //!
-//! [`claim_free`], [`claim_doubtful`] and their twins, the SQL functions `accept_payment` and
+//! [`claim_queued`], [`claim_in_doubt`] and their twins, the SQL functions `accept_payment` and
 //! `accept_payments` (claim-on-accept), decide where money goes:
 //!
 //! - `processor IS NULL` in the claim of queued payments: a payment that may have been charged goes
@@ -38,7 +38,7 @@ use rust_decimal::Decimal;
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::domain::lease::LeaseTerms;
+use crate::domain::lease::LeasePolicy;
 use crate::domain::payment::Payment;
 use crate::domain::traceparent::Traceparent;
 use crate::domain::uptime::Uptime;
@@ -49,7 +49,7 @@ use crate::store::database::interval;
 /// instances.
 pub const CLAIM_BATCH: usize = 390;
 /// Payments in doubt in one claim, at most.
-pub const DOUBTFUL_BATCH: usize = 64;
+pub const IN_DOUBT_BATCH: usize = 64;
 /// A payment that is not sent this long after its claim is released instead.
 pub const SEND_WITHIN: Duration = Duration::from_secs(3);
 /// The pause before a payment in doubt is claimed again, doubled with every attempt.
@@ -63,7 +63,7 @@ pub struct ClaimedFor<'a> {
     /// The only processor that may get them under this claim.
     pub processor: &'a str,
     /// How long the claim lasts.
-    pub terms: LeaseTerms,
+    pub terms: LeasePolicy,
 }
 
 /// A payment that this instance holds until its lease is over.
@@ -144,9 +144,9 @@ impl ClaimRow {
 /// # Errors
 /// The database did not confirm the claim. What it may have claimed can be claimed again after the
 /// lease.
-pub async fn claim_free(
+pub async fn claim_queued(
     pool: &PgPool,
-    terms: LeaseTerms,
+    terms: LeasePolicy,
     processor: &str,
     limit: usize,
     from_id: i64,
@@ -154,13 +154,13 @@ pub async fn claim_free(
     claim_up_to(i32::MAX, pool, terms, processor, limit, from_id).await
 }
 
-/// As [`claim_free`], of payments that were never claimed before.
+/// As [`claim_queued`], of payments that were never claimed before.
 ///
 /// # Errors
-/// As for [`claim_free`].
+/// As for [`claim_queued`].
 pub async fn claim_untried(
     pool: &PgPool,
-    terms: LeaseTerms,
+    terms: LeasePolicy,
     processor: &str,
     limit: usize,
     from_id: i64,
@@ -172,7 +172,7 @@ pub async fn claim_untried(
 async fn claim_up_to(
     attempts: i32,
     pool: &PgPool,
-    terms: LeaseTerms,
+    terms: LeasePolicy,
     processor: &str,
     limit: usize,
     from_id: i64,
@@ -231,10 +231,10 @@ async fn claim_up_to(
 /// now. `clock` takes note of the time that the statement read, and says which doubts are over.
 ///
 /// # Errors
-/// As for [`claim_free`].
-pub async fn claim_doubtful(
+/// As for [`claim_queued`].
+pub async fn claim_in_doubt(
     pool: &PgPool,
-    terms: LeaseTerms,
+    terms: LeasePolicy,
     clock: &DatabaseClock,
     processors: &[String],
     limit: usize,

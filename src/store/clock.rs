@@ -24,7 +24,7 @@ use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
 use crate::domain::attention::{Attention, Item};
-use crate::domain::lease::LeaseTerms;
+use crate::domain::lease::LeasePolicy;
 use crate::telemetry::metrics::COUNTS;
 
 /// Clocks may differ in rate by one part in so many before that counts as a step. A server that slews its
@@ -86,7 +86,7 @@ struct Steady {
 impl DatabaseClock {
     /// A clock of which nothing is known, where claims and doubts last for these terms.
     #[must_use]
-    pub fn new(terms: LeaseTerms) -> Self {
+    pub fn new(terms: LeasePolicy) -> Self {
         Self {
             longest_doubt: terms.lease + terms.late_charge,
             watch: Mutex::default(),
@@ -226,7 +226,7 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
-    const TERMS: LeaseTerms = LeaseTerms {
+    const TERMS: LeasePolicy = LeasePolicy {
         lease: Duration::from_secs(20),
         late_charge: Duration::from_secs(60),
     };

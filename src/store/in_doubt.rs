@@ -21,9 +21,9 @@ use crate::store::database::{interval, within};
 use crate::store::queue_statistics::{CALL_OVERDUE, COUNTED};
 
 /// Payments that are decided in one transaction, at most.
-pub const DECIDED_TOGETHER: usize = 500;
+pub const DECIDED_AT_ONCE: usize = 500;
 /// The time between two polls for stranded payments.
-pub const STRANDED_LOOK: Duration = Duration::from_secs(10);
+pub const STRANDED_POLL: Duration = Duration::from_secs(10);
 /// The least time between two lines of the log about the stranded payments of one processor.
 pub const STRANDED_TOLD: Duration = Duration::from_secs(60);
 
@@ -139,7 +139,7 @@ pub async fn list(
 
 /// What an operator knows of payments in doubt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Word {
+pub enum Resolution {
     /// Their processor charged them.
     Charged,
     /// It did not, and never will.
@@ -152,7 +152,7 @@ pub enum Word {
 pub struct Decided {
     /// The payment.
     pub correlation_id: Uuid,
-    /// `done`, or why not: `unknown`, `queued` (no processor may have charged it), `in flight` (a
+    /// `done`, or why not: `unknown`, `queued` (no processor may have charged it), `in_flight` (a
     /// worker holds it), `too early` (a call may still charge it), `out of range` (that
     /// `requestedAt` cannot be), `settled`, `dead`.
     pub outcome: String,
@@ -162,7 +162,7 @@ pub struct Decided {
     pub requested_at: Option<DateTime<Utc>>,
 }
 
-/// Ends payments in doubt on an operator's word, in the order of their ids: a charge is recorded
+/// Ends payments in doubt on an operator's decision, in the order of their ids: a charge is recorded
 /// under the `requestedAt` given, or else the one that was sent; a payment that was not charged is
 /// free for any processor. Nothing is done with `dry_run`.
 ///
@@ -171,14 +171,14 @@ pub struct Decided {
 pub async fn decide(
     pool: &PgPool,
     payments: &[(Uuid, Option<DateTime<Utc>>)],
-    word: Word,
+    resolution: Resolution,
     author: &Author,
     dry_run: bool,
 ) -> Result<Vec<Decided>, sqlx::Error> {
     let mut payments = payments.to_vec();
     payments.sort_unstable_by_key(|(id, _)| *id);
     let mut decided = Vec::with_capacity(payments.len());
-    for part in payments.chunks(DECIDED_TOGETHER) {
+    for part in payments.chunks(DECIDED_AT_ONCE) {
         let (ids, requested): (Vec<Uuid>, Vec<_>) = part.iter().copied().unzip();
         let rows = sqlx::query_as!(
             Decided,
@@ -186,7 +186,7 @@ pub async fn decide(
             FROM decide_in_doubt($1, $2, $3, $4, $5, $6)"#,
             &ids,
             &requested as &[Option<DateTime<Utc>>],
-            word == Word::Charged,
+            resolution == Resolution::Charged,
             author.name(),
             author.reason(),
             dry_run
@@ -272,7 +272,7 @@ pub async fn watch(pool: &PgPool, stop: CancellationToken) {
             Err(error) => tracing::debug!(error = %error, "no look for stranded payments"),
         }
         tokio::select! {
-            () = tokio::time::sleep(STRANDED_LOOK) => {}
+            () = tokio::time::sleep(STRANDED_POLL) => {}
             () = stop.cancelled() => return,
         }
     }
@@ -338,7 +338,7 @@ mod tests {
         let (mut told, start) = (BTreeMap::new(), Instant::now());
         let stranded = BTreeMap::from([("old".to_owned(), 3)]);
         tell(&mut told, &stranded, start);
-        tell(&mut told, &stranded, start + STRANDED_TOLD - STRANDED_LOOK);
+        tell(&mut told, &stranded, start + STRANDED_TOLD - STRANDED_POLL);
         assert_eq!(told["old"], start, "not told again");
         tell(&mut told, &stranded, start + STRANDED_TOLD);
         assert_eq!(told["old"], start + STRANDED_TOLD);

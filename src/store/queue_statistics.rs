@@ -17,9 +17,9 @@ pub const COUNTED: i64 = 5_000;
 /// for at this moment: the longest call, as configured by default, and its lease.
 pub const CALL_OVERDUE: Duration = Duration::from_secs(20);
 /// How long statistics count as recent and are returned again.
-pub const CENSUS_INTERVAL: Duration = Duration::from_secs(2);
+pub const STATISTICS_INTERVAL: Duration = Duration::from_secs(2);
 /// Longest time that a call for recent statistics waits for the database.
-pub const CENSUS_TIMEOUT: Duration = Duration::from_millis(1_500);
+pub const STATISTICS_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// A number of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -34,12 +34,12 @@ pub struct Count {
 /// What the tables of the deployment look like at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Census {
+pub struct QueueStatistics {
     /// Payments accepted and not yet settled, those in flight included.
     pub queued: Count,
     /// How long ago the oldest of them was accepted, in seconds; 0 where there are none.
     pub oldest_age_seconds: f64,
-    /// Those of them that one processor may have charged and that are not simply in flight. Looked
+    /// Those of them that one processor may have charged and that are not simply in flight. Polled
     /// for among the oldest [`COUNTED`]: claims go in order, so there they are. If not exact, there
     /// may be more.
     pub in_doubt: Count,
@@ -53,7 +53,7 @@ pub struct Census {
     pub dead_rows: u64,
 }
 
-impl Census {
+impl QueueStatistics {
     /// Takes it, in a few milliseconds however deep the queue is.
     ///
     /// # Errors

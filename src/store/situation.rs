@@ -12,9 +12,11 @@ use tokio::sync::Mutex;
 use crate::domain::attention::{Attention, Item, OwnAttention, in_order, list, published};
 use crate::domain::lease::INSTANCE_TTL;
 use crate::domain::payment::format_time;
-use crate::store::database::{Look, interval};
+use crate::store::database::{LateAnswer, interval};
 use crate::store::in_doubt;
-use crate::store::queue_statistics::{CENSUS_INTERVAL, CENSUS_TIMEOUT, COUNTED, Census};
+use crate::store::queue_statistics::{
+    COUNTED, QueueStatistics, STATISTICS_INTERVAL, STATISTICS_TIMEOUT,
+};
 use crate::store::switch::{self, Switch};
 
 /// A payment that was accepted longer ago than this and is still open is reported.
@@ -27,14 +29,14 @@ pub const FAILING_AFTER: Duration = Duration::from_secs(2);
 /// A transaction that is open for longer is reported: vacuum cannot clean the queue behind it.
 pub const LONG_TRANSACTION: Duration = Duration::from_secs(60);
 
-/// What the database tells, including what the living instances wrote there. `census` and `switches` were read just
+/// What the database tells, including what the living instances wrote there. `queue` and `switches` were read just
 /// before.
 ///
 /// # Errors
 /// The database did not answer.
 pub async fn in_database(
     connection: &mut PgConnection,
-    census: &Census,
+    queue: &QueueStatistics,
     switches: &[Switch],
 ) -> Result<Vec<Item>, sqlx::Error> {
     let instances = sqlx::query!(
@@ -81,18 +83,18 @@ pub async fn in_database(
             alive.len()
         )));
     }
-    if let letters @ 1.. = census.dead_letters.value {
+    if let letters @ 1.. = queue.dead_letters.value {
         items.push(Attention::DeadLetters.item(format!("{letters} dead")));
         items.extend(mismatches(connection).await?);
     }
-    let open_for_long = census.oldest_age_seconds > STUCK_AFTER.as_secs_f64();
+    let open_for_long = queue.oldest_age_seconds > STUCK_AFTER.as_secs_f64();
     if open_for_long {
-        let age = census.oldest_age_seconds;
+        let age = queue.oldest_age_seconds;
         items
             .push(Attention::OldPayment.item(format!("the oldest payment is open for {age:.0} s")));
     }
-    if census.oldest_transaction_seconds > LONG_TRANSACTION.as_secs_f64() {
-        let age = census.oldest_transaction_seconds;
+    if queue.oldest_transaction_seconds > LONG_TRANSACTION.as_secs_f64() {
+        let age = queue.oldest_transaction_seconds;
         items
             .push(Attention::LongTransaction.item(format!("a transaction is open for {age:.0} s")));
     }
@@ -100,7 +102,7 @@ pub async fn in_database(
         .iter()
         .filter(|switch| is_configured(&switch.processor))
         .partition(|switch| switch.enabled);
-    let waiting = census.oldest_age_seconds > WAITING_AFTER.as_secs_f64();
+    let waiting = queue.oldest_age_seconds > WAITING_AFTER.as_secs_f64();
     let all_off = used.is_empty() && !off.is_empty();
     if all_off {
         let off: Vec<String> = off.iter().map(|switch| switched_off(switch)).collect();
@@ -122,14 +124,14 @@ pub async fn in_database(
                 .item("every processor that is in use says that it fails, and payments wait"),
         );
     } else if waiting && !all_off && !open_for_long {
-        let age = census.oldest_age_seconds;
+        let age = queue.oldest_age_seconds;
         items.push(Attention::PaymentsWait.item(format!(
             "the oldest payment of the queue waits for {age:.0} s"
         )));
     }
     items.extend(unreconciled(connection).await?);
     if let Some(names) = &configured
-        && census.in_doubt.value > 0
+        && queue.in_doubt.value > 0
     {
         let stranded = in_doubt::stranded(connection, names).await?;
         items.extend(stranded.into_iter().map(|(processor, payments)| {
@@ -210,24 +212,24 @@ async fn unreconciled(connection: &mut PgConnection) -> Result<Option<Item>, sql
         .then(|| Attention::Unreconciled.item(format!("reconcile found {}", parts.join("; ")))))
 }
 
-/// The census and the list of one look.
-pub type Looked = (Census, Vec<Item>);
+/// The queue statistics and the list of one look.
+pub type Polled = (QueueStatistics, Vec<Item>);
 
-/// Looks at the deployment once.
+/// ServingPoll at the deployment once.
 ///
 /// # Errors
 /// The database did not answer.
-pub async fn look(pool: &PgPool) -> Result<Looked, sqlx::Error> {
+pub async fn look(pool: &PgPool) -> Result<Polled, sqlx::Error> {
     let mut connection = pool.acquire().await?;
-    let census = Census::read(&mut connection).await?;
+    let queue = QueueStatistics::read(&mut connection).await?;
     let switches = switch::list(&mut connection).await?;
-    let attention = in_database(&mut connection, &census, &switches).await?;
-    Ok((census, attention))
+    let attention = in_database(&mut connection, &queue, &switches).await?;
+    Ok((queue, attention))
 }
 
 /// A look that is made when it is asked for, but not too often, however many ask.
 #[derive(Debug)]
-pub struct RecentLook {
+pub struct RecentPoll {
     pool: PgPool,
     taken: Mutex<Taken>,
 }
@@ -235,11 +237,11 @@ pub struct RecentLook {
 #[derive(Debug, Default)]
 struct Taken {
     /// When it was asked for last, and what came of it.
-    last: Option<(Instant, Option<Arc<Looked>>)>,
-    look: Look<Looked>,
+    last: Option<(Instant, Option<Arc<Polled>>)>,
+    look: LateAnswer<Polled>,
 }
 
-impl RecentLook {
+impl RecentPoll {
     /// None is taken yet.
     #[must_use]
     pub fn new(pool: PgPool) -> Self {
@@ -249,13 +251,13 @@ impl RecentLook {
         }
     }
 
-    /// One that is at most [`CENSUS_INTERVAL`] old; none if the database did not answer within
-    /// [`CENSUS_TIMEOUT`], or did not when it was asked last.
-    pub async fn get(&self) -> Option<Arc<Looked>> {
+    /// One that is at most [`STATISTICS_INTERVAL`] old; none if the database did not answer within
+    /// [`STATISTICS_TIMEOUT`], or did not when it was asked last.
+    pub async fn get(&self) -> Option<Arc<Polled>> {
         // Callers that come while one is taken wait for it, and take none.
         let Taken { last, look: taking } = &mut *self.taken.lock().await;
         if let Some((taken_at, looked)) = last
-            && taken_at.elapsed() < CENSUS_INTERVAL
+            && taken_at.elapsed() < STATISTICS_INTERVAL
         {
             return looked.clone();
         }
@@ -263,10 +265,10 @@ impl RecentLook {
             let pool = self.pool.clone();
             async move { look(&pool).await }
         };
-        let looked = match taking.answer(CENSUS_TIMEOUT, take).await {
+        let looked = match taking.answer(STATISTICS_TIMEOUT, take).await {
             Some(Ok(looked)) => Some(Arc::new(looked)),
             Some(Err(error)) => {
-                tracing::debug!(error = %error, "no census");
+                tracing::debug!(error = %error, "no queue");
                 None
             }
             None => None,
@@ -282,20 +284,20 @@ impl RecentLook {
 }
 
 /// The list of a look, or that there is none.
-pub fn told(looked: Option<&Looked>) -> Result<Vec<Item>, String> {
+pub fn told(looked: Option<&Polled>) -> Result<Vec<Item>, String> {
     let items = looked.map(|(_, items)| items.clone());
     items.ok_or_else(|| "the database does not answer".to_owned())
 }
 
 #[cfg(test)]
 mod tests {
-    use router::{Event, Policy, Router, Terms};
+    use router::{Event, Policy, ProcessorTerms, Router};
 
     use super::*;
 
     #[test]
     fn a_processor_fails_while_its_breaker_is_open_and_not_while_it_waits_for_trials() {
-        let terms = ["a", "b"].map(|name| Terms {
+        let terms = ["a", "b"].map(|name| ProcessorTerms {
             name: name.to_owned(),
             fee: rust_decimal::Decimal::new(5, 2),
         });

@@ -6,7 +6,7 @@ use serde::Serialize;
 use sqlx::{PgConnection, PgPool};
 use utoipa::ToSchema;
 
-use crate::store::database::hint_others;
+use crate::store::database::notify_others;
 use crate::store::in_doubt::{self, Author};
 
 /// Whether a processor is in use.
@@ -83,6 +83,6 @@ pub async fn set(
     )
     .fetch_one(pool)
     .await?;
-    hint_others(pool).await;
+    notify_others(pool).await;
     Ok(switched)
 }

@@ -224,7 +224,11 @@ pub fn ended(payment: Subject, end: &LifeEnd<'_>, begun_at: Option<SystemTime>) 
     };
     let reason = end.reason;
     life.export(Step {
-        name: if reason.is_some() { "bury" } else { "settle" },
+        name: if reason.is_some() {
+            "dead_letter"
+        } else {
+            "settle"
+        },
         kind: SpanKind::Client,
         span_id: life.export.ids.new_span_id(),
         begun_at,

@@ -53,16 +53,18 @@ async fn a_summary_range_includes_both_ends() {
     let gateway = Gateway::start(&database, &processors(&[&default]), &[]).await;
     let id = gateway.post_many(1).await[0];
     gateway.until_settled(&[id]).await;
-    let stamp = default
+    let requested_at = default
         .processor
         .payment(id)
         .expect("it is there")
         .requested_at;
-    let at = payment_proxy::domain::payment::format_time(stamp);
-    let before =
-        payment_proxy::domain::payment::format_time(stamp - chrono::Duration::milliseconds(1));
-    let after =
-        payment_proxy::domain::payment::format_time(stamp + chrono::Duration::milliseconds(1));
+    let at = payment_proxy::domain::payment::format_time(requested_at);
+    let before = payment_proxy::domain::payment::format_time(
+        requested_at - chrono::Duration::milliseconds(1),
+    );
+    let after = payment_proxy::domain::payment::format_time(
+        requested_at + chrono::Duration::milliseconds(1),
+    );
     for (query, expected) in [
         (format!("from={at}&to={at}"), 1),
         (format!("from={at}"), 1),

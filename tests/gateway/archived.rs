@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use payment_proxy::config::QueueDurability;
-use payment_proxy::pipeline::settle::{Anomaly, Ended, record};
+use payment_proxy::pipeline::settle::{Anomaly, CompletedClaim, record};
 use payment_proxy::processors::Outcome;
 use payment_proxy::store::archive::{State, archive};
 use payment_proxy::store::database::is_transient;
@@ -532,13 +532,13 @@ async fn a_restore_whose_commit_is_not_confirmed_says_how_it_ended() {
     assert_eq!(database.count("payment_processed").await, 6_000);
 }
 
-/// A payment that `default` has charged under that stamp.
-fn charged(correlation_id: Uuid, stamp: &str) -> Ended {
+/// A payment that `default` has charged under that requested_at.
+fn charged(correlation_id: Uuid, requested_at: &str) -> CompletedClaim {
     let mut claim = new_claim();
     claim.payment.correlation_id = correlation_id;
-    claim.requested_at = stamp.parse().expect("a time");
+    claim.requested_at = requested_at.parse().expect("a time");
     let requested_at = claim.requested_at;
-    Ended {
+    CompletedClaim {
         claim,
         outcome: Outcome::Charged { requested_at },
     }
@@ -582,8 +582,8 @@ async fn one_settled(database: &Database) -> Uuid {
 }
 
 /// What is said of the charge of a payment that is archived.
-fn booked_before(known: Uuid, booked: &str) -> Anomaly {
-    Anomaly::BookedBefore {
+fn recorded_before(known: Uuid, booked: &str) -> Anomaly {
+    Anomaly::RecordedBefore {
         correlation_id: known,
         charged: "default".to_owned(),
         booked: booked.to_owned(),
@@ -599,7 +599,10 @@ async fn a_charge_that_is_booked_while_its_payment_is_archived_is_not_booked_twi
         .expect_err("it is to be done again");
     assert!(is_transient(&error), "{error}");
     let again = record(&database.pool, production_terms(), &[charged(known, STAMP)]).await;
-    assert_eq!(again.expect("an answer"), [booked_before(known, "default")]);
+    assert_eq!(
+        again.expect("an answer"),
+        [recorded_before(known, "default")]
+    );
     let booked = format!("payment_processed WHERE correlation_id = '{known}'");
     assert_eq!(database.count(&booked).await, 0);
 }
@@ -612,7 +615,7 @@ async fn nor_is_it_while_it_is_in_the_queue_as_well() {
     let anomalies = settle_while_archiving(&database, known).await;
     assert_eq!(
         anomalies.expect("an answer"),
-        [booked_before(known, "default")]
+        [recorded_before(known, "default")]
     );
     let booked = format!("payment_processed WHERE correlation_id = '{known}'");
     assert_eq!(database.count(&booked).await, 0);
@@ -630,11 +633,11 @@ async fn a_charge_of_an_archived_payment_is_not_booked_again() {
     .fetch_one(&database.pool)
     .await
     .expect("one");
-    for (stamp, booked) in [(STAMP, "default"), ("2025-07-01T00:00:00Z", "archived")] {
-        let ended = charged(known, stamp);
+    for (requested_at, booked) in [(STAMP, "default"), ("2025-07-01T00:00:00Z", "archived")] {
+        let ended = charged(known, requested_at);
         let anomalies = record(&database.pool, production_terms(), &[ended]).await;
-        let expected = [booked_before(known, booked)];
-        assert_eq!(anomalies.expect("an answer"), expected, "{stamp}");
+        let expected = [recorded_before(known, booked)];
+        assert_eq!(anomalies.expect("an answer"), expected, "{requested_at}");
     }
     assert_eq!(database.count("payment_processed").await, 0);
     assert_eq!(whole_hours(&database).await, before);
@@ -645,7 +648,7 @@ async fn a_charge_of_an_archived_payment_is_not_booked_again() {
             "INSERT INTO payment_queue (correlation_id, amount) VALUES ('{known}', 19.90)"
         ))
         .await;
-    let claims = payment_proxy::store::claim::claim_free(
+    let claims = payment_proxy::store::claim::claim_queued(
         &database.pool,
         production_terms(),
         "default",

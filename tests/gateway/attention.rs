@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::command_line::{json, program};
 use crate::metrics::free_address;
-use crate::support::{Database, Gateway, PATIENCE, eventually, processor, processors};
+use crate::support::{Database, Gateway, TIMEOUT, eventually, processor, processors};
 
 const TOKEN: &str = "a-token-of-some-length";
 
@@ -56,7 +56,7 @@ pub async fn told(address: &str, token: &str, database: &Database) -> [BTreeSet<
     let mut feed = get("/live").await;
     let mut event = String::new();
     while !event.ends_with("\n\n") {
-        let next = tokio::time::timeout(PATIENCE, feed.chunk());
+        let next = tokio::time::timeout(TIMEOUT, feed.chunk());
         let part = next
             .await
             .expect("an event")

@@ -103,7 +103,7 @@ async fn every_query_of_the_auditing_page_answers_its_question() {
     gateway.post(EXAMPLE, CENTS).await;
     eventually("an attempt has failed", async || {
         owner
-            .count("payment_attempt WHERE outcome = 'not charged'")
+            .count("payment_attempt WHERE outcome = 'not_charged'")
             .await
             > 0
     })
@@ -166,7 +166,7 @@ async fn every_query_of_the_auditing_page_answers_its_question() {
     gateway.post(doubtful, CENTS).await;
     eventually("it was looked for more than once", async || {
         owner
-            .count("payment_attempt WHERE outcome = 'in doubt' AND last_claim > first_claim + 1")
+            .count("payment_attempt WHERE outcome = 'in_doubt' AND last_claim > first_claim + 1")
             .await
             == 1
     })
@@ -204,7 +204,7 @@ async fn every_query_of_the_auditing_page_answers_its_question() {
         Some("settled"),
         "{events:?}"
     );
-    assert!(events.contains(&"not charged".to_owned()), "{events:?}");
+    assert!(events.contains(&"not_charged".to_owned()), "{events:?}");
     assert!(
         texts(life, "detail")
             .iter()
@@ -268,7 +268,7 @@ async fn every_query_of_the_auditing_page_answers_its_question() {
     let open = &answers(&auditor.pool, "Which payments are open").await[0];
     assert_eq!(open.len(), 1);
     assert_eq!(open[0].get::<Uuid, _>("correlation_id"), doubtful);
-    assert_eq!(texts(open, "last_outcome"), ["in doubt"]);
+    assert_eq!(texts(open, "last_outcome"), ["in_doubt"]);
     assert!(
         texts(open, "reason")[0].contains("no answer"),
         "{:?}",
@@ -281,7 +281,7 @@ async fn every_query_of_the_auditing_page_answers_its_question() {
     let mut outcomes = texts(failed, "outcome");
     outcomes.sort();
     outcomes.dedup();
-    assert_eq!(outcomes, ["in doubt", "not charged", "refused"]);
+    assert_eq!(outcomes, ["in_doubt", "not_charged", "refused"]);
 
     // Reading is all that the role can do, whatever it sets.
     for statement in [

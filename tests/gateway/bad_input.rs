@@ -6,9 +6,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
-use crate::support::{
-    Database, Gateway, PATIENCE, eventually, problem_kind, processor, processors,
-};
+use crate::support::{Database, Gateway, TIMEOUT, eventually, problem_kind, processor, processors};
 use table::{Answer, Row};
 
 /// The least number of rows that are refused.
@@ -41,7 +39,7 @@ pub async fn exchange(gateway: &Gateway, request: &[u8]) -> Reply {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, whole)
+    tokio::time::timeout(TIMEOUT, whole)
         .await
         .expect("a reply or the end of the connection");
     parse(&received).unwrap_or(Reply {

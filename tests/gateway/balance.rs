@@ -299,6 +299,6 @@ async fn neither_accepting_nor_settling_runs_a_trigger_to_count_what_is_missing(
     .expect("triggers");
     assert_eq!(
         triggers,
-        ["payment_archived_is_booked", "payment_rollup_insert"]
+        ["payment_archived_is_recorded", "payment_rollup_insert"]
     );
 }

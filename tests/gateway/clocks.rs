@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use payment_proxy::config::QueueDurability;
-use payment_proxy::domain::lease::LeaseTerms;
-use payment_proxy::pipeline::settle::{Ended, record};
+use payment_proxy::domain::lease::LeasePolicy;
+use payment_proxy::pipeline::settle::{CompletedClaim, record};
 use payment_proxy::pipeline::worker::{Step, Worker};
 use payment_proxy::processors::Outcome;
 use serde_json::Value;
@@ -13,7 +13,7 @@ use simulator::{Faults, Running};
 use crate::metrics::Watched;
 use crate::server::Server;
 use crate::support::{
-    Bench, Database, Gateway, PATIENCE, enqueue, eventually, new_payment, processor, processors,
+    Bench, Database, Gateway, TIMEOUT, enqueue, eventually, new_payment, processor, processors,
 };
 
 const DAY: i64 = 86_400;
@@ -44,10 +44,10 @@ async fn silent() -> Running {
     running
 }
 
-async fn ends(bench: &mut Bench, count: usize) -> Vec<Ended> {
+async fn ends(bench: &mut Bench, count: usize) -> Vec<CompletedClaim> {
     let mut ends = Vec::new();
     while ends.len() < count {
-        let end = tokio::time::timeout(PATIENCE, bench.ended.recv()).await;
+        let end = tokio::time::timeout(TIMEOUT, bench.ended.recv()).await;
         ends.push(end.expect("a call ends").expect("an end"));
     }
     ends
@@ -56,7 +56,7 @@ async fn ends(bench: &mut Bench, count: usize) -> Vec<Ended> {
 async fn claim(worker: &Worker) -> usize {
     match worker.claim_step(10, 0).await.expect("an answer").0 {
         Step::More(count) | Step::Drained(count) => count,
-        Step::NoPermit(_) | Step::NoPlace => 0,
+        Step::NoPermit(_) | Step::NoSettleSlot => 0,
     }
 }
 
@@ -68,7 +68,7 @@ async fn a_step_forward_of_the_databases_clock_charges_nothing_twice() {
         .await
         .expect("the migrations apply");
     let (default, fallback) = (slow(1_500).await, processor().await);
-    let terms = LeaseTerms::new(Duration::from_secs(15), Duration::from_secs(60));
+    let terms = LeasePolicy::new(Duration::from_secs(15), Duration::from_secs(60));
     // It has watched the clock of the database for minutes.
     let mut bench = Bench::new(&database, &[&default, &fallback], terms);
     enqueue(&database.pool, &[new_payment()])
@@ -82,7 +82,7 @@ async fn a_step_forward_of_the_databases_clock_charges_nothing_twice() {
 
     server.set_clock(85);
     // By the database's clock lease and doubt are over, and the processor does not have the payment yet.
-    assert_eq!(bench.worker.doubtful_step().await.expect("an answer"), 1);
+    assert_eq!(bench.worker.in_doubt_step().await.expect("an answer"), 1);
     assert!(bench.worker.clock.last_step().is_some(), "seen at once");
     let ends = ends(&mut bench, 2).await;
     for end in &ends {
@@ -137,8 +137,8 @@ async fn payments_that_are_stuck_behind_a_clock_that_was_set_back_are_counted_as
             FROM generate_series(1, 3)",
         )
         .await;
-    let census = payment_proxy::store::queue_statistics::Census::take(&database.pool).await;
-    assert_eq!(census.expect("an answer").in_doubt.value, 3);
+    let queue = payment_proxy::store::queue_statistics::QueueStatistics::take(&database.pool).await;
+    assert_eq!(queue.expect("an answer").in_doubt.value, 3);
 }
 
 #[tokio::test]

@@ -44,13 +44,13 @@ impl Site {
                  VALUES ('{ID}', 999999999999.99, now(), 12345, '{LONG_NAME}', '{REASON} {REASON}');
                  INSERT INTO payment_attempt
                     (correlation_id, requested_at, outcome, processor, reason, first_claim, last_claim)
-                 VALUES ('{ID}', now(), 'in doubt', '{LONG_NAME}', '{REASON}', 1, 12345);
+                 VALUES ('{ID}', now(), 'in_doubt', '{LONG_NAME}', '{REASON}', 1, 12345);
                  INSERT INTO payment_queue
                     (correlation_id, amount, accepted_at, attempt, processor, requested_at, doubt_until)
                  VALUES (gen_random_uuid(), 1, now() - interval '5 min', 1, 'removed', now() - interval '5 min', now());
                  INSERT INTO payment_attempt
                     (correlation_id, requested_at, outcome, processor, reason, first_claim, last_claim)
-                 SELECT correlation_id, now(), 'in doubt', 'removed', '{REASON}', 1, 1 FROM payment_queue;
+                 SELECT correlation_id, now(), 'in_doubt', 'removed', '{REASON}', 1, 1 FROM payment_queue;
                  INSERT INTO processor_health (processor) VALUES ('removed');
                  INSERT INTO payment_processed
                     (correlation_id, amount, processor, requested_at, accepted_at, attempt)

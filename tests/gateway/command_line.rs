@@ -101,7 +101,7 @@ async fn status_tells_how_the_deployment_is_and_what_wants_attention() {
     let (_, told) = json(&mut status(&[])).await;
     let known = &told["database"];
     assert_eq!(known["instances"], 1);
-    assert_eq!(known["census"]["queued"]["value"], 0);
+    assert_eq!(known["queue"]["queued"]["value"], 0);
     assert_eq!(known["processors"][0]["name"], "default");
     assert_eq!(told["operator"]["error"], "OPERATOR_TOKEN is not set");
     let (code, text) = run(&mut status(&[])).await;
@@ -131,7 +131,7 @@ async fn status_tells_how_the_deployment_is_and_what_wants_attention() {
              INSERT INTO payment_queue (correlation_id, amount, accepted_at, lease_until, attempt)
              VALUES (gen_random_uuid(), 1, now() - interval '5 min', now() + interval '1 hour', 1);
              INSERT INTO payment_attempt (correlation_id, requested_at, outcome, processor, reason, first_claim, last_claim)
-             SELECT correlation_id, now(), 'not charged', 'default', 'answered 500', 1, 1 FROM payment_queue",
+             SELECT correlation_id, now(), 'not_charged', 'default', 'answered 500', 1, 1 FROM payment_queue",
         )
         .await;
     let (code, text) = run(&mut status(&[])).await;
@@ -365,8 +365,8 @@ async fn of_a_long_life_people_see_how_it_began_and_what_came_lately() {
              VALUES ('{id}', 1, now() - interval '2 h', 1000, 'default', 'the last');
              INSERT INTO payment_attempt (correlation_id, requested_at, outcome, processor, reason, first_claim,
                 last_claim, first_ended_at, last_ended_at)
-             SELECT '{id}'::uuid, stamp, 'not charged', 'default', 'reason ' || n, n, n, stamp, stamp
-             FROM generate_series(1, 1000) AS n, LATERAL (SELECT now() - interval '1 h' + n * interval '1 s') AS s (stamp)"
+             SELECT '{id}'::uuid, requested_at, 'not_charged', 'default', 'reason ' || n, n, n, requested_at, requested_at
+             FROM generate_series(1, 1000) AS n, LATERAL (SELECT now() - interval '1 h' + n * interval '1 s') AS s (requested_at)"
         ))
         .await;
     let id = id.to_string();

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::command_line::{json, program, run};
 use crate::support::{
-    Database, Gateway, PATIENCE, eventually, eventually_some, processor, processors,
+    Database, Gateway, TIMEOUT, eventually, eventually_some, processor, processors,
 };
 
 const ID: &str = "4a7901b8-7d26-4d9d-aa19-4dc1c7cf60b3";
@@ -57,7 +57,7 @@ fn send(child: &Child, signal: Signal) {
 async fn ended_by(signal: Signal, mut child: Child, what: &str) -> Option<i32> {
     let sent_at = Instant::now();
     send(&child, signal);
-    let ended = tokio::time::timeout(PATIENCE, child.wait()).await;
+    let ended = tokio::time::timeout(TIMEOUT, child.wait()).await;
     let status = ended.expect(what).expect("it ends");
     let took = sent_at.elapsed();
     assert!(took < Duration::from_secs(1), "{what} took {took:?}");

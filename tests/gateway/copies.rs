@@ -221,7 +221,7 @@ async fn a_restored_queue_is_not_claimed_while_calls_of_its_former_life_may_be_o
     bench.worker.clock = Arc::new(DatabaseClock::new(terms));
     let (step, _) = bench.worker.claim_step(10, 0).await.expect("an answer");
     assert!(
-        matches!(step, Step::NoPlace | Step::NoPermit(_)),
+        matches!(step, Step::NoSettleSlot | Step::NoPermit(_)),
         "{step:?}"
     );
     let claimed = database.count("payment_queue WHERE processor IS NOT NULL");

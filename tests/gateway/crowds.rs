@@ -9,7 +9,7 @@ use tokio::net::UnixStream;
 use uuid::Uuid;
 
 use crate::metrics::Watched;
-use crate::support::{CENTS, Database, Gateway, PATIENCE, eventually, processor, processors};
+use crate::support::{CENTS, Database, Gateway, TIMEOUT, eventually, processor, processors};
 
 /// As many as one who means harm needs.
 const SLOW_CLIENTS: usize = 4_200;
@@ -37,7 +37,7 @@ async fn connect(gateway: &Gateway, words: &[u8]) -> UnixStream {
                 return stream;
             }
             // The backlog is full: the kernel says so at a unix socket, and waits at a port.
-            Err(_) if begun_at.elapsed() < PATIENCE => {
+            Err(_) if begun_at.elapsed() < TIMEOUT => {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             Err(error) => panic!("{error}"),

@@ -2,7 +2,7 @@
 
 use payment_proxy::domain::payment::Payment;
 use payment_proxy::pipeline::accept::Accepted;
-use payment_proxy::store::claim::claim_free;
+use payment_proxy::store::claim::claim_queued;
 use reqwest::StatusCode;
 use rust_decimal::Decimal;
 use uuid::Uuid;
@@ -124,7 +124,7 @@ async fn a_payment_posted_while_it_is_being_settled_is_removed_by_the_claim() {
     enqueue(&database.pool, &others)
         .await
         .expect("the database answers");
-    let claims = claim_free(&database.pool, production_terms(), "default", 3, 0)
+    let claims = claim_queued(&database.pool, production_terms(), "default", 3, 0)
         .await
         .expect("the database answers");
     let mut claimed: Vec<Uuid> = claims

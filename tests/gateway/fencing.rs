@@ -2,9 +2,9 @@
 
 use chrono::{DateTime, Duration, Utc};
 use payment_proxy::pipeline::accept::Accepted;
-use payment_proxy::pipeline::settle::{Anomaly, Ended, record};
+use payment_proxy::pipeline::settle::{Anomaly, CompletedClaim, record};
 use payment_proxy::processors::Outcome;
-use payment_proxy::store::claim::{Claim, claim_doubtful, claim_free};
+use payment_proxy::store::claim::{Claim, claim_in_doubt, claim_queued};
 
 use crate::support::{
     Database, both, enqueue, expire_lease, hold, new_payment, production_terms, watched_clock,
@@ -18,7 +18,7 @@ async fn claim_one(database: &Database, processor: &str) -> Claim {
 }
 
 async fn claim_again(database: &Database, processor: &str) -> Claim {
-    let claims = claim_free(&database.pool, production_terms(), processor, 1, 0).await;
+    let claims = claim_queued(&database.pool, production_terms(), processor, 1, 0).await;
     claims
         .expect("the database answers")
         .pop()
@@ -27,7 +27,7 @@ async fn claim_again(database: &Database, processor: &str) -> Claim {
 
 async fn reclaim(database: &Database, claim: &Claim) -> Claim {
     expire_lease(database, claim).await;
-    let claims = claim_doubtful(
+    let claims = claim_in_doubt(
         &database.pool,
         production_terms(),
         &watched_clock(production_terms()),
@@ -43,7 +43,7 @@ async fn reclaim(database: &Database, claim: &Claim) -> Claim {
 }
 
 async fn end(database: &Database, claim: &Claim, outcome: Outcome) -> Vec<Anomaly> {
-    let ended = Ended {
+    let ended = CompletedClaim {
         claim: claim.clone(),
         outcome,
     };
@@ -59,7 +59,7 @@ fn free() -> Outcome {
 }
 
 fn doubtful(until: Option<DateTime<Utc>>) -> Outcome {
-    Outcome::Doubtful {
+    Outcome::InDoubt {
         until,
         reason: "no reply".to_owned(),
     }
@@ -83,13 +83,13 @@ async fn a_claimed_payment_is_claimed_by_nobody_else() {
     let database = Database::migrated().await;
     claim_one(&database, "default").await;
     assert_eq!(
-        claim_free(&database.pool, production_terms(), "fallback", 1, 0)
+        claim_queued(&database.pool, production_terms(), "fallback", 1, 0)
             .await
             .expect("an answer"),
         []
     );
     assert_eq!(
-        claim_doubtful(
+        claim_in_doubt(
             &database.pool,
             production_terms(),
             &watched_clock(production_terms()),
@@ -116,7 +116,7 @@ async fn an_expired_claim_stays_with_its_processor_and_stamp() {
     assert!(!second.earlier.expect("an earlier attempt").over);
     expire_lease(&database, &second).await;
     assert_eq!(
-        claim_free(&database.pool, production_terms(), "fallback", 1, 0)
+        claim_queued(&database.pool, production_terms(), "fallback", 1, 0)
             .await
             .expect("an answer"),
         []
@@ -162,7 +162,7 @@ async fn late_settle_after_reclaim_is_a_fact() {
     // The reclaiming worker hears 422, and books the same charge once more.
     let again = end(&database, &second, charged(&second)).await;
     assert!(
-        matches!(&again[..], [Anomaly::BookedBefore { charged, booked, .. }] if charged == booked)
+        matches!(&again[..], [Anomaly::RecordedBefore { charged, booked, .. }] if charged == booked)
     );
     assert_eq!(booked(&database).await.len(), 1);
 }
@@ -207,7 +207,7 @@ async fn what_is_not_as_expected_of_one_charge_keeps_no_other_of_its_batch_from_
         let mut expected = Vec::new();
         if is_booked {
             let claim = booked_and_held(&database).await;
-            expected.push(Anomaly::BookedBefore {
+            expected.push(Anomaly::RecordedBefore {
                 correlation_id: claim.payment.correlation_id,
                 charged: "default".to_owned(),
                 booked: "default".to_owned(),
@@ -228,9 +228,9 @@ async fn what_is_not_as_expected_of_one_charge_keeps_no_other_of_its_batch_from_
             expected.insert(0, Anomaly::QueueRowGone(id));
             claims.push(claim);
         }
-        let ended: Vec<Ended> = claims
+        let ended: Vec<CompletedClaim> = claims
             .iter()
-            .map(|claim| Ended {
+            .map(|claim| CompletedClaim {
                 claim: claim.clone(),
                 outcome: charged(claim),
             })
@@ -265,7 +265,7 @@ async fn a_late_success_of_a_payment_that_went_elsewhere_is_booked_once_and_repo
     );
     let double = end(&database, &second, charged(&second)).await;
     assert!(
-        matches!(&double[..], [Anomaly::BookedBefore { charged, booked, .. }] if charged != booked)
+        matches!(&double[..], [Anomaly::RecordedBefore { charged, booked, .. }] if charged != booked)
     );
     assert_eq!(
         booked(&database).await,
@@ -352,7 +352,7 @@ async fn two_ends_of_one_row_in_a_batch_are_one_release_by_the_newer() {
     let stale = claim_one(&database, "default").await;
     let newer = reclaim(&database, &stale).await;
     for order in [[&stale, &newer], [&newer, &stale]] {
-        let ended = order.map(|claim| Ended {
+        let ended = order.map(|claim| CompletedClaim {
             claim: claim.clone(),
             outcome: free(),
         });

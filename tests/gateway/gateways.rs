@@ -176,7 +176,7 @@ async fn a_page_that_says_404_is_no_absence() {
     let ids = gateway.post_many(1).await;
     eventually("it is in doubt", async || {
         database
-            .count("payment_attempt WHERE outcome = 'in doubt'")
+            .count("payment_attempt WHERE outcome = 'in_doubt'")
             .await
             > 0
     })
@@ -337,7 +337,7 @@ async fn a_processor_that_asks_for_patience_by_a_date_gets_it() {
     let ids = gateway.post_many(1).await;
     eventually("it was asked", async || {
         database
-            .count("payment_attempt WHERE outcome = 'not charged'")
+            .count("payment_attempt WHERE outcome = 'not_charged'")
             .await
             > 0
     })

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::bad_input::{Reply, exchange, header};
 use crate::metrics::Watched;
-use crate::support::{CENTS, Database, Gateway, PATIENCE, payment_json, processor, processors};
+use crate::support::{CENTS, Database, Gateway, TIMEOUT, payment_json, processor, processors};
 
 const TOKEN: &str = "the-operators-own-token";
 
@@ -140,13 +140,13 @@ async fn a_body_is_asked_for_where_the_client_waits_to_be_asked() {
         stream.write_all(head.as_bytes()).await.expect("written");
         if asked {
             let mut interim = [0; 25];
-            let read = tokio::time::timeout(PATIENCE, stream.read_exact(&mut interim)).await;
+            let read = tokio::time::timeout(TIMEOUT, stream.read_exact(&mut interim)).await;
             read.expect("in time").expect("a reply before the body");
             assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         stream.write_all(body.as_bytes()).await.expect("written");
         let mut reply = String::new();
-        let read = tokio::time::timeout(PATIENCE, stream.read_to_string(&mut reply)).await;
+        let read = tokio::time::timeout(TIMEOUT, stream.read_to_string(&mut reply)).await;
         read.expect("in time").expect("a reply");
         assert!(reply.starts_with("HTTP/1.1 202 "), "{expectation}: {reply}");
     }

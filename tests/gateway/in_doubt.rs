@@ -1,10 +1,10 @@
 //! Payments in doubt that only an operator can end: their processor left `PROCESSORS`, or never says what it did.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use payment_proxy::pipeline::settle::{Anomaly, Ended, record};
+use payment_proxy::pipeline::settle::{Anomaly, CompletedClaim, record};
 use payment_proxy::processors::Outcome;
-use payment_proxy::store::claim::{Claim, claim_doubtful, claim_free};
-use payment_proxy::store::in_doubt::{Author, Word, decide};
+use payment_proxy::store::claim::{Claim, claim_in_doubt, claim_queued};
+use payment_proxy::store::in_doubt::{Author, Resolution, decide};
 use serde_json::Value;
 use sqlx::Row;
 use tokio::io::AsyncWriteExt;
@@ -174,29 +174,29 @@ async fn claim_one(database: &Database) -> Claim {
     enqueue(&database.pool, &[new_payment()])
         .await
         .expect("an answer");
-    let claims = claim_free(&database.pool, production_terms(), "default", 1, 0).await;
+    let claims = claim_queued(&database.pool, production_terms(), "default", 1, 0).await;
     claims.expect("an answer").pop().expect("a free payment")
 }
 
 /// What comes of a decision on the payment of a claim.
-async fn decided(database: &Database, claim: &Claim, word: Word) -> String {
-    decided_under(database, claim, word, None).await
+async fn decided(database: &Database, claim: &Claim, decision: Resolution) -> String {
+    decided_under(database, claim, decision, None).await
 }
 
 async fn decided_under(
     database: &Database,
     claim: &Claim,
-    word: Word,
+    decision: Resolution,
     requested_at: Option<DateTime<Utc>>,
 ) -> String {
     let author = Author::new("alice", "asked");
     let payments = [(claim.payment.correlation_id, requested_at)];
-    let decided = decide(&database.pool, &payments, word, &author, false).await;
+    let decided = decide(&database.pool, &payments, decision, &author, false).await;
     decided.expect("an answer").pop().expect("one").outcome
 }
 
 async fn end(database: &Database, claim: &Claim, outcome: Outcome) -> Vec<Anomaly> {
-    let ended = Ended {
+    let ended = CompletedClaim {
         claim: claim.clone(),
         outcome,
     };
@@ -215,27 +215,36 @@ fn charged(claim: &Claim) -> Outcome {
 async fn an_operators_word_respects_a_live_lease_and_a_late_success_stays_a_fact() {
     let database = Database::migrated().await;
     let claim = claim_one(&database).await;
-    for word in [Word::Charged, Word::NotCharged] {
-        assert_eq!(decided(&database, &claim, word).await, "in flight");
+    for decision in [Resolution::Charged, Resolution::NotCharged] {
+        assert_eq!(decided(&database, &claim, decision).await, "in_flight");
     }
     // A claim of which somebody is just writing the end is at work, too.
     let mut transaction = database.pool.begin().await.expect("a transaction");
     let row = sqlx::query("SELECT id FROM payment_queue FOR UPDATE");
     row.fetch_one(&mut *transaction).await.expect("a row");
     expire_lease_elsewhere(&mut transaction).await;
-    assert_eq!(decided(&database, &claim, Word::Charged).await, "in flight");
+    assert_eq!(
+        decided(&database, &claim, Resolution::Charged).await,
+        "in_flight"
+    );
     transaction.commit().await.expect("a commit");
 
     // Its call may still charge.
     assert_eq!(
-        decided(&database, &claim, Word::NotCharged).await,
+        decided(&database, &claim, Resolution::NotCharged).await,
         "too early"
     );
     database
         .execute("UPDATE payment_queue SET doubt_until = now()")
         .await;
-    assert_eq!(decided(&database, &claim, Word::NotCharged).await, "done");
-    assert_eq!(decided(&database, &claim, Word::NotCharged).await, "queued");
+    assert_eq!(
+        decided(&database, &claim, Resolution::NotCharged).await,
+        "done"
+    );
+    assert_eq!(
+        decided(&database, &claim, Resolution::NotCharged).await,
+        "queued"
+    );
 
     // What the first claim says late changes nothing, though nobody has claimed the payment since.
     let refused = Outcome::Dead {
@@ -246,9 +255,9 @@ async fn an_operators_word_respects_a_live_lease_and_a_late_success_stays_a_fact
     assert_eq!(database.count("payment_dead_letter").await, 0);
 
     // Another processor has it now: what the first claim says late is an opinion, unless it is a success.
-    let claims = claim_free(&database.pool, production_terms(), "fallback", 1, 0).await;
+    let claims = claim_queued(&database.pool, production_terms(), "fallback", 1, 0).await;
     let second = claims.expect("an answer").pop().expect("it is free");
-    let late = Outcome::Doubtful {
+    let late = Outcome::InDoubt {
         until: None,
         reason: "no reply".to_owned(),
     };
@@ -273,7 +282,7 @@ async fn an_operators_word_respects_a_live_lease_and_a_late_success_stays_a_fact
         },
     )
     .await;
-    let again = claim_free(&database.pool, production_terms(), "fallback", 1, 0).await;
+    let again = claim_queued(&database.pool, production_terms(), "fallback", 1, 0).await;
     assert_eq!(again.expect("an answer"), []);
     let processors = sqlx::query("SELECT processor FROM payment_processed")
         .fetch_all(&database.pool)
@@ -299,7 +308,7 @@ async fn a_charge_by_word_and_a_late_success_are_one_charge() {
     let database = Database::migrated().await;
     let claim = claim_one(&database).await;
     // The end of the claim is recorded, and it pauses before the next: nobody is at work.
-    let silence = Outcome::Doubtful {
+    let silence = Outcome::InDoubt {
         until: None,
         reason: "no reply".to_owned(),
     };
@@ -310,11 +319,17 @@ async fn a_charge_by_word_and_a_late_success_are_one_charge() {
             .await,
         1
     );
-    assert_eq!(decided(&database, &claim, Word::Charged).await, "done");
-    assert_eq!(decided(&database, &claim, Word::Charged).await, "settled");
+    assert_eq!(
+        decided(&database, &claim, Resolution::Charged).await,
+        "done"
+    );
+    assert_eq!(
+        decided(&database, &claim, Resolution::Charged).await,
+        "settled"
+    );
     let booked = "default".to_owned();
     let anomalies = end(&database, &claim, charged(&claim)).await;
-    let before = Anomaly::BookedBefore {
+    let before = Anomaly::RecordedBefore {
         correlation_id: claim.payment.correlation_id,
         charged: booked.clone(),
         booked,
@@ -336,7 +351,8 @@ async fn a_charge_by_word_is_under_a_time_at_which_it_can_have_been_sent() {
         (sent + much, "out of range"),
         (sent - TimeDelta::hours(23), "done"),
     ] {
-        let decided = decided_under(&database, &claim, Word::Charged, Some(requested_at)).await;
+        let decided =
+            decided_under(&database, &claim, Resolution::Charged, Some(requested_at)).await;
         assert_eq!(decided, outcome, "{requested_at}");
     }
     assert_eq!(database.count("payment_processed").await, 1);
@@ -348,7 +364,7 @@ async fn an_instance_claims_no_doubt_of_a_processor_that_only_others_have() {
     let claim = claim_one(&database).await;
     expire_lease(&database, &claim).await;
     let of = async |names: &[String]| {
-        let claims = claim_doubtful(
+        let claims = claim_in_doubt(
             &database.pool,
             production_terms(),
             &watched_clock(production_terms()),

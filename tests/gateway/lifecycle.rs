@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use payment_proxy::pipeline::accept::Acceptor;
-use payment_proxy::pipeline::queue_limit::Room;
+use payment_proxy::pipeline::queue_limit::QueueLimit;
 use payment_proxy::pipeline::worker::Step;
-use payment_proxy::serve::START_PATIENCE;
+use payment_proxy::serve::START_TIMEOUT;
 use reqwest::StatusCode;
 use reqwest::header::CONTENT_TYPE;
 use uuid::Uuid;
 
 use crate::support::{
-    Bench, CENTS, Database, Gateway, PATIENCE, eventually, eventually_some, new_payment,
+    Bench, CENTS, Database, Gateway, TIMEOUT, eventually, eventually_some, new_payment,
     payment_json, processor, processors, production_terms,
 };
 
@@ -62,7 +62,7 @@ async fn clients_who_come_while_an_instance_starts_wait_instead_of_being_refused
     })
     .await;
     // A machine that is busy may take longer; then they are told so.
-    let refused_late = status == StatusCode::SERVICE_UNAVAILABLE && waited >= START_PATIENCE;
+    let refused_late = status == StatusCode::SERVICE_UNAVAILABLE && waited >= START_TIMEOUT;
     assert!(
         status == StatusCode::ACCEPTED || refused_late,
         "{status} after {waited:?}"
@@ -80,7 +80,7 @@ async fn a_writer_of_accept_that_breaks_is_noticed() {
     let router = bench.worker.router.clone();
     let worker = Arc::new(bench.worker);
     let pools = [database.pool.clone()];
-    let room = Arc::new(Room::new(NonZeroU64::MAX));
+    let room = Arc::new(QueueLimit::new(NonZeroU64::MAX));
     let acceptor = Acceptor::start(
         &pools,
         &router,
@@ -90,7 +90,7 @@ async fn a_writer_of_accept_that_breaks_is_noticed() {
     );
     assert!(!acceptor.writers().is_cancelled());
     assert!(acceptor.accept(new_payment()).await.is_err());
-    let noticed = tokio::time::timeout(PATIENCE, acceptor.writers().cancelled_owned());
+    let noticed = tokio::time::timeout(TIMEOUT, acceptor.writers().cancelled_owned());
     noticed.await.expect("it is noticed, and the instance ends");
 }
 

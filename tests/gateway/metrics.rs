@@ -228,10 +228,10 @@ async fn metrics_agree_with_the_books() {
         );
     }
     eventually(
-        "the census shows the dead letter and an empty queue",
+        "the queue shows the dead letter and an empty queue",
         async || {
             let now = watched.scrape().await;
-            now.value("census_up") == 1.0
+            now.value("queue_statistics_up") == 1.0
                 && now.value("dead_letters") == 1.0
                 && now.value("queue_payments") == 0.0
                 && now.value("queue_oldest_age_seconds") == 0.0
@@ -261,7 +261,7 @@ async fn operators_are_answered_while_requests_hold_every_connection_of_theirs()
         let most = scraped.value("pool_connections_max{pool=\"requests\"}");
         scraped.value("pool_connections{pool=\"requests\",state=\"used\"}") == most
             && scraped.value("pool_connections{pool=\"operators\",state=\"idle\"}") >= 1.0
-            && scraped.value("census_up") == 1.0
+            && scraped.value("queue_statistics_up") == 1.0
     });
     tokio::select! {
         () = asking => {}
@@ -338,7 +338,7 @@ async fn metrics_are_there_while_the_database_is_away_and_say_so() {
         let begun_at = Instant::now();
         let scraped = watched.scrape().await;
         assert!(begun_at.elapsed() < Duration::from_secs(3), "{url}");
-        assert_eq!(scraped.value("census_up"), 0.0);
+        assert_eq!(scraped.value("queue_statistics_up"), 0.0);
         assert_eq!(
             scraped.find("queue_payments"),
             None,

@@ -1,4 +1,4 @@
-//! Names of processors, as a system resolves them: in a mount namespace with files of its own under `/etc`, and a
+//! Resolver of processors, as a system resolves them: in a mount namespace with files of its own under `/etc`, and a
 //! name server on loopback.
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http1_client::NAME_KEPT;
+use http1_client::NAME_TTL;
 use payment_proxy::serve::SHUTDOWN;
 use simulator::{self, Running};
 use tempfile::TempDir;
@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::support::{CENTS, Database, Gateway, PATIENCE, eventually, processor};
+use crate::support::{CENTS, Database, Gateway, TIMEOUT, eventually, processor};
 
 /// How long the name server says that its answers hold, in seconds, as that of a container engine does.
 const TTL: u32 = 600;
@@ -169,10 +169,10 @@ async fn a_processor_that_changes_its_address_is_found_again_within_seconds() {
     // By DNS, and then by a file that comes before it.
     let running = moved(running, NEW).await;
     system.answers.send_replace(Answers::All(NEW));
-    settles_within(&gateway, NAME_KEPT + SLACK).await;
+    settles_within(&gateway, NAME_TTL + SLACK).await;
     let running = moved(running, OLD).await;
     system.set_hosts(&format!("{OLD} {NAME}"));
-    settles_within(&gateway, NAME_KEPT + SLACK).await;
+    settles_within(&gateway, NAME_TTL + SLACK).await;
     assert_eq!(running.processor.payments().len(), 3);
 }
 
@@ -249,6 +249,6 @@ async fn a_silent_name_server_holds_up_nothing_but_the_calls_to_its_names() {
     system.answers.send_replace(Answers::All(OLD));
     let answered_at = Instant::now();
     gateway.until_settled(&ids).await;
-    assert!(answered_at.elapsed() < PATIENCE / 2, "{}", gateway.log());
+    assert!(answered_at.elapsed() < TIMEOUT / 2, "{}", gateway.log());
     assert_eq!(running.processor.payments().len(), 100);
 }

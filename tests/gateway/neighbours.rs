@@ -275,7 +275,10 @@ async fn is_unavailable_everywhere(site: &Site) {
     }
     let (status, text) = site.operate("GET", "/metrics").await;
     assert_eq!(status, StatusCode::OK);
-    assert!(text.contains("payment_proxy_census_up 0"), "{text}");
+    assert!(
+        text.contains("payment_proxy_queue_statistics_up 0"),
+        "{text}"
+    );
 }
 
 /// Calls of operators that need the database.

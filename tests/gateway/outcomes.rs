@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use payment_proxy::domain::payment::Payment;
 use payment_proxy::domain::uptime::{Uptime, UptimeClock};
-use payment_proxy::pipeline::together::CHARGE_ENOUGH;
+use payment_proxy::pipeline::together::CHARGE_MAX_ITEMS;
 use payment_proxy::pipeline::worker::{Step, Worker};
 use payment_proxy::processors::{Outcome, Stop, charge};
-use payment_proxy::store::claim::{Claim, DOUBTFUL_BATCH, SEND_WITHIN};
+use payment_proxy::store::claim::{Claim, IN_DOUBT_BATCH, SEND_WITHIN};
 use simulator::{Faults, Running};
 use tokio::sync::mpsc;
 
@@ -19,7 +19,7 @@ use crate::support::{
 };
 
 /// Posts payments to a deployment whose processors have these faults, waits until all are settled, and
-/// checks that each is on one processor and that the books agree with both to the cent and the stamp.
+/// checks that each is on one processor and that the books agree with both to the cent and the requested_at.
 async fn settled_once_in_spite_of(faults: Faults, count: usize) -> (Running, Running) {
     let (database, default, fallback) = (
         Database::create().await,
@@ -295,7 +295,7 @@ async fn what_cannot_be_written_down_soon_is_not_claimed() {
     const PLACES: usize = 8;
     let (database, default) = (Database::migrated().await, processor().await);
     let mut bench = Bench::new(&database, &[&default], production_terms());
-    (bench.worker.ended, bench.ended) = mpsc::channel(PLACES + DOUBTFUL_BATCH);
+    (bench.worker.ended, bench.ended) = mpsc::channel(PLACES + IN_DOUBT_BATCH);
     let payments: Vec<Payment> = (0..50).map(|_| new_payment()).collect();
     enqueue(&database.pool, &payments)
         .await
@@ -307,19 +307,19 @@ async fn what_cannot_be_written_down_soon_is_not_claimed() {
         default.processor.payments().len() == PLACES
     })
     .await;
-    assert_eq!(step(&bench.worker).await, Step::NoPlace);
+    assert_eq!(step(&bench.worker).await, Step::NoSettleSlot);
     for _ in 0..3 {
         bench.ended.recv().await.expect("an end");
     }
     assert_eq!(step(&bench.worker).await, Step::More(3));
-    assert_eq!(step(&bench.worker).await, Step::NoPlace);
+    assert_eq!(step(&bench.worker).await, Step::NoSettleSlot);
     let claimed = database.count("payment_queue WHERE processor IS NOT NULL");
     assert_eq!(claimed.await, 3 + PLACES as i64);
     // Payments in doubt have places of their own.
     database
         .execute("UPDATE payment_queue SET lease_until = now() - interval '1 ms' WHERE processor IS NOT NULL")
         .await;
-    let doubtful = bench.worker.doubtful_step().await.expect("an answer");
+    let doubtful = bench.worker.in_doubt_step().await.expect("an answer");
     assert_eq!(doubtful, 3 + PLACES);
 }
 
@@ -381,13 +381,13 @@ async fn what_arrives_one_by_one_is_charged_together() {
     assert_eq!(step, Step::Drained(0), "what arrives may pass");
     let worker = Arc::new(bench.worker);
     let arrive = |count| {
-        let on_arrival = worker.claim_on_arrival(count).expect("permits");
+        let claim_on_accept = worker.claim_on_accept(count).expect("permits");
         let send_by = Uptime::now() + SEND_WITHIN;
         let claims = (0..count).map(|_| Claim {
             send_by,
             ..new_claim()
         });
-        on_arrival.start(claims.collect());
+        claim_on_accept.start(claims.collect());
     };
     arrive(1);
     assert_eq!(worker.calls.len(), 1, "the pause");
@@ -398,10 +398,10 @@ async fn what_arrives_one_by_one_is_charged_together() {
     }
     assert_eq!(default.processor.payments().len(), 2);
 
-    arrive(CHARGE_ENOUGH);
-    assert_eq!(worker.calls.len(), CHARGE_ENOUGH, "a crowd has no pause");
-    for _ in 0..CHARGE_ENOUGH {
+    arrive(CHARGE_MAX_ITEMS);
+    assert_eq!(worker.calls.len(), CHARGE_MAX_ITEMS, "a crowd has no pause");
+    for _ in 0..CHARGE_MAX_ITEMS {
         bench.ended.recv().await.expect("an end");
     }
-    assert_eq!(default.processor.payments().len(), 2 + CHARGE_ENOUGH);
+    assert_eq!(default.processor.payments().len(), 2 + CHARGE_MAX_ITEMS);
 }

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use payment_proxy::config::QueueDurability;
 use payment_proxy::http::ProblemKind;
 use payment_proxy::pipeline::accept::{ACCEPT_BACKLOG, ACCEPT_TIMEOUT, Acceptor, NotAccepted};
-use payment_proxy::pipeline::queue_limit::Room;
+use payment_proxy::pipeline::queue_limit::QueueLimit;
 use payment_proxy::pipeline::route;
 use payment_proxy::store::database::{ACCEPT_CONNECTIONS, Pools};
 use reqwest::StatusCode;
@@ -230,7 +230,7 @@ async fn beyond_the_backlog_payments_are_refused_at_once() {
     let pools = Pools::new(&database.settings(QueueDurability::Unlogged));
     let router = Router::new(Policy::default(), Vec::new(), Duration::ZERO);
     let router = route::share(router, &Arc::default());
-    let room = Arc::new(Room::new(NonZeroU64::MAX));
+    let room = Arc::new(QueueLimit::new(NonZeroU64::MAX));
     let acceptor = Acceptor::start(
         &pools.accepts,
         &router,

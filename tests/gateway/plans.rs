@@ -4,9 +4,9 @@
 //! through its own pools, so that a plan that changes with statistics or with caching is seen.
 
 use payment_proxy::config::QueueDurability;
-use payment_proxy::pipeline::settle::{Anomaly, Ended, record};
+use payment_proxy::pipeline::settle::{Anomaly, CompletedClaim, record};
 use payment_proxy::processors::Outcome;
-use payment_proxy::store::claim::{Claim, claim_doubtful, claim_free};
+use payment_proxy::store::claim::{Claim, claim_in_doubt, claim_queued};
 use payment_proxy::store::database::Pools;
 use payment_proxy::store::summary::summarize;
 use sqlx::Connection;
@@ -50,13 +50,13 @@ async fn reads(pools: &Pools, table: &str) -> (i64, i64) {
 
 /// Settles what was claimed. Returns what was not as expected of it.
 async fn settle_or_tell(pools: &Pools, claims: Vec<Claim>) -> Vec<Anomaly> {
-    let ended = |claim: Claim| Ended {
+    let ended = |claim: Claim| CompletedClaim {
         outcome: Outcome::Charged {
             requested_at: claim.requested_at,
         },
         claim,
     };
-    let ended: Vec<Ended> = claims.into_iter().map(ended).collect();
+    let ended: Vec<CompletedClaim> = claims.into_iter().map(ended).collect();
     record(&pools.settles, production_terms(), &ended)
         .await
         .expect("an answer")
@@ -88,12 +88,12 @@ async fn a_deep_queue_is_not_searched() {
         let (scans, rows) = reads(&pools, "payment_queue").await;
         let mut newest = 0;
         for _ in 0..EXECUTIONS {
-            let claims = claim_free(&pools.claims, production_terms(), "default", BATCH, newest)
+            let claims = claim_queued(&pools.claims, production_terms(), "default", BATCH, newest)
                 .await
                 .expect("an answer");
             assert_eq!(claims.len(), BATCH);
             newest = claims.iter().map(|claim| claim.id).max().expect("some");
-            let doubtful = claim_doubtful(
+            let doubtful = claim_in_doubt(
                 &pools.claims,
                 production_terms(),
                 &watched_clock(production_terms()),
@@ -122,7 +122,7 @@ async fn a_deep_queue_is_not_searched() {
     }
     // The settles, too: by the id of the payment.
     let (scans, _) = reads(&pools, "payment_queue").await;
-    let claims = claim_free(&pools.claims, production_terms(), "default", BATCH, 0)
+    let claims = claim_queued(&pools.claims, production_terms(), "default", BATCH, 0)
         .await
         .expect("an answer");
     settle(&pools, claims).await;
@@ -182,7 +182,7 @@ async fn posting_does_not_search_old_books() {
     enqueue(&pools.requests, &payments)
         .await
         .expect("an answer");
-    let claims = claim_free(&pools.claims, production_terms(), "default", BATCH, 0).await;
+    let claims = claim_queued(&pools.claims, production_terms(), "default", BATCH, 0).await;
     let claims = claims.expect("an answer");
     settle(&pools, claims.clone()).await;
     for _ in 0..EXECUTIONS {
@@ -205,7 +205,8 @@ async fn churn(pools: &Pools, rounds: usize) -> i64 {
             .await
             .expect("an answer");
         let (_, rows) = reads(pools, "payment_queue").await;
-        let claims = claim_free(&pools.claims, production_terms(), "default", BATCH, newest).await;
+        let claims =
+            claim_queued(&pools.claims, production_terms(), "default", BATCH, newest).await;
         let claims = claims.expect("an answer");
         assert_eq!(claims.len(), BATCH);
         worst = worst.max(reads(pools, "payment_queue").await.1 - rows);
@@ -265,7 +266,7 @@ async fn a_deep_queue_is_read_by_index_without_sorting_and_updated_in_place() {
     let plans = ExecutedPlans::of(&database).await;
     let pools = Pools::new(&database.settings(QueueDurability::Unlogged));
     churn(&pools, 60).await;
-    claim_doubtful(
+    claim_in_doubt(
         &pools.claims,
         production_terms(),
         &watched_clock(production_terms()),

@@ -275,7 +275,7 @@ async fn the_services_role_can_do_all_of_a_payments_life_and_nothing_else() {
         .execute(
             "INSERT INTO payment_attempt (correlation_id, requested_at, outcome, processor, reason, first_claim,
                 last_claim, first_ended_at, last_ended_at)
-             VALUES (gen_random_uuid(), now(), 'not charged', 'default', 'seen', 1, 1, '2020-01-01', '2020-01-01')",
+             VALUES (gen_random_uuid(), now(), 'not_charged', 'default', 'seen', 1, 1, '2020-01-01', '2020-01-01')",
         )
         .await;
     let past =

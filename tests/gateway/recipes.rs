@@ -20,7 +20,7 @@ use crate::support::{CENTS, Database, Gateway, processor, processors};
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const TOKEN: &str = "an-operator-says-this";
 /// What a person does not wait for any longer.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a person reads what a line has said, at least.
 const READS: Duration = Duration::from_millis(150);
 /// How long a person watches what goes on until Ctrl-C; longer where nothing is there to be seen yet.
@@ -476,7 +476,7 @@ async fn type_line(line: &str, settings: &[(&str, String)]) -> Output {
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output();
-        let ended = tokio::time::timeout(PATIENCE, shell).await;
+        let ended = tokio::time::timeout(TIMEOUT, shell).await;
         ended
             .unwrap_or_else(|_| panic!("it does not end: {line}"))
             .expect("bash runs")

@@ -5,29 +5,29 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use http1_client::Names;
+use http1_client::Resolver;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use payment_proxy::config::{
     DatabaseSettings, MigrateSettings, OwnerSettings, ProcessorSettings, PurgeSettings,
     QueueDurability,
 };
-use payment_proxy::domain::lease::LeaseTerms;
+use payment_proxy::domain::lease::LeasePolicy;
 use payment_proxy::domain::payment::Payment;
 use payment_proxy::domain::uptime::Uptime;
 use payment_proxy::http::ProblemKind;
 use payment_proxy::pipeline::accept::Accepted;
 use payment_proxy::pipeline::route;
-use payment_proxy::pipeline::settle::{Ended, Returned};
+use payment_proxy::pipeline::settle::{CompletedClaim, Returned};
 use payment_proxy::pipeline::together::Together;
-use payment_proxy::pipeline::worker::{Depth, Worker};
+use payment_proxy::pipeline::worker::{Backlog, Worker};
 use payment_proxy::processors::{Processor, ProcessorClient};
 use payment_proxy::store::claim::{Claim, SEND_WITHIN};
 use payment_proxy::store::clock::{DatabaseClock, WATCH_GAP};
 use payment_proxy::store::database::{self, Pools};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, Response, StatusCode};
-use router::{Policy, Router, Terms};
+use router::{Policy, ProcessorTerms, Router};
 use rust_decimal::Decimal;
 use serde_json::Value;
 use simulator::{self, Running};
@@ -40,7 +40,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 /// How long anything that must happen may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(40);
+pub const TIMEOUT: Duration = Duration::from_secs(40);
 
 /// The cents of every payment, unless a test wants others.
 pub const CENTS: i64 = 1990;
@@ -481,8 +481,8 @@ pub fn new_claim() -> Claim {
 }
 
 /// What the system knows of names; processors of tests are called by address.
-pub fn resolver() -> Names {
-    Names::of_system()
+pub fn resolver() -> Resolver {
+    Resolver::of_system()
 }
 
 /// Puts a payment into the queue, held for the default processor, whatever the books say.
@@ -507,11 +507,11 @@ pub fn default_at(url: &str) -> ProcessorSettings {
 /// A worker in this process, whose steps a test takes one by one.
 pub struct Bench {
     pub worker: Worker,
-    pub ended: mpsc::Receiver<Ended>,
+    pub ended: mpsc::Receiver<CompletedClaim>,
 }
 
 impl Bench {
-    pub fn new(database: &Database, running: &[&Running], terms: LeaseTerms) -> Self {
+    pub fn new(database: &Database, running: &[&Running], terms: LeasePolicy) -> Self {
         let pools = Pools::new(&database.settings(QueueDurability::Unlogged));
         let names = ["default", "fallback"];
         let fees = [Decimal::new(5, 2), Decimal::new(15, 2)];
@@ -536,7 +536,7 @@ impl Bench {
             });
         let terms_of = names.iter().zip(fees).take(running.len());
         let terms_of = terms_of
-            .map(|(name, fee)| Terms {
+            .map(|(name, fee)| ProcessorTerms {
                 name: (*name).to_owned(),
                 fee,
             })
@@ -561,7 +561,7 @@ impl Bench {
             permit_back: std::sync::Arc::default(),
             calls: TaskTracker::new(),
             stop: std::sync::Arc::default(),
-            depth: std::sync::Arc::new(Depth::default()),
+            backlog: std::sync::Arc::new(Backlog::default()),
             arrived: Together::default(),
         };
         Self { worker, ended }
@@ -569,12 +569,12 @@ impl Bench {
 }
 
 /// The database's clock of an instance that has watched it for longer than any doubt lasts.
-pub fn watched_clock(terms: LeaseTerms) -> DatabaseClock {
+pub fn watched_clock(terms: LeasePolicy) -> DatabaseClock {
     watched_clock_at(terms, chrono::Utc::now())
 }
 
 /// The same, where that clock shows this time.
-pub fn watched_clock_at(terms: LeaseTerms, database_now: DateTime<Utc>) -> DatabaseClock {
+pub fn watched_clock_at(terms: LeasePolicy, database_now: DateTime<Utc>) -> DatabaseClock {
     let clock = DatabaseClock::new(terms);
     let now = tokio::time::Instant::now();
     let looks = (terms.lease + terms.late_charge).as_secs() / WATCH_GAP.as_secs() + 2;
@@ -586,8 +586,8 @@ pub fn watched_clock_at(terms: LeaseTerms, database_now: DateTime<Utc>) -> Datab
 }
 
 /// The terms of a worker in production.
-pub fn production_terms() -> LeaseTerms {
-    LeaseTerms::new(Duration::from_secs(15), Duration::from_secs(60))
+pub fn production_terms() -> LeasePolicy {
+    LeasePolicy::new(Duration::from_secs(15), Duration::from_secs(60))
 }
 
 pub fn new_payment() -> Payment {
@@ -629,8 +629,8 @@ pub async fn eventually_some<T>(what: &str, mut look: impl AsyncFnMut() -> Optio
             return found;
         }
         assert!(
-            begun_at.elapsed() < PATIENCE,
-            "not within {PATIENCE:?}: {what}"
+            begun_at.elapsed() < TIMEOUT,
+            "not within {TIMEOUT:?}: {what}"
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -112,7 +112,7 @@ async fn a_processor_is_called_by_tls_only_if_our_authority_vouches_for_its_name
         if !trusted {
             // Nothing was sent, which is proof; and the history of the payments says why.
             let reason =
-                "payment_attempt WHERE outcome = 'not charged' AND reason LIKE '%certificate%'";
+                "payment_attempt WHERE outcome = 'not_charged' AND reason LIKE '%certificate%'";
             assert!(database.count(reason).await > 0);
         }
         database.execute("TRUNCATE payment_attempt").await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use payment_proxy::telemetry::log::LOG_BACKLOG;
 
 use crate::metrics::Watched;
-use crate::support::{CENTS, Database, Gateway, PATIENCE, eventually, processor, processors};
+use crate::support::{CENTS, Database, Gateway, TIMEOUT, eventually, processor, processors};
 
 const DEBUG: [(&str, &str); 1] = [("RUST_LOG", "debug")];
 /// How long an instance may take to stop: its own limit, and a busy machine.
@@ -125,7 +125,7 @@ fn an_error_that_cannot_be_written_leaves_the_exit_code_as_it_is() {
         let status = loop {
             match child.try_wait().expect("a child") {
                 Some(status) => break status,
-                None if begun_at.elapsed() > PATIENCE => {
+                None if begun_at.elapsed() > TIMEOUT => {
                     let _ = child.kill();
                     panic!("{arguments:?} does not end");
                 }

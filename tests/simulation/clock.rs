@@ -15,7 +15,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::support::Database;
 
 /// How long anything that must happen without time going by may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(40);
+const TIMEOUT: Duration = Duration::from_secs(40);
 /// Turns of the runtime after which whatever had nothing to wait for is done.
 const TURNS: usize = 50;
 /// Timers fire at whole milliseconds, the one after their time.
@@ -62,8 +62,8 @@ pub async fn until(what: &str, mut check: impl FnMut() -> bool) {
     let begun_at = Instant::now();
     while !check() {
         assert!(
-            begun_at.elapsed() < PATIENCE,
-            "not within {PATIENCE:?}: {what}"
+            begun_at.elapsed() < TIMEOUT,
+            "not within {TIMEOUT:?}: {what}"
         );
         tokio::task::yield_now().await;
     }

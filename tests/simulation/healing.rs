@@ -42,11 +42,11 @@ impl World<'_> {
                 .expect("the database answers");
             let free = match step {
                 Step::More(count) | Step::Drained(count) => count,
-                Step::NoPermit(_) | Step::NoPlace => 0,
+                Step::NoPermit(_) | Step::NoSettleSlot => 0,
             };
             let doubtful = bench
                 .worker
-                .doubtful_step()
+                .in_doubt_step()
                 .await
                 .expect("the database answers");
             let ended = &mut bench.ended;

@@ -20,7 +20,7 @@ const SLACK: Duration = Duration::from_secs(1);
 /// A payment in one of our tables.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, sqlx::FromRow)]
 pub struct Row {
-    pub place: String,
+    pub slot: String,
     pub id: Uuid,
     pub amount: Decimal,
     pub attempt: i32,
@@ -33,7 +33,7 @@ pub struct Row {
 
 async fn rows(world: &World<'_>) -> Vec<Row> {
     sqlx::query_as(
-        "SELECT 'queue' AS place, correlation_id AS id, amount, attempt, processor, requested_at, doubt_until,
+        "SELECT 'queue' AS slot, correlation_id AS id, amount, attempt, processor, requested_at, doubt_until,
             now() AS seen_at FROM payment_queue
         UNION ALL SELECT 'booked', correlation_id, amount, attempt, processor, requested_at, NULL, NULL
             FROM payment_processed
@@ -61,7 +61,7 @@ pub async fn check(world: &mut World<'_>) -> Checked {
         );
         let evidence = [row.requested_at.is_some(), row.doubt_until.is_some()];
         prop_assert!(
-            row.place != "queue" || evidence == [row.processor.is_some(); 2],
+            row.slot != "queue" || evidence == [row.processor.is_some(); 2],
             "half of the evidence: {:?}",
             row
         );
@@ -70,7 +70,7 @@ pub async fn check(world: &mut World<'_>) -> Checked {
         match &of(id)[..] {
             [_] => {}
             // A post that raced with the settle; the next claim removes it.
-            [queued, done] if queued.place == "queue" && done.place != "queue" => {
+            [queued, done] if queued.slot == "queue" && done.slot != "queue" => {
                 prop_assert!(
                     queued.processor.is_none(),
                     "sent again: {:?}",
@@ -78,11 +78,11 @@ pub async fn check(world: &mut World<'_>) -> Checked {
                 );
             }
             [] => return fail("a lost payment", id),
-            several => return fail("a payment in several places", several),
+            several => return fail("a payment in several slots", several),
         }
     }
     for was in &world.rows {
-        if was.place != "queue" {
+        if was.slot != "queue" {
             prop_assert!(now.contains(was), "the books were changed: {:?}", was);
         }
     }
@@ -102,7 +102,7 @@ pub async fn check(world: &mut World<'_>) -> Checked {
 }
 
 /// Whatever a processor has stored, or still works on, is in our books or stands in its queue row: that
-/// processor and that stamp. And nothing is in our books that it has not stored.
+/// processor and that requested_at. And nothing is in our books that it has not stored.
 fn check_charges(world: &World<'_>, now: &[Row]) -> Checked {
     let mut charges = BTreeMap::new();
     for (index, site) in world.sites.iter().enumerate() {
@@ -128,7 +128,7 @@ fn check_charges(world: &World<'_>, now: &[Row]) -> Checked {
     for (id, (name, requested_at)) in &charges {
         let known = now.iter().any(|row| {
             row.id == *id
-                && row.place != "dead"
+                && row.slot != "dead"
                 && row.processor.as_deref() == Some(name)
                 && row.requested_at == Some(*requested_at)
         });
@@ -140,7 +140,7 @@ fn check_charges(world: &World<'_>, now: &[Row]) -> Checked {
             );
         }
     }
-    for row in now.iter().filter(|row| row.place == "booked") {
+    for row in now.iter().filter(|row| row.slot == "booked") {
         let site = world.sites.iter();
         let stored = site
             .filter(|site| row.processor.as_deref() == Some(site.name))
@@ -187,7 +187,7 @@ pub fn check_free(world: &World<'_>, claims: &[Claim]) -> Checked {
             .filter(|row| row.id == claim.payment.correlation_id);
         for row in rows {
             prop_assert!(
-                row.place == "queue" && row.processor.is_none(),
+                row.slot == "queue" && row.processor.is_none(),
                 "{:?} was claimed as free for {}",
                 row,
                 claim.processor
@@ -199,13 +199,13 @@ pub fn check_free(world: &World<'_>, claims: &[Claim]) -> Checked {
     Ok(())
 }
 
-/// A doubtful claim keeps the processor and the stamp.
+/// A doubtful claim keeps the processor and the requested_at.
 pub fn check_pinned(world: &World<'_>, claims: &[Claim]) -> Checked {
     for claim in claims {
         let row = world
             .rows
             .iter()
-            .find(|row| row.place == "queue" && row.id == claim.payment.correlation_id);
+            .find(|row| row.slot == "queue" && row.id == claim.payment.correlation_id);
         let Some(row) = row else {
             return fail("a claim of a payment that is not in the queue", claim);
         };
@@ -234,27 +234,23 @@ fn check_lease(world: &World<'_>, claim: &Claim) -> Checked {
 
 /// Once all is settled: our books are the processors', payment by payment and in sum.
 pub async fn check_books(world: &World<'_>) -> Checked {
-    let settled = world
-        .rows
-        .iter()
-        .filter(|row| row.place == "booked")
-        .count();
-    let dead = world.rows.iter().filter(|row| row.place == "dead").count();
+    let settled = world.rows.iter().filter(|row| row.slot == "booked").count();
+    let dead = world.rows.iter().filter(|row| row.slot == "dead").count();
     prop_assert_eq!(world.accepted.len(), settled + dead);
     let names: Vec<String> = world
         .sites
         .iter()
         .map(|site| site.name.to_owned())
         .collect();
-    let mut stamps: Vec<_> = world
+    let mut requested_ats: Vec<_> = world
         .rows
         .iter()
         .filter_map(|row| row.requested_at)
         .collect();
-    stamps.sort();
-    let ranges = stamps
+    requested_ats.sort();
+    let ranges = requested_ats
         .iter()
-        .map(|from| (Some(*from), stamps.last().copied()))
+        .map(|from| (Some(*from), requested_ats.last().copied()))
         .chain([(None, None)]);
     for (from, to) in ranges {
         let summary = summarize(&world.pools.requests, &names, from, to)

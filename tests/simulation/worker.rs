@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use payment_proxy::domain::lease::LeaseTerms;
+use payment_proxy::domain::lease::LeasePolicy;
 use payment_proxy::pipeline::route;
-use payment_proxy::pipeline::settle::Ended;
+use payment_proxy::pipeline::settle::CompletedClaim;
 use payment_proxy::processors::{Stop, charge, resolve};
 use payment_proxy::store::claim::Claim;
 use payment_proxy::store::clock::DatabaseClock;
-use router::{Policy, Router, Terms};
+use router::{Policy, ProcessorTerms, Router};
 use rust_decimal::Decimal;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -29,18 +29,18 @@ pub struct Call {
     pub site: usize,
     /// When it is over at the latest.
     pub due: Instant,
-    task: JoinHandle<Ended>,
+    task: JoinHandle<CompletedClaim>,
 }
 
 pub struct Actor {
-    terms: LeaseTerms,
+    terms: LeasePolicy,
     /// What it knows of the database's clock: nothing when it has just started.
     pub clock: Arc<DatabaseClock>,
     ways: Arc<Vec<Ways>>,
     stop: Stop,
     pub claims: Vec<Held<Claim>>,
     pub calls: Vec<Call>,
-    pub ended: Vec<Ended>,
+    pub ended: Vec<CompletedClaim>,
 }
 
 /// What came of a send.
@@ -52,7 +52,7 @@ pub enum Sent {
 }
 
 impl Actor {
-    pub fn start(sites: &[Site], terms: LeaseTerms) -> Self {
+    pub fn start(sites: &[Site], terms: LeasePolicy) -> Self {
         Self {
             terms,
             clock: Arc::new(DatabaseClock::new(terms)),
@@ -78,7 +78,7 @@ impl Actor {
                 None => charge(&client, &claim, permit(), &stop).await,
                 Some(earlier) => resolve(&client, &claim, earlier, || Some(permit()), &stop).await,
             };
-            Ended { claim, outcome }
+            CompletedClaim { claim, outcome }
         });
         let waits = || {
             let (served_now, hanging_now) = site.pending();
@@ -159,7 +159,7 @@ impl Actor {
     }
 
     /// The first ends that it holds.
-    pub fn take_ended(&mut self, count: usize) -> Vec<Ended> {
+    pub fn take_ended(&mut self, count: usize) -> Vec<CompletedClaim> {
         let count = count.min(self.ended.len());
         self.ended.drain(..count).collect()
     }
@@ -174,7 +174,7 @@ pub fn index_of(sites: &[Site], name: &str) -> usize {
 
 /// A permit of a router that knows of no trouble: the sequence decides who is sent where.
 fn permit() -> router::Permit {
-    let terms = Terms {
+    let terms = ProcessorTerms {
         name: "any".to_owned(),
         fee: Decimal::ZERO,
     };

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use payment_proxy::config::QueueDurability;
-use payment_proxy::domain::lease::LeaseTerms;
+use payment_proxy::domain::lease::LeasePolicy;
 use payment_proxy::domain::payment::Payment;
 use payment_proxy::domain::uptime::Uptime;
 use payment_proxy::pipeline::accept::{Accepted, enqueue};
-use payment_proxy::pipeline::settle::{Anomaly, Ended, record};
+use payment_proxy::pipeline::settle::{Anomaly, CompletedClaim, record};
 use payment_proxy::processors::Outcome;
-use payment_proxy::store::claim::{Claim, ClaimedFor, claim_doubtful, claim_free};
+use payment_proxy::store::claim::{Claim, ClaimedFor, claim_in_doubt, claim_queued};
 use payment_proxy::store::clock::{DatabaseClock, WATCH_GAP};
 use payment_proxy::store::database::Pools;
 use payment_proxy::store::dead_letter;
@@ -68,7 +68,7 @@ pub struct Open {
 pub struct World<'a> {
     pub ground: &'a Ground,
     pub pools: &'a Pools,
-    pub terms: LeaseTerms,
+    pub terms: LeasePolicy,
     pub sites: Vec<Site>,
     pub actors: Vec<Actor>,
     /// What the worker that heals knows of the database's clock.
@@ -108,7 +108,7 @@ impl<'a> World<'a> {
             .execute("DELETE FROM payment_queue; DELETE FROM payment_processed; DELETE FROM payment_dead_letter; DELETE FROM payment_attempt")
             .await;
         let sites = vec![Site::open("default").await, Site::open("fallback").await];
-        let terms = LeaseTerms::new(CALL_TIMEOUT, LATE_CHARGE);
+        let terms = LeasePolicy::new(CALL_TIMEOUT, LATE_CHARGE);
         Self {
             ground,
             pools: &ground.pools,
@@ -133,10 +133,10 @@ impl<'a> World<'a> {
                 site,
                 limit,
             } => self.claim(*worker, *site, *limit).await?,
-            Step::ClaimDoubtful { worker, limit } => self.claim_doubtful(*worker, *limit).await?,
+            Step::ClaimDoubtful { worker, limit } => self.claim_in_doubt(*worker, *limit).await?,
             Step::TakeOver { worker, limit } => {
                 self.pass(self.terms.lease + SHORTLY).await;
-                self.claim_doubtful(*worker, *limit).await?;
+                self.claim_in_doubt(*worker, *limit).await?;
             }
             Step::Send { worker, nth, fate } => self.send(*worker, *nth, *fate).await,
             Step::Settle {
@@ -211,11 +211,7 @@ impl<'a> World<'a> {
     /// A post that found its payment in no table because the settle was about to commit, and then
     /// nothing in the queue because it had.
     async fn post_race(&mut self, nth: usize) {
-        let done: Vec<_> = self
-            .rows
-            .iter()
-            .filter(|row| row.place != "queue")
-            .collect();
+        let done: Vec<_> = self.rows.iter().filter(|row| row.slot != "queue").collect();
         if done.is_empty() {
             return;
         }
@@ -237,13 +233,13 @@ impl<'a> World<'a> {
             .await
             .expect("the database answers");
         self.met(Met::Revived, revived.len());
-        self.rows.retain(|row| row.place != "dead");
+        self.rows.retain(|row| row.slot != "dead");
     }
 
     async fn claim(&mut self, worker: usize, site: usize, limit: usize) -> Checked {
         self.clock.tick(&self.pools.requests).await;
         let name = self.sites[site].name;
-        let claims = claim_free(&self.pools.claims, self.terms, name, limit, 0)
+        let claims = claim_queued(&self.pools.claims, self.terms, name, limit, 0)
             .await
             .expect("the database answers");
         invariants::check_free(self, &claims)?;
@@ -252,12 +248,12 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    async fn claim_doubtful(&mut self, worker: usize, limit: usize) -> Checked {
+    async fn claim_in_doubt(&mut self, worker: usize, limit: usize) -> Checked {
         self.clock.tick(&self.pools.requests).await;
         let clock = &self.actors[worker].clock;
         let names = ["default", "fallback"].map(str::to_owned);
         let known = clock.last_step();
-        let claims = claim_doubtful(
+        let claims = claim_in_doubt(
             &self.pools.claims,
             self.terms,
             clock,
@@ -359,11 +355,11 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    pub async fn record(&mut self, ended: &[Ended]) -> Checked {
+    pub async fn record(&mut self, ended: &[CompletedClaim]) -> Checked {
         let anomalies = record(&self.pools.settles, self.terms, ended)
             .await
             .expect("the database answers");
-        for Ended { claim, .. } in ended {
+        for CompletedClaim { claim, .. } in ended {
             if self
                 .leases
                 .get(&claim.id)
@@ -374,9 +370,9 @@ impl<'a> World<'a> {
         }
         self.fenced.extend(self.fenced_against(ended));
         ended.iter().for_each(|end| self.tally_end(end));
-        self.met(Met::BookedBefore, anomalies.len());
+        self.met(Met::RecordedBefore, anomalies.len());
         for anomaly in anomalies {
-            let same_charge = matches!(&anomaly, Anomaly::BookedBefore { charged, booked, .. } if charged == booked);
+            let same_charge = matches!(&anomaly, Anomaly::RecordedBefore { charged, booked, .. } if charged == booked);
             if !same_charge {
                 return Err(TestCaseError::fail(format!("{anomaly:?}")));
             }
@@ -385,35 +381,35 @@ impl<'a> World<'a> {
     }
 
     /// The rows of which these ends are late failures only.
-    fn fenced_against(&self, ended: &[Ended]) -> Vec<Row> {
+    fn fenced_against(&self, ended: &[CompletedClaim]) -> Vec<Row> {
         let fenced = |row: &&Row| {
             let mut ends = ended
                 .iter()
                 .filter(|end| end.claim.payment.correlation_id == row.id);
-            let late = |end: &Ended| {
+            let late = |end: &CompletedClaim| {
                 let success = matches!(end.outcome, Outcome::Charged { .. });
                 end.claim.attempt < row.attempt && !success
             };
-            row.place == "queue" && ends.clone().count() > 0 && ends.all(late)
+            row.slot == "queue" && ends.clone().count() > 0 && ends.all(late)
         };
         self.rows.iter().filter(fenced).cloned().collect()
     }
 
-    fn tally_end(&self, ended: &Ended) {
-        let Ended { claim, outcome } = ended;
+    fn tally_end(&self, ended: &CompletedClaim) {
+        let CompletedClaim { claim, outcome } = ended;
         self.met(
             match (outcome, claim.earlier) {
                 (Outcome::Charged { .. }, None) => Met::SettledAtOnce,
                 (Outcome::Charged { .. }, Some(_)) => Met::SettledAfterDoubt,
                 (Outcome::Free { .. }, None) => Met::FreedAtOnce,
                 (Outcome::Free { .. }, Some(_)) => Met::FreedAfterDoubt,
-                (Outcome::Doubtful { .. }, _) => Met::LeftInDoubt,
+                (Outcome::InDoubt { .. }, _) => Met::LeftInDoubt,
                 (Outcome::Dead { .. }, _) => Met::DeadLetter,
             },
             1,
         );
         let held = self.rows.iter().any(|row| {
-            row.place == "queue"
+            row.slot == "queue"
                 && row.id == claim.payment.correlation_id
                 && row.attempt == claim.attempt
         });

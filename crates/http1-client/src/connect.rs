@@ -11,14 +11,14 @@ use tokio::net::TcpStream;
 use tower_service::Service;
 
 use super::exchange::{Connection, Stream, Unread};
-use super::names::Names;
+use super::resolver::Resolver;
 
 /// How long a connection to a processor may take, with the search for its address and with TLS.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// After how long without a sign of life an open connection is asked for one, by TCP.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
-type Tcp = HttpConnector<Names>;
+type Tcp = HttpConnector<Resolver>;
 type Secured = TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>;
 
 /// Makes connections.
@@ -32,7 +32,7 @@ pub(crate) enum Connector {
 
 impl Connector {
     /// To addresses that these names tell, secured as `tls` says, or not at all.
-    pub(crate) fn new(names: Names, tls: Option<ClientConfig>) -> Self {
+    pub(crate) fn new(names: Resolver, tls: Option<ClientConfig>) -> Self {
         let mut tcp = HttpConnector::new_with_resolver(names);
         tcp.enforce_http(tls.is_none());
         tcp.set_nodelay(true);

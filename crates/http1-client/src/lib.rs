@@ -3,16 +3,16 @@
 //!
 //! [`Connections`] keeps the connections to one server and uses them again. [`exchange`] writes a request
 //! and reads its response over one of them, and decides whether another request may follow it.
-//! [`Names`] finds addresses as the system does, within limits.
+//! [`Resolver`] finds addresses as the system does, within limits.
 //!
 //! A request is sent once. [`Failed`] tells what is certain where no response came: every kind but
 //! [`Failed::NoReply`] proves that nothing was sent.
 
 mod connect;
 pub mod exchange;
-mod names;
 mod pool;
+mod resolver;
 
 pub use connect::CONNECT_TIMEOUT;
-pub use names::{NAME_KEPT, Names};
 pub use pool::{Answer, Connections, Failed, Line, MAX_BODY_BYTES, MOST_CONNECTIONS};
+pub use resolver::{NAME_TTL, Resolver};

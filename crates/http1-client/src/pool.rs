@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::connect::{CONNECT_TIMEOUT, Connector};
 use super::exchange::{Connection, Then};
-use super::names::Names;
+use super::resolver::Resolver;
 
 /// Connections to one processor, at most: the 800 requests that it serves and the 500 that it lets wait.
 pub const MOST_CONNECTIONS: usize = 1_300;
@@ -100,7 +100,7 @@ pub enum Failed {
 
 impl Connections {
     /// At most `most` connections to addresses that these names tell, secured as `tls` says, or not at all.
-    pub fn new(names: Names, tls: Option<ClientConfig>, most: usize) -> Self {
+    pub fn new(names: Resolver, tls: Option<ClientConfig>, most: usize) -> Self {
         Self {
             connector: Connector::new(names, tls),
             idle: Arc::default(),
@@ -339,7 +339,7 @@ mod tests {
             let address = listener.local_addr().expect("an address");
             let tls = (scheme == "https").then(trusting_nobody);
             let caller = Self {
-                connections: Connections::new(Names::of_system(), tls, 2),
+                connections: Connections::new(Resolver::of_system(), tls, 2),
                 url: format!("{scheme}://{address}/"),
             };
             (listener, caller)

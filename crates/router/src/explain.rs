@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::breaker::State;
-use super::lane::{self, Lane};
+use super::processor_state::{self, ProcessorState};
 use super::router::{LeftOut, Record, Router, Weighed};
 use super::{Decision, Queue, Time};
 
@@ -142,9 +142,9 @@ impl Router {
             instances: self.alive,
             arrivals_per_second: self.arrivals.rate(now),
             processors: self
-                .lanes
+                .states
                 .iter()
-                .map(|lane| self.report(lane, now))
+                .map(|state| self.report(state, now))
                 .collect(),
             decisions: self
                 .decisions
@@ -154,28 +154,28 @@ impl Router {
         }
     }
 
-    fn report(&self, lane: &Lane, now: Time) -> ProcessorReport {
+    fn report(&self, state: &ProcessorState, now: Time) -> ProcessorReport {
         let policy = &self.policy;
-        let (successes, failures) = lane.posterior.parameters(now);
-        let latency = lane.latency.estimate(now, policy);
+        let (successes, failures) = state.posterior.parameters(now);
+        let latency = state.latency.estimate(now, policy);
         let load = self.load(now, Queue::default());
-        let (reason, since) = lane.breaker.reason();
-        let success = lane.posterior.mean(now);
-        let asked_ago = lane.asked_at.map(|at| now.saturating_sub(at));
-        let slot = lane.slot(latency, load, now, policy, self.alive);
+        let (reason, since) = state.breaker.reason();
+        let success = state.posterior.mean(now);
+        let asked_ago = state.asked_at.map(|at| now.saturating_sub(at));
+        let slot = state.slot(latency, load, now, policy, self.alive);
         ProcessorReport {
-            name: lane.name.clone(),
-            fee: lane.fee,
-            enabled: lane.enabled,
+            name: state.name.clone(),
+            fee: state.fee,
+            enabled: state.enabled,
             breaker: BreakerReport {
-                state: lane.breaker.state(),
+                state: state.breaker.state(),
                 reason: reason.to_string(),
                 for_ms: ms(now.saturating_sub(since)),
-                outage_ms: lane
+                outage_ms: state
                     .breaker
                     .out_since()
                     .map(|since| ms(now.saturating_sub(since))),
-                probes_in_flight: lane.breaker.probing(),
+                probes_in_flight: state.breaker.probing(),
             },
             posterior_successes: successes,
             posterior_failures: failures,
@@ -184,13 +184,13 @@ impl Router {
                 .then_some(success),
             asked_ms_ago: asked_ago.map(ms),
             latency_ms: latency * 1e3,
-            in_flight: lane.in_flight,
-            cap: lane::cap(latency, load.demand, policy, self.alive),
-            throttled_for_ms: ms(lane.throttled_until.saturating_sub(now)),
+            in_flight: state.in_flight,
+            cap: processor_state::cap(latency, load.demand, policy, self.alive),
+            throttled_for_ms: ms(state.throttled_until.saturating_sub(now)),
             utility: slot
                 .wait()
-                .map(|wait| lane.worth(success, latency, wait, policy)),
-            health: lane.health.map(|health| HealthReport {
+                .map(|wait| state.worth(success, latency, wait, policy)),
+            health: state.health.map(|health| HealthReport {
                 failing: health.failing,
                 min_response_time_ms: ms(health.min_response_time),
                 age_ms: ms(now.saturating_sub(health.at)),
@@ -199,7 +199,7 @@ impl Router {
     }
 
     fn past(&self, record: &Record, now: Time) -> PastDecision {
-        let name = |i: usize| self.lanes[i].name.clone();
+        let name = |i: usize| self.states[i].name.clone();
         let (choice, processor) = match record.decision {
             Decision::Send { processor, probe } => {
                 let choice = if probe { Choice::Probe } else { Choice::Send };

@@ -22,11 +22,11 @@ use rust_decimal::Decimal;
 mod arrivals;
 pub mod breaker;
 mod explain;
-mod lane;
 pub mod latency;
 mod permit;
 mod policy;
 pub mod posterior;
+mod processor_state;
 mod router;
 pub mod utility;
 
@@ -48,7 +48,7 @@ pub type Time = Duration;
 
 /// What a processor asks for its service. The router takes processors in order of preference.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Terms {
+pub struct ProcessorTerms {
     /// The name in reports and logs.
     pub name: String,
     /// The share of the amount that it keeps: 0.05 is five per cent.

@@ -35,12 +35,12 @@ pub struct Policy {
 
     /// For how long a cheaper processor that is out, too, is waited for after a dearer one has come back: what
     /// ended one outage has often ended the other, and the probes will tell in a moment.
-    pub regroup: Duration,
-    /// Latency from which payments are sent in waves.
-    pub wave_from: Duration,
-    /// Payments to a processor slower than `wave_from` go out together within this time, and the next ones
-    /// only when those are back. An audit can then disagree only in the moment in which a wave ends.
-    pub wave: Duration,
+    pub shared_outage_hold: Duration,
+    /// Latency from which payments are sent in bursts.
+    pub burst_from: Duration,
+    /// Payments to a processor slower than `burst_from` go out together within this time, and the next ones
+    /// only when those are back. An audit can then disagree only in the moment in which a burst ends.
+    pub burst: Duration,
 
     /// Payments in flight at one processor from all instances together, at most. Below the 800 that a
     /// processor serves at once, because look-ups of single payments share those.
@@ -111,9 +111,9 @@ impl Default for Policy {
             slow_from: Duration::from_millis(1_100),
             slow_fully: Duration::from_millis(1_300),
             hold: Duration::from_secs(2),
-            regroup: Duration::from_millis(100),
-            wave_from: Duration::from_millis(400),
-            wave: Duration::from_millis(50),
+            shared_outage_hold: Duration::from_millis(100),
+            burst_from: Duration::from_millis(400),
+            burst: Duration::from_millis(50),
             shared_cap: 780,
             own_cap: 780,
             floor: 32,

@@ -9,8 +9,8 @@ use utoipa::ToSchema;
 
 use super::arrivals::Arrivals;
 use super::breaker::{Change, Reason, State};
-use super::lane::{self, Health, Lane, Load, Slot};
-use super::{Decision, Event, Policy, Queue, Terms, Time};
+use super::processor_state::{self, Health, Load, ProcessorState, Slot};
+use super::{Decision, Event, Policy, ProcessorTerms, Queue, Time};
 
 /// How many past decisions are kept for an explanation.
 const DECISIONS_KEPT: usize = 16;
@@ -38,7 +38,7 @@ impl StateChange {
 #[derive(Debug, Clone)]
 pub struct Router {
     pub(super) policy: Policy,
-    pub(super) lanes: Vec<Lane>,
+    pub(super) states: Vec<ProcessorState>,
     pub(super) arrivals: Arrivals,
     pub(super) alive: u32,
     /// When a processor last turned out not to be failing any more.
@@ -89,18 +89,18 @@ pub enum LeftOut {
 
 impl Router {
     /// A router that knows the terms and nothing else.
-    pub fn new(policy: Policy, terms: Vec<Terms>, now: Time) -> Self {
-        let lanes: Vec<Lane> = terms
+    pub fn new(policy: Policy, terms: Vec<ProcessorTerms>, now: Time) -> Self {
+        let states: Vec<ProcessorState> = terms
             .into_iter()
-            .map(|terms| Lane::new(terms, &policy, now))
+            .map(|terms| ProcessorState::new(terms, &policy, now))
             .collect();
         Self {
             arrivals: Arrivals::new(policy.arrivals_half_life, now),
-            weighed: vec![Weighed::LeftOut(LeftOut::ProbeDue); lanes.len()],
-            granted: vec![None; lanes.len()],
+            weighed: vec![Weighed::LeftOut(LeftOut::ProbeDue); states.len()],
+            granted: vec![None; states.len()],
             decisions: VecDeque::with_capacity(DECISIONS_KEPT),
             policy,
-            lanes,
+            states,
             alive: 1,
             recovery: now,
             waiting: 0.0,
@@ -115,7 +115,7 @@ impl Router {
 
     /// The name of a processor.
     pub fn name(&self, processor: usize) -> Option<&str> {
-        self.lanes.get(processor).map(|lane| lane.name.as_str())
+        self.states.get(processor).map(|state| state.name.as_str())
     }
 
     /// Learns from what has happened. Returns the change of state that it brought about, if any, for the
@@ -133,13 +133,13 @@ impl Router {
                 return None;
             }
             Event::Switched { processor, enabled } => {
-                self.lanes.get_mut(processor)?.enabled = enabled;
+                self.states.get_mut(processor)?.enabled = enabled;
                 return None;
             }
             Event::Dispatched { processor, at } => {
-                let lane = self.lanes.get_mut(processor)?;
-                lane.latency.sent(at.min(now));
-                lane.asked_at = Some(now);
+                let state = self.states.get_mut(processor)?;
+                state.latency.sent(at.min(now));
+                state.asked_at = Some(now);
                 return None;
             }
             Event::Finished {
@@ -151,14 +151,14 @@ impl Router {
                 let sent_at = sent_at.map(|at| at.min(now));
                 (
                     processor,
-                    self.lanes
+                    self.states
                         .get_mut(processor)?
                         .finished(sent_at, probe, verdict, now, policy),
                 )
             }
             Event::Recovered { processor } => {
-                let lane = self.lanes.get_mut(processor)?;
-                (processor, lane.breaker.recovered(now))
+                let state = self.states.get_mut(processor)?;
+                (processor, state.breaker.recovered(now))
             }
             Event::Health {
                 processor,
@@ -172,7 +172,7 @@ impl Router {
                 };
                 (
                     processor,
-                    self.lanes.get_mut(processor)?.reported(health, policy),
+                    self.states.get_mut(processor)?.reported(health, policy),
                 )
             }
         };
@@ -180,8 +180,8 @@ impl Router {
         if change.from == State::Open {
             self.recovery = now;
             // More waits than a processor takes from this instance at once.
-            if self.waiting >= f64::from(lane::hard_cap(&self.policy, self.alive)) {
-                change = self.lanes[processor].trust(now, change);
+            if self.waiting >= f64::from(processor_state::hard_cap(&self.policy, self.alive)) {
+                change = self.states[processor].trust(now, change);
             }
         }
         Some(StateChange { processor, change })
@@ -193,9 +193,9 @@ impl Router {
         let now = self.advance(now);
         let decision = self.choose(now, rng, queue);
         if let Decision::Send { processor, .. } = decision
-            && let Some(lane) = self.lanes.get_mut(processor)
+            && let Some(state) = self.states.get_mut(processor)
         {
-            lane.take(now, &self.policy, self.alive);
+            state.take(now, &self.policy, self.alive);
         }
         self.remember(now, decision, queue);
         decision
@@ -215,21 +215,21 @@ impl Router {
     /// a 429, and the pacing of a breaker that is not closed, but no preference. Returns whether it is a probe.
     pub fn permit_for(&mut self, processor: usize, now: Time) -> Option<bool> {
         let now = self.advance(now);
-        let lane = self.lanes.get_mut(processor)?;
-        let free = lane.enabled
-            && now >= lane.throttled_until
-            && lane.in_flight < lane::hard_cap(&self.policy, self.alive)
-            && lane.breaker.permits(now, &self.policy, self.alive);
-        free.then(|| lane.take(now, &self.policy, self.alive))
+        let state = self.states.get_mut(processor)?;
+        let free = state.enabled
+            && now >= state.throttled_until
+            && state.in_flight < processor_state::hard_cap(&self.policy, self.alive)
+            && state.breaker.permits(now, &self.policy, self.alive);
+        free.then(|| state.take(now, &self.policy, self.alive))
     }
 
     fn choose<R: Rng + ?Sized>(&mut self, now: Time, rng: &mut R, queue: Queue) -> Decision {
         self.weighed.fill(Weighed::LeftOut(LeftOut::ProbeDue));
         let (policy, alive, recovery) = (&self.policy, self.alive, self.recovery);
         if let Some(processor) = self
-            .lanes
+            .states
             .iter()
-            .position(|lane| lane.enabled && lane.probe_due(now, recovery, policy, alive))
+            .position(|state| state.enabled && state.probe_due(now, recovery, policy, alive))
         {
             return Decision::Send {
                 processor,
@@ -240,15 +240,15 @@ impl Router {
         let load = self.load(now, queue);
         self.waiting = load.waiting;
         let mut best: Option<(f64, usize, Slot)> = None;
-        for (i, lane) in self.lanes.iter_mut().enumerate() {
-            let latency = lane.latency.estimate(now, policy);
-            let slot = lane.slot(latency, load, now, policy, alive);
+        for (i, state) in self.states.iter_mut().enumerate() {
+            let latency = state.latency.estimate(now, policy);
+            let slot = state.slot(latency, load, now, policy, alive);
             let Some(wait) = slot.wait() else {
-                self.weighed[i] = Weighed::LeftOut(lane.left_out());
+                self.weighed[i] = Weighed::LeftOut(state.left_out());
                 continue;
             };
-            let success = lane.posterior.sample(now, rng);
-            let worth = lane.worth(success, latency, wait, policy);
+            let success = state.posterior.sample(now, rng);
+            let worth = state.worth(success, latency, wait, policy);
             self.weighed[i] = Weighed::Utility(worth);
             if best.as_ref().is_none_or(|(highest, ..)| worth > *highest) {
                 best = Some((worth, i, slot));
@@ -270,7 +270,7 @@ impl Router {
                     until: until.clamp(soonest, wake),
                 },
                 None => {
-                    let probe = self.lanes[processor].breaker.state() != State::Closed;
+                    let probe = self.states[processor].breaker.state() != State::Closed;
                     Decision::Send { processor, probe }
                 }
             },
@@ -290,25 +290,25 @@ impl Router {
     fn worth_holding(&self, worth: f64, now: Time) -> Option<Time> {
         let policy = &self.policy;
         let prior = policy.prior_successes / (policy.prior_successes + policy.prior_failures);
-        self.lanes
+        self.states
             .iter()
-            .filter(|lane| lane.enabled)
-            .filter_map(|lane| {
-                let until =
-                    (lane.breaker.out_since()? + policy.hold).max(self.recovery + policy.regroup);
-                let latency = lane.latency.estimate(now, policy);
-                let up = lane.worth(prior, latency, 0.0, policy);
+            .filter(|state| state.enabled)
+            .filter_map(|state| {
+                let until = (state.breaker.out_since()? + policy.hold)
+                    .max(self.recovery + policy.shared_outage_hold);
+                let latency = state.latency.estimate(now, policy);
+                let up = state.worth(prior, latency, 0.0, policy);
                 (now < until && up > worth).then_some(until)
             })
             .max()
     }
 
     fn next_probe(&self, now: Time) -> Option<Time> {
-        self.lanes
+        self.states
             .iter()
-            .filter(|lane| lane.enabled && lane.breaker.state() == State::Open)
-            .filter(|lane| !lane.too_slow_to_probe(now, self.recovery, &self.policy))
-            .map(|lane| lane.breaker.next_probe().max(lane.throttled_until))
+            .filter(|state| state.enabled && state.breaker.state() == State::Open)
+            .filter(|state| !state.too_slow_to_probe(now, self.recovery, &self.policy))
+            .map(|state| state.breaker.next_probe().max(state.throttled_until))
             .min()
     }
 

@@ -10,7 +10,7 @@ use loom::thread;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use router::{
-    Decision, Event, Explanation, Policy, Queue, Router, StateChange, Terms, Time, Verdict,
+    Decision, Event, Explanation, Policy, ProcessorTerms, Queue, Router, StateChange, Time, Verdict,
 };
 
 #[path = "../src/permit.rs"]
@@ -51,7 +51,7 @@ impl Model {
             failures_to_open: u32::MAX,
             ..Policy::default()
         };
-        let terms = vec![Terms {
+        let terms = vec![ProcessorTerms {
             name: "only".to_owned(),
             fee: rust_decimal::Decimal::new(5, 2),
         }];

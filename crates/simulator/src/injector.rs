@@ -184,7 +184,7 @@ impl FaultInjector {
         reset
     }
 
-    /// Forgets which ids came, because the books were emptied.
+    /// Forgets which ids came, because the records were emptied.
     pub(super) fn forget(&self) {
         self.state().seen.clear();
     }

@@ -1,4 +1,4 @@
-//! The file that keeps the books over a restart.
+//! The file that keeps the records over a restart.
 //!
 //! One line per stored payment: `<id> <amount> <requestedAt in microseconds since 1970>`. A line is
 //! handed to the operating system before the payment is answered, so a kill -9 of the simulator
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use chrono::DateTime;
 use uuid::Uuid;
 
-use super::books::{Books, Payment};
+use super::records::{Payment, Records};
 
 /// An open journal. While it is open no second simulator can open it.
 #[derive(Debug)]
@@ -24,14 +24,14 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Opens or creates the file and puts what it holds into the books. A last line that was cut
+    /// Opens or creates the file and puts what it holds into the records. A last line that was cut
     /// off is dropped and logged; anything else that is not a payment is an error.
-    pub(super) fn open(path: &Path, books: &mut Books) -> io::Result<Self> {
-        Self::open_file(path, books)
+    pub(super) fn open(path: &Path, records: &mut Records) -> io::Result<Self> {
+        Self::open_file(path, records)
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
     }
 
-    fn open_file(path: &Path, books: &mut Books) -> io::Result<Self> {
+    fn open_file(path: &Path, records: &mut Records) -> io::Result<Self> {
         let file = OpenOptions::new()
             .read(true)
             .append(true)
@@ -43,7 +43,7 @@ impl Journal {
                 io::Error::new(io::ErrorKind::ResourceBusy, "another process uses it")
             }
         })?;
-        let length = replay(&file, path, books)?;
+        let length = replay(&file, path, records)?;
         Ok(Self {
             file,
             path: path.to_owned(),
@@ -83,8 +83,8 @@ impl Journal {
     }
 }
 
-/// Reads the file into the books and returns the length of its whole lines, to which it is cut.
-fn replay(file: &File, path: &Path, books: &mut Books) -> io::Result<u64> {
+/// Reads the file into the records and returns the length of its whole lines, to which it is cut.
+fn replay(file: &File, path: &Path, records: &mut Records) -> io::Result<u64> {
     let mut reader = BufReader::new(file);
     let (mut line, mut length, mut number) = (Vec::new(), 0_u64, 0_u64);
     loop {
@@ -103,7 +103,7 @@ fn replay(file: &File, path: &Path, books: &mut Books) -> io::Result<u64> {
             return Ok(length);
         }
         number += 1;
-        let stored = parse(&line).is_some_and(|payment| books.insert(payment));
+        let stored = parse(&line).is_some_and(|payment| records.insert(payment));
         if !stored {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -141,9 +141,9 @@ mod tests {
     }
 
     fn opened(path: &Path) -> io::Result<(Journal, Vec<Payment>)> {
-        let mut books = Books::new();
-        let journal = Journal::open(path, &mut books)?;
-        Ok((journal, books.rows().to_vec()))
+        let mut records = Records::new();
+        let journal = Journal::open(path, &mut records)?;
+        Ok((journal, records.rows().to_vec()))
     }
 
     #[test]

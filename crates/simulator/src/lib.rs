@@ -13,7 +13,7 @@
 //! Once a request is read, the work goes on even if its client hangs up: after a timeout on the
 //! client's side the payment may still be stored, up to the whole delay later.
 //!
-//! The parts: [`Settings`] say how it starts, [`Processor`] is its state (books, limits, faults),
+//! The parts: [`Settings`] say how it starts, [`Processor`] is its state (records, limits, faults),
 //! `serve` moves bytes, `http` is the table of endpoints. Tests start it in their own process:
 //!
 //! ```no_run
@@ -31,7 +31,6 @@
 mod admin;
 mod args;
 mod body;
-mod books;
 mod connection;
 mod faults;
 mod gateway;
@@ -43,14 +42,15 @@ mod limiter;
 mod listing;
 mod payments;
 mod processor;
+mod records;
 mod serve;
 mod settings;
 mod wire;
 
 pub use args::{Args, run};
-pub use books::{Payment, Summary};
 pub use faults::Faults;
 pub use injector::Injected;
 pub use processor::Processor;
+pub use records::{Payment, Summary};
 pub use serve::{Running, serve, start};
 pub use settings::{Limits, Settings};

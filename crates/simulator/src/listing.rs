@@ -11,11 +11,11 @@ use hyper::body::{Body, Frame};
 use super::Processor;
 use super::wire::PaymentReply;
 
-/// Payments per chunk: so few that no payment waits long for the books, which are locked meanwhile.
+/// Payments per chunk: so few that no payment waits long for the records, which are locked meanwhile.
 const CHUNK: usize = 1024;
 
 /// The body of the listing: the payments that were stored when it began, in the order of storing,
-/// as newline separated JSON. It ends early when the books are emptied meanwhile.
+/// as newline separated JSON. It ends early when the records are emptied meanwhile.
 pub(super) struct Listing {
     processor: Arc<Processor>,
     next: usize,
@@ -25,7 +25,7 @@ pub(super) struct Listing {
 
 impl Listing {
     pub(super) fn new(processor: &Arc<Processor>) -> Self {
-        let (end, purges) = processor.read(|books| (books.rows().len(), books.purges()));
+        let (end, purges) = processor.read(|records| (records.rows().len(), records.purges()));
         Self {
             processor: Arc::clone(processor),
             next: 0,
@@ -36,8 +36,8 @@ impl Listing {
 
     fn chunk(&mut self) -> Option<Bytes> {
         let to = self.end.min(self.next + CHUNK);
-        let rows = self.processor.read(|books| {
-            (books.purges() == self.purges).then(|| books.rows()[self.next..to].to_vec())
+        let rows = self.processor.read(|records| {
+            (records.purges() == self.purges).then(|| records.rows()[self.next..to].to_vec())
         })?;
         if rows.is_empty() {
             return None;

@@ -8,12 +8,12 @@ use hyper::StatusCode;
 use uuid::Uuid;
 
 use super::Processor;
-use super::books::Payment;
 use super::connection::Work;
 use super::faults::{Ending, Plan};
 use super::gateway::{self, Unasked};
 use super::http::{Cut, Reply, chunked, empty, json, too_many, trace};
 use super::limiter::{Entry, Place};
+use super::records::Payment;
 use super::wire::{PaymentReply, PaymentRequest};
 
 /// The reply to a stored payment.

@@ -1,4 +1,4 @@
-//! The state of a processor: its books, its limits, its configuration and its faults.
+//! The state of a processor: its records, its limits, its configuration and its faults.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,12 +11,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::books::{Books, Payment, Summary};
 use super::faults::Faults;
 use super::health::HealthGate;
 use super::injector::{FaultInjector, Injected};
 use super::journal::Journal;
 use super::limiter::Limiter;
+use super::records::{Payment, Records, Summary};
 use super::settings::Settings;
 
 /// A simulated processor, apart from the network. It is shared by all connections, and by tests
@@ -35,10 +35,10 @@ pub struct Processor {
     outage: watch::Sender<Option<Instant>>,
 }
 
-/// The books and their copy on disk, changed together.
+/// The records and their copy on disk, changed together.
 #[derive(Debug)]
 struct Ledger {
-    books: Books,
+    records: Records,
     journal: Option<Journal>,
 }
 
@@ -49,16 +49,16 @@ impl Processor {
             .faults
             .check()
             .map_err(|wrong| io::Error::new(io::ErrorKind::InvalidInput, wrong))?;
-        let mut books = Books::new();
+        let mut records = Records::new();
         let journal = match &settings.journal {
-            Some(path) => Some(Journal::open(path, &mut books)?),
+            Some(path) => Some(Journal::open(path, &mut records)?),
             None => None,
         };
         if let Some(journal) = &journal {
             tracing::info!(
                 journal.path = %journal.path().display(),
-                journal.payments = books.rows().len(),
-                "books read from the journal"
+                journal.payments = records.rows().len(),
+                "records read from the journal"
             );
         }
         let limits = &settings.limits;
@@ -67,7 +67,7 @@ impl Processor {
             token: RwLock::new(settings.token),
             delay_ms: AtomicU64::new(millis(settings.delay)),
             failing: AtomicBool::new(settings.failing),
-            ledger: Mutex::new(Ledger { books, journal }),
+            ledger: Mutex::new(Ledger { records, journal }),
             limiter: Limiter::new(limits.at_once, limits.waiting),
             health: HealthGate::new(Instant::now(), limits.health_window, limits.health_waiting),
             faults: FaultInjector::new(settings.seed, settings.faults.clone()),
@@ -81,22 +81,22 @@ impl Processor {
         self.ledger.lock().expect("no code panics under this lock")
     }
 
-    /// Lets a reader look at the books; nothing is stored meanwhile.
-    pub(super) fn read<T>(&self, look: impl FnOnce(&Books) -> T) -> T {
-        look(&self.ledger().books)
+    /// Lets a reader look at the records; nothing is stored meanwhile.
+    pub(super) fn read<T>(&self, look: impl FnOnce(&Records) -> T) -> T {
+        look(&self.ledger().records)
     }
 
     /// Stores a payment. False when its id is there already; an error when the journal cannot be
     /// written, and then the payment is not stored.
     pub(super) fn store(&self, payment: Payment) -> io::Result<bool> {
         let ledger = &mut *self.ledger();
-        if ledger.books.contains(payment.id) {
+        if ledger.records.contains(payment.id) {
             return Ok(false);
         }
         if let Some(journal) = &mut ledger.journal {
             journal.append(&payment)?;
         }
-        Ok(ledger.books.insert(payment))
+        Ok(ledger.records.insert(payment))
     }
 
     /// Forgets every payment.
@@ -105,7 +105,7 @@ impl Processor {
         if let Some(journal) = &mut ledger.journal {
             journal.purge()?;
         }
-        ledger.books.purge();
+        ledger.records.purge();
         drop(ledger);
         self.faults.forget();
         Ok(())
@@ -113,17 +113,17 @@ impl Processor {
 
     /// All stored payments, in the order in which they were stored.
     pub fn payments(&self) -> Vec<Payment> {
-        self.read(|books| books.rows().to_vec())
+        self.read(|records| records.rows().to_vec())
     }
 
     /// The payment with this id.
     pub fn payment(&self, id: Uuid) -> Option<Payment> {
-        self.read(|books| books.get(id).copied())
+        self.read(|records| records.get(id).copied())
     }
 
     /// Sums the payments with `from <= requestedAt <= to`; with either missing, all of them.
     pub fn summary(&self, from: Option<DateTime<Utc>>, to: Option<DateTime<Utc>>) -> Summary {
-        self.read(|books| books.summary(from, to))
+        self.read(|records| records.summary(from, to))
     }
 
     /// The part of each amount that the processor keeps.

@@ -65,7 +65,7 @@ impl Running {
     }
 
     /// Stops as kill -9 does: connections are reset and payments on their way are not stored.
-    /// The books stay in [`Running::processor`], which can be served again.
+    /// The records stay in [`Running::processor`], which can be served again.
     pub async fn kill(mut self) {
         self.closing.cancel();
         self.cut_all.cancel();

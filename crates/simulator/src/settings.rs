@@ -61,7 +61,7 @@ pub struct Settings {
     pub faults: Faults,
     /// Decides, together with the id of a payment, which faults that payment meets.
     pub seed: u64,
-    /// The file that keeps the books over a restart; `None` keeps them in memory only.
+    /// The file that keeps the records over a restart; `None` keeps them in memory only.
     pub journal: Option<PathBuf>,
 }
 

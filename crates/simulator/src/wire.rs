@@ -7,7 +7,7 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
-use super::books::{Payment, rounded};
+use super::records::{Payment, rounded};
 
 /// The largest amount that is taken, so that no sum can overflow: 2 x 10^19.
 const MAX_AMOUNT: Decimal = Decimal::from_parts(0x13D0_0000, 0x158E_4609, 1, false, 0);

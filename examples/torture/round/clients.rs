@@ -22,7 +22,7 @@ use crate::deployment::stack::Stack;
 /// Clients at once: enough that some of them go on while others wait for an instance that is stopped.
 const CLIENTS: u32 = 256;
 /// How long a client waits for a reply; nginx may ask two instances for 5 s each.
-const PATIENCE: Duration = Duration::from_secs(12);
+const TIMEOUT: Duration = Duration::from_secs(12);
 /// How often a client posts a payment that is not accepted, at most.
 const ATTEMPTS: usize = 30;
 /// The time between two posts of a payment that has to be accepted.
@@ -67,7 +67,7 @@ impl Clients {
         ledger: &Arc<Ledger>,
         over: &CancellationToken,
     ) -> anyhow::Result<Self> {
-        let client = || payment_proxy::config::tls::plain().timeout(PATIENCE);
+        let client = || payment_proxy::config::tls::plain().timeout(TIMEOUT);
         let [one, other] = stack.sockets();
         let direct = |socket: &std::path::Path| -> anyhow::Result<Way> {
             Ok(Way {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use payment_proxy::domain::lease::LeaseTerms;
+use payment_proxy::domain::lease::LeasePolicy;
 
 /// The times of a round.
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ pub(crate) struct Pace {
 impl Pace {
     /// How long a claim lasts.
     pub(crate) fn lease(&self) -> Duration {
-        LeaseTerms::new(self.processor_timeout, self.late_charge).lease
+        LeasePolicy::new(self.processor_timeout, self.late_charge).lease
     }
 
     /// How long a payment may be in doubt whose worker died.

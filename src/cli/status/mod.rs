@@ -3,7 +3,7 @@
 //! The database tells most of it, for all instances. What only an instance has in its memory (breakers,
 //! latencies) comes from its operator's API, where that can be reached and a token is given.
 
-mod look;
+mod poll;
 mod report;
 
 pub(super) use report::in_use;
@@ -18,7 +18,7 @@ use crossterm::cursor::{Hide, MoveTo, Show};
 use crossterm::execute;
 use crossterm::terminal::{Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen};
 
-use look::{Looker, Status};
+use poll::{Poller, Status};
 
 use crate::config::{DatabaseSettings, OperatorSettings};
 
@@ -47,7 +47,7 @@ pub async fn status(
     args: StatusArgs,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<ExitCode> {
-    let looker = Looker::new(args.database, &args.operator)?;
+    let looker = Poller::new(args.database, &args.operator)?;
     let Some(seconds) = args.watch else {
         let status = looker.look().await;
         print(&status, args.json, None)?;

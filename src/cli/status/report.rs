@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::super::{field, paragraph, table, table_with_texts};
-use super::look::{Database, Processor, Seen, Status};
+use super::poll::{Database, Processor, Seen, Status};
 use crate::domain::payment::format_time;
 use crate::store::queue_statistics::Count;
 
@@ -51,7 +51,7 @@ pub(super) fn report(status: &Status) -> String {
 }
 
 fn deployment(database: &Database) -> String {
-    let census = &database.census;
+    let queue = &database.queue;
     let durability = if database.queue_is_logged {
         "logged"
     } else {
@@ -63,24 +63,24 @@ fn deployment(database: &Database) -> String {
             "queue",
             &format!(
                 "{} payments, the oldest {:.1} s old, {} in doubt",
-                count(census.queued),
-                census.oldest_age_seconds,
-                count(census.in_doubt)
+                count(queue.queued),
+                queue.oldest_age_seconds,
+                count(queue.in_doubt)
             ),
         ),
-        field("dead letters", &count(census.dead_letters)),
+        field("dead letters", &count(queue.dead_letters)),
         field(
             "database",
             &format!(
                 "answers in {:.1} ms; {durability} queue with {} dead rows",
-                database.answered_in_ms, census.dead_rows,
+                database.answered_in_ms, queue.dead_rows,
             ),
         ),
         field(
             "",
             &format!(
                 "{} of {} connections; oldest transaction {:.1} s",
-                database.connections, database.max_connections, census.oldest_transaction_seconds
+                database.connections, database.max_connections, queue.oldest_transaction_seconds
             ),
         ),
     ]

@@ -10,12 +10,12 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::books::Books;
+use super::ledger::Ledger;
 use super::simulation::Simulator;
 use super::snapshot::{DeploymentView, Snapshot};
 use super::window::{Sample, Window};
 use crate::domain::attention::{self, OwnAttention};
-use crate::store::database::{Look, Outage};
+use crate::store::database::{LateAnswer, Outage};
 
 /// The time between two snapshots.
 pub(super) const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
@@ -24,7 +24,7 @@ pub(super) const AFTER_THE_SECOND: Duration = Duration::from_millis(100);
 /// And so much later, or less, by the id of the instance: the database is not asked by all of them at one moment.
 pub(super) const SPREAD: Duration = Duration::from_millis(400);
 /// How long the database has to answer before a snapshot goes out without it; the answer counts for a later one.
-pub(super) const BOOKS_PATIENCE: Duration = Duration::from_millis(700);
+pub(super) const LEDGER_TIMEOUT: Duration = Duration::from_millis(700);
 /// When it has not answered for so long, it is away.
 pub(super) const AWAY_AFTER: Duration = Duration::from_secs(3);
 /// A rate is only told of two looks that are closer to each other than this.
@@ -128,8 +128,8 @@ pub struct Observer {
 struct Memory {
     window: Window,
     /// What the database last said, and when.
-    books: Option<(Instant, Books)>,
-    reading: Look<Books>,
+    books: Option<(Instant, Ledger)>,
+    reading: LateAnswer<Ledger>,
     counted: Option<Counted>,
     /// When the first of the looks was made that have not been answered.
     unanswered_since: Option<Instant>,
@@ -142,7 +142,7 @@ impl Default for Memory {
         Self {
             window: Window::default(),
             books: None,
-            reading: Look::default(),
+            reading: LateAnswer::default(),
             counted: None,
             unanswered_since: None,
             failed: false,
@@ -152,7 +152,7 @@ impl Default for Memory {
 }
 
 impl Observer {
-    /// Looks at everything once.
+    /// ServingPoll at everything once.
     async fn look(&self, memory: &mut Memory) -> Snapshot {
         let now = Utc::now();
         let newest_second = now.timestamp() - 1;
@@ -167,11 +167,11 @@ impl Observer {
         let read = || {
             let (pool, names, seconds) =
                 (self.pool.clone(), Arc::clone(&self.names), seconds.clone());
-            async move { Books::read(&pool, &names, seconds).await }
+            async move { Ledger::read(&pool, &names, seconds).await }
         };
         memory.unanswered_since.get_or_insert_with(Instant::now);
         let (books, simulation) =
-            tokio::join!(memory.reading.answer(BOOKS_PATIENCE, read), simulation);
+            tokio::join!(memory.reading.answer(LEDGER_TIMEOUT, read), simulation);
         let mut sample = Sample {
             second: newest_second,
             breakers: router
@@ -192,7 +192,7 @@ impl Observer {
                     sample.settled = Some(rates.settled);
                 }
                 memory.counted = Some(counted);
-                sample.queued = Some(books.census.queued.value);
+                sample.queued = Some(books.queue.queued.value);
                 sample.p50_ms = books.latency.map(|(p50, _)| p50);
                 sample.p99_ms = books.latency.map(|(_, p99)| p99);
                 let settled = std::mem::take(&mut books.settled);
@@ -223,7 +223,7 @@ impl Observer {
             columns: memory.window.columns(newest_second, self.names.len()),
             deployment_age_ms: books.map(|(read_at, _)| millis(read_at.elapsed())),
             deployment: books.map(|(_, books)| DeploymentView {
-                census: books.census.clone(),
+                queue: books.queue.clone(),
                 newest_dead_letter_at: books.newest_dead_letter_at,
                 money: books.money.clone(),
                 switches: books.switches.clone(),
@@ -253,7 +253,7 @@ struct Rates {
 }
 
 impl Counted {
-    fn of(books: &Books, names: &[String]) -> Self {
+    fn of(books: &Ledger, names: &[String]) -> Self {
         let settled = names.iter().map(|name| {
             let parts = books.money.processors.iter();
             let mut parts = parts.filter(|part| part.processor == *name);

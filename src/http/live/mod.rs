@@ -9,11 +9,11 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 mod assets;
-mod books;
 mod dead_letters;
 mod feed;
 mod history;
 mod in_doubt;
+mod ledger;
 mod money;
 mod simulation;
 mod simulation_calls;

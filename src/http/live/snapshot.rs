@@ -10,7 +10,7 @@ use super::money::Money;
 use super::simulation::Simulation;
 use super::window::Columns;
 use crate::domain::attention::Item;
-use crate::store::queue_statistics::Census;
+use crate::store::queue_statistics::QueueStatistics;
 use crate::store::switch::Switch;
 
 /// The service at one moment.
@@ -42,7 +42,7 @@ pub(super) struct Snapshot {
 #[serde(rename_all = "camelCase")]
 pub(super) struct DeploymentView {
     /// The tables.
-    pub census: Census,
+    pub queue: QueueStatistics,
     /// When the newest dead letter died.
     pub newest_dead_letter_at: Option<DateTime<Utc>>,
     /// The money.

@@ -16,7 +16,7 @@ use super::terms::MemberTerms;
 use crate::domain::attention::{Attention, Item};
 use crate::domain::lease::INSTANCE_TTL;
 use crate::domain::uptime::Uptime;
-use crate::store::database::{ConnectionCheck, Found, Looks, MIGRATIONS, within};
+use crate::store::database::{ConnectionCheck, Found, MIGRATIONS, ServingPoll, within};
 
 /// What is said of an instance that has not found its database yet.
 const STARTING: &str = "the instance is starting: its database is not prepared yet";
@@ -240,7 +240,7 @@ impl Candidate {
     pub async fn ask(
         &self,
         connection: &mut PgConnection,
-        looks: Option<&mut Looks>,
+        looks: Option<&mut ServingPoll>,
     ) -> Result<Result<Admitted, Item>, sqlx::Error> {
         let mut transaction = connection.begin().await?;
         let found = sqlx::query!(
@@ -272,7 +272,7 @@ impl Candidate {
     async fn agree(
         &self,
         connection: &mut PgConnection,
-        looks: Option<&mut Looks>,
+        looks: Option<&mut ServingPoll>,
     ) -> Result<Result<(), String>, sqlx::Error> {
         let known = sqlx::query_scalar!(r#"SELECT terms::text FROM deployment FOR UPDATE"#)
             .fetch_one(&mut *connection)

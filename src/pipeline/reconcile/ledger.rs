@@ -384,7 +384,7 @@ impl Difference {
         match self {
             Self::ChargedTwice { .. } => "charged twice",
             Self::NotCharged => "not charged",
-            Self::NotBooked { .. } => "not recorded",
+            Self::NotRecorded { .. } => "not recorded",
             Self::OtherProcessor { .. } => "other processor",
             Self::OtherStamp { .. } => "other requested_at",
             Self::OtherAmount { .. } => "other amount",
@@ -396,7 +396,7 @@ impl Difference {
         match self {
             Self::ChargedTwice { processors } => processors.clone(),
             Self::NotCharged => Vec::new(),
-            Self::NotBooked { processor }
+            Self::NotRecorded { processor }
             | Self::OtherProcessor { processor }
             | Self::OtherStamp { processor, .. }
             | Self::OtherAmount { processor, .. } => vec![processor.clone()],

@@ -43,7 +43,7 @@ pub enum Difference {
     /// It is recorded, and no processor has it.
     NotCharged,
     /// A processor has it, and it is not recorded.
-    NotBooked {
+    NotRecorded {
         /// The processor's name.
         processor: String,
     },
@@ -76,7 +76,7 @@ impl fmt::Display for Difference {
                 write!(out, "CHARGED TWICE, by {}", processors.join(" and "))
             }
             Self::NotCharged => out.write_str("no processor has it"),
-            Self::NotBooked { processor } => write!(out, "{processor} has it"),
+            Self::NotRecorded { processor } => write!(out, "{processor} has it"),
             Self::OtherProcessor { processor } => write!(out, "{processor} has it instead"),
             Self::OtherStamp {
                 processor,

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::domain::attention::{Attention, Item};
 use crate::domain::payment::format_time;
-use crate::processors::{Ended, Outcome};
+use crate::processors::{CompletedClaim, Outcome};
 use crate::store::database::{Condition, Outage, RETRY_PAUSE, concerns_all};
 use crate::telemetry::metrics::COUNTS;
 
@@ -24,7 +24,7 @@ const NAMED_PAUSE: Duration = Duration::from_secs(60);
 /// Outcomes of claims that cannot be recorded at present.
 #[derive(Debug)]
 pub(super) struct Held {
-    ends: VecDeque<Ended>,
+    ends: VecDeque<CompletedClaim>,
     /// When to try again; none: nothing is held.
     retry_at: Option<Instant>,
     pause: Duration,
@@ -61,7 +61,7 @@ impl Held {
     }
 
     /// Takes out all kept outcomes, to be tried again now.
-    pub(super) fn take(&mut self) -> Vec<Ended> {
+    pub(super) fn take(&mut self) -> Vec<CompletedClaim> {
         self.ends.drain(..).collect()
     }
 
@@ -72,7 +72,7 @@ impl Held {
     }
 
     /// Keeps outcomes that were not tried: they come first at the next attempt.
-    pub(super) fn keep_untried(&mut self, part: Vec<Ended>) {
+    pub(super) fn keep_untried(&mut self, part: Vec<CompletedClaim>) {
         for ended in part.into_iter().rev() {
             if self.is_news(&ended) {
                 self.ends.push_front(ended);
@@ -81,7 +81,12 @@ impl Held {
     }
 
     /// Keeps outcomes that the database has refused.
-    pub(super) async fn keep(&mut self, part: Vec<Ended>, error: &sqlx::Error, pool: &PgPool) {
+    pub(super) async fn keep(
+        &mut self,
+        part: Vec<CompletedClaim>,
+        error: &sqlx::Error,
+        pool: &PgPool,
+    ) {
         self.is_away = concerns_all(error);
         self.condition = match self.is_away {
             true => self.away.goes_on(error, pool).await,
@@ -128,7 +133,7 @@ impl Held {
 
     /// Whether an outcome is new beside the kept ones. A payment that stays in the queue is claimed
     /// and looked up again and again: a charge is kept once, and of other outcomes the newest.
-    fn is_news(&mut self, new: &Ended) -> bool {
+    fn is_news(&mut self, new: &CompletedClaim) -> bool {
         let Some(old) = self.ends.iter_mut().find(|old| fact(old) == fact(new)) else {
             return true;
         };
@@ -141,7 +146,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        for Ended { claim, outcome } in &self.ends {
+        for CompletedClaim { claim, outcome } in &self.ends {
             if let Outcome::Charged { requested_at } = outcome {
                 tracing::error!(
                     payment.id = %claim.payment.correlation_id,
@@ -157,11 +162,11 @@ impl Drop for Held {
 
 /// What identifies the fact in an outcome: the payment, and the processor that has charged it, if
 /// any.
-fn fact(ended: &Ended) -> (Uuid, Option<&str>) {
+fn fact(ended: &CompletedClaim) -> (Uuid, Option<&str>) {
     (ended.claim.payment.correlation_id, charged_by(ended))
 }
 
-fn charged_by(ended: &Ended) -> Option<&str> {
+fn charged_by(ended: &CompletedClaim) -> Option<&str> {
     matches!(ended.outcome, Outcome::Charged { .. }).then_some(&*ended.claim.processor)
 }
 

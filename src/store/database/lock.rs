@@ -21,9 +21,9 @@ pub const VACUUM_LOCK_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// The time between two attempts, in which payments go on.
 pub const DDL_LOCK_PAUSE: Duration = Duration::from_secs(1);
 /// After so long without the lock nothing more is tried.
-pub const DDL_LOCK_PATIENCE: Duration = Duration::from_secs(3_600);
+pub const DDL_LOCK_LIMIT: Duration = Duration::from_secs(3_600);
 /// The same where a client waits for the reply. nginx gives up after 5 s.
-pub const REQUEST_LOCK_PATIENCE: Duration = Duration::from_secs(3);
+pub const REQUEST_LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 /// The time between two lines in the log while the same sessions hold it.
 const TOLD_PAUSE: Duration = Duration::from_secs(60);
 
@@ -32,19 +32,19 @@ const TOLD_PAUSE: Duration = Duration::from_secs(60);
 /// what it has done before it was refused may be done again.
 ///
 /// # Errors
-/// Those of `attempt`, or that the lock was held for [`DDL_LOCK_PATIENCE`]: by whom.
+/// Those of `attempt`, or that the lock was held for [`DDL_LOCK_LIMIT`]: by whom.
 pub(crate) async fn with_short_locks<T>(
     options: &PgConnectOptions,
     session: Session,
     task: &'static str,
     attempt: impl AsyncFnMut(&mut PgConnection) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let session = (session, task, DDL_LOCK_PATIENCE);
+    let session = (session, task, DDL_LOCK_LIMIT);
     again_while_locked(options, None, session, attempt).await
 }
 
 /// The same for a request, on connections of that pool, which lead to the database that the instance was admitted to,
-/// and for [`REQUEST_LOCK_PATIENCE`].
+/// and for [`REQUEST_LOCK_TIMEOUT`].
 ///
 /// # Errors
 /// As for [`with_short_locks`].
@@ -54,14 +54,14 @@ pub(crate) async fn with_short_locks_of<T>(
     attempt: impl AsyncFnMut(&mut PgConnection) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let options = pool.connect_options();
-    let session = (Session::SERVICE, task, REQUEST_LOCK_PATIENCE);
+    let session = (Session::SERVICE, task, REQUEST_LOCK_TIMEOUT);
     again_while_locked(&options, Some(pool), session, attempt).await
 }
 
 async fn again_while_locked<T>(
     options: &PgConnectOptions,
     pool: Option<&PgPool>,
-    (session, task, patience): (Session, &'static str, Duration),
+    (session, task, timeout): (Session, &'static str, Duration),
     mut attempt: impl AsyncFnMut(&mut PgConnection) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let begun_at = Instant::now();
@@ -105,7 +105,7 @@ async fn again_while_locked<T>(
             [] => "nobody any more".to_owned(),
             who => who.join("; "),
         };
-        if begun_at.elapsed() >= patience {
+        if begun_at.elapsed() >= timeout {
             return Err(error.context(format!("the lock is held by {who}")));
         }
         if told
@@ -146,7 +146,7 @@ pub fn database_error(error: &anyhow::Error) -> Option<&sqlx::Error> {
         })
 }
 
-/// Looks again and again for whom the session of that process waits, and remembers those it found last.
+/// ServingPoll again and again for whom the session of that process waits, and remembers those it found last.
 async fn watch(
     options: &PgConnectOptions,
     pid: i32,

@@ -3,8 +3,8 @@
 mod auditors;
 mod dedicated;
 mod errors;
+mod late_answer;
 mod lock;
-mod look;
 mod migrate;
 mod notification;
 mod outage;
@@ -21,20 +21,20 @@ use sqlx::postgres::types::PgInterval;
 pub use auditors::{AUDIT_CHECK, watch_auditors};
 pub use dedicated::Kept;
 pub use errors::{Condition, Unfit, concerns_all, is_not_allowed, is_transient, lacks_character};
+pub use late_answer::LateAnswer;
 pub use lock::{
-    DDL_LOCK_PATIENCE, DDL_LOCK_PAUSE, DDL_LOCK_TIMEOUT, REQUEST_LOCK_PATIENCE,
-    VACUUM_LOCK_TIMEOUT, database_error,
+    DDL_LOCK_LIMIT, DDL_LOCK_PAUSE, DDL_LOCK_TIMEOUT, REQUEST_LOCK_TIMEOUT, VACUUM_LOCK_TIMEOUT,
+    database_error,
 };
 pub(crate) use lock::{with_short_locks, with_short_locks_of};
-pub use look::Look;
 pub use migrate::{NotReady, Schema, check_ready, migrate, prepare, prepare_where};
-pub(crate) use notification::{CHANNEL, hint_others};
+pub(crate) use notification::{CHANNEL, notify_others};
 pub use outage::{FAILURE_REMEMBERED, Outage, Writes, condition};
 pub use pools::{
     ACCEPT_CONNECTIONS, ACQUIRE_TIMEOUT, CLAIM_CONNECTIONS, ConnectionCheck, OPERATOR_CONNECTIONS,
     Pools, REQUEST_CONNECTIONS, SETTLE_CONNECTIONS, TRUSTED_IDLE,
 };
-pub use serving::{Found, Looks, Serving, serving};
+pub use serving::{Found, Serving, ServingPoll, serving};
 pub use session::IDLE_IN_TRANSACTION_TIMEOUT;
 pub(crate) use session::Session;
 pub use trust::{ANSWER_DEADLINE, heed, within};

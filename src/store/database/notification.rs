@@ -8,7 +8,7 @@ use super::trust::within;
 pub(crate) const CHANNEL: &str = "payment_proxy_deployment";
 
 /// Tells all instances that there is something to read, if hints arrive at all.
-pub(crate) async fn hint_others(pool: &PgPool) {
+pub(crate) async fn notify_others(pool: &PgPool) {
     let hint = sqlx::query("SELECT pg_notify($1, '')").bind(CHANNEL);
     if let Err(error) = within(hint.execute(pool)).await {
         tracing::debug!(error = %error, "no hint given");

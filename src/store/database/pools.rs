@@ -29,7 +29,7 @@ pub const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
 /// Decides whether a new connection may be used.
 pub trait ConnectionCheck: Send + Sync {
-    /// Ends once the connection may be used. For one that may not, it never ends: its user's patience does.
+    /// Ends once the connection may be used. For one that may not, it never ends: its user's timeout does.
     fn check<'c>(
         &'c self,
         connection: &'c mut PgConnection,

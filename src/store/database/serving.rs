@@ -38,16 +38,16 @@ pub enum Found {
     /// Nobody serves.
     Nobody,
     /// Nobody seems to; look again after this time.
-    LookAgain(Duration),
+    PollAgain(Duration),
 }
 
 /// What earlier looks saw.
 #[derive(Debug, Default)]
-pub struct Looks {
+pub struct ServingPoll {
     first: Option<(Instant, BTreeMap<Uuid, DateTime<Utc>>)>,
 }
 
-impl Looks {
+impl ServingPoll {
     /// Takes note of what was read at the time `now`.
     pub fn note(&mut self, rows: Vec<Serving>, now: Instant) -> Found {
         if rows.is_empty() {
@@ -64,11 +64,11 @@ impl Looks {
         } else if watched >= INSTANCE_TTL {
             Found::Nobody
         } else {
-            Found::LookAgain(INSTANCE_TTL - watched)
+            Found::PollAgain(INSTANCE_TTL - watched)
         }
     }
 
-    /// Looks once, as the instance of that id, or as somebody else.
+    /// ServingPoll once, as the instance of that id, or as somebody else.
     ///
     /// # Errors
     /// The database did not answer.
@@ -96,12 +96,12 @@ impl Looks {
 /// # Errors
 /// The database did not answer.
 pub async fn serving(connection: &mut PgConnection) -> Result<Vec<Serving>, sqlx::Error> {
-    let mut looks = Looks::default();
+    let mut looks = ServingPoll::default();
     loop {
         match looks.look(&mut *connection, None).await? {
             Found::Serving(serving) => return Ok(serving),
             Found::Nobody => return Ok(Vec::new()),
-            Found::LookAgain(pause) => tokio::time::sleep(pause).await,
+            Found::PollAgain(pause) => tokio::time::sleep(pause).await,
         }
     }
 }
@@ -123,14 +123,17 @@ mod tests {
 
     #[test]
     fn nobody_serves_when_two_looks_find_nobody_and_nothing_has_changed() {
-        let (mut looks, begin) = (Looks::default(), Instant::now());
+        let (mut looks, begin) = (ServingPoll::default(), Instant::now());
         let dead = || vec![row(1, 0, false), row(2, -3_600, false)];
-        assert_eq!(looks.note(dead(), begin), Found::LookAgain(INSTANCE_TTL));
+        assert_eq!(looks.note(dead(), begin), Found::PollAgain(INSTANCE_TTL));
         let early = begin + INSTANCE_TTL - Duration::from_secs(1);
-        let rest = Found::LookAgain(Duration::from_secs(1));
+        let rest = Found::PollAgain(Duration::from_secs(1));
         assert_eq!(looks.note(dead(), early), rest);
         assert_eq!(looks.note(dead(), begin + INSTANCE_TTL), Found::Nobody);
-        assert_eq!(Looks::default().note(Vec::new(), begin), Found::Nobody);
+        assert_eq!(
+            ServingPoll::default().note(Vec::new(), begin),
+            Found::Nobody
+        );
     }
 
     #[test]
@@ -144,9 +147,9 @@ mod tests {
             vec![row(1, 0, false), row(2, 85, false)],
             vec![row(1, -85, false)],
         ] {
-            let mut looks = Looks::default();
+            let mut looks = ServingPoll::default();
             let first = looks.note(vec![row(1, 0, false)], begin);
-            assert_eq!(first, Found::LookAgain(INSTANCE_TTL));
+            assert_eq!(first, Found::PollAgain(INSTANCE_TTL));
             let beating: Vec<Serving> = after
                 .iter()
                 .filter(|row| **row != self::row(1, 0, false))
@@ -156,13 +159,13 @@ mod tests {
             assert_eq!(second, Found::Serving(beating));
             // From then on both looks are to be made anew.
             let third = looks.note(vec![row(1, 85, false)], begin + INSTANCE_TTL * 2);
-            assert_eq!(third, Found::LookAgain(INSTANCE_TTL));
+            assert_eq!(third, Found::PollAgain(INSTANCE_TTL));
         }
     }
 
     #[test]
     fn an_instance_that_signs_off_between_two_looks_is_none() {
-        let (mut looks, begin) = (Looks::default(), Instant::now());
+        let (mut looks, begin) = (ServingPoll::default(), Instant::now());
         looks.note(vec![row(1, 0, false), row(2, 0, false)], begin);
         let found = looks.note(vec![row(2, 0, false)], begin + INSTANCE_TTL);
         assert_eq!(found, Found::Nobody);

@@ -14,7 +14,7 @@ use crate::archive::filled;
 use crate::archived::move_all;
 use crate::command_line::{program, run};
 use crate::server::connect_as;
-use crate::support::{CENTS, Database, Gateway, PATIENCE, eventually, processor, processors};
+use crate::support::{CENTS, Database, Gateway, TIMEOUT, eventually, processor, processors};
 
 /// Somebody who reads, or does what `lock` says, and holds its lock until this ends.
 async fn holder(database: &Database, lock: &'static str) -> PgConnection {
@@ -62,7 +62,7 @@ async fn a_migration_behind_a_reader_lets_payments_pass_and_says_who_reads() {
     assert!(!migrating.is_finished(), "it waits for the reader");
 
     reader.close().await.expect("it ends");
-    let (code, log) = tokio::time::timeout(PATIENCE, migrating)
+    let (code, log) = tokio::time::timeout(TIMEOUT, migrating)
         .await
         .expect("it ends")
         .expect("it runs");
@@ -123,7 +123,7 @@ async fn an_archive_waits_for_a_lock_shortly_and_goes_on_when_it_is_free() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert!(!archiving.is_finished());
     holder.close().await.expect("it ends");
-    let (code, log) = tokio::time::timeout(PATIENCE, archiving)
+    let (code, log) = tokio::time::timeout(TIMEOUT, archiving)
         .await
         .expect("it ends")
         .expect("it runs");
@@ -159,7 +159,7 @@ async fn a_restore_waits_for_locks_shortly_and_goes_on_when_they_are_free() {
         assert_eq!(database.count("payment_processed").await, 0, "{statement}");
         holder.close().await.expect("it ends");
     }
-    let (code, log) = tokio::time::timeout(PATIENCE, restoring)
+    let (code, log) = tokio::time::timeout(TIMEOUT, restoring)
         .await
         .expect("it ends")
         .expect("it runs");

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use payment_proxy::config::QueueDurability;
-use payment_proxy::pipeline::settle::{self, Ended, Returned, Unrecorded};
+use payment_proxy::pipeline::settle::{self, CompletedClaim, Returned, Unrecorded};
 use payment_proxy::processors::Outcome;
-use payment_proxy::store::claim::claim_free;
+use payment_proxy::store::claim::claim_queued;
 use payment_proxy::store::database::{Condition, Pools};
 use reqwest::StatusCode;
 use sqlx::{Connection, PgConnection};
@@ -18,13 +18,13 @@ use crate::command_line::{json, program};
 use crate::metrics::Watched;
 use crate::server::{Server, connect_as};
 use crate::support::{
-    CENTS, Database, Gateway, PATIENCE, enqueue, eventually, new_payment, processor, processors,
+    CENTS, Database, Gateway, TIMEOUT, enqueue, eventually, new_payment, processor, processors,
     production_terms,
 };
 
 /// The task that records, by itself.
 struct Settling {
-    ended: mpsc::Sender<Ended>,
+    ended: mpsc::Sender<CompletedClaim>,
     unrecorded: Arc<Unrecorded>,
     task: JoinHandle<()>,
 }
@@ -47,12 +47,12 @@ impl Settling {
     async fn end(&self, database: &Database, outcome: Option<Outcome>) -> Uuid {
         let queued = enqueue(&database.pool, &[new_payment()]).await;
         queued.expect("it is queued");
-        let claims = claim_free(&database.pool, production_terms(), "default", 1, 0).await;
+        let claims = claim_queued(&database.pool, production_terms(), "default", 1, 0).await;
         let claim = claims.expect("an answer").pop().expect("a payment");
         let id = claim.payment.correlation_id;
         let requested_at = claim.requested_at;
         let outcome = outcome.unwrap_or(Outcome::Charged { requested_at });
-        let ended = Ended { claim, outcome };
+        let ended = CompletedClaim { claim, outcome };
         self.ended.send(ended).await.expect("it records");
         id
     }
@@ -63,7 +63,7 @@ impl Settling {
 
     async fn stop(self) {
         drop(self.ended);
-        let ended = tokio::time::timeout(PATIENCE, self.task).await;
+        let ended = tokio::time::timeout(TIMEOUT, self.task).await;
         ended.expect("in time").expect("everything is recorded");
     }
 }
@@ -216,7 +216,7 @@ async fn a_payment_that_is_asked_for_again_and_again_is_kept_once() {
         .await;
     let settling = Settling::start(&database);
     let claims = async || {
-        let claims = claim_free(&database.pool, production_terms(), "default", 1, 0).await;
+        let claims = claim_queued(&database.pool, production_terms(), "default", 1, 0).await;
         claims.expect("an answer").pop().expect("a payment")
     };
     enqueue(&database.pool, &[new_payment()])
@@ -228,7 +228,7 @@ async fn a_payment_that_is_asked_for_again_and_again_is_kept_once() {
         claim.attempt = attempt;
         let requested_at = claim.requested_at;
         let outcome = Outcome::Charged { requested_at };
-        let sent = settling.ended.send(Ended { claim, outcome }).await;
+        let sent = settling.ended.send(CompletedClaim { claim, outcome }).await;
         sent.expect("it records");
     }
     // One of another payment comes last, so the 50 have been looked at by then.

@@ -212,7 +212,7 @@ async fn payments_in_doubt_are_listed_with_their_processor_age_and_reason() {
          VALUES ('{stranded}', {exact}, now() - interval '5 min', 3, 'old',
             date_trunc('milliseconds', now() - interval '5 min'), now() - interval '3 min');
          INSERT INTO payment_attempt (correlation_id, requested_at, outcome, processor, reason, first_claim, last_claim)
-         SELECT correlation_id, requested_at, 'in doubt', processor, 'no reply within 15 s', 3, 3 FROM payment_queue"
+         SELECT correlation_id, requested_at, 'in_doubt', processor, 'no reply within 15 s', 3, 3 FROM payment_queue"
     ))
     .await;
     let browser = site.browser(1280, 900).await;

@@ -206,7 +206,7 @@ async fn in_an_outage_connections_are_refused_and_open_ones_are_cut() {
     tokio::time::timeout(Duration::from_secs(10), back)
         .await
         .unwrap();
-    assert!(simulator.stores(id(2)), "the books outlast an outage");
+    assert!(simulator.stores(id(2)), "the records outlast an outage");
 }
 
 #[tokio::test]

@@ -26,11 +26,11 @@ async fn a_journal_keeps_the_books_over_a_restart() {
     let first = started(with_journal(&path)).await;
     assert_eq!(first.posted(id(1)).await.0, 200);
     assert_eq!(first.posted(id(2)).await.0, 200);
-    let books = first.running.processor.payments();
+    let records = first.running.processor.payments();
     first.running.stop().await;
     drop(first.client);
     let second = started(with_journal(&path)).await;
-    assert_eq!(second.running.processor.payments(), books);
+    assert_eq!(second.running.processor.payments(), records);
     assert_eq!(second.posted(id(1)).await.0, 422);
 }
 
@@ -72,7 +72,7 @@ async fn a_purge_outlasts_a_restart() {
     let purge = first.manage(Method::POST, "/admin/purge-payments", json!({}));
     assert_eq!(purge.await.0, 200);
     assert_eq!(first.posted(id(2)).await.0, 200);
-    let books = first.running.processor.payments();
+    let records = first.running.processor.payments();
     first.running.kill().await;
     drop(first.client);
     assert_eq!(
@@ -81,7 +81,7 @@ async fn a_purge_outlasts_a_restart() {
             .running
             .processor
             .payments(),
-        books
+        records
     );
 }
 

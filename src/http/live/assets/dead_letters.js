@@ -73,7 +73,7 @@ export function deadLetters() {
     body.dataset.known = known;
     say(byId('dead-letters-age'), known ? '' : 'Unknown: the database does not answer. What is listed is as it was.');
     if (!known) return;
-    const total = deployment.census.deadLetters.value;
+    const total = deployment.queue.deadLetters.value;
     const now = `${total} ${deployment.newestDeadLetterAt}`;
     if (now === seen) return;
     seen = now;

@@ -11,8 +11,8 @@ const FIGURES = [
   { id: 'accepted', label: 'Accepted', unit: 'per second', value: ({ columns }) => perSecond(mean(columns.accepted)) },
   {
     id: 'queued', label: 'Queue', unit: '',
-    value: ({ deployment: d }) => `${d.census.queued.exact ? '' : '≈ '}${shortCount(d.census.queued.value)}`,
-    note: ({ deployment: d }) => (d.census.queued.value > 0 ? `oldest ${span(d.census.oldestAgeSeconds * 1000)}` : 'nothing waits'),
+    value: ({ deployment: d }) => `${d.queue.queued.exact ? '' : '≈ '}${shortCount(d.queue.queued.value)}`,
+    note: ({ deployment: d }) => (d.queue.queued.value > 0 ? `oldest ${span(d.queue.oldestAgeSeconds * 1000)}` : 'nothing waits'),
   },
   {
     id: 'latency', label: 'Time to settle', unit: '',
@@ -20,14 +20,14 @@ const FIGURES = [
     note: ({ columns }) => (columns.p99Ms.at(-1) == null ? 'nothing settled lately' : `median; 99 % within ${shortSpan(columns.p99Ms.at(-1))}`),
   },
   {
-    id: 'in-doubt', label: 'In doubt', unit: '', value: ({ deployment: d }) => `${d.census.inDoubt.exact ? '' : '≥ '}${shortCount(d.census.inDoubt.value)}`,
+    id: 'in-doubt', label: 'In doubt', unit: '', value: ({ deployment: d }) => `${d.queue.inDoubt.exact ? '' : '≥ '}${shortCount(d.queue.inDoubt.value)}`,
     note: () => 'their processor is asked',
-    level: ({ deployment: d }) => (d.census.inDoubt.value > 0 ? 'watch' : 'calm'),
+    level: ({ deployment: d }) => (d.queue.inDoubt.value > 0 ? 'watch' : 'calm'),
   },
   {
-    id: 'dead', label: 'Dead letters', unit: '', value: ({ deployment: d }) => `${d.census.deadLetters.exact ? '' : '≈ '}${shortCount(d.census.deadLetters.value)}`,
-    note: ({ deployment: d }) => (d.census.deadLetters.value > 0 ? 'need a person, see below' : 'none to look at'),
-    level: ({ deployment: d }) => (d.census.deadLetters.value > 0 ? 'watch' : 'calm'),
+    id: 'dead', label: 'Dead letters', unit: '', value: ({ deployment: d }) => `${d.queue.deadLetters.exact ? '' : '≈ '}${shortCount(d.queue.deadLetters.value)}`,
+    note: ({ deployment: d }) => (d.queue.deadLetters.value > 0 ? 'need a person, see below' : 'none to look at'),
+    level: ({ deployment: d }) => (d.queue.deadLetters.value > 0 ? 'watch' : 'calm'),
   },
 ];
 

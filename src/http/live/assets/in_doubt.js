@@ -45,7 +45,7 @@ export function inDoubt() {
     say(byId('in-doubt-age'), known ? '' : 'Unknown: the database does not answer. What is listed is as it was.');
     rows.forEach((each) => each.update(atMs));
     if (!known) return;
-    const total = deployment.census.inDoubt.value;
+    const total = deployment.queue.inDoubt.value;
     const due = total > 0 && atMs - lookedAt >= LOOK_MS;
     if (total === seen && !due) return;
     [seen, lookedAt] = [total, atMs];

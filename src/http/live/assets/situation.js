@@ -70,10 +70,10 @@ function goingOn({ router, deployment, databaseAwayMs }) {
   else if (used.length > 0) parts.push(`${used.length > 1 ? 'All processors take' : `Processor ${used[0]} takes`} payments.`);
   if (back.length > 0) parts.push(`${capital(processorsNamed(back))} coming back: a few payments at a time are tried there.`);
   if (slow.length > 0) parts.push(`${capital(processorsNamed(slow.map(({ name }) => name)))} slow: a payment takes ${list(slow.map(({ name, latencyMs: ms }) => (slow.length > 1 ? `${span(ms)} at ${name}` : span(ms))))}.`);
-  const census = deployment?.census;
-  const oldMs = (census?.oldestAgeSeconds ?? 0) * 1000;
-  if (census?.queued.value > 0 && oldMs > OLD_MS) {
-    parts.push(`${capital(about(census.queued))} ${census.queued.value === 1 ? 'waits' : 'wait, the oldest'} for ${calmSpan(oldMs)}.`);
+  const queue = deployment?.queue;
+  const oldMs = (queue?.oldestAgeSeconds ?? 0) * 1000;
+  if (queue?.queued.value > 0 && oldMs > OLD_MS) {
+    parts.push(`${capital(about(queue.queued))} ${queue.queued.value === 1 ? 'waits' : 'wait, the oldest'} for ${calmSpan(oldMs)}.`);
   }
   return parts.join(' ');
 }

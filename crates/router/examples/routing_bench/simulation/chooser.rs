@@ -3,7 +3,7 @@
 use rand::rngs::SmallRng;
 use rand_distr::{Beta, Distribution};
 use router::breaker::State;
-use router::{Decision, Event, Policy, Queue, Router, Terms, Time, Verdict};
+use router::{Decision, Event, Policy, ProcessorTerms, Queue, Router, Time, Verdict};
 use rust_decimal::Decimal;
 use rust_decimal::prelude::FromPrimitive;
 use std::time::Duration;
@@ -21,10 +21,10 @@ pub(crate) trait Chooser {
 }
 
 /// The fees as the router takes them.
-pub(crate) fn terms(fees: &[f64]) -> Vec<Terms> {
+pub(crate) fn terms(fees: &[f64]) -> Vec<ProcessorTerms> {
     fees.iter()
         .enumerate()
-        .map(|(i, fee)| Terms {
+        .map(|(i, fee)| ProcessorTerms {
             name: format!("processor-{i}"),
             fee: Decimal::from_f64(*fee).expect("a fee is a number"),
         })
@@ -86,7 +86,7 @@ const BREAKER_OPEN: Duration = Duration::from_secs(5);
 const LEAST_LATENCY: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Clone)]
-struct Lane {
+struct ProcessorState {
     fee: f64,
     in_flight: u32,
     throttled_until: Time,
@@ -104,13 +104,13 @@ struct Lane {
 #[derive(Debug, Clone)]
 pub(crate) struct Ruled {
     rule: Rule,
-    lanes: Vec<Lane>,
+    states: Vec<ProcessorState>,
 }
 
 impl Ruled {
     /// Knows the fees and nothing else.
     pub(crate) fn new(rule: Rule, fees: &[f64]) -> Self {
-        let lane = |fee: &f64| Lane {
+        let state = |fee: &f64| ProcessorState {
             fee: *fee,
             in_flight: 0,
             throttled_until: Time::ZERO,
@@ -125,21 +125,21 @@ impl Ruled {
         };
         Self {
             rule,
-            lanes: fees.iter().map(lane).collect(),
+            states: fees.iter().map(state).collect(),
         }
     }
 
     fn preferred(&self, now: Time, rng: &mut SmallRng) -> Option<usize> {
         match self.rule {
             Rule::FirstAndWait => Some(0),
-            Rule::UntilFailing => self.lanes.iter().position(|lane| !lane.failing),
+            Rule::UntilFailing => self.states.iter().position(|state| !state.failing),
             Rule::UntilSlower => {
-                let up = |lane: &Lane| {
-                    (!lane.failing).then(|| lane.min_response_time.max(LEAST_LATENCY))
+                let up = |state: &ProcessorState| {
+                    (!state.failing).then(|| state.min_response_time.max(LEAST_LATENCY))
                 };
                 let mut best: Option<(usize, Duration)> = None;
-                for (i, lane) in self.lanes.iter().enumerate() {
-                    let Some(latency) = up(lane) else { continue };
+                for (i, state) in self.states.iter().enumerate() {
+                    let Some(latency) = up(state) else { continue };
                     if best.is_none_or(|(_, least)| least > latency.mul_f64(1.3)) {
                         best = Some((i, latency));
                     }
@@ -148,16 +148,16 @@ impl Ruled {
             }
             Rule::PlainThompson => {
                 let mut best: Option<(usize, f64)> = None;
-                for (i, lane) in self.lanes.iter().enumerate() {
-                    if lane
+                for (i, state) in self.states.iter().enumerate() {
+                    if state
                         .open_until
-                        .is_some_and(|until| now < until || lane.trial)
+                        .is_some_and(|until| now < until || state.trial)
                     {
                         continue;
                     }
-                    let theta = Beta::new(lane.successes, lane.failures)
+                    let theta = Beta::new(state.successes, state.failures)
                         .map_or(0.5, |beta| beta.sample(rng));
-                    let score = theta * (1.0 - lane.fee) / (1.0 + lane.latency);
+                    let score = theta * (1.0 - state.fee) / (1.0 + state.latency);
                     if best.is_none_or(|(_, highest)| score > highest) {
                         best = Some((i, score));
                     }
@@ -176,8 +176,8 @@ impl Chooser for Ruled {
                 failing,
                 min_response_time,
             } => {
-                let lane = &mut self.lanes[processor];
-                (lane.failing, lane.min_response_time) = (failing, min_response_time);
+                let state = &mut self.states[processor];
+                (state.failing, state.min_response_time) = (failing, min_response_time);
             }
             Event::Finished {
                 processor,
@@ -185,28 +185,28 @@ impl Chooser for Ruled {
                 verdict,
                 ..
             } => {
-                let lane = &mut self.lanes[processor];
-                lane.in_flight -= 1;
+                let state = &mut self.states[processor];
+                state.in_flight -= 1;
                 let success = match verdict {
                     Verdict::Charged => true,
                     Verdict::Throttled { retry_after } => {
-                        lane.throttled_until = now + retry_after;
+                        state.throttled_until = now + retry_after;
                         return None;
                     }
                     _ => false,
                 };
                 if let Some(sent_at) = sent_at {
-                    lane.latency += 0.1 * ((now - sent_at).as_secs_f64() - lane.latency);
+                    state.latency += 0.1 * ((now - sent_at).as_secs_f64() - state.latency);
                 }
-                lane.trial = false;
+                state.trial = false;
                 if success {
-                    lane.successes += 1.0;
-                    (lane.in_a_row, lane.open_until) = (0, None);
+                    state.successes += 1.0;
+                    (state.in_a_row, state.open_until) = (0, None);
                 } else {
-                    lane.failures += 1.0;
-                    lane.in_a_row += 1;
-                    if self.rule == Rule::PlainThompson && lane.in_a_row >= BREAKER_FAILURES {
-                        lane.open_until = Some(now + BREAKER_OPEN);
+                    state.failures += 1.0;
+                    state.in_a_row += 1;
+                    if self.rule == Rule::PlainThompson && state.in_a_row >= BREAKER_FAILURES {
+                        state.open_until = Some(now + BREAKER_OPEN);
                     }
                 }
             }
@@ -228,18 +228,18 @@ impl Chooser for Ruled {
     }
 
     fn permit_for(&mut self, processor: usize, now: Time) -> Option<bool> {
-        let lane = &mut self.lanes[processor];
-        let free = lane.in_flight < SLOTS && now >= lane.throttled_until;
+        let state = &mut self.states[processor];
+        let free = state.in_flight < SLOTS && now >= state.throttled_until;
         free.then(|| {
-            lane.in_flight += 1;
-            lane.trial = lane.open_until.is_some();
+            state.in_flight += 1;
+            state.trial = state.open_until.is_some();
             false
         })
     }
 
     fn breakers(&self, now: Time) -> Vec<u8> {
-        (self.lanes.iter())
-            .map(|lane| 2 * u8::from(lane.open_until.is_some_and(|until| now < until)))
+        (self.states.iter())
+            .map(|state| 2 * u8::from(state.open_until.is_some_and(|until| now < until)))
             .collect()
     }
 }

@@ -7,7 +7,7 @@
 //! is optimal.
 //!
 //! It is a bound, not a policy: at the end of each stretch in which a processor does not change it gets 800
-//! places on top, so that no way of timing the waves of requests can beat it, and it pays for no attempt
+//! places on top, so that no way of timing the bursts of requests can beat it, and it pays for no attempt
 //! that fails by chance except with the place that it takes.
 
 use super::processor::SERVED_AT_ONCE;

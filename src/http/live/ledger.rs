@@ -11,7 +11,7 @@ use super::window::Settled;
 use crate::domain::attention::Item;
 use crate::store::database::interval;
 use crate::store::fee;
-use crate::store::queue_statistics::Census;
+use crate::store::queue_statistics::QueueStatistics;
 use crate::store::situation;
 use crate::store::switch::{self, Switch};
 
@@ -25,8 +25,8 @@ pub(super) const LATENCY_PAYMENTS: i64 = 10;
 
 /// The deployment at one moment.
 #[derive(Debug, Clone)]
-pub(super) struct Books {
-    pub(super) census: Census,
+pub(super) struct Ledger {
+    pub(super) queue: QueueStatistics,
     pub(super) attention: Vec<Item>,
     /// Who took processors out of use or put them back, when and why.
     pub(super) switches: Vec<Switch>,
@@ -41,7 +41,7 @@ pub(super) struct Books {
     pub(super) newest_dead_letter_at: Option<DateTime<Utc>>,
 }
 
-impl Books {
+impl Ledger {
     /// Reads them, and those seconds, on one connection. There is no transaction: its beginning and its end cost as
     /// much as what is read, and what is read is of several moments either way.
     pub(super) async fn read(
@@ -50,9 +50,9 @@ impl Books {
         seconds: Range<i64>,
     ) -> Result<Self, sqlx::Error> {
         let mut connection = pool.acquire().await?;
-        let census = Census::read(&mut connection).await?;
+        let queue = QueueStatistics::read(&mut connection).await?;
         let switches = switch::list(&mut connection).await?;
-        let attention = situation::in_database(&mut connection, &census, &switches).await?;
+        let attention = situation::in_database(&mut connection, &queue, &switches).await?;
         let kept = fee::kept(&mut *connection, names, None, None).await?;
         let moment = |second| DateTime::from_timestamp(second, 0).unwrap_or(DateTime::UNIX_EPOCH);
         let rows = sqlx::query!(
@@ -90,7 +90,7 @@ impl Books {
         .fetch_one(&mut *connection)
         .await?;
         Ok(Self {
-            census,
+            queue,
             attention,
             switches,
             money: Money::of(&kept, names),

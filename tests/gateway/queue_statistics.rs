@@ -1,22 +1,24 @@
-//! The census is right, and it stays cheap when there is much to count.
+//! The queue is right, and it stays cheap when there is much to count.
 
 use std::time::{Duration, Instant};
 
 use payment_proxy::config::QueueDurability;
-use payment_proxy::store::claim::claim_free;
+use payment_proxy::store::claim::claim_queued;
 use payment_proxy::store::database::Pools;
-use payment_proxy::store::queue_statistics::{COUNTED, Census, Count, queued};
+use payment_proxy::store::queue_statistics::{COUNTED, Count, QueueStatistics, queued};
 use sqlx::Connection;
 
 use crate::support::{Database, eventually, expire_lease, production_terms};
 
 /// Payments in a deep queue.
 const MANY: u64 = 1_000_000;
-/// What a census, and a look at the length, may take at best on a busy machine; to read the whole queue takes several times that.
+/// What a queue, and a look at the length, may take at best on a busy machine; to read the whole queue takes several times that.
 const QUICK: Duration = Duration::from_millis(25);
 
-async fn census(pools: &Pools) -> Census {
-    Census::take(&pools.requests).await.expect("an answer")
+async fn queue(pools: &Pools) -> QueueStatistics {
+    QueueStatistics::take(&pools.requests)
+        .await
+        .expect("an answer")
 }
 
 fn exactly(value: u64) -> Count {
@@ -24,10 +26,10 @@ fn exactly(value: u64) -> Count {
 }
 
 #[tokio::test]
-async fn a_census_tells_what_is_queued_in_doubt_and_dead() {
+async fn queue_statistics_tell_what_is_queued_in_doubt_and_dead() {
     let database = Database::migrated().await;
     let pools = Pools::new(&database.settings(QueueDurability::Unlogged));
-    let empty = census(&pools).await;
+    let empty = queue(&pools).await;
     assert_eq!(
         (empty.queued, empty.in_doubt, empty.dead_letters),
         (exactly(0), exactly(0), exactly(0))
@@ -42,10 +44,10 @@ async fn a_census_tells_what_is_queued_in_doubt_and_dead() {
              SELECT gen_random_uuid(), 19.90, now(), 1, 'default', 'none' FROM generate_series(1, 3)",
         )
         .await;
-    let claims = claim_free(&pools.claims, production_terms(), "default", 10, 0)
+    let claims = claim_queued(&pools.claims, production_terms(), "default", 10, 0)
         .await
         .expect("an answer");
-    let in_flight = census(&pools).await;
+    let in_flight = queue(&pools).await;
     assert_eq!(
         (in_flight.queued, in_flight.in_doubt, in_flight.dead_letters),
         (exactly(30), exactly(0), exactly(3)),
@@ -53,7 +55,7 @@ async fn a_census_tells_what_is_queued_in_doubt_and_dead() {
     );
     assert!((30.0..90.0).contains(&in_flight.oldest_age_seconds));
 
-    // One whose worker died, and one that is being asked for under a stamp of long ago.
+    // One whose worker died, and one that is being asked for under a requested_at of long ago.
     expire_lease(&database, &claims[0]).await;
     database
         .execute(&format!(
@@ -61,11 +63,11 @@ async fn a_census_tells_what_is_queued_in_doubt_and_dead() {
             claims[1].id
         ))
         .await;
-    assert_eq!(census(&pools).await.in_doubt, exactly(2));
+    assert_eq!(queue(&pools).await.in_doubt, exactly(2));
 }
 
 #[tokio::test]
-async fn a_census_of_a_deep_queue_takes_milliseconds() {
+async fn queue_statistics_of_a_deep_queue_take_milliseconds() {
     let database = Database::migrated().await;
     let pools = Pools::new(&database.settings(QueueDurability::Unlogged));
     database
@@ -83,25 +85,25 @@ async fn a_census_of_a_deep_queue_takes_milliseconds() {
         let mut least = Duration::MAX;
         for _ in 0..12 {
             let begun_at = Instant::now();
-            let census = census(&pools).await;
+            let queue = queue(&pools).await;
             let length = queued(&pools.requests).await.expect("an answer");
             least = least.min(begun_at.elapsed());
-            for count in [length, census.queued] {
+            for count in [length, queue.queued] {
                 assert!(!count.exact && count.value > COUNTED.unsigned_abs());
             }
         }
         assert!(least < QUICK, "{least:?}, analyzed: {analyzed}");
-        println!("census of {MANY} payments, analyzed {analyzed}: {least:?}");
+        println!("queue of {MANY} payments, analyzed {analyzed}: {least:?}");
     }
     eventually("the estimate is near", async || {
-        let queued = census(&pools).await.queued.value;
+        let queued = queue(&pools).await.queued.value;
         (MANY * 9 / 10..MANY * 11 / 10).contains(&queued)
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_census_sees_the_transactions_of_others_and_what_they_keep_alive() {
+async fn queue_statistics_show_the_transactions_of_others_and_what_they_keep_alive() {
     let database = Database::migrated().await;
     database
         .execute(
@@ -128,9 +130,11 @@ async fn a_census_sees_the_transactions_of_others_and_what_they_keep_alive() {
         )
         .await;
     eventually("the dead rows are in the statistics", async || {
-        let census = Census::take(&service.pool).await.expect("an answer");
-        assert!(census.oldest_transaction_seconds >= 0.3);
-        census.dead_rows == 500
+        let queue = QueueStatistics::take(&service.pool)
+            .await
+            .expect("an answer");
+        assert!(queue.oldest_transaction_seconds >= 0.3);
+        queue.dead_rows == 500
     })
     .await;
 }

@@ -52,7 +52,7 @@ struct Second {
 
 /// All stored payments, with what is needed to find one and to sum a range without looking at all.
 #[derive(Debug)]
-pub(super) struct Books {
+pub(super) struct Records {
     rows: Vec<Payment>,
     row_of: HashMap<Uuid, u32>,
     seconds: BTreeMap<i64, Second>,
@@ -60,7 +60,7 @@ pub(super) struct Books {
     purges: u64,
 }
 
-impl Books {
+impl Records {
     pub(super) fn new() -> Self {
         Self {
             rows: Vec::new(),
@@ -106,7 +106,7 @@ impl Books {
         self.purges += 1;
     }
 
-    /// How often the books were emptied: a reader that takes its time sees by it that the rows it
+    /// How often the records were emptied: a reader that takes its time sees by it that the rows it
     /// counted along are gone.
     pub(super) fn purges(&self) -> u64 {
         self.purges
@@ -169,20 +169,20 @@ mod tests {
 
     #[test]
     fn a_second_payment_with_the_same_id_changes_nothing() {
-        let mut books = Books::new();
-        assert!(books.insert(payment(1, 1990, 5)));
-        assert!(!books.insert(payment(1, 2000, 6)));
-        assert_eq!(books.get(Uuid::from_u128(1)), Some(&payment(1, 1990, 5)));
-        assert_eq!(books.summary(None, None).amount, Decimal::new(1990, 2));
+        let mut records = Records::new();
+        assert!(records.insert(payment(1, 1990, 5)));
+        assert!(!records.insert(payment(1, 2000, 6)));
+        assert_eq!(records.get(Uuid::from_u128(1)), Some(&payment(1, 1990, 5)));
+        assert_eq!(records.summary(None, None).amount, Decimal::new(1990, 2));
     }
 
     #[test]
     fn a_purge_forgets_everything() {
-        let mut books = Books::new();
-        books.insert(payment(1, 1990, 5));
-        books.purge();
-        assert_eq!(books.summary(None, None), Summary::default());
-        assert!(books.insert(payment(1, 1990, 5)));
+        let mut records = Records::new();
+        records.insert(payment(1, 1990, 5));
+        records.purge();
+        assert_eq!(records.summary(None, None), Summary::default());
+        assert!(records.insert(payment(1, 1990, 5)));
     }
 
     #[test]
@@ -209,9 +209,9 @@ mod tests {
             from in -1_000_000_i64..7_000_000,
             to in -1_000_000_i64..7_000_000,
         ) {
-            let mut books = Books::new();
+            let mut records = Records::new();
             for (id, &(micros, cents)) in stamps.iter().enumerate() {
-                books.insert(payment(id as u128, cents, micros));
+                records.insert(payment(id as u128, cents, micros));
             }
             let at = |micros| DateTime::UNIX_EPOCH + TimeDelta::microseconds(micros);
             let mut expected = Summary::default();
@@ -220,7 +220,7 @@ mod tests {
                     expected.add(Decimal::new(cents, 2));
                 }
             }
-            prop_assert_eq!(books.summary(Some(at(from)), Some(at(to))), expected);
+            prop_assert_eq!(records.summary(Some(at(from)), Some(at(to))), expected);
         }
     }
 }

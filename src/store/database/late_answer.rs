@@ -14,25 +14,25 @@ const KEPT: Duration = Duration::from_secs(2);
 /// The look that is under way, if there is one. It is not cut off when it is late: a connection that is left within a
 /// statement is tried before it goes back to its pool, and where the server is silent that never ends.
 #[derive(Debug)]
-pub struct Look<T>(Option<JoinHandle<(Instant, Result<T, sqlx::Error>)>>);
+pub struct LateAnswer<T>(Option<JoinHandle<(Instant, Result<T, sqlx::Error>)>>);
 
-impl<T> Default for Look<T> {
+impl<T> Default for LateAnswer<T> {
     fn default() -> Self {
         Self(None)
     }
 }
 
-impl<T: Send + 'static> Look<T> {
-    /// The answer to what `ask` asks. None: it has not come within `patience`; it counts when somebody waits again.
+impl<T: Send + 'static> LateAnswer<T> {
+    /// The answer to what `ask` asks. None: it has not come within `timeout`; it counts when somebody waits again.
     pub async fn answer<F>(
         &mut self,
-        patience: Duration,
+        timeout: Duration,
         ask: impl Fn() -> F,
     ) -> Option<Result<T, sqlx::Error>>
     where
         F: Future<Output = Result<T, sqlx::Error>> + Send + 'static,
     {
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         loop {
             let look = self.0.get_or_insert_with(|| {
                 let asked = ask();
@@ -73,7 +73,7 @@ mod tests {
                 Ok(number)
             }
         };
-        let mut look = Look::default();
+        let mut look = LateAnswer::default();
         for (pause, expected) in [
             (Duration::ZERO, None),
             (Duration::ZERO, None),

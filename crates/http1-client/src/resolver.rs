@@ -22,9 +22,9 @@ use tower_service::Service;
 
 /// How long an address is believed, whatever the name server says: that of a container engine says ten minutes, and a
 /// processor that is started anew has another address at once.
-pub const NAME_KEPT: Duration = Duration::from_secs(2);
+pub const NAME_TTL: Duration = Duration::from_secs(2);
 /// How long it is believed that a name has no address.
-const ABSENCE_KEPT: Duration = Duration::from_millis(250);
+const ABSENCE_TTL: Duration = Duration::from_millis(250);
 /// How long addresses of one family wait for those of the other (the resolution delay of RFC 8305).
 const OTHER_FAMILY: Duration = Duration::from_millis(50);
 /// After how long without an answer a question is asked again: the system repeats one that was lost after 5 s, and it
@@ -43,7 +43,7 @@ type Ask = dyn Fn(&str, Family) -> io::Result<Vec<SocketAddr>> + Send + Sync;
 
 /// Finds addresses. Clones share what they know; each name that they are asked for is remembered.
 #[derive(Clone)]
-pub struct Names {
+pub struct Resolver {
     hosts: Arc<Mutex<HashMap<String, Arc<Host>>>>,
     ask: Arc<Ask>,
 }
@@ -55,7 +55,7 @@ enum Family {
     V4,
 }
 
-impl Names {
+impl Resolver {
     /// As the system finds them.
     #[must_use]
     pub fn of_system() -> Self {
@@ -190,8 +190,8 @@ impl Asked {
     fn fresh(&self, now: Instant) -> Option<&Answer> {
         self.answer.as_ref().filter(|answer| {
             let kept = match &answer.addresses {
-                Ok(addresses) if !addresses.is_empty() => NAME_KEPT,
-                _ => ABSENCE_KEPT,
+                Ok(addresses) if !addresses.is_empty() => NAME_TTL,
+                _ => ABSENCE_TTL,
             };
             now.saturating_duration_since(answer.came_at) < kept
         })
@@ -273,13 +273,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl fmt::Debug for Names {
+impl fmt::Debug for Resolver {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("Names")
+        out.write_str("Resolver")
     }
 }
 
-impl Service<Name> for Names {
+impl Service<Name> for Resolver {
     type Response = std::vec::IntoIter<SocketAddr>;
     type Error = io::Error;
     type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
@@ -321,7 +321,7 @@ mod tests {
     async fn many_calls_at_once_ask_once_for_each_family() {
         let asked = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&asked);
-        let names = Names::asking(move |_, family| {
+        let names = Resolver::asking(move |_, family| {
             count.fetch_add(1, Ordering::Relaxed);
             thread::sleep(Duration::from_millis(20));
             Ok(vec![address(family)])
@@ -338,7 +338,7 @@ mod tests {
     #[tokio::test]
     async fn silence_for_one_family_does_not_hide_the_other() {
         for silent in [Family::V6, Family::V4] {
-            let names = Names::asking(move |_, family| {
+            let names = Resolver::asking(move |_, family| {
                 if family == silent {
                     thread::sleep(LONG);
                 }
@@ -355,7 +355,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_family_without_addresses_is_no_error_while_the_other_has_one() {
-        let names = Names::asking(|name, family| match (name, family) {
+        let names = Resolver::asking(|name, family| match (name, family) {
             ("a", Family::V6) => Err(io::Error::other("no AAAA")),
             ("b", _) => Err(io::Error::other("no such name")),
             ("c", _) => Ok(Vec::new()),
@@ -372,7 +372,7 @@ mod tests {
         let asked = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&asked);
         // The first question of each family is lost.
-        let names = Names::asking(move |name, family| {
+        let names = Resolver::asking(move |name, family| {
             let earlier = count.fetch_add(1, Ordering::Relaxed);
             if name == "silent" || earlier < 2 {
                 thread::sleep(LONG);

@@ -9,7 +9,7 @@ use super::latency::Latency;
 use super::posterior::Posterior;
 use super::router::LeftOut;
 use super::utility::{Outlook, utility};
-use super::{Policy, Terms, Time, Verdict};
+use super::{Policy, ProcessorTerms, Time, Verdict};
 
 /// What the health endpoint said last.
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +51,7 @@ impl Slot {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Lane {
+pub(super) struct ProcessorState {
     pub(super) name: String,
     pub(super) fee: f64,
     pub(super) enabled: bool,
@@ -60,15 +60,15 @@ pub(super) struct Lane {
     pub(super) latency: Latency,
     pub(super) in_flight: u32,
     pub(super) throttled_until: Time,
-    /// When the present wave of payments to a slow processor began.
-    wave_began: Time,
+    /// When the present burst of payments to a slow processor began.
+    burst_began: Time,
     pub(super) health: Option<Health>,
     /// When a payment last went there, or its end came back.
     pub(super) asked_at: Option<Time>,
 }
 
-impl Lane {
-    pub(super) fn new(terms: Terms, policy: &Policy, now: Time) -> Self {
+impl ProcessorState {
+    pub(super) fn new(terms: ProcessorTerms, policy: &Policy, now: Time) -> Self {
         let prior = (policy.prior_successes, policy.prior_failures);
         Self {
             name: terms.name,
@@ -80,7 +80,7 @@ impl Lane {
             latency: Latency::new(policy, now),
             in_flight: 0,
             throttled_until: now,
-            wave_began: now,
+            burst_began: now,
             health: None,
             asked_at: None,
         }
@@ -143,7 +143,7 @@ impl Lane {
     /// It is back, as `change` says, and a backlog waits, which is not kept waiting for the probes that are still
     /// under way.
     pub(super) fn trust(&mut self, now: Time, change: Change) -> Change {
-        self.wave_began = now;
+        self.burst_began = now;
         Change {
             from: change.from,
             ..self.breaker.close(change.reason, now)
@@ -196,7 +196,7 @@ impl Lane {
         // With `cap` slots a processor serves cap / latency payments per second.
         let turn = latency / f64::from(cap);
         let wait = ((load.waiting + 1.0) * turn).min(LONGEST_RECKONED_WAIT);
-        if let Some(until) = self.next_wave(latency, now, policy) {
+        if let Some(until) = self.next_burst(latency, now, policy) {
             let rest = until.saturating_sub(now).as_secs_f64();
             return Slot::Taken {
                 until,
@@ -222,14 +222,14 @@ impl Lane {
     }
 
     /// When the next payment may go to a slow processor, if not now.
-    fn next_wave(&self, latency: f64, now: Time, policy: &Policy) -> Option<Time> {
-        let slow = latency >= policy.wave_from.as_secs_f64();
-        if !slow || self.in_flight == 0 || now < self.wave_began + policy.wave {
+    fn next_burst(&self, latency: f64, now: Time, policy: &Policy) -> Option<Time> {
+        let slow = latency >= policy.burst_from.as_secs_f64();
+        if !slow || self.in_flight == 0 || now < self.burst_began + policy.burst {
             return None;
         }
         // A straggler does not keep the others waiting for ever.
-        let latest = self.wave_began
-            + Duration::from_secs_f64(latency.min(LONGEST_WAVE)).mul_f64(WAVE_PATIENCE);
+        let latest = self.burst_began
+            + Duration::from_secs_f64(latency.min(LONGEST_BURST)).mul_f64(BURST_TIMEOUT);
         (now < latest).then_some(latest)
     }
 
@@ -244,8 +244,8 @@ impl Lane {
 
     /// Takes a permit; returns whether it is a probe.
     pub(super) fn take(&mut self, now: Time, policy: &Policy, alive: u32) -> bool {
-        if self.in_flight == 0 || now >= self.wave_began + policy.wave {
-            self.wave_began = now;
+        if self.in_flight == 0 || now >= self.burst_began + policy.burst {
+            self.burst_began = now;
         }
         self.in_flight += 1;
         self.breaker.take(now, policy, alive)
@@ -255,11 +255,11 @@ impl Lane {
 /// Longest wait for a slot that is told apart from none, in seconds.
 const LONGEST_RECKONED_WAIT: f64 = 3_600.0;
 
-/// The next wave begins after this many latencies, although not all of the last one are back.
-const WAVE_PATIENCE: f64 = 1.25;
+/// The next burst begins after this many latencies, although not all of the last one are back.
+const BURST_TIMEOUT: f64 = 1.25;
 
-/// Longest latency that a wave is waited for, in seconds.
-const LONGEST_WAVE: f64 = 15.0;
+/// Longest latency that a burst is waited for, in seconds.
+const LONGEST_BURST: f64 = 15.0;
 
 /// The share of this instance in the slots of a processor, never less than one.
 pub(super) fn hard_cap(policy: &Policy, alive: u32) -> u32 {

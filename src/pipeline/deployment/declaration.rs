@@ -4,14 +4,14 @@ use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use crate::domain::printable::one_line;
-use crate::store::database::{Found, Looks, serving};
+use crate::store::database::{Found, ServingPoll, serving};
 
 /// Why a database is no clone.
 const SERVED: &str = "instances serve from this database: it is no clone";
 
 /// What an operator says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Word {
+pub enum Declaration {
     /// This database is the deployment's, restored from a backup: payments that it holds or lacks may have been charged.
     Restored,
     /// This database is a copy beside the deployment's, for tests: what is open in it is not ours to charge.
@@ -30,7 +30,7 @@ pub enum Word {
     },
 }
 
-impl Word {
+impl Declaration {
     /// As it stands in the database.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -50,11 +50,12 @@ impl Word {
 /// The database did not confirm; nothing was changed then.
 pub async fn declare(
     connection: &mut PgConnection,
-    word: Word,
+    declaration: Declaration,
     reason: &str,
 ) -> Result<Result<String, String>, sqlx::Error> {
     // Nobody serves from a copy, whose rows are those of the original's instances.
-    let may_be_served = matches!(word, Word::Clone { .. }) && is_here(connection).await?;
+    let may_be_served =
+        matches!(declaration, Declaration::Clone { .. }) && is_here(connection).await?;
     if may_be_served && !serving(connection).await?.is_empty() {
         return Ok(Err(SERVED.to_owned()));
     }
@@ -68,18 +69,18 @@ pub async fn declare(
         .as_ref()
         .is_some_and(|known| known.identity == known.here);
     let asks_first = known.as_ref().is_some_and(|known| known.asks_first);
-    let details = match word {
-        Word::Restored => {
+    let details = match declaration {
+        Declaration::Restored => {
             recognise(&mut transaction, true).await?;
             "every processor is asked for a payment before its first charge".to_owned()
         }
-        Word::Moved => {
+        Declaration::Moved => {
             recognise(&mut transaction, false).await?;
             "the deployment goes on in this database".to_owned()
         }
-        Word::Clone { discard } => {
+        Declaration::Clone { discard } => {
             // None may have started since: their admission waits for this transaction now.
-            let found = Looks::default().look(&mut transaction, None).await?;
+            let found = ServingPoll::default().look(&mut transaction, None).await?;
             if is_here && matches!(found, Found::Serving(_)) {
                 return Ok(Err(SERVED.to_owned()));
             }
@@ -115,7 +116,7 @@ pub async fn declare(
                 .await?;
             format!("{queued} queued payments and {dead} dead letters of the original deleted")
         }
-        Word::Checked => {
+        Declaration::Checked => {
             if !asks_first {
                 return Ok(Err("no restore is being checked".to_owned()));
             }
@@ -124,7 +125,7 @@ pub async fn declare(
                 .await?;
             "payments are charged without asking first".to_owned()
         }
-        Word::Terms { like } => {
+        Declaration::Terms { like } => {
             let terms = sqlx::query_scalar!(
                 "UPDATE deployment SET terms = s.terms, terms_at = clock_timestamp()
                 FROM service_instance s WHERE s.id = $1 AND s.terms IS NOT NULL RETURNING deployment.terms::text",
@@ -140,8 +141,8 @@ pub async fn declare(
         }
     };
     sqlx::query!(
-        "INSERT INTO deployment_word (word, reason, details) VALUES ($1, $2, $3)",
-        word.as_str(),
+        "INSERT INTO deployment_declaration (declaration, reason, details) VALUES ($1, $2, $3)",
+        declaration.as_str(),
         one_line(reason),
         details
     )

@@ -17,7 +17,7 @@ use crate::domain::attention::{Attention, Item};
 use crate::domain::lease::INSTANCE_TTL;
 use crate::probe::reachable;
 use crate::store::database::{Pools, interval};
-use crate::store::queue_statistics::{COUNTED, Census};
+use crate::store::queue_statistics::{COUNTED, QueueStatistics};
 use crate::store::situation::{self, STUCK_AFTER};
 use crate::store::switch::{self, Switch};
 
@@ -52,7 +52,7 @@ pub(super) struct Status {
 pub(super) struct Database {
     /// Instances that gave a sign of life.
     pub(super) instances: i64,
-    pub(super) census: Census,
+    pub(super) queue: QueueStatistics,
     pub(super) processors: Vec<Processor>,
     /// The oldest payments that are open for longer than [`STUCK_AFTER`].
     pub(super) stuck: Vec<Stuck>,
@@ -147,8 +147,8 @@ impl Status {
     }
 }
 
-/// Looks, again and again.
-pub(super) struct Looker {
+/// ServingPoll, again and again.
+pub(super) struct Poller {
     settings: DatabaseSettings,
     pool: PgPool,
     http: Client,
@@ -156,7 +156,7 @@ pub(super) struct Looker {
     token: Option<String>,
 }
 
-impl Looker {
+impl Poller {
     pub(super) fn new(
         settings: DatabaseSettings,
         operator: &OperatorSettings,
@@ -223,7 +223,7 @@ impl Looker {
 
     async fn ask_database(&self) -> Result<(Database, Vec<Item>), sqlx::Error> {
         let begun_at = Instant::now();
-        let (census, attention) = situation::look(&self.pool).await?;
+        let (queue, attention) = situation::look(&self.pool).await?;
         let processors = self.processors().await?;
         let stuck = self.stuck().await?;
         let row = sqlx::query!(
@@ -237,7 +237,7 @@ impl Looker {
         .await?;
         let database = Database {
             instances: row.instances,
-            census,
+            queue,
             processors,
             stuck,
             answered_in_ms: begun_at.elapsed().as_secs_f64() * 1_000.0,
