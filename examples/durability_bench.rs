@@ -113,12 +113,12 @@ async fn play(settings: &DatabaseSettings) -> anyhow::Result<Round> {
         settled == accepted,
         "{accepted} accepted, {settled} settled"
     );
-    let booked: i64 = sqlx::query_scalar("SELECT count(*) FROM payment_processed")
+    let recorded: i64 = sqlx::query_scalar("SELECT count(*) FROM payment_processed")
         .fetch_one(&pools.requests)
         .await?;
     anyhow::ensure!(
-        usize::try_from(booked)? == accepted,
-        "{accepted} accepted, {booked} booked"
+        usize::try_from(recorded)? == accepted,
+        "{accepted} accepted, {recorded} recorded"
     );
     pools.close().await;
     Ok(round)

@@ -207,7 +207,7 @@ COMMENT ON TABLE payment_decision IS
 COMMENT ON COLUMN payment_decision.correlation_id IS 'The client''s id of the payment';
 COMMENT ON COLUMN payment_decision.decided_at IS 'When it was decided';
 COMMENT ON COLUMN payment_decision.decision IS
-    'charged: recorded as settled; not charged: any processor may get it; discarded: a dead '
+    'charged: recorded as settled; not_charged: any processor may get it; discarded: a dead '
     'letter was forgotten';
 COMMENT ON COLUMN payment_decision.amount IS 'The amount of the payment';
 COMMENT ON COLUMN payment_decision.accepted_at IS 'When the payment was accepted';

@@ -24,8 +24,8 @@ const SUMMARY_RANGES: usize = 50;
 const PHRASES: [(&str, bool); 10] = [
     ("CHARGED TWICE", true),
     ("panicked at", true),
-    ("booked a charge whose queue row was gone", false),
-    ("charge was booked already", false),
+    ("recorded a charge whose queue row was gone", false),
+    ("charge was recorded already", false),
     ("asked after a reply without proof", false),
     ("the database does not answer", false),
     ("the database refuses our role", false),
@@ -103,8 +103,8 @@ impl Facts {
     /// From the first `requested_at` to the last, and at least that time: the clock of the database may
     /// have been set.
     pub(crate) fn span(&self, at_least: Range<DateTime<Utc>>) -> Range<DateTime<Utc>> {
-        self.books.iter().fold(at_least, |span, booked| {
-            span.start.min(booked.requested_at)..span.end.max(booked.requested_at)
+        self.books.iter().fold(at_least, |span, recorded| {
+            span.start.min(recorded.requested_at)..span.end.max(recorded.requested_at)
         })
     }
 

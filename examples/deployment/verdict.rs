@@ -48,7 +48,7 @@ pub(crate) fn judge(facts: &Facts) -> Vec<Finding> {
     let books: HashMap<Uuid, &Recorded> = facts
         .books
         .iter()
-        .map(|booked| (booked.correlation_id, booked))
+        .map(|recorded| (recorded.correlation_id, recorded))
         .collect();
     let dead: HashSet<Uuid> = facts.dead.iter().map(|row| row.correlation_id).collect();
     let queued: HashSet<Uuid> = facts.queue.iter().map(|row| row.correlation_id).collect();
@@ -84,30 +84,32 @@ pub(crate) fn judge(facts: &Facts) -> Vec<Finding> {
             .map(|(id, charges)| format!("{id} {charges:?}"))
             .collect(),
     );
-    let uncharged = books.values().filter(|booked| {
+    let uncharged = books.values().filter(|recorded| {
         !charges
-            .get(&booked.correlation_id)
-            .is_some_and(|charges| charges.iter().any(|(name, _)| *name == booked.processor))
+            .get(&recorded.correlation_id)
+            .is_some_and(|charges| charges.iter().any(|(name, _)| *name == recorded.processor))
     });
     found(
         "in the books and not charged there",
-        uncharged.map(|booked| format!("{booked:?}")).collect(),
+        uncharged.map(|recorded| format!("{recorded:?}")).collect(),
     );
-    let differing = books.values().filter_map(|booked| {
-        let charges = charges.get(&booked.correlation_id)?;
-        let (_, charge) = charges.iter().find(|(name, _)| *name == booked.processor)?;
-        let same = charge.amount == booked.amount && charge.requested_at == booked.requested_at;
-        (!same).then(|| format!("{booked:?} {charge:?}"))
+    let differing = books.values().filter_map(|recorded| {
+        let charges = charges.get(&recorded.correlation_id)?;
+        let (_, charge) = charges
+            .iter()
+            .find(|(name, _)| *name == recorded.processor)?;
+        let same = charge.amount == recorded.amount && charge.requested_at == recorded.requested_at;
+        (!same).then(|| format!("{recorded:?} {charge:?}"))
     });
-    found("booked otherwise than charged", differing.collect());
+    found("recorded otherwise than charged", differing.collect());
     let otherwise =
-        books
-            .values()
-            .filter_map(|booked| match facts.clients.get(&booked.correlation_id) {
-                Some(known) if known.amount() == booked.amount => None,
-                known => Some(format!("{booked:?} {known:?}")),
-            });
-    found("booked otherwise than posted", otherwise.collect());
+        books.values().filter_map(
+            |recorded| match facts.clients.get(&recorded.correlation_id) {
+                Some(known) if known.amount() == recorded.amount => None,
+                known => Some(format!("{recorded:?} {known:?}")),
+            },
+        );
+    found("recorded otherwise than posted", otherwise.collect());
     let both = facts.dead.iter().chain(&facts.queue);
     let both = both.filter(|row| books.contains_key(&row.correlation_id));
     found(
@@ -221,14 +223,14 @@ mod tests {
     }
 
     #[test]
-    fn a_charge_without_a_booking_is_noticed() {
+    fn a_charge_without_a_recording_is_noticed() {
         finds(&["1 charged and not in the books"], |facts| {
             facts.processors[1].1.push(stored(2));
         });
     }
 
     #[test]
-    fn a_booking_without_a_charge_is_noticed() {
+    fn a_recording_without_a_charge_is_noticed() {
         finds(&["1 in the books and not charged there"], |facts| {
             facts.processors[0].1.clear();
         });
@@ -239,21 +241,21 @@ mod tests {
 
     #[test]
     fn another_stamp_or_amount_than_the_processor_has_is_noticed() {
-        finds(&["1 booked otherwise than charged"], |facts| {
+        finds(&["1 recorded otherwise than charged"], |facts| {
             facts.books[0].requested_at = time(2);
         });
-        finds(&["1 booked otherwise than charged"], |facts| {
+        finds(&["1 recorded otherwise than charged"], |facts| {
             facts.processors[0].1[0].amount = Decimal::new(1991, 2);
         });
     }
 
     #[test]
     fn another_amount_than_the_client_posted_is_noticed() {
-        finds(&["1 booked otherwise than posted"], |facts| {
+        finds(&["1 recorded otherwise than posted"], |facts| {
             facts.books[0].amount = Decimal::new(1, 2);
             facts.processors[0].1[0].amount = Decimal::new(1, 2);
         });
-        finds(&["1 booked otherwise than posted"], |facts| {
+        finds(&["1 recorded otherwise than posted"], |facts| {
             facts.clients.remove(&id(1));
         });
     }

@@ -24,7 +24,7 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 const MOST_BYTES: usize = 16 * 1_024;
 const MOST_HEADERS: usize = 32;
 
-/// Amounts are of 1 to this many cents, so that an amount booked for another payment is seen in sums.
+/// Amounts are of 1 to this many cents, so that an amount recorded for another payment is seen in sums.
 const MOST_CENTS: u32 = 50_000;
 
 /// A connection, and where to open it anew.

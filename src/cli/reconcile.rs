@@ -42,7 +42,7 @@ pub struct ReconcileArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "to"])]
     pub ids: Option<PathBuf>,
     /// Put right what the processors prove; as the owner of the tables (MIGRATE_DATABASE_URL) where the service may
-    /// not change what is booked
+    /// not change what is recorded
     #[arg(long)]
     pub repair: bool,
     /// The processors' admin token, to compare their totals as well: only those show payments that we
@@ -129,12 +129,12 @@ fn print_report(report: &Report) -> std::io::Result<()> {
         tell(&format!("{id}  {lost}"))?;
     }
     for totals in &report.totals {
-        let (name, booked) = (&totals.processor, &totals.booked);
+        let (name, recorded) = (&totals.processor, &totals.recorded);
         let differ = match &totals.charged {
             Ok(charged) => format!(
                 "{} payments of {} recorded, {} of {} charged",
-                booked.total_requests,
-                booked.total_amount,
+                recorded.total_requests,
+                recorded.total_amount,
                 charged.total_requests,
                 charged.total_amount
             ),

@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn amounts_that_cannot_be_booked_are_refused_for_their_reason() {
+    fn amounts_that_cannot_be_recorded_are_refused_for_their_reason() {
         use InvalidPayment::{AmountNotPositive, AmountPrecision, AmountTooLarge, AmountType};
         for (raw, expected) in [
             ("0", AmountNotPositive),

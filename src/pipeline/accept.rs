@@ -526,9 +526,9 @@ async fn enqueue_step(
         *progress = (*progress).max(Progress::Sent);
         let inserted = insert_new(&mut *connection, &open, claimed_for).await?;
         *progress = Progress::Committed;
-        for (id, booked) in inserted.booked {
+        for (id, recorded) in inserted.recorded {
             open.remove(&id);
-            amounts.insert(id, (booked, false));
+            amounts.insert(id, (recorded, false));
         }
         for (id, row) in inserted.queued {
             let Some(payment) = open.remove(&id) else {
@@ -582,7 +582,7 @@ struct Inserted {
     queued: Vec<(Uuid, i64)>,
     /// Payments that are settled or dead, and their amounts there. Some of them were put into the
     /// queue and taken out again.
-    booked: Vec<(Uuid, Decimal)>,
+    recorded: Vec<(Uuid, Decimal)>,
     /// When they were put there.
     moment: DateTime<Utc>,
     /// The `requested_at` of their claim, where they were claimed.
@@ -615,7 +615,7 @@ async fn insert_new(
         let id = payment.correlation_id;
         return Ok(Inserted {
             queued: row.queued_row.map(|row| (id, row)).into_iter().collect(),
-            booked: row
+            recorded: row
                 .recorded_amount
                 .map(|amount| (id, amount))
                 .into_iter()
@@ -648,7 +648,7 @@ async fn insert_new(
     .await?;
     Ok(Inserted {
         queued: pairs(row.queued_ids, row.queued_rows),
-        booked: pairs(row.recorded_ids, row.recorded_amounts),
+        recorded: pairs(row.recorded_ids, row.recorded_amounts),
         moment: row.moment,
         requested_at: row.claimed_requested_at,
     })

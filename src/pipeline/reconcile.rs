@@ -122,18 +122,18 @@ async fn compare_totals(
         .iter()
         .map(|processor| processor.name.clone())
         .collect();
-    let Summary(booked) = summarize(pool, &names, scope.from, scope.to).await?;
+    let Summary(recorded) = summarize(pool, &names, scope.from, scope.to).await?;
     let (from, to) = (scope.from.unwrap_or(EARLIEST), scope.to.unwrap_or(LATEST));
     let mut findings = Vec::new();
-    for (Processor { name, client }, (_, booked)) in processors.iter().zip(booked) {
+    for (Processor { name, client }, (_, recorded)) in processors.iter().zip(recorded) {
         let charged = client.totals(token, from, to).await.map(|totals| Totals {
             total_requests: totals.total_requests,
             total_amount: totals.total_amount,
         });
-        if charged.as_ref() != Ok(&booked) {
+        if charged.as_ref() != Ok(&recorded) {
             findings.push(TotalsFinding {
                 processor: name.clone(),
-                booked,
+                recorded,
                 charged,
             });
         }

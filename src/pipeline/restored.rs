@@ -60,7 +60,7 @@ pub async fn ask(pool: &PgPool, processors: &[Processor], mut claim: Claim) -> A
         COUNTS.charged_twice.add(1);
         tracing::error!(
             payment.id = %claim.payment.correlation_id, processor.name = other.processor,
-            processor.booked = charge.processor, "CHARGED TWICE, before the database was restored"
+            processor.recorded = charge.processor, "CHARGED TWICE, before the database was restored"
         );
     }
     if let Err(error) = within(assign(pool, &claim, &charge)).await {

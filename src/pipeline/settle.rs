@@ -381,26 +381,26 @@ impl Storms {
                 Anomaly::RecordedBefore {
                     correlation_id: id,
                     charged,
-                    booked,
-                } if charged == booked => before.push(id),
+                    recorded,
+                } if charged == recorded => before.push(id),
                 Anomaly::RecordedBefore {
                     correlation_id: id,
                     charged,
-                    booked,
+                    recorded,
                 } => {
-                    tracing::error!(payment.id = %id, processor.name = charged, processor.booked = booked, "CHARGED TWICE");
+                    tracing::error!(payment.id = %id, processor.name = charged, processor.recorded = recorded, "CHARGED TWICE");
                 }
             }
         }
         if let Some((payments, id)) = self.row_gone.note_all(gone.len()).zip(gone.first()) {
-            tracing::warn!(payments, payment.id = %id, "booked a charge whose queue row was gone or held for another processor");
+            tracing::warn!(payments, payment.id = %id, "recorded a charge whose queue row was gone or held for another processor");
         }
         if let Some((payments, id)) = self
             .recorded_before
             .note_all(before.len())
             .zip(before.first())
         {
-            tracing::info!(payments, payment.id = %id, "charge was booked already");
+            tracing::info!(payments, payment.id = %id, "charge was recorded already");
         }
         let dead = batch.iter().filter_map(|ended| match &ended.outcome {
             Outcome::Dead { reason, .. } => Some((&ended.claim, reason)),
@@ -467,7 +467,7 @@ pub enum Anomaly {
         /// The processor that has it now, by its own word.
         charged: String,
         /// The processor that the ledger names.
-        booked: String,
+        recorded: String,
     },
 }
 
@@ -476,8 +476,8 @@ impl Anomaly {
         let total = match self {
             Self::QueueRowGone(_) => &COUNTS.row_gone,
             Self::RecordedBefore {
-                charged, booked, ..
-            } if charged == booked => &COUNTS.recorded_before,
+                charged, recorded, ..
+            } if charged == recorded => &COUNTS.recorded_before,
             Self::RecordedBefore { .. } => &COUNTS.charged_twice,
         };
         total.add(1);
@@ -575,7 +575,7 @@ async fn settle(
     )
     .fetch_one(pool)
     .await?;
-    let (removed, booked) = (
+    let (removed, recorded) = (
         row.removed_ids.map(HashSet::from_iter),
         row.recorded_ids.map(HashSet::from_iter),
     );
@@ -584,12 +584,12 @@ async fn settle(
     };
     let gone = ids
         .iter()
-        .filter(|id| missing(&removed, id) && !missing(&booked, id));
+        .filter(|id| missing(&removed, id) && !missing(&recorded, id));
     let mut anomalies: Vec<Anomaly> = gone.map(|id| Anomaly::QueueRowGone(*id)).collect();
     let (not_recorded, requested_ats): (Vec<Uuid>, Vec<DateTime<Utc>>) = ids
         .iter()
         .zip(&requested)
-        .filter(|(id, _)| missing(&booked, id))
+        .filter(|(id, _)| missing(&recorded, id))
         .unzip();
     if !not_recorded.is_empty() {
         // Of an archived payment the month is known: a requested_at of that month is the same
@@ -611,7 +611,7 @@ async fn settle(
         anomalies.extend(rows.into_iter().map(|row| Anomaly::RecordedBefore {
             correlation_id: row.correlation_id,
             charged: processor.to_owned(),
-            booked: row.processor,
+            recorded: row.processor,
         }));
     }
     Ok(anomalies)

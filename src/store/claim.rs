@@ -185,7 +185,7 @@ async fn claim_up_to(
             WHERE id >= $3 AND processor IS NULL AND lease_until <= now() AND attempt <= $6
             ORDER BY id LIMIT $2
             FOR NO KEY UPDATE SKIP LOCKED
-        ), booked AS MATERIALIZED (
+        ), recorded AS MATERIALIZED (
             SELECT correlation_id FROM payment_processed
             WHERE correlation_id = ANY (ARRAY(SELECT correlation_id FROM free))
             UNION ALL
@@ -195,7 +195,7 @@ async fn claim_up_to(
             SELECT correlation_id FROM payment_archived
             WHERE correlation_id = ANY (ARRAY(SELECT correlation_id FROM free))
         ), removed AS (
-            DELETE FROM payment_queue WHERE correlation_id = ANY (ARRAY(SELECT correlation_id FROM booked))
+            DELETE FROM payment_queue WHERE correlation_id = ANY (ARRAY(SELECT correlation_id FROM recorded))
         )
         UPDATE payment_queue
         SET attempt = attempt + 1,
@@ -205,7 +205,7 @@ async fn claim_up_to(
             doubt_until = now() + $4::interval + $5::interval
         WHERE id = ANY (ARRAY(
             SELECT f.id FROM free f
-            WHERE NOT EXISTS (SELECT FROM booked b WHERE b.correlation_id = f.correlation_id)
+            WHERE NOT EXISTS (SELECT FROM recorded b WHERE b.correlation_id = f.correlation_id)
         ))
         RETURNING id, correlation_id, amount, accepted_at, attempt,
             processor AS "processor!", requested_at AS "requested_at!",

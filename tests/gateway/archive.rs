@@ -220,7 +220,7 @@ async fn an_archive_that_is_killed_goes_on_and_takes_only_what_is_in_its_file() 
     assert_eq!(moved + database.count("payment_processed").await, PAYMENTS);
     assert_eq!(whole_hours(&database).await, before);
 
-    // Meanwhile a charge of that month is booked late, and a payment is corrected.
+    // Meanwhile a charge of that month is recorded late, and a payment is corrected.
     let changed = settled(&database, "requested_at > '2025-06-01T02:00Z'").await[0].0;
     database
         .execute(&format!(

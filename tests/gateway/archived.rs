@@ -582,16 +582,16 @@ async fn one_settled(database: &Database) -> Uuid {
 }
 
 /// What is said of the charge of a payment that is archived.
-fn recorded_before(known: Uuid, booked: &str) -> Anomaly {
+fn recorded_before(known: Uuid, recorded: &str) -> Anomaly {
     Anomaly::RecordedBefore {
         correlation_id: known,
         charged: "default".to_owned(),
-        booked: booked.to_owned(),
+        recorded: recorded.to_owned(),
     }
 }
 
 #[tokio::test]
-async fn a_charge_that_is_booked_while_its_payment_is_archived_is_not_booked_twice() {
+async fn a_charge_that_is_recorded_while_its_payment_is_archived_is_not_recorded_twice() {
     let database = filled().await;
     let known = one_settled(&database).await;
     let error = settle_while_archiving(&database, known)
@@ -603,8 +603,8 @@ async fn a_charge_that_is_booked_while_its_payment_is_archived_is_not_booked_twi
         again.expect("an answer"),
         [recorded_before(known, "default")]
     );
-    let booked = format!("payment_processed WHERE correlation_id = '{known}'");
-    assert_eq!(database.count(&booked).await, 0);
+    let recorded = format!("payment_processed WHERE correlation_id = '{known}'");
+    assert_eq!(database.count(&recorded).await, 0);
 }
 
 #[tokio::test]
@@ -617,13 +617,13 @@ async fn nor_is_it_while_it_is_in_the_queue_as_well() {
         anomalies.expect("an answer"),
         [recorded_before(known, "default")]
     );
-    let booked = format!("payment_processed WHERE correlation_id = '{known}'");
-    assert_eq!(database.count(&booked).await, 0);
+    let recorded = format!("payment_processed WHERE correlation_id = '{known}'");
+    assert_eq!(database.count(&recorded).await, 0);
     assert_eq!(database.count("payment_queue").await, 0);
 }
 
 #[tokio::test]
-async fn a_charge_of_an_archived_payment_is_not_booked_again() {
+async fn a_charge_of_an_archived_payment_is_not_recorded_again() {
     let database = filled().await;
     let _files = move_all(&database).await;
     let before = whole_hours(&database).await;
@@ -633,10 +633,10 @@ async fn a_charge_of_an_archived_payment_is_not_booked_again() {
     .fetch_one(&database.pool)
     .await
     .expect("one");
-    for (requested_at, booked) in [(STAMP, "default"), ("2025-07-01T00:00:00Z", "archived")] {
+    for (requested_at, recorded) in [(STAMP, "default"), ("2025-07-01T00:00:00Z", "archived")] {
         let ended = charged(known, requested_at);
         let anomalies = record(&database.pool, production_terms(), &[ended]).await;
-        let expected = [recorded_before(known, booked)];
+        let expected = [recorded_before(known, recorded)];
         assert_eq!(anomalies.expect("an answer"), expected, "{requested_at}");
     }
     assert_eq!(database.count("payment_processed").await, 0);

@@ -203,7 +203,7 @@ async fn a_restored_dump_is_held_and_then_charges_nothing_twice() {
         .as_array()
         .expect("declarations")
         .iter()
-        .map(|each| each["word"].as_str().expect("a word"))
+        .map(|each| each["declaration"].as_str().expect("a declaration"))
         .collect();
     assert_eq!((code, &declared[..]), (0, &["checked", "restored"][..]));
 }

@@ -75,7 +75,7 @@ async fn unlogged_queue_books_every_charge_even_if_the_server_crashes() {
     })
     .await;
     let database = Database::at(&server.url());
-    eventually("every charge is booked", async || {
+    eventually("every charge is recorded", async || {
         database.count("payment_processed").await
             == i64::try_from(default.processor.payments().len()).expect("few")
     })

@@ -71,7 +71,7 @@ fn charged(claim: &Claim) -> Outcome {
     }
 }
 
-async fn booked(database: &Database) -> Vec<(String, DateTime<Utc>)> {
+async fn recorded(database: &Database) -> Vec<(String, DateTime<Utc>)> {
     sqlx::query_as("SELECT processor, requested_at FROM payment_processed")
         .fetch_all(&database.pool)
         .await
@@ -147,7 +147,7 @@ async fn late_release_after_reclaim_is_refused() {
     assert_eq!(database.count("payment_dead_letter").await, 0);
     assert_eq!(end(&database, &second, charged(&second)).await, []);
     assert_eq!(
-        booked(&database).await,
+        recorded(&database).await,
         [("default".to_owned(), first.requested_at)]
     );
 }
@@ -162,9 +162,9 @@ async fn late_settle_after_reclaim_is_a_fact() {
     // The reclaiming worker hears 422, and books the same charge once more.
     let again = end(&database, &second, charged(&second)).await;
     assert!(
-        matches!(&again[..], [Anomaly::RecordedBefore { charged, booked, .. }] if charged == booked)
+        matches!(&again[..], [Anomaly::RecordedBefore { charged, recorded, .. }] if charged == recorded)
     );
-    assert_eq!(booked(&database).await.len(), 1);
+    assert_eq!(recorded(&database).await.len(), 1);
 }
 
 #[tokio::test]
@@ -172,13 +172,13 @@ async fn a_settle_that_is_repeated_changes_nothing() {
     let database = Database::migrated().await;
     let claim = claim_one(&database, "default").await;
     end(&database, &claim, charged(&claim)).await;
-    let before = booked(&database).await;
+    let before = recorded(&database).await;
     end(&database, &claim, charged(&claim)).await;
-    assert_eq!(booked(&database).await, before);
+    assert_eq!(recorded(&database).await, before);
 }
 
 #[tokio::test]
-async fn a_charge_whose_queue_row_is_gone_is_booked_all_the_same() {
+async fn a_charge_whose_queue_row_is_gone_is_recorded_all_the_same() {
     let database = Database::migrated().await;
     let claim = claim_one(&database, "default").await;
     // What a crash of the server does to an unlogged queue.
@@ -188,11 +188,11 @@ async fn a_charge_whose_queue_row_is_gone_is_booked_all_the_same() {
         anomalies,
         [Anomaly::QueueRowGone(claim.payment.correlation_id)]
     );
-    assert_eq!(booked(&database).await.len(), 1);
+    assert_eq!(recorded(&database).await.len(), 1);
 }
 
-/// A charge that is booked, and whose payment is in the queue and held for its processor once again.
-async fn booked_and_held(database: &Database) -> Claim {
+/// A charge that is recorded, and whose payment is in the queue and held for its processor once again.
+async fn recorded_and_held(database: &Database) -> Claim {
     let claim = claim_one(database, "default").await;
     assert_eq!(end(database, &claim, charged(&claim)).await, []);
     hold(database, claim.payment.correlation_id).await;
@@ -201,16 +201,16 @@ async fn booked_and_held(database: &Database) -> Claim {
 
 #[tokio::test]
 async fn what_is_not_as_expected_of_one_charge_keeps_no_other_of_its_batch_from_the_books() {
-    for (is_gone, is_booked) in [(true, false), (false, true), (true, true)] {
+    for (is_gone, is_recorded) in [(true, false), (false, true), (true, true)] {
         let database = Database::migrated().await;
         let mut claims = Vec::new();
         let mut expected = Vec::new();
-        if is_booked {
-            let claim = booked_and_held(&database).await;
+        if is_recorded {
+            let claim = recorded_and_held(&database).await;
             expected.push(Anomaly::RecordedBefore {
                 correlation_id: claim.payment.correlation_id,
                 charged: "default".to_owned(),
-                booked: "default".to_owned(),
+                recorded: "default".to_owned(),
             });
             claims.push(claim);
         }
@@ -238,20 +238,20 @@ async fn what_is_not_as_expected_of_one_charge_keeps_no_other_of_its_batch_from_
         let anomalies = record(&database.pool, production_terms(), &ended).await;
         assert_eq!(anomalies.expect("the database answers"), expected);
         assert_eq!(database.count("payment_queue").await, 0);
-        let booked = i64::try_from(claims.len()).expect("few");
-        assert_eq!(database.count("payment_processed").await, booked);
+        let recorded = i64::try_from(claims.len()).expect("few");
+        assert_eq!(database.count("payment_processed").await, recorded);
         let totals: i64 = sqlx::query_scalar(
             "SELECT sum(requests)::bigint FROM payment_rollup WHERE unit = 'hour'",
         )
         .fetch_one(&database.pool)
         .await
         .expect("totals");
-        assert_eq!(totals, booked);
+        assert_eq!(totals, recorded);
     }
 }
 
 #[tokio::test]
-async fn a_late_success_of_a_payment_that_went_elsewhere_is_booked_once_and_reported() {
+async fn a_late_success_of_a_payment_that_went_elsewhere_is_recorded_once_and_reported() {
     let database = Database::migrated().await;
     let first = claim_one(&database, "default").await;
     end(&database, &first, free()).await;
@@ -265,10 +265,10 @@ async fn a_late_success_of_a_payment_that_went_elsewhere_is_booked_once_and_repo
     );
     let double = end(&database, &second, charged(&second)).await;
     assert!(
-        matches!(&double[..], [Anomaly::RecordedBefore { charged, booked, .. }] if charged != booked)
+        matches!(&double[..], [Anomaly::RecordedBefore { charged, recorded, .. }] if charged != recorded)
     );
     assert_eq!(
-        booked(&database).await,
+        recorded(&database).await,
         [("default".to_owned(), first.requested_at)]
     );
     assert_eq!(database.count("payment_queue").await, 0);

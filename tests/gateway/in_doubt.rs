@@ -148,7 +148,7 @@ async fn payments_of_a_removed_processor_are_told_of_once_and_ended_by_an_operat
         "{life}"
     );
     let (_, life) = run(&mut program(&database.url, &["payment", not_charged])).await;
-    assert!(life.contains("said not charged: its books"), "{life}");
+    assert!(life.contains("said not_charged: its books"), "{life}");
     assert_eq!(
         database
             .count("audit.decision WHERE decided_by = 'alice'")
@@ -327,12 +327,12 @@ async fn a_charge_by_word_and_a_late_success_are_one_charge() {
         decided(&database, &claim, Resolution::Charged).await,
         "settled"
     );
-    let booked = "default".to_owned();
+    let recorded = "default".to_owned();
     let anomalies = end(&database, &claim, charged(&claim)).await;
     let before = Anomaly::RecordedBefore {
         correlation_id: claim.payment.correlation_id,
-        charged: booked.clone(),
-        booked,
+        charged: recorded.clone(),
+        recorded,
     };
     assert_eq!(anomalies, [before]);
     assert_eq!(database.count("payment_processed").await, 1);

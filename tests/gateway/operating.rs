@@ -134,8 +134,8 @@ async fn reconcile_names_and_repairs_what_is_provable() {
     };
     assert_eq!(kind(other_stamp).as_deref(), Some("otherStamp"));
     assert_eq!(kind(other_processor).as_deref(), Some("otherProcessor"));
-    assert_eq!(kind(queued).as_deref(), Some("notBooked"));
-    assert_eq!(kind(dead).as_deref(), Some("notBooked"));
+    assert_eq!(kind(queued).as_deref(), Some("notRecorded"));
+    assert_eq!(kind(dead).as_deref(), Some("notRecorded"));
     assert_eq!(kind(untouched), None);
 
     let (code, report) = command(&database, &running, &["reconcile", "--repair"]).await;
@@ -482,7 +482,7 @@ async fn a_list_of_ids_brings_back_what_processors_have_and_the_ledger_lacks() {
                     &finding["difference"]["kind"],
                     &finding["repaired"]
                 ),
-                (&json!("unknown"), &json!("notBooked"), &json!(true)),
+                (&json!("unknown"), &json!("notRecorded"), &json!(true)),
                 "{finding}"
             );
         }
@@ -533,10 +533,10 @@ async fn a_list_of_ids_brings_back_what_processors_have_and_the_ledger_lacks() {
         .collect();
     let expected = [
         (twice, "chargedTwice", false),
-        (old, "notBooked", false),
-        (future, "notBooked", false),
+        (old, "notRecorded", false),
+        (future, "notRecorded", false),
         (odd, "otherAmount", false),
-        (dead, "notBooked", true),
+        (dead, "notRecorded", true),
     ];
     let expected = expected.map(|(id, kind, repaired)| (json!(id), json!(kind), json!(repaired)));
     let expected: Vec<_> = expected

@@ -42,7 +42,7 @@ async fn settled_once_in_spite_of(faults: Faults, count: usize) -> (Running, Run
 
 /// Checks that our books are those of the processors, payment by payment.
 pub async fn agree(database: &Database, default: &Running, fallback: &Running, count: usize) {
-    let mut booked: Vec<(
+    let mut recorded: Vec<(
         uuid::Uuid,
         rust_decimal::Decimal,
         String,
@@ -65,10 +65,10 @@ pub async fn agree(database: &Database, default: &Running, fallback: &Running, c
             )
         }));
     }
-    booked.sort();
+    recorded.sort();
     stored.sort();
-    assert_eq!(booked, stored);
-    assert_eq!(booked.len(), count);
+    assert_eq!(recorded, stored);
+    assert_eq!(recorded.len(), count);
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ fn check(target: &str, property: fn(&[u8])) {
 }
 
 #[test]
-fn a_payment_that_is_read_can_be_booked_and_reads_the_same_again() {
+fn a_payment_that_is_read_can_be_recorded_and_reads_the_same_again() {
     check("payment", properties::payment);
 }
 

@@ -19,7 +19,7 @@ use rust_decimal::prelude::ToPrimitive as _;
 use serde_json::Value;
 use uuid::Uuid;
 
-/// A payment that is read can be booked, is what another reader of JSON sees, and reads the same again.
+/// A payment that is read can be recorded, is what another reader of JSON sees, and reads the same again.
 pub fn payment(body: &[u8]) {
     let payment = match Payment::from_json(body) {
         Ok(payment) => payment,

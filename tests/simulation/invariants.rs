@@ -35,7 +35,7 @@ async fn rows(world: &World<'_>) -> Vec<Row> {
     sqlx::query_as(
         "SELECT 'queue' AS slot, correlation_id AS id, amount, attempt, processor, requested_at, doubt_until,
             now() AS seen_at FROM payment_queue
-        UNION ALL SELECT 'booked', correlation_id, amount, attempt, processor, requested_at, NULL, NULL
+        UNION ALL SELECT 'recorded', correlation_id, amount, attempt, processor, requested_at, NULL, NULL
             FROM payment_processed
         UNION ALL SELECT 'dead', correlation_id, amount, attempt, processor, NULL, NULL, NULL
             FROM payment_dead_letter",
@@ -140,14 +140,14 @@ fn check_charges(world: &World<'_>, now: &[Row]) -> Checked {
             );
         }
     }
-    for row in now.iter().filter(|row| row.slot == "booked") {
+    for row in now.iter().filter(|row| row.slot == "recorded") {
         let site = world.sites.iter();
         let stored = site
             .filter(|site| row.processor.as_deref() == Some(site.name))
             .find_map(|site| site.processor.payment(row.id));
         prop_assert!(
             stored.is_some_and(|stored| Some(stored.requested_at) == row.requested_at),
-            "booked, and not stored so: {:?} {:?}",
+            "recorded, and not stored so: {:?} {:?}",
             row,
             stored
         );
@@ -234,7 +234,11 @@ fn check_lease(world: &World<'_>, claim: &Claim) -> Checked {
 
 /// Once all is settled: our books are the processors', payment by payment and in sum.
 pub async fn check_books(world: &World<'_>) -> Checked {
-    let settled = world.rows.iter().filter(|row| row.slot == "booked").count();
+    let settled = world
+        .rows
+        .iter()
+        .filter(|row| row.slot == "recorded")
+        .count();
     let dead = world.rows.iter().filter(|row| row.slot == "dead").count();
     prop_assert_eq!(world.accepted.len(), settled + dead);
     let names: Vec<String> = world

@@ -372,7 +372,7 @@ impl<'a> World<'a> {
         ended.iter().for_each(|end| self.tally_end(end));
         self.met(Met::RecordedBefore, anomalies.len());
         for anomaly in anomalies {
-            let same_charge = matches!(&anomaly, Anomaly::RecordedBefore { charged, booked, .. } if charged == booked);
+            let same_charge = matches!(&anomaly, Anomaly::RecordedBefore { charged, recorded, .. } if charged == recorded);
             if !same_charge {
                 return Err(TestCaseError::fail(format!("{anomaly:?}")));
             }

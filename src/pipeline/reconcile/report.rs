@@ -145,7 +145,7 @@ pub struct TotalsFinding {
     /// The processor's name.
     pub processor: String,
     /// What the ledger says.
-    pub booked: Totals,
+    pub recorded: Totals,
     /// What the processor says, or why it does not.
     pub charged: Result<Totals, String>,
 }

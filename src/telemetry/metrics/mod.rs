@@ -152,7 +152,7 @@ impl Counts {
             "returned",
             "Claims that ended without a charge, by what the payment is now",
         );
-        let anomalies = all.totals("anomalies", "Charges that were not booked the usual way: the queue row was gone, booked before, or charged by two processors");
+        let anomalies = all.totals("anomalies", "Charges that were not recorded the usual way: the queue row was gone, recorded before, or charged by two processors");
         let dropped = all.totals("log_lines_dropped", "Lines of the log that were dropped: nobody read as fast as they came, or they could not be written");
         let kind = |family: &Totals, kind: &str| family.get_or_create_owned(&label("kind", kind));
         Self {
@@ -171,7 +171,7 @@ impl Counts {
             post_seconds: all.histogram("post_seconds", "Time from a readable post to its answer", post_histogram),
             claimed_queued: kind(&claimed, "free"),
             claimed_in_doubt: kind(&claimed, "doubtful"),
-            settle_seconds: all.histogram("settle_seconds", "Time from acceptance, by the database's clock, until the charge is booked, by this host's", settle_histogram),
+            settle_seconds: all.histogram("settle_seconds", "Time from acceptance, by the database's clock, until the charge is recorded, by this host's", settle_histogram),
             released: kind(&returned, "free"),
             left_in_doubt: kind(&returned, "doubtful"),
             dead: all.total("dead", "Payments given up as dead letters"),
@@ -192,7 +192,7 @@ impl Counts {
             panics: all.total("panics", "Panics, each a fault of the program: the log says where"),
             attempts: all.totals("attempts", "Attempts to charge a payment, by processor and by what is proved of it"),
             processor_seconds: all.histograms("processor_seconds", "Time that a processor took for a POST, answered or not", processor_histogram),
-            settled: all.totals("settled", "Payments booked as charged, by processor"),
+            settled: all.totals("settled", "Payments recorded as charged, by processor"),
             breaker_changes: all.totals("breaker_changes", "Changes of a processor's breaker in this instance, by the new state"),
             database_errors: all.totals("database_errors", "Statements that failed because the database was away, by task"),
             registry,
@@ -224,7 +224,7 @@ impl Counts {
         }
     }
 
-    /// Payments booked as charged by a processor; looked up once per batch.
+    /// Payments recorded as charged by a processor; looked up once per batch.
     #[must_use]
     pub fn settled(&self, processor: &str) -> Total {
         self.settled
