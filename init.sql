@@ -33,7 +33,7 @@ SELECT '' IN (:'payment_proxy_password', :'owner_password', :'auditor_password')
 \endif
 
 -- payment_proxy_owner has the tables, for migrations and for what the service may not do by itself; payment_proxy is the
--- service; auditor is whoever checks the books.
+-- service; auditor is whoever checks the ledger.
 SELECT format('CREATE ROLE %I', name) FROM unnest(ARRAY['payment_proxy_owner', 'payment_proxy', 'auditor']) AS name
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) \gexec
 -- They have none of these unless somebody gave it to them. Said only then: it takes a superuser.

@@ -65,10 +65,10 @@ pub enum Command {
     /// Show which processors are in use, by whom they were switched and why; take one out of use, or put it back
     #[command(mut_arg(DURABILITY, hidden), after_help = help(&["routing", "routing disable fallback --reason \"they have maintenance until 5\"", "routing enable fallback --reason \"they are back\""], "done", "there is no such processor", "it could not be done"))]
     Routing(Box<RoutingArgs>),
-    /// Compare our books with the processors' records
+    /// Compare our ledger with the processors' records
     #[command(mut_arg(DURABILITY, hidden), after_help = help(&["reconcile --from 2026-07-10 --to 2026-07-11", "reconcile --repair --from 1h", "reconcile --repair --ids posted.txt"], "they agree, at the end", "they differ", "it could not be done, or a processor did not say"))]
     Reconcile(Box<ReconcileArgs>),
-    /// Move the settled payments of past months out of the books, to files, while the service runs
+    /// Move the settled payments of past months out of the ledger, to files, while the service runs
     #[command(mut_arg(DURABILITY, hidden), after_help = help(&["archive --before 2026-08 --to /srv/archive --dry-run"], "done", "a month could not be archived, or not all of it", "it could not be done; run it again"))]
     Archive(Box<ArchiveArgs>),
     /// Take an archived month back from its file into the ledger, in one transaction, while the service runs

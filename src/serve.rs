@@ -263,13 +263,13 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         counted.run(&tally_pool, tally_stop).await;
         Ok(())
     });
-    let doubtful = Arc::clone(&worker);
+    let in_doubt = Arc::clone(&worker);
     parts.spawn(async move {
         worker.run().await;
         Ok(())
     });
     parts.spawn(async move {
-        doubtful.run_in_doubt().await;
+        in_doubt.run_in_doubt().await;
         Ok(())
     });
     let member = Arc::new(Member {

@@ -1,4 +1,4 @@
-//! What each side says at the end: clients, books, processors, summaries and logs.
+//! What each side says at the end: clients, ledger, processors, summaries and logs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -34,7 +34,7 @@ const PHRASES: [(&str, bool); 10] = [
     ("this database is a copy", false),
 ];
 
-/// A payment in the books.
+/// A payment in the ledger.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub(crate) struct Recorded {
     pub(crate) correlation_id: Uuid,
@@ -59,7 +59,7 @@ pub(crate) struct Facts {
     pub(crate) clients: HashMap<Uuid, Known>,
     /// Replies that no client should have got.
     pub(crate) wrong_replies: Vec<String>,
-    pub(crate) books: Vec<Recorded>,
+    pub(crate) recorded_payments: Vec<Recorded>,
     pub(crate) dead: Vec<Unsettled>,
     pub(crate) queue: Vec<Unsettled>,
     /// What each processor has, by its name.
@@ -69,7 +69,7 @@ pub(crate) struct Facts {
 /// Asks all sides.
 pub(crate) async fn gather(stack: &Stack, ledger: &Ledger) -> anyhow::Result<Facts> {
     let mut connection = stack.connect().await?;
-    let books = sqlx::query_as(
+    let recorded_payments = sqlx::query_as(
         "SELECT correlation_id, amount, processor, requested_at FROM payment_processed",
     );
     let dead = sqlx::query_as(
@@ -78,8 +78,8 @@ pub(crate) async fn gather(stack: &Stack, ledger: &Ledger) -> anyhow::Result<Fac
     let queue = sqlx::query_as(
         "SELECT correlation_id, amount, payment_queue::text AS detail FROM payment_queue",
     );
-    let (books, dead, queue) = (
-        books.fetch_all(&mut connection).await?,
+    let (recorded_payments, dead, queue) = (
+        recorded_payments.fetch_all(&mut connection).await?,
         dead.fetch_all(&mut connection).await?,
         queue.fetch_all(&mut connection).await?,
     );
@@ -92,7 +92,7 @@ pub(crate) async fn gather(stack: &Stack, ledger: &Ledger) -> anyhow::Result<Fac
     Ok(Facts {
         clients,
         wrong_replies,
-        books,
+        recorded_payments,
         dead,
         queue,
         processors,
@@ -103,9 +103,11 @@ impl Facts {
     /// From the first `requested_at` to the last, and at least that time: the clock of the database may
     /// have been set.
     pub(crate) fn span(&self, at_least: Range<DateTime<Utc>>) -> Range<DateTime<Utc>> {
-        self.books.iter().fold(at_least, |span, recorded| {
-            span.start.min(recorded.requested_at)..span.end.max(recorded.requested_at)
-        })
+        self.recorded_payments
+            .iter()
+            .fold(at_least, |span, recorded| {
+                span.start.min(recorded.requested_at)..span.end.max(recorded.requested_at)
+            })
     }
 
     /// Writes down what stands nowhere else: what the clients know.

@@ -238,7 +238,7 @@ impl Stack {
         &self.owner_url
     }
 
-    /// Payments in the books, by the last summary that was got.
+    /// Payments in the ledger, by the last summary that was got.
     pub(crate) fn settled(&self) -> i64 {
         self.settled.load(Ordering::Relaxed)
     }
@@ -475,7 +475,7 @@ impl Stack {
         Ok(done.await?)
     }
 
-    /// What `payment-proxy reconcile` finds wrong; nothing if it finds books and processors equal.
+    /// What `payment-proxy reconcile` finds wrong; nothing if it finds ledger and processors equal.
     pub(crate) async fn reconcile(&self) -> anyhow::Result<Option<String>> {
         let command = ["reconcile", "--token", "123", "--rate", "10000"];
         let done = self.command(&command).await?;

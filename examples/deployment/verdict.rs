@@ -33,7 +33,7 @@ pub(crate) const LOST: &str = "accepted and lost";
 /// The kind of a payment that more than one processor has, or one has twice.
 pub(crate) const TWICE: &str = "charged twice";
 
-/// Compares what clients, books and processors say, payment by payment. An empty list: nothing is wrong.
+/// Compares what clients, ledger and processors say, payment by payment. An empty list: nothing is wrong.
 pub(crate) fn judge(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut found = |kind, what: Vec<String>| {
@@ -45,8 +45,8 @@ pub(crate) fn judge(facts: &Facts) -> Vec<Finding> {
             });
         }
     };
-    let books: HashMap<Uuid, &Recorded> = facts
-        .books
+    let recorded_payments: HashMap<Uuid, &Recorded> = facts
+        .recorded_payments
         .iter()
         .map(|recorded| (recorded.correlation_id, recorded))
         .collect();
@@ -64,8 +64,9 @@ pub(crate) fn judge(facts: &Facts) -> Vec<Finding> {
     }
 
     let accepted = facts.clients.iter().filter(|(_, known)| known.accepted);
-    let lost = accepted
-        .filter(|(id, _)| !books.contains_key(*id) && !dead.contains(*id) && !queued.contains(*id));
+    let lost = accepted.filter(|(id, _)| {
+        !recorded_payments.contains_key(*id) && !dead.contains(*id) && !queued.contains(*id)
+    });
     found(
         LOST,
         lost.map(|(id, known)| format!("{id} {known:?}")).collect(),
@@ -77,23 +78,25 @@ pub(crate) fn judge(facts: &Facts) -> Vec<Finding> {
             .map(|(id, charges)| format!("{id} {charges:?}"))
             .collect(),
     );
-    let unrecorded_ids = charges.iter().filter(|(id, _)| !books.contains_key(*id));
+    let unrecorded_ids = charges
+        .iter()
+        .filter(|(id, _)| !recorded_payments.contains_key(*id));
     found(
-        "charged and not in the books",
+        "charged and not in the ledger",
         unrecorded_ids
             .map(|(id, charges)| format!("{id} {charges:?}"))
             .collect(),
     );
-    let uncharged = books.values().filter(|recorded| {
+    let uncharged = recorded_payments.values().filter(|recorded| {
         !charges
             .get(&recorded.correlation_id)
             .is_some_and(|charges| charges.iter().any(|(name, _)| *name == recorded.processor))
     });
     found(
-        "in the books and not charged there",
+        "in the ledger and not charged there",
         uncharged.map(|recorded| format!("{recorded:?}")).collect(),
     );
-    let differing = books.values().filter_map(|recorded| {
+    let differing = recorded_payments.values().filter_map(|recorded| {
         let charges = charges.get(&recorded.correlation_id)?;
         let (_, charge) = charges
             .iter()
@@ -102,16 +105,15 @@ pub(crate) fn judge(facts: &Facts) -> Vec<Finding> {
         (!same).then(|| format!("{recorded:?} {charge:?}"))
     });
     found("recorded otherwise than charged", differing.collect());
-    let otherwise =
-        books.values().filter_map(
-            |recorded| match facts.clients.get(&recorded.correlation_id) {
-                Some(known) if known.amount() == recorded.amount => None,
-                known => Some(format!("{recorded:?} {known:?}")),
-            },
-        );
+    let otherwise = recorded_payments.values().filter_map(|recorded| {
+        match facts.clients.get(&recorded.correlation_id) {
+            Some(known) if known.amount() == recorded.amount => None,
+            known => Some(format!("{recorded:?} {known:?}")),
+        }
+    });
     found("recorded otherwise than posted", otherwise.collect());
     let both = facts.dead.iter().chain(&facts.queue);
-    let both = both.filter(|row| books.contains_key(&row.correlation_id));
+    let both = both.filter(|row| recorded_payments.contains_key(&row.correlation_id));
     found(
         "in two tables",
         both.map(|row| format!("{row:?}")).collect(),
@@ -168,7 +170,7 @@ mod tests {
     fn sound() -> Facts {
         Facts {
             clients: [(id(1), known(true)), (id(2), known(false))].into(),
-            books: vec![Recorded {
+            recorded_payments: vec![Recorded {
                 correlation_id: id(1),
                 amount: Decimal::new(1990, 2),
                 processor: "default".to_owned(),
@@ -210,7 +212,7 @@ mod tests {
     #[test]
     fn a_lost_payment_is_noticed() {
         finds(&["1 accepted and lost"], |facts| {
-            facts.books.clear();
+            facts.recorded_payments.clear();
             facts.processors[0].1.clear();
         });
     }
@@ -224,25 +226,25 @@ mod tests {
 
     #[test]
     fn a_charge_without_a_recording_is_noticed() {
-        finds(&["1 charged and not in the books"], |facts| {
+        finds(&["1 charged and not in the ledger"], |facts| {
             facts.processors[1].1.push(stored(2));
         });
     }
 
     #[test]
     fn a_recording_without_a_charge_is_noticed() {
-        finds(&["1 in the books and not charged there"], |facts| {
+        finds(&["1 in the ledger and not charged there"], |facts| {
             facts.processors[0].1.clear();
         });
-        finds(&["1 in the books and not charged there"], |facts| {
-            facts.books[0].processor = "fallback".to_owned();
+        finds(&["1 in the ledger and not charged there"], |facts| {
+            facts.recorded_payments[0].processor = "fallback".to_owned();
         });
     }
 
     #[test]
     fn another_stamp_or_amount_than_the_processor_has_is_noticed() {
         finds(&["1 recorded otherwise than charged"], |facts| {
-            facts.books[0].requested_at = time(2);
+            facts.recorded_payments[0].requested_at = time(2);
         });
         finds(&["1 recorded otherwise than charged"], |facts| {
             facts.processors[0].1[0].amount = Decimal::new(1991, 2);
@@ -252,7 +254,7 @@ mod tests {
     #[test]
     fn another_amount_than_the_client_posted_is_noticed() {
         finds(&["1 recorded otherwise than posted"], |facts| {
-            facts.books[0].amount = Decimal::new(1, 2);
+            facts.recorded_payments[0].amount = Decimal::new(1, 2);
             facts.processors[0].1[0].amount = Decimal::new(1, 2);
         });
         finds(&["1 recorded otherwise than posted"], |facts| {

@@ -284,7 +284,7 @@ async fn walk(
         found.map_or(0, |finding| finding.count)
     };
     (outcome.lost, outcome.twice) = (count(LOST), count(TWICE));
-    (outcome.settled, outcome.dead) = (facts.books.len(), facts.dead.len());
+    (outcome.settled, outcome.dead) = (facts.recorded_payments.len(), facts.dead.len());
     outcome.in_doubt = facts.queue.len();
     outcome.figures = site.load.figures(begun_at..Instant::now());
     outcome.readyz = site.watch.longest();

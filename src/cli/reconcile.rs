@@ -1,4 +1,4 @@
-//! `payment-proxy reconcile`: our books against the processors' records.
+//! `payment-proxy reconcile`: our ledger against the processors' records.
 
 use std::collections::HashSet;
 use std::num::NonZeroU32;

@@ -148,7 +148,7 @@ impl MigrateSettings {
 /// The setting that `serve` and `migrate` share.
 #[derive(Debug, Clone, Args)]
 pub struct PurgeSettings {
-    /// Whether `POST /purge-payments` empties the books (`true` or `false`). `migrate` grants the right to it
+    /// Whether `POST /purge-payments` empties queue and ledger (`true` or `false`). `migrate` grants the right to it
     #[arg(long, env = "ALLOW_PURGE", value_name = "ALLOW_PURGE", default_value = "false", action = clap::ArgAction::Set)]
     pub allow_purge: bool,
 }

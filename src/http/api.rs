@@ -19,7 +19,7 @@ pub struct Api {
     pub pool: PgPool,
     /// Resolver of the configured processors, in order of preference.
     pub processors: Arc<[String]>,
-    /// Whether the books may be emptied.
+    /// Whether queue and ledger may be emptied.
     pub allow_purge: bool,
     /// What cannot be recorded.
     pub unrecorded: Arc<Unrecorded>,

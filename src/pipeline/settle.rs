@@ -67,7 +67,7 @@ pub struct Returned {
     /// Woken when payments are queued again.
     pub free: Arc<Notify>,
     /// Woken when payments were left in doubt.
-    pub doubtful: Notify,
+    pub in_doubt: Notify,
     /// Outcomes that the database does not record.
     pub unrecorded: Arc<Unrecorded>,
 }
@@ -79,7 +79,7 @@ impl Returned {
         Self {
             lowest_id: AtomicI64::new(i64::MAX),
             free,
-            doubtful: Notify::new(),
+            in_doubt: Notify::new(),
             unrecorded: Arc::default(),
         }
     }
@@ -101,7 +101,7 @@ impl Returned {
             .iter()
             .any(|ended| matches!(ended.outcome, Outcome::InDoubt { .. }))
         {
-            self.doubtful.notify_one();
+            self.in_doubt.notify_one();
         }
     }
 }

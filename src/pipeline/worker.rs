@@ -372,7 +372,7 @@ impl Worker {
 
     /// Resolves payments in doubt until the worker stops.
     pub async fn run_in_doubt(&self) {
-        let mut outage = Outage::new("claim doubtful");
+        let mut outage = Outage::new("claim in doubt");
         while !self.stop.draining.is_cancelled() {
             let pause = match within(self.in_doubt_step()).await {
                 Ok(found) => {
@@ -391,7 +391,7 @@ impl Worker {
             let pause = pause.mul_f64(rand::rng().random_range(0.8..1.2));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = async { self.returned.doubtful.notified().await; tokio::time::sleep(IN_DOUBT_PAUSE).await } => {}
+                () = async { self.returned.in_doubt.notified().await; tokio::time::sleep(IN_DOUBT_PAUSE).await } => {}
                 () = self.stop.draining.cancelled() => {}
             }
         }

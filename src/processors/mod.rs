@@ -95,7 +95,7 @@ pub async fn charge(
     decide(verdict, said, claim.earlier)
 }
 
-/// Finds out whether a doubtful payment was charged, and posts it again to the same processor, under
+/// Finds out whether a payment in doubt was charged, and posts it again to the same processor, under
 /// the same requested_at, where it was not. `permit` is asked for when it is needed.
 pub async fn resolve(
     client: &ProcessorClient,

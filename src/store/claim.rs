@@ -244,7 +244,7 @@ pub async fn claim_in_doubt(
     let send_by = Uptime::now() + SEND_WITHIN;
     let rows = sqlx::query_as!(
         ClaimRow,
-        r#"WITH doubtful AS MATERIALIZED (
+        r#"WITH in_doubt AS MATERIALIZED (
             SELECT id, least(doubt_until, now() + $3::interval + $4::interval) AS doubt_until FROM payment_queue
             WHERE id <= $2 AND processor = ANY ($6)
                 AND (lease_until <= now() OR lease_until > now() + $3::interval + $5::interval)
@@ -255,10 +255,10 @@ pub async fn claim_in_doubt(
         SET attempt = q.attempt + 1,
             lease_until = now() + $3::interval,
             doubt_until = now() + $3::interval + $4::interval
-        WHERE id = ANY (ARRAY(SELECT id FROM doubtful))
+        WHERE id = ANY (ARRAY(SELECT id FROM in_doubt))
         RETURNING q.id, q.correlation_id, q.amount, q.accepted_at, q.attempt,
             q.processor AS "processor!", q.requested_at AS "requested_at!",
-            (SELECT d.doubt_until FROM doubtful d WHERE d.id = q.id) AS doubt_until, q.traceparent,
+            (SELECT d.doubt_until FROM in_doubt d WHERE d.id = q.id) AS doubt_until, q.traceparent,
             now() AS database_now"#,
         i64::try_from(limit).unwrap_or(i64::MAX),
         up_to_id,

@@ -1,4 +1,4 @@
-//! The processors' fees and since when: the books do not say what a processor kept, and an auditor asks.
+//! The processors' fees and since when: the ledger does not say what a processor kept, and an auditor asks.
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;

@@ -15,7 +15,7 @@ use super::resolver::Resolver;
 
 /// How long a connection to a processor may take, with the search for its address and with TLS.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// After how long without a sign of life an open connection is asked for one, by TCP.
+/// Idle time after which TCP sends a keepalive probe on an open connection.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
 type Tcp = HttpConnector<Resolver>;

@@ -14,7 +14,7 @@ pub(super) struct Limiter {
     most_waiting: usize,
 }
 
-/// A place that a request is served in, given back when it is dropped.
+/// A request's place among those that are served at once; dropping it frees the place.
 pub(super) type Place = OwnedSemaphorePermit;
 
 /// What the limiter says to a request.

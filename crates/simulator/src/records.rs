@@ -18,7 +18,7 @@ pub struct Payment {
     pub id: Uuid,
     /// The amount, with two decimals at most.
     pub amount: Decimal,
-    /// The client's time stamp, to the microsecond.
+    /// The client's `requestedAt`, to the microsecond.
     pub requested_at: DateTime<Utc>,
 }
 
@@ -43,7 +43,7 @@ impl Summary {
     }
 }
 
-/// The payments whose stamp lies in one second, and their sum.
+/// The payments whose `requestedAt` lies in one second, and their sum.
 #[derive(Debug, Default)]
 struct Second {
     total: Summary,

@@ -2,7 +2,7 @@
 //!
 //! Told in order: [`pace`] says how hard, [`Stack`] starts everything, [`clients`] post and remember what
 //! they were told ([`Ledger`]), [`trouble`] does its worst meanwhile ([`Timeline`] writes it down), then
-//! all is healed and drained, and [`verdict`] compares what clients, books and processors say.
+//! all is healed and drained, and [`verdict`] compares what clients, ledger and processors say.
 
 mod clients;
 mod pace;

@@ -31,7 +31,7 @@ pub(crate) struct Report {
     pub(crate) unaccepted: usize,
     /// Posts of all kinds.
     pub(crate) posts: u64,
-    /// Payments in the books.
+    /// Payments in the ledger.
     pub(crate) settled: usize,
     /// Payments in the dead letters.
     pub(crate) dead: usize,
@@ -74,7 +74,7 @@ impl Report {
         self.accepted = clients.values().filter(|known| known.accepted).count();
         self.unaccepted = self.payments - self.accepted;
         self.posts = clients.values().map(|known| u64::from(known.posts)).sum();
-        self.settled = facts.books.len();
+        self.settled = facts.recorded_payments.len();
         self.dead = facts.dead.len();
         let charges = facts.processors.iter();
         self.charges = charges
@@ -124,7 +124,7 @@ impl fmt::Display for Report {
         if self.findings.is_empty() {
             return write!(
                 out,
-                "verdict    nothing lost, nothing charged twice, books equal"
+                "verdict    nothing lost, nothing charged twice, records equal"
             );
         }
         for finding in &self.findings {

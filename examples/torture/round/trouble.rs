@@ -279,7 +279,7 @@ impl Hand {
     }
 
     /// Starts an instance that means the other processor by each name, beside one that serves: it has to
-    /// say so and to stay held. What it would charge would be in the books of the wrong processor.
+    /// say so and to stay held. What it would charge would be in the ledger of the wrong processor.
     async fn swap_urls(&self, index: usize, time: Duration) -> anyhow::Result<()> {
         // In this order for both hands, and nobody else waits for one lock while holding another. Where
         // nothing else serves, terms may be replaced, and that is no fault; so nothing else is hurt.

@@ -50,7 +50,7 @@ pub(super) struct Status {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Database {
-    /// Instances that gave a sign of life.
+    /// Instances whose heartbeat is recent.
     pub(super) instances: i64,
     pub(super) queue: QueueStatistics,
     pub(super) processors: Vec<Processor>,

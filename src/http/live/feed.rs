@@ -128,7 +128,7 @@ pub struct Observer {
 struct Memory {
     window: Window,
     /// What the database last said, and when.
-    books: Option<(Instant, Ledger)>,
+    ledger: Option<(Instant, Ledger)>,
     reading: LateAnswer<Ledger>,
     counted: Option<Counted>,
     /// When the first of the looks was made that have not been answered.
@@ -141,7 +141,7 @@ impl Default for Memory {
     fn default() -> Self {
         Self {
             window: Window::default(),
-            books: None,
+            ledger: None,
             reading: LateAnswer::default(),
             counted: None,
             unanswered_since: None,
@@ -170,7 +170,7 @@ impl Observer {
             async move { Ledger::read(&pool, &names, seconds).await }
         };
         memory.unanswered_since.get_or_insert_with(Instant::now);
-        let (books, simulation) =
+        let (ledger, simulation) =
             tokio::join!(memory.reading.answer(LEDGER_TIMEOUT, read), simulation);
         let mut sample = Sample {
             second: newest_second,
@@ -181,23 +181,23 @@ impl Observer {
                 .collect(),
             ..Sample::default()
         };
-        match books {
-            Some(Ok(mut books)) => {
+        match ledger {
+            Some(Ok(mut ledger)) => {
                 memory.outage.over();
                 memory.unanswered_since = None;
                 memory.failed = false;
-                let counted = Counted::of(&books, &self.names);
+                let counted = Counted::of(&ledger, &self.names);
                 if let Some(rates) = counted.rates(memory.counted.as_ref()) {
                     sample.accepted = Some(rates.accepted);
                     sample.settled = Some(rates.settled);
                 }
                 memory.counted = Some(counted);
-                sample.queued = Some(books.queue.queued.value);
-                sample.p50_ms = books.latency.map(|(p50, _)| p50);
-                sample.p99_ms = books.latency.map(|(_, p99)| p99);
-                let settled = std::mem::take(&mut books.settled);
-                memory.window.tell(&books.seconds, settled);
-                memory.books = Some((Instant::now(), books));
+                sample.queued = Some(ledger.queue.queued.value);
+                sample.p50_ms = ledger.latency.map(|(p50, _)| p50);
+                sample.p99_ms = ledger.latency.map(|(_, p99)| p99);
+                let settled = std::mem::take(&mut ledger.settled);
+                memory.window.tell(&ledger.seconds, settled);
+                memory.ledger = Some((Instant::now(), ledger));
             }
             Some(Err(error)) => {
                 memory.outage.goes_on(&error, &self.pool).await;
@@ -208,11 +208,11 @@ impl Observer {
         let unanswered = memory.unanswered_since.map(|since| since.elapsed());
         let away = unanswered.filter(|time| memory.failed || *time > AWAY_AFTER);
         memory.window.push(sample);
-        let books = memory.books.as_ref();
-        let told = match (away, books) {
+        let ledger = memory.ledger.as_ref();
+        let told = match (away, ledger) {
             (Some(_), _) => Err("the database does not answer".to_owned()),
-            (None, books) => Ok(books
-                .map(|(_, books)| books.attention.clone())
+            (None, ledger) => Ok(ledger
+                .map(|(_, ledger)| ledger.attention.clone())
                 .unwrap_or_default()),
         };
         Snapshot {
@@ -221,12 +221,12 @@ impl Observer {
             database_away_ms: away.map(millis),
             attention: attention::list(told, &self.own),
             columns: memory.window.columns(newest_second, self.names.len()),
-            deployment_age_ms: books.map(|(read_at, _)| millis(read_at.elapsed())),
-            deployment: books.map(|(_, books)| DeploymentView {
-                queue: books.queue.clone(),
-                newest_dead_letter_at: books.newest_dead_letter_at,
-                money: books.money.clone(),
-                switches: books.switches.clone(),
+            deployment_age_ms: ledger.map(|(read_at, _)| millis(read_at.elapsed())),
+            deployment: ledger.map(|(_, ledger)| DeploymentView {
+                queue: ledger.queue.clone(),
+                newest_dead_letter_at: ledger.newest_dead_letter_at,
+                money: ledger.money.clone(),
+                switches: ledger.switches.clone(),
             }),
             router,
             simulation,
@@ -253,15 +253,15 @@ struct Rates {
 }
 
 impl Counted {
-    fn of(books: &Ledger, names: &[String]) -> Self {
+    fn of(ledger: &Ledger, names: &[String]) -> Self {
         let settled = names.iter().map(|name| {
-            let parts = books.money.processors.iter();
+            let parts = ledger.money.processors.iter();
             let mut parts = parts.filter(|part| part.processor == *name);
             parts.next().map_or(0, |part| part.payments)
         });
         Self {
             at: Instant::now(),
-            accepted: books.last_number,
+            accepted: ledger.last_number,
             settled: settled.collect(),
         }
     }

@@ -7,7 +7,7 @@ use sqlx::{Connection, PgConnection, PgPool, Postgres};
 
 use super::{ACQUIRE_TIMEOUT, TRUSTED_IDLE, trust};
 
-/// One connection of a pool that has no other user. It is not given back after each use, because a pool then asks
+/// One connection of a pool that has no other user. It is not returned after each use, because a pool then asks
 /// the server whether it is still there: at 1,000 payments a second that is as many round trips more.
 #[derive(Debug)]
 pub struct Kept {

@@ -75,7 +75,7 @@ async fn again_while_locked<T>(
         let mut connection = match pool {
             None => session.connect(options).await?,
             Some(pool) => {
-                // Not given back, because its limits are others.
+                // Not returned to the pool, because its limits are others.
                 let mut connection = pool.acquire().await?.detach();
                 session.begin(&mut connection).await?;
                 connection

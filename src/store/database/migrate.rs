@@ -1,7 +1,7 @@
 //! The migrations, the durability of the queue, and the rights of the service's role.
 //!
 //! Where one role owns the tables and serves, an instance migrates when it starts. Where the service has a
-//! role of its own, that one may neither change the tables nor the books: `payment-proxy migrate` runs as the
+//! role of its own, that one may change neither the tables nor the ledger: `payment-proxy migrate` runs as the
 //! owner and gives it what it needs, and an instance waits until that has been done.
 
 use std::time::Duration;

@@ -47,7 +47,7 @@ const ALWAYS: [(&str, &str); 22] = [
 ];
 
 /// Our statements look rows up by key, or walk along a key. The queue fills and empties within seconds
-/// and the books only grow, so statistics and cached plans are of another time: a planner that believes
+/// and the ledger only grows, so statistics and cached plans are of another time: a planner that believes
 /// a table to be small would read all of it. These leave it no other way. And since there is no other way,
 /// one plan per statement and connection is enough: to plan each time costs more than the statement itself.
 const BY_KEY: [(&str, &str); 5] = [

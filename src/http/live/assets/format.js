@@ -59,5 +59,5 @@ export function shortSpan(ms) {
 /** The same in whole seconds, for what changes all the time. */
 export const calmSpan = (ms) => (ms != null && ms < 59_950 ? `${Math.round(ms / 1000)} s` : span(ms));
 
-/** A moment as it is written in the books. */
+/** A moment as it is written in the ledger. */
 export const moment = (text) => new Date(text).toISOString().replace('T', ' ').replace(/\.\d+Z$/, ' UTC');
