@@ -295,6 +295,8 @@ async fn a_processor_is_switched_off_and_on_by_keyboard() {
     browser.tab_to("#switch-default").await;
     browser.press(&[" "]).await;
     browser.type_text("maintenance").await;
+    browser.press(&[TAB]).await;
+    browser.type_text("Ana").await;
     browser.press(&[ENTER]).await;
     eventually("it is off", async || {
         browser.text("[data-processor=default] .badge").await == "Switched off"
@@ -401,6 +403,11 @@ async fn dead_letters_are_retried_and_discarded_on_the_page() {
     })
     .await;
     assert!(browser.text(&row(retried, ".why")).await.contains("5.00"));
+    let told = browser.text(&row(retried, ".muted")).await;
+    assert!(
+        told.starts_with("default · ") && told.contains(" attempt") && told.contains("UTC"),
+        "{told}"
+    );
 
     browser.click(&row(discarded, ".danger")).await;
     browser.click("#confirm button[value=no]").await;

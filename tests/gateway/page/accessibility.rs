@@ -359,11 +359,12 @@ async fn in_forced_colours_off_reads_off_and_looks_it_and_legends_keep_their_key
 async fn series_differ_by_hatch_or_dash_and_their_keys_show_it() {
     let site = Site::start(false).await;
     let browser = site.browser(1280, 900).await;
+    // Those of the present, and those of what was.
     eventually("the charts are drawn", async || {
         browser
-            .run("return document.querySelectorAll('.chart .area[d]').length")
+            .run("return document.querySelectorAll('.chart .area[d]').length + document.querySelectorAll('.chart .refused').length")
             .await
-            == 2
+            == 3
     })
     .await;
     assert_eq!(faults(&browser, "series").await, [""; 0]);

@@ -25,6 +25,9 @@ pub const RIGHT: &str = "\u{E014}";
 /// See [`TAB`].
 pub const ENTER: &str = "\u{E007}";
 
+/// See [`TAB`].
+pub const PAGE_UP: &str = "\u{E00E}";
+
 /// How long Chromium has to end.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -78,7 +78,7 @@ function remember(name) {
 
 /**
  * Asks before something that all operators are told of, or that cannot be taken back. Resolves to who does it and why,
- * or to null if it is not to be done.
+ * which is asked for with `needsReason`, or to null if it is not to be done.
  */
 export function asked({ title, text, no, yes, needsReason = false }) {
   const dialog = byId('confirm');
@@ -88,7 +88,10 @@ export function asked({ title, text, no, yes, needsReason = false }) {
   byId('confirm-yes').textContent = yes;
   const [reason, by] = [byId('confirm-reason'), byId('confirm-by')];
   reason.value = '';
-  reason.required = needsReason;
+  for (const input of [reason, by]) {
+    input.required = needsReason;
+    input.pattern = needsReason ? '.*\\S.*' : '.*';
+  }
   by.value = operator();
   byId('confirm-no').onclick = () => dialog.close('no');
   dialog.returnValue = 'no';

@@ -9,7 +9,8 @@ const HIDDEN_LOOK_MS = 10_000;
 
 /**
  * Follows the feed, and while the tab is hidden only what wants attention.
- * `on.snapshot(snapshot)`, `on.attention(items)`, `on.state('live' | 'lost' | 'paused')`, `on.signedOut()`.
+ * `on.snapshot(snapshot)`, `on.attention(items)`, `on.asked()`: an answer is due, `on.signedOut()`,
+ * `on.state('connecting' | 'live' | 'lost' | 'paused')`.
  */
 export function follow(on) {
   let source = null;
@@ -47,11 +48,13 @@ export function follow(on) {
     source.onerror = () => again();
   };
   const look = async () => {
+    on.asked();
     try {
-      on.attention(await call('GET', '/attention'));
+      const items = await call('GET', '/attention');
+      // It may have come after the tab was shown again.
+      if (document.hidden) on.attention(items);
     } catch (error) {
       if (error.status === 401) on.signedOut();
-      else on.attention(null);
     }
   };
   const seen = () => {

@@ -45,7 +45,8 @@ export function whatWas() {
     try {
       draw(await call('GET', `/history?hours=${hours}`));
     } catch {
-      // The headline says what is wrong.
+      // The headline says what is wrong; it is read again as soon as that is over.
+      lookedAt = -Infinity;
       say(byId('history-note'), 'Unknown: it could not be read. What is shown is as it was.');
     }
   };
@@ -63,7 +64,8 @@ export function whatWas() {
     // not told apart.
     const settled = now.processors.map(({ settled: column }) => column.map((value, place) => (seen[place] || value > 0 ? value : null)));
     charts[0].update(from, [...settled, now.accepted, now.refused], seen);
-    charts[1].update(from, [now.queued]);
+    // Whoever looked saw one, unless the database was away.
+    charts[1].update(from, [now.queued], now.queued.map((value) => value != null));
     charts[2].update(from, [now.p50Ms, now.p99Ms], seen);
     breakers(now, from);
     const gaps = seen.filter((each) => !each).length;

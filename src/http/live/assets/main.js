@@ -14,10 +14,13 @@ import { moneyPanel } from './money.js';
 import { processorCards } from './processors.js';
 import { lookOf } from './series.js';
 import { trafficControls } from './simulation.js';
+import { SILENT_MS } from './situation.js';
 import { TimeChart } from './time_chart.js';
 
 /** Milliseconds between two looks whether there is news. */
 const TICK_MS = 500;
+/** By so many milliseconds the clocks of a browser and an instance may drift apart from one snapshot to the next. */
+const DRIFT_MS = 1;
 
 const LINK = { connecting: 'Connecting', live: 'Live', lost: 'Connection lost, trying again', paused: 'Paused', away: 'Live, database away' };
 
@@ -29,11 +32,13 @@ let stopFollowing = null;
 let draw = null;
 /** The last snapshot, and what wants attention by it, or by what was heard while the tab was hidden. */
 let last = null;
-let attention = [];
-/** When something was heard last, and how long that had been under way. */
-let heardAt = 0;
+let attention = null;
+/** When the last snapshot came, and how long it had been under way. */
+let cameAt = 0;
 let lagMs = 0;
-/** The shortest way that a snapshot of that instance took, with the difference of both clocks. */
+/** Since when the next word is waited for; null: it is not due. */
+let waitingSince = null;
+/** The shortest way that a snapshot took on this connection, with the difference of both clocks. */
 let shortestWay = Infinity;
 let tick = 0;
 let due = false;
@@ -111,15 +116,15 @@ function showLive() {
   byId('sign-in').hidden = true;
   for (const id of SIGNED_IN) byId(id).hidden = false;
   if (hadFocus) byId('live').focus();
+  waitingSince = null;
   stopFollowing?.();
   stopFollowing = follow({
     snapshot: heard,
     attention: (items) => {
-      if (items == null) return;
-      attention = items;
-      heardAt = performance.now();
+      [attention, waitingSince, lagMs] = [items, null, 0];
       tellAll();
     },
+    asked: wait,
     state: (state) => link(state),
     signedOut: () => showSignIn('The session is over.'),
   });
@@ -129,11 +134,13 @@ function showLive() {
 
 /** Takes a snapshot. What comes in faster than it can be drawn is not drawn. */
 function heard(snapshot) {
-  const now = performance.timeOrigin + performance.now();
-  if (last?.instance !== snapshot.instance) shortestWay = Infinity;
-  shortestWay = Math.min(shortestWay, now - snapshot.atMs);
-  lagMs = now - snapshot.atMs - shortestWay;
-  [last, attention, heardAt] = [snapshot, snapshot.attention, performance.now()];
+  cameAt = performance.now();
+  const way = performance.timeOrigin + cameAt - snapshot.atMs;
+  // The clock of the instance was set back.
+  if (snapshot.atMs <= last?.atMs) shortestWay = Infinity;
+  shortestWay = Math.min(shortestWay + DRIFT_MS, way);
+  lagMs = way - shortestWay;
+  [last, attention, waitingSince] = [snapshot, snapshot.attention, cameAt];
   if (due) return;
   due = true;
   requestAnimationFrame(() => {
@@ -158,15 +165,22 @@ function show(snapshot) {
 
 /** The headline and the age, also while nothing comes. */
 function tellAll() {
-  const silentMs = performance.now() - heardAt + lagMs;
-  if (heardAt === 0) return;
+  const now = performance.now();
+  const silentMs = waitingSince == null ? 0 : now - waitingSince + lagMs;
+  if (attention == null && silentMs < SILENT_MS) return;
   tell(attention, document.hidden ? null : last, silentMs);
-  if (last) age(last, silentMs);
+  if (last) age(last, now - cameAt + lagMs);
+}
+
+/** The next word is due from now on, unless it has been for longer. */
+function wait() {
+  waitingSince ??= performance.now();
 }
 
 function link(state) {
-  // Whoever looks again is not told of the time in which he did not.
-  if (state === 'connecting') heardAt = performance.now();
+  if (state === 'connecting') wait();
+  // The next connection may be to another instance, whose clock is another.
+  if (state !== 'live') shortestWay = Infinity;
   if (state === 'live' && byId('link').dataset.state === 'away') return;
   mark(byId('link'), 'data-state', state);
   say(byId('link-text'), LINK[state]);

@@ -14,14 +14,12 @@ export function moneyPanel() {
       say(body, 'Unknown: the database has not been read yet.');
       return;
     }
-    const now = deployment.money;
-    const key = JSON.stringify([now.alternatives.map(({ processor }) => processor), router.processors.map(({ name }) => name)]);
-    if (rows?.key !== key) {
-      rows = build(now, router.processors);
-      rows.key = key;
+    // For other processors the page makes another panel.
+    if (rows == null) {
+      rows = build(deployment.money, router.processors);
       body.replaceChildren(rows.element);
     }
-    rows.update(now);
+    rows.update(deployment.money);
     say(rows.old, databaseAwayMs == null ? '' : `As it was ${calmSpan(deploymentAgeMs)} ago: the database does not answer.`);
     rows.old.hidden = databaseAwayMs == null;
   };
