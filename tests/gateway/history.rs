@@ -57,6 +57,8 @@ async fn an_instance_writes_down_what_it_saw_of_its_last_minute() {
     .await;
     // It has looked since, which it does once a second.
     tokio::time::sleep(Duration::from_millis(1_200)).await;
+    // The longest queue is told, not the last.
+    database.execute("DELETE FROM payment_queue").await;
     gateway.stop().await;
 
     // Its minute is over before it is shown; it may have seen two.
@@ -83,6 +85,41 @@ async fn an_instance_writes_down_what_it_saw_of_its_last_minute() {
     }
     let seen = history.instances.iter().filter(|seen| **seen > 0).count();
     assert!((1..=2).contains(&seen), "{seen} minutes");
+    let took = history.p50_ms.iter().flatten().count();
+    assert!((1..=2).contains(&took), "{:?}", history.p50_ms);
+}
+
+#[tokio::test]
+async fn posts_without_a_database_count_as_refused_and_a_queue_that_nobody_polls_is_known() {
+    let (database, default) = (Database::create().await, processor().await);
+    let gateway = Gateway::start(&database, &processors(&[&default]), &[]).await;
+    let (_, name) = database.url.rsplit_once('/').expect("a path");
+    let cluster = Database::at(&std::env::var("TEST_DATABASE_URL").expect("set"));
+    let allow = async |anybody: bool| {
+        let allow = format!("ALTER DATABASE {name} ALLOW_CONNECTIONS {anybody}");
+        cluster.execute(&allow).await;
+    };
+    // It knows the time by now.
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    allow(false).await;
+    let end =
+        format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'");
+    cluster.execute(&end).await;
+    for _ in 0..2 {
+        let status = gateway.post(Uuid::new_v4(), 100).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    }
+    allow(true).await;
+    gateway.until_ready().await;
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    gateway.stop().await;
+    let (refused, longest) = sqlx::query_as::<_, (i64, Option<i64>)>(
+        "SELECT sum(refused)::bigint, max(queued) FROM service_minute",
+    )
+    .fetch_one(&Database::at(&database.url).pool)
+    .await
+    .expect("a row");
+    assert_eq!((refused, longest), (2, Some(0)));
 }
 
 #[tokio::test]

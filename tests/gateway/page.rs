@@ -243,12 +243,15 @@ async fn the_page_shows_what_the_api_and_the_books_say() {
         browser.text("[data-processor=default] .badge").await == "Breaker open"
     })
     .await;
-    assert!(
-        browser
-            .text("#situation")
-            .await
-            .starts_with("Processor default is failing.")
-    );
+    eventually(
+        "the headline has it, and what is done about it",
+        async || {
+            let told = browser.text("#situation").await;
+            told.starts_with("Processor default is failing.")
+                && told.contains("Payments go to fallback.")
+        },
+    )
+    .await;
     // The seconds of the charts add up to the same.
     let requests = |name: &str| summary[name]["totalRequests"].as_f64().expect("a number");
     let share = 100.0 * requests("default") / (requests("default") + requests("fallback"));

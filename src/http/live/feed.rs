@@ -299,4 +299,18 @@ mod tests {
             assert_eq!(wait, Duration::from_millis(wait_ms));
         }
     }
+
+    #[test]
+    fn a_rate_is_of_two_looks_that_are_seconds_apart() {
+        let begun_at = Instant::now();
+        let at = |seconds, accepted| Counted {
+            at: begun_at + Duration::from_secs(seconds),
+            accepted,
+            settled: vec![accepted],
+        };
+        let rate = |now: &Counted, before: &Counted| now.rates(Some(before)).map(|it| it.accepted);
+        assert_eq!(rate(&at(2, 150), &at(0, 100)), Some(25.0));
+        assert_eq!(rate(&at(600, 150), &at(0, 100)), None, "nobody looked");
+        assert_eq!(rate(&at(2, 0), &at(0, 100)), None, "it was emptied");
+    }
 }

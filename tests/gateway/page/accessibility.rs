@@ -306,7 +306,23 @@ async fn text_stands_out_by_4_5_and_drawings_by_3_in_both_schemes_and_off_is_rea
 #[tokio::test]
 async fn in_forced_colours_off_reads_off_and_looks_it_and_legends_keep_their_keys() {
     let site = Site::start(true).await;
+    // Off, open and half open in what was, too.
+    site.database
+        .execute(
+            "INSERT INTO service_minute (minute, instance, observed_seconds, accepted, refused, processors)
+             SELECT date_trunc('minute', now(), 'UTC') - n * interval '1 min', gen_random_uuid(), 60, 0, 0,
+                json_build_object('default', json_build_object('open', 0, 'half_open', 0, 'off', 0)::jsonb
+                    || jsonb_build_object(state, 60))
+             FROM unnest(ARRAY[2, 3, 4], ARRAY['open', 'half_open', 'off']) AS minute (n, state)",
+        )
+        .await;
     let browser = site.browser(1280, 900).await;
+    eventually("what was is drawn", async || {
+        let drawn = "return ['open', 'half_open', 'off', 'closed']
+            .every((state) => document.querySelector(`.strip .${state}`))";
+        browser.run(drawn).await == true
+    })
+    .await;
     site.switch("default", "disable").await;
     let toggle = |name: &str, inside: &str| format!("[data-processor={name}] .switch {inside}");
     eventually("it reads Off", async || {
@@ -348,7 +364,7 @@ async fn in_forced_colours_off_reads_off_and_looks_it_and_legends_keep_their_key
         }
         assert_eq!(drawn["cards"], json!(["dashed", "solid"]), "{scheme}");
         assert_ne!(drawn["rates"][0], drawn["rates"][1], "{scheme}: {drawn}");
-        for check in ["texts", "drawings", "series"] {
+        for check in ["texts", "drawings", "series", "forced"] {
             let found = faults(&browser, check).await;
             assert_eq!(found, [""; 0], "{scheme}: {check}");
         }

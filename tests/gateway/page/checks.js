@@ -135,6 +135,22 @@ window.checks = (() => {
     return violations.flatMap(({ id, nodes }) => nodes.map(({ html, failureSummary }) => `${id}: ${html.slice(0, 200)}: ${failureSummary}`));
   };
 
+  /** The colours that readers choose, of those that a page may use. */
+  const CHOSEN = ['Canvas', 'CanvasText', 'GrayText', 'Highlight', 'HighlightText'];
+  /** What is drawn in another colour than those, while they are forced. */
+  const forced = () => {
+    const chosen = CHOSEN.map((color) => String(rgba(color)));
+    const faults = new Set();
+    for (const [selector, property] of [...DRAWN, ['.knob, .badge, .track, .segments label', 'borderTopColor']]) {
+      for (const element of document.querySelectorAll(selector)) {
+        const color = getComputedStyle(element)[property];
+        const [red, green, blue, alpha] = rgba(color);
+        if (alpha > 0 && !chosen.includes(String([red, green, blue, 1]))) faults.add(`${nameOf(element)}: ${property} is ${color}`);
+      }
+    }
+    return [...faults];
+  };
+
   const all = async () => [...await accessibility(), ...texts(), ...drawings(), ...overflow(), ...lists(), ...series()];
-  return { accessibility, texts, drawings, overflow, lists, series, all };
+  return { accessibility, texts, drawings, overflow, lists, series, forced, all };
 })();
