@@ -405,8 +405,28 @@ async fn long_names_fit_320_px_and_wide_screens_are_used() {
     site.default.processor.set_failing(true);
     let ids = site.gateway.post_many(20).await;
     site.gateway.until_settled(&ids).await;
+    // It was so before, and was switched by somebody whose name and reason are as long.
+    site.database
+        .execute(&format!(
+            "INSERT INTO service_minute (minute, instance, observed_seconds, accepted, refused, processors)
+             VALUES (date_trunc('minute', now(), 'UTC') - interval '3 min', gen_random_uuid(), 60, 0, 0,
+                jsonb_build_object('{0}', jsonb_build_object('open', 60, 'half_open', 0, 'off', 0)));
+             SELECT switch_processor('{0}', true, '{0}', repeat('{1}', 3))",
+            LONG_NAMES[0], LONG_NAMES[1]
+        ))
+        .await;
     let browser = site.browser(1280, 900).await;
     told(&browser, "processor_failing").await;
+    for shown in [
+        "#history-breakers-body .switches",
+        "#history-breakers-body .strips",
+        ".switched",
+    ] {
+        eventually(shown, async || {
+            browser.text(shown).await.contains(LONG_NAMES[0])
+        })
+        .await;
+    }
     eventually("the dead letter is listed", async || {
         !browser.text("[data-letter] .why").await.is_empty()
     })
@@ -474,6 +494,9 @@ async fn the_focus_is_where_one_goes_on_and_a_wrong_token_is_marked() {
     browser.press(&[ENTER]).await;
     headline(&browser, "calm").await;
     assert_eq!(focused(&browser).await, "live");
+    browser.run("document.querySelector('#skip').focus()").await;
+    browser.press(&[ENTER]).await;
+    assert_eq!(focused(&browser).await, "processors");
 
     // The buttons of a dead letter go with it; whoever pressed one goes on in its list.
     site.dead_letter().await;
@@ -513,4 +536,17 @@ async fn the_focus_is_where_one_goes_on_and_a_wrong_token_is_marked() {
     browser.press(&[TAB]).await;
     browser.press(&[SHIFT, TAB]).await;
     assert_eq!(focused(&browser).await, "token");
+
+    // Nor does a mark outlive a sign-in by the link.
+    browser.type_text("wrong").await;
+    browser.press(&[ENTER]).await;
+    eventually("it is marked", async || {
+        browser.attribute("#token", "aria-invalid").await == "true"
+    })
+    .await;
+    let follow = format!("location.hash = '#token={TOKEN}'");
+    browser.run(&follow).await;
+    browser.click("#sign-out").await;
+    until_asked_for_the_token(&browser).await;
+    assert_eq!(browser.attribute("#token", "aria-invalid").await, "");
 }

@@ -139,7 +139,12 @@ window.checks = (() => {
   const CHOSEN = ['Canvas', 'CanvasText', 'GrayText', 'Highlight', 'HighlightText'];
   /** What is drawn in another colour than those, while they are forced. */
   const forced = () => {
-    const chosen = CHOSEN.map((color) => String(rgba(color)));
+    const sample = document.body.appendChild(document.createElement('i'));
+    const chosen = CHOSEN.map((color) => {
+      sample.style.color = color;
+      return String(rgba(getComputedStyle(sample).color));
+    });
+    sample.remove();
     const faults = new Set();
     for (const [selector, property] of [...DRAWN, ['.knob, .badge, .track, .segments label', 'borderTopColor']]) {
       for (const element of document.querySelectorAll(selector)) {

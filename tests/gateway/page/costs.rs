@@ -128,4 +128,27 @@ async fn the_page_is_live_on_a_slow_line_and_two_minutes_of_it_are_small() {
         .await;
         assert_ne!(browser.text("#situation-title").await, "No news.");
     }
+
+    // What comes late is old when it comes, however much of it there is.
+    let slower = json!({
+        "offline": false, "latency": 400, "downloadThroughput": each / 2.5, "uploadThroughput": 50_000
+    });
+    browser
+        .cdp("Network.emulateNetworkConditions", slower)
+        .await;
+    // Which is so for connections that are made from now on.
+    browser.hide(true).await;
+    browser.hide(false).await;
+    browser
+        .run(
+            "globalThis.late = 0;
+             new MutationObserver(() => {
+                 late = Math.max(late, Number(document.querySelector('#age').textContent.match(/[0-9]+/)));
+             }).observe(document.body, { attributeFilter: ['data-at'] })",
+        )
+        .await;
+    eventually("a snapshot is seconds old when it comes", async || {
+        browser.run("return late").await.as_u64() >= Some(2)
+    })
+    .await;
 }
