@@ -432,16 +432,18 @@ mod tests {
             observed.look(7, counted(3, 0), &router.explain(Duration::ZERO)),
             None
         );
-        let failing = Event::Health {
-            processor: 0,
-            failing: true,
-            min_response_time: Duration::ZERO,
-        };
-        router.observe(failing, Duration::ZERO);
-        assert_eq!(
-            observed.look(7, counted(5, 1), &router.explain(Duration::ZERO)),
-            None
-        );
+        for failing in [true, false] {
+            let health = Event::Health {
+                processor: 0,
+                failing,
+                min_response_time: Duration::ZERO,
+            };
+            router.observe(health, Duration::ZERO);
+            assert_eq!(
+                observed.look(7, counted(5, 1), &router.explain(Duration::ZERO)),
+                None
+            );
+        }
         let off = Event::Switched {
             processor: 0,
             enabled: false,
@@ -450,11 +452,12 @@ mod tests {
         let minute = observed.look(8, counted(9, 1), &router.explain(Duration::ZERO));
         let out = OutSeconds {
             open: 1,
-            ..OutSeconds::default()
+            half_open: 1,
+            off: 0,
         };
         let expected = Minute {
             number: 7,
-            observed_seconds: 2,
+            observed_seconds: 3,
             counted: counted(5, 1),
             queued: None,
             processors: BTreeMap::from([("default".to_owned(), out)]),

@@ -90,7 +90,7 @@ async fn an_instance_writes_down_what_it_saw_of_its_last_minute() {
 }
 
 #[tokio::test]
-async fn posts_without_a_database_count_as_refused_and_a_queue_that_nobody_polls_is_known() {
+async fn posts_without_a_database_count_as_refused_in_what_was() {
     let (database, default) = (Database::create().await, processor().await);
     let gateway = Gateway::start(&database, &processors(&[&default]), &[]).await;
     let (_, name) = database.url.rsplit_once('/').expect("a path");
