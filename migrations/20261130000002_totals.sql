@@ -91,9 +91,24 @@ CREATE TABLE payment_accepted_hour (
     autovacuum_vacuum_cost_delay = 0
 );
 
--- Only adds, so that whoever has the service's password cannot lower a count.
-CREATE FUNCTION count_accepted(hours timestamptz[], counts bigint[], amounts numeric[]) RETURNS void
+-- The newest batch of each counter. A batch whose commit was not confirmed, as when the leader of a
+-- cluster goes, comes again under its number, and is added once.
+CREATE TABLE payment_accepted_batch (
+    counter  uuid        NOT NULL,
+    batch    bigint      NOT NULL,
+    added_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT payment_accepted_batch_pkey PRIMARY KEY (counter)
+) WITH (fillfactor = 50);
+
+-- Only adds, so that whoever has the service's password cannot lower a count. Adds nothing where
+-- that batch, or a later one, was added before.
+CREATE FUNCTION count_accepted(
+    counted_by uuid, number bigint, hours timestamptz[], counts bigint[], amounts numeric[]
+) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE
+    -- Longer than an instance goes on with a batch.
+    forgotten CONSTANT interval := '7 days';
 BEGIN
     IF EXISTS (
         SELECT FROM unnest(hours, counts, amounts) AS c (hour, payments, amount)
@@ -102,6 +117,16 @@ BEGIN
     ) THEN
         RAISE invalid_parameter_value
             USING MESSAGE = 'payments are counted by whole hours, and only added';
+    END IF;
+    INSERT INTO payment_accepted_batch AS b (counter, batch) VALUES (counted_by, number)
+    ON CONFLICT ON CONSTRAINT payment_accepted_batch_pkey
+    DO UPDATE SET batch = excluded.batch, added_at = excluded.added_at
+    WHERE b.batch < excluded.batch;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    IF number = 1 THEN
+        DELETE FROM payment_accepted_batch b WHERE b.added_at < clock_timestamp() - forgotten;
     END IF;
     INSERT INTO payment_accepted_hour AS h (starts_at, payments, amount)
     SELECT c.hour, sum(c.payments), sum(c.amount)
@@ -188,8 +213,13 @@ COMMENT ON COLUMN payment_accepted_hour.payments IS
 COMMENT ON COLUMN payment_accepted_hour.amount IS 'Their sum';
 COMMENT ON COLUMN payment_accepted_hour.archived IS 'Of them, payments that are archived';
 COMMENT ON COLUMN payment_accepted_hour.archived_amount IS 'Their sum';
+COMMENT ON TABLE payment_accepted_batch IS
+    'The last batch of counts of each instance of the last days, so that none is added twice';
+COMMENT ON COLUMN payment_accepted_batch.counter IS 'Chosen by the instance at its start';
+COMMENT ON COLUMN payment_accepted_batch.batch IS 'Number of the batch, from 1 on';
+COMMENT ON COLUMN payment_accepted_batch.added_at IS 'When it was added';
 COMMENT ON FUNCTION count_accepted IS
-    'Adds payments that an instance has accepted to the counts of their hours';
+    'Adds a batch of payments that an instance has accepted to the counts of their hours, once';
 COMMENT ON TABLE ledger_change IS
     'Settled payments that were changed or removed: by a person, by payment-proxy reconcile '
     '--repair, or by a purge. What is archived or restored is not here';

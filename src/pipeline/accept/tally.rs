@@ -12,6 +12,7 @@ use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use rust_decimal::Decimal;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::store::database::within;
 
@@ -22,67 +23,75 @@ pub const TALLY_INTERVAL: Duration = Duration::from_secs(1);
 type Hours = BTreeMap<DateTime<Utc>, (i64, Decimal)>;
 
 /// What is not added yet.
+#[derive(Debug)]
+pub struct Tally {
+    /// Names this counter in the database.
+    counter: Uuid,
+    counted: Mutex<Hours>,
+    /// Held by whoever adds.
+    batch: tokio::sync::Mutex<Batch>,
+}
+
+/// The batch that is being added. One whose commit was not confirmed is tried again under its
+/// number, until it is known to be in the database, where it is added once.
 #[derive(Debug, Default)]
-pub struct Tally(Mutex<Hours>);
+struct Batch {
+    number: i64,
+    hours: Hours,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self {
+            counter: Uuid::new_v4(),
+            counted: Mutex::default(),
+            batch: tokio::sync::Mutex::default(),
+        }
+    }
+}
 
 impl Tally {
     /// The commit of one more payment was confirmed, which was accepted at that moment by the database's clock.
     pub(super) fn add(&self, accepted_at: DateTime<Utc>, amount: Decimal) {
-        self.add_all([(accepted_at, (1, amount))]);
-    }
-
-    fn add_all(&self, counted: impl IntoIterator<Item = (DateTime<Utc>, (i64, Decimal))>) {
-        let mut hours = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for (time, (payments, amount)) in counted {
-            let hour = time.duration_trunc(TimeDelta::hours(1)).unwrap_or(time);
-            let total = hours.entry(hour).or_default();
-            total.0 += payments;
-            total.1 += amount;
-        }
+        let hour = accepted_at
+            .duration_trunc(TimeDelta::hours(1))
+            .unwrap_or(accepted_at);
+        let mut hours = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let total = hours.entry(hour).or_default();
+        total.0 += 1;
+        total.1 += amount;
     }
 
     /// Adds what was counted to the database.
     ///
     /// # Errors
-    /// The database did not confirm. What it refused is added the next time; what it may have added is not, because
-    /// a payment that is counted twice would seem to be missing.
+    /// The database did not confirm. The same is added the next time, and counts once.
     pub async fn flush(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
-        let counted = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        if counted.is_empty() {
-            return Ok(());
+        let mut batch = self.batch.lock().await;
+        if batch.hours.is_empty() {
+            let counted = &mut *self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+            if counted.is_empty() {
+                return Ok(());
+            }
+            batch.hours = std::mem::take(counted);
+            batch.number += 1;
         }
-        let hours: Vec<DateTime<Utc>> = counted.keys().copied().collect();
-        let (counts, amounts): (Vec<i64>, Vec<Decimal>) = counted.values().copied().unzip();
-        let mut sent = false;
-        let added = within(async {
-            let mut connection = pool.acquire().await?;
-            sent = true;
+        let hours: Vec<DateTime<Utc>> = batch.hours.keys().copied().collect();
+        let (counts, amounts): (Vec<i64>, Vec<Decimal>) = batch.hours.values().copied().unzip();
+        within(
             sqlx::query!(
-                "SELECT count_accepted($1, $2, $3) IS NULL AS added",
+                "SELECT count_accepted($1, $2, $3, $4, $5) IS NULL AS added",
+                self.counter,
+                batch.number,
                 &hours,
                 &counts,
                 &amounts
             )
-            .fetch_one(&mut *connection)
-            .await
-        });
-        match added.await {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                // A statement that ended with an error of its own has not been committed.
-                let refused = error.as_database_error().is_some_and(|error| {
-                    let code = error.code().unwrap_or_default();
-                    !code.starts_with("08") && !code.starts_with("57P")
-                });
-                if refused || !sent {
-                    self.add_all(counted);
-                } else {
-                    let payments: i64 = counts.iter().sum();
-                    tracing::warn!(payments, error = %error, "accepted payments may not be counted for audit.balance");
-                }
-                Err(error)
-            }
-        }
+            .fetch_one(pool),
+        )
+        .await?;
+        batch.hours.clear();
+        Ok(())
     }
 
     /// Adds again and again, until the stop.
