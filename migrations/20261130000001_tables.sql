@@ -40,6 +40,77 @@ CREATE UNLOGGED TABLE payment_queue (
     autovacuum_vacuum_cost_delay = 1, autovacuum_vacuum_cost_limit = 50
 );
 
+-- Which life of the queue this is. The row is gone after whatever empties an unlogged queue: a crash
+-- of the server, or a failover to a standby. It is as durable as the queue; QUEUE_DURABILITY switches
+-- both.
+CREATE UNLOGGED TABLE payment_queue_life (
+    one      boolean     NOT NULL DEFAULT true,
+    life     uuid        NOT NULL DEFAULT gen_random_uuid(),
+    began_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT payment_queue_life_pkey PRIMARY KEY (one),
+    CONSTRAINT payment_queue_life_is_one CHECK (one)
+);
+INSERT INTO payment_queue_life DEFAULT VALUES;
+
+-- When the queue was found empty, though nobody had purged it. How many payments were lost, the
+-- counts of accepted payments tell (audit.balance).
+CREATE TABLE payment_queue_emptied (
+    life       uuid        NOT NULL,
+    noticed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT payment_queue_emptied_pkey PRIMARY KEY (life)
+);
+
+-- The life of the queue; a new one where it was emptied. Null on a standby, whose queue nobody can
+-- read. Each instance asks it over every new connection, before the first statement: a server that
+-- crashed or stepped down has closed the old ones.
+--
+-- PostgreSQL replays the creation of an unlogged sequence on a standby without writing its first page
+-- to disk. Where the standby is promoted before it does (up to checkpoint_timeout later), the
+-- sequence of the queue cannot be read ("bad magic number in sequence"), and is made anew.
+CREATE FUNCTION queue_life(OUT life uuid) LANGUAGE plpgsql VOLATILE
+    SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    granted text;
+BEGIN
+    IF pg_is_in_recovery() THEN
+        RETURN;
+    END IF;
+    SELECT l.life INTO life FROM payment_queue_life l;
+    IF life IS NULL AND NOT current_setting('transaction_read_only')::boolean THEN
+        -- A new leader has no standby yet for which a commit could wait, and every connection waits
+        -- for this one. What is lost of it is lost with this life of the queue.
+        PERFORM set_config('synchronous_commit', 'off', true);
+        INSERT INTO payment_queue_life AS l DEFAULT VALUES
+        ON CONFLICT ON CONSTRAINT payment_queue_life_pkey DO NOTHING
+        RETURNING l.life INTO life;
+        IF FOUND THEN
+            INSERT INTO payment_queue_emptied (life) VALUES (life);
+            BEGIN
+                PERFORM nextval('payment_queue_id_seq');
+            EXCEPTION
+                WHEN internal_error OR data_corrupted THEN
+                    SELECT string_agg(DISTINCT a.grantee::regrole::text, ', ')
+                    INTO granted
+                    FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) AS a
+                    WHERE c.oid = 'payment_queue_id_seq'::regclass
+                        AND a.grantee NOT IN (0, c.relowner);
+                    ALTER TABLE payment_queue ALTER COLUMN id DROP IDENTITY;
+                    ALTER TABLE payment_queue ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY;
+                    IF granted IS NOT NULL THEN
+                        EXECUTE format(
+                            'GRANT SELECT ON SEQUENCE payment_queue_id_seq TO %s', granted
+                        );
+                    END IF;
+            END;
+        ELSE
+            -- Another instance was faster.
+            SELECT l.life INTO life FROM payment_queue_life l;
+        END IF;
+    END IF;
+END
+$$;
+REVOKE EXECUTE ON FUNCTION queue_life FROM PUBLIC;
+
 -- Settled: charged by exactly this processor, with the requestedAt that the processor recorded.
 CREATE TABLE payment_processed (
     correlation_id uuid          NOT NULL,
@@ -146,6 +217,18 @@ COMMENT ON COLUMN payment_queue.doubt_until IS
     'From then on a 404 of that processor proves that it did not charge';
 COMMENT ON COLUMN payment_queue.traceparent IS
     'The traceparent (W3C) that the client sent with the payment, null if none';
+COMMENT ON TABLE payment_queue_life IS
+    'One row, gone after a crash or a failover that emptied an unlogged queue';
+COMMENT ON COLUMN payment_queue_life.one IS 'Always true: there is one row';
+COMMENT ON COLUMN payment_queue_life.life IS 'Another one each time that the queue was emptied';
+COMMENT ON COLUMN payment_queue_life.began_at IS 'When that was noticed';
+COMMENT ON TABLE payment_queue_emptied IS
+    'When a crash or a failover of the database server emptied the queue; audit.balance says how '
+    'many accepted payments are missing since';
+COMMENT ON COLUMN payment_queue_emptied.life IS 'The life of the queue that began then';
+COMMENT ON COLUMN payment_queue_emptied.noticed_at IS 'When an instance noticed it';
+COMMENT ON FUNCTION queue_life IS
+    'The life of the queue, which is another one after a crash or a failover has emptied it';
 COMMENT ON TABLE payment_processed IS
     'The ledger: payments charged by a processor, which the summary adds up';
 COMMENT ON COLUMN payment_processed.correlation_id IS 'The client''s id of the payment';

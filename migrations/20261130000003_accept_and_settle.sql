@@ -184,6 +184,45 @@ BEGIN
 END
 $$;
 
+-- Puts payments back into a queue that was emptied, which an instance had claimed before: each is
+-- assigned to the processor that may have charged it, in doubt when the lease is over. One that was
+-- posted again meanwhile is in the queue already, and is assigned, too; nobody has claimed it, since
+-- nothing is claimed before all instances have done this. The DELETE sees what was settled during
+-- the INSERT. Returns how many are there now.
+CREATE FUNCTION put_back_payments(
+    ids uuid[], amounts numeric[], accepted timestamptz[], attempts integer[], processors text[],
+    requested timestamptz[], lease interval, late_charge interval
+) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    put_back bigint;
+    recorded bigint;
+BEGIN
+    INSERT INTO payment_queue AS q
+        (correlation_id, amount, accepted_at, lease_until, attempt, processor, requested_at,
+            doubt_until)
+    SELECT c.id, c.amount, c.accepted_at, now() + lease, c.attempt, c.processor, c.requested_at,
+        now() + lease + late_charge
+    FROM unnest(ids, amounts, accepted, attempts, processors, requested)
+        AS c (id, amount, accepted_at, attempt, processor, requested_at)
+    ORDER BY c.id
+    ON CONFLICT ON CONSTRAINT payment_queue_correlation_id_key DO UPDATE
+    SET lease_until = excluded.lease_until, attempt = excluded.attempt,
+        processor = excluded.processor, requested_at = excluded.requested_at,
+        doubt_until = excluded.doubt_until
+    WHERE q.processor IS NULL;
+    GET DIAGNOSTICS put_back = ROW_COUNT;
+    DELETE FROM payment_queue q WHERE q.correlation_id = ANY (ids) AND (
+        EXISTS (SELECT FROM payment_processed p WHERE p.correlation_id = q.correlation_id)
+        OR EXISTS (SELECT FROM payment_dead_letter d WHERE d.correlation_id = q.correlation_id)
+        OR EXISTS (SELECT FROM payment_archived a WHERE a.correlation_id = q.correlation_id)
+    );
+    GET DIAGNOSTICS recorded = ROW_COUNT;
+    RETURN put_back - recorded;
+END
+$$;
+
+COMMENT ON FUNCTION put_back_payments IS
+    'Puts payments that were claimed back into a queue that was emptied, in doubt at their processor';
 COMMENT ON FUNCTION accept_payment IS
     'Puts one payment into the queue, if it is new, and returns what became of it';
 COMMENT ON FUNCTION accept_payments IS

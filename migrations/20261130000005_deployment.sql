@@ -11,6 +11,8 @@ CREATE TABLE service_instance (
     -- What only the instance knows of itself, for whoever looks at the deployment.
     processors text[]      NOT NULL DEFAULT '{}',
     attention  jsonb       NOT NULL DEFAULT '[]',
+    -- What it had claimed before the queue was emptied is in that queue.
+    queue_life uuid,
     CONSTRAINT service_instance_pkey PRIMARY KEY (id)
 ) WITH (fillfactor = 50);
 
@@ -156,6 +158,19 @@ BEGIN
 END
 $$;
 
+-- Whether all instances but that one have put back what they had claimed before this life of the
+-- queue began. An instance that has not is waited for until it would be given up.
+CREATE FUNCTION queue_is_gathered(this_life uuid, own uuid, patience interval) RETURNS boolean
+    LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
+    SELECT NOT EXISTS (
+        SELECT FROM service_instance i
+        WHERE i.id <> own AND i.held IS NULL AND i.queue_life IS DISTINCT FROM this_life
+    ) OR NOT EXISTS (
+        SELECT FROM payment_queue_life l
+        WHERE l.began_at BETWEEN clock_timestamp() - patience AND clock_timestamp() + patience
+    )
+$$;
+
 -- How long the oldest transaction in this database has been open, in seconds; 0 where there is
 -- none but the caller's. The age alone: whoever may read pg_stat_activity sees the statements of
 -- all roles, passwords included. It counts the transactions that the owner of the tables sees: all
@@ -238,6 +253,8 @@ COMMENT ON COLUMN service_instance.processors IS
     'Names of the processors that it is configured with; empty: it does not say';
 COMMENT ON COLUMN service_instance.attention IS
     'What this instance found that wants an operator''s attention, at its last heartbeat';
+COMMENT ON COLUMN service_instance.queue_life IS
+    'The life of the queue in which this instance has put back what it had claimed before';
 COMMENT ON TABLE processor_health IS
     'What all instances know of each processor: its last answer about its health, and whether it '
     'is in use';
@@ -285,6 +302,8 @@ COMMENT ON COLUMN processor_fee.fee IS
     'The share of each amount that the processor keeps, such as 0.05';
 COMMENT ON FUNCTION record_fees IS
     'Writes down fees that are new, from now on, and returns how many there were';
+COMMENT ON FUNCTION queue_is_gathered IS
+    'Whether the other instances have put back what they had claimed before the queue was emptied';
 COMMENT ON FUNCTION database_identity IS 'What tells this database from a copy of it';
 COMMENT ON TABLE deployment IS
     'The one row of the deployment: which database it lives in, and on what terms';

@@ -263,7 +263,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         counted.run(&tally_pool, tally_stop).await;
         Ok(())
     });
-    let in_doubt = Arc::clone(&worker);
+    let (in_doubt, in_flight) = (Arc::clone(&worker), Arc::clone(&worker.returned.in_flight));
     parts.spawn(async move {
         worker.run().await;
         Ok(())
@@ -281,6 +281,8 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         router,
         recovered,
         own,
+        terms: lease,
+        in_flight,
     });
     let (member_stop, member_calls) = (stop.draining.clone(), calls.clone());
     parts.spawn(async move {

@@ -104,6 +104,10 @@ kinds! {
     Stranded = "stranded", Alarm,
         "Payments are in doubt at a removed processor.",
         "add that processor to PROCESSORS again, or ask it by other means and say so with `payment-proxy in-doubt`";
+    /// A crash or a failover emptied an unlogged queue.
+    QueueEmptied = "queue_emptied", Alarm,
+        "The queue was emptied.",
+        "`SELECT * FROM audit.balance()` says how many accepted payments are missing; QUEUE_DURABILITY=logged keeps them";
     /// Ledger and processors differ, by what `payment-proxy reconcile` found last.
     Unreconciled = "unreconciled", Alarm,
         "Ledger and processors differ.",
@@ -116,6 +120,10 @@ kinds! {
     OldPayment = "old_payment", Watch,
         "A payment is open for long.",
         "`payment-proxy status` names it, `payment-proxy payment ID` tells its life";
+    /// Standbys do not get what is in an unlogged table.
+    UnloggedStandby = "unlogged_standby", Watch,
+        "A failover loses the queue.",
+        "set QUEUE_DURABILITY=logged, and run `payment-proxy migrate`: docs/high-availability.md";
     /// Doubts wait, and sums of hours may be of others.
     ClockStep = "clock_step", Watch,
         "The database's clock was set.",

@@ -14,19 +14,22 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use router::{Event, SharedRouter};
+use rust_decimal::Decimal;
 use sqlx::postgres::PgListener;
 use sqlx::{Connection, Executor, PgPool};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 pub use admission::{Admission, Admitted, Candidate, program};
 pub use declaration::{Declaration, declare};
 pub use terms::{MemberTerms, ProcessorTerms};
 
 use crate::domain::attention::OwnAttention;
-use crate::domain::lease::{INSTANCE_FORGOTTEN, INSTANCE_TTL};
+use crate::domain::lease::{INSTANCE_FORGOTTEN, INSTANCE_TTL, LeasePolicy};
 use crate::domain::uptime::Uptime;
+use crate::pipeline::in_flight::InFlight;
 use crate::pipeline::route::Recovered;
 use crate::processors::{HEALTH_TIMEOUT, Processor};
 use crate::store::clock::{DatabaseClock, WATCH_GAP};
@@ -40,6 +43,9 @@ pub const SYNC_PAUSE: Duration = Duration::from_millis(20);
 /// After this time without a notification the connection is tested: a server that vanished sends
 /// nothing.
 const LISTEN_CHECK: Duration = Duration::from_secs(60);
+/// The time between two polls while an instance waits for others to put back what they had claimed
+/// before the queue was emptied.
+const GATHER_PAUSE: Duration = Duration::from_millis(100);
 /// The time between two heartbeats.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// The time from the reply of a health call to the next call, for the whole deployment. A processor
@@ -67,6 +73,10 @@ pub struct Member {
     pub recovered: Arc<Recovered>,
     /// What this instance finds in itself; written with each heartbeat.
     pub own: Arc<OwnAttention>,
+    /// How long claims last.
+    pub terms: LeasePolicy,
+    /// What this instance has claimed.
+    pub in_flight: Arc<InFlight>,
 }
 
 impl Member {
@@ -76,12 +86,14 @@ impl Member {
         let mut listening = tokio::spawn(listen(self.pool.clone(), Arc::clone(&hint)));
         let mut outage = Outage::new("deployment");
         let mut beat_at: Option<Instant> = None;
+        let mut put_back = self.admission.queue_life();
         let mut known = vec![Known::default(); self.processors.len()];
         let mut pause = Duration::ZERO;
         loop {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = async { hint.notified().await; tokio::time::sleep(SYNC_PAUSE).await } => {}
+                () = self.admission.queue_emptied.notified() => {}
                 recovered = self.recovered.next() => {
                     self.tell_recovered(&recovered).await;
                     pause = Duration::ZERO;
@@ -91,8 +103,19 @@ impl Member {
                 _ = &mut listening => return,
                 () = stop.cancelled() => break,
             }
-            let beat = beat_at.is_none_or(|at| at.elapsed() >= HEARTBEAT_INTERVAL);
-            pause = match within(self.sync(beat, &mut known)).await {
+            let gathering = self.admission.gathering();
+            let beat =
+                gathering.is_some() || beat_at.is_none_or(|at| at.elapsed() >= HEARTBEAT_INTERVAL);
+            let synced = async {
+                if let Some(life) = gathering
+                    && put_back != Some(life)
+                {
+                    self.put_back().await?;
+                    put_back = Some(life);
+                }
+                self.sync(beat, put_back, &mut known).await
+            };
+            pause = match within(synced).await {
                 Ok(Synced {
                     polls,
                     next_poll_in,
@@ -105,7 +128,11 @@ impl Member {
                         let member = Arc::clone(&self);
                         calls.spawn(async move { member.poll(index).await });
                     }
-                    next_poll_in.clamp(SYNC_PAUSE, SYNC_INTERVAL)
+                    let longest = match self.admission.gathering() {
+                        Some(_) => GATHER_PAUSE,
+                        None => SYNC_INTERVAL,
+                    };
+                    next_poll_in.clamp(SYNC_PAUSE, longest)
                 }
                 Err(error) => {
                     outage.goes_on(&error, &self.pool).await;
@@ -126,9 +153,14 @@ impl Member {
     ///
     /// # Errors
     /// The database did not answer.
-    async fn sync(&self, beat: bool, known: &mut [Known]) -> Result<Synced, sqlx::Error> {
+    async fn sync(
+        &self,
+        beat: bool,
+        put_back: Option<Uuid>,
+        known: &mut [Known],
+    ) -> Result<Synced, sqlx::Error> {
         if beat {
-            let alive = self.heartbeat().await?;
+            let alive = self.heartbeat(put_back).await?;
             self.router.observe(Event::Instances { alive });
         }
         let rows = sqlx::query!(
@@ -214,10 +246,40 @@ impl Member {
         }
     }
 
+    /// Puts what this instance has claimed, and not recorded, into a queue that was emptied, in doubt
+    /// at its processor, so that none of it is charged elsewhere when its client posts it again.
+    async fn put_back(&self) -> Result<(), sqlx::Error> {
+        let claims = self.in_flight.claims();
+        let ids: Vec<Uuid> = claims.iter().map(|(id, _)| *id).collect();
+        let amounts: Vec<Decimal> = claims.iter().map(|(_, claim)| claim.amount).collect();
+        let accepted: Vec<DateTime<Utc>> = claims.iter().map(|(_, it)| it.accepted_at).collect();
+        let attempts: Vec<i32> = claims.iter().map(|(_, claim)| claim.attempt).collect();
+        let requested: Vec<DateTime<Utc>> = claims.iter().map(|(_, it)| it.requested_at).collect();
+        let processors: Vec<String> = claims.into_iter().map(|(_, it)| it.processor).collect();
+        let payments = sqlx::query_scalar!(
+            r#"SELECT put_back_payments($1, $2, $3, $4, $5, $6, $7, $8) AS "payments!""#,
+            &ids,
+            &amounts,
+            &accepted,
+            &attempts,
+            &processors,
+            &requested,
+            interval(self.terms.lease),
+            interval(self.terms.late_charge),
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        tracing::warn!(
+            payments,
+            "put back into the emptied queue, in doubt at their processors"
+        );
+        Ok(())
+    }
+
     /// Gives a heartbeat, and takes note of the database's time. Returns how many instances are
     /// alive, this one included. Heartbeats of the future are of instances that died before the
     /// clock was set back.
-    async fn heartbeat(&self) -> Result<u32, sqlx::Error> {
+    async fn heartbeat(&self, put_back: Option<Uuid>) -> Result<u32, sqlx::Error> {
         let processors = self.processors.iter();
         let processors: Vec<String> = processors.map(|each| each.name.clone()).collect();
         let attention = serde_json::to_string(&self.own.items())
@@ -225,10 +287,12 @@ impl Member {
         let (begun_at, sent_at) = (Uptime::now(), tokio::time::Instant::now());
         let row = sqlx::query!(
             r#"WITH beat AS (
-                INSERT INTO service_instance (id, seen_at, processors, attention, terms, program, held)
-                VALUES ($1, now(), $4, $5::text::jsonb, $6::text::jsonb, $7, $8)
+                INSERT INTO service_instance
+                    (id, seen_at, processors, attention, terms, program, held, queue_life)
+                VALUES ($1, now(), $4, $5::text::jsonb, $6::text::jsonb, $7, $8, $9)
                 ON CONFLICT ON CONSTRAINT service_instance_pkey DO UPDATE
-                SET seen_at = excluded.seen_at, attention = excluded.attention, held = excluded.held
+                SET seen_at = excluded.seen_at, attention = excluded.attention, held = excluded.held,
+                    queue_life = excluded.queue_life
             ), forgotten AS (
                 DELETE FROM service_instance
                 WHERE $8::text IS NULL AND seen_at NOT BETWEEN now() - $3::interval AND now() + $3::interval
@@ -238,7 +302,8 @@ impl Member {
                     AND seen_at BETWEEN now() - $2::interval AND now() + $2::interval) AS "others!",
                 coalesce((SELECT identity = database_identity() AND terms = $6::text::jsonb FROM deployment), false)
                     AS "agrees!",
-                coalesce((SELECT asks_first FROM deployment), false) AS "asks_first!""#,
+                coalesce((SELECT asks_first FROM deployment), false) AS "asks_first!",
+                $9::uuid IS NOT NULL AND queue_is_gathered($9, $1, $2) AS "gathered!""#,
             self.candidate.id,
             interval(INSTANCE_TTL),
             interval(INSTANCE_FORGOTTEN),
@@ -246,13 +311,17 @@ impl Member {
             attention,
             self.candidate.terms_text()?,
             program(),
-            self.admission.held()
+            self.admission.held(),
+            put_back
         )
         .fetch_one(&self.pool)
         .await?;
         let received_at = tokio::time::Instant::now();
         self.clock.observe(sent_at, row.database_now, received_at);
         self.admission.read_asks_first(row.asks_first);
+        if let Some(life) = put_back.filter(|_| row.gathered) {
+            self.admission.gathered(life);
+        }
         if row.agrees {
             self.admission.beat(begun_at);
         } else {

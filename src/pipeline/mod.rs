@@ -3,6 +3,7 @@
 pub mod accept;
 pub mod deployment;
 pub mod history;
+pub mod in_flight;
 pub mod queue_limit;
 pub mod reconcile;
 pub mod restored;

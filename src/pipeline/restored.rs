@@ -134,14 +134,17 @@ fn undecided(claim: &Claim, reason: String) -> Outcome {
     }
 }
 
-/// Writes the processor that has the payment into its row. Fence: `attempt` is that of this claim.
+/// Writes the processor that has the payment into its row. Fence: as for every outcome, the
+/// row is of this payment, and `attempt` is that of this claim.
 async fn assign(pool: &PgPool, claim: &Claim, charge: &Charge) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "UPDATE payment_queue SET processor = $3, requested_at = $4 WHERE id = $1 AND attempt = $2",
+        "UPDATE payment_queue SET processor = $3, requested_at = $4
+        WHERE id = $1 AND attempt = $2 AND correlation_id = $5",
         claim.id,
         claim.attempt,
         charge.processor,
-        charge.requested_at
+        charge.requested_at,
+        claim.payment.correlation_id
     )
     .execute(pool)
     .await?;

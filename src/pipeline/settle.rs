@@ -20,6 +20,7 @@ use uuid::Uuid;
 use crate::domain::attention::{Attention, Item};
 use crate::domain::lease::LeasePolicy;
 use crate::domain::uptime::Uptime;
+use crate::pipeline::in_flight::InFlight;
 use crate::processors::Outcome;
 use crate::store::claim::{Claim, SEND_WITHIN, doubt_pause};
 use crate::store::database::{concerns_all, interval, lacks_character, within};
@@ -70,6 +71,8 @@ pub struct Returned {
     pub in_doubt: Notify,
     /// Outcomes that the database does not record.
     pub unrecorded: Arc<Unrecorded>,
+    /// Claims whose outcome is not recorded yet.
+    pub in_flight: Arc<InFlight>,
 }
 
 impl Returned {
@@ -81,6 +84,7 @@ impl Returned {
             free,
             in_doubt: Notify::new(),
             unrecorded: Arc::default(),
+            in_flight: Arc::default(),
         }
     }
 
@@ -214,6 +218,7 @@ impl Recorder {
         begun_at: Option<SystemTime>,
     ) {
         self.held.progress();
+        self.returned.in_flight.recorded(batch);
         observe(batch, anomalies, begun_at);
         self.storms.tell(batch, anomalies);
         self.returned.note(batch);
@@ -622,7 +627,8 @@ type GivenBack<'a> = (&'a Claim, Option<Option<DateTime<Utc>>>, &'a str);
 
 /// Queues payments again that are proved not charged (`None`), or leaves them in doubt with their
 /// processor (`Some(None)`: the doubt is counted from now). Fence: only the claim that is the
-/// newest of its row, by `attempt`. The outcomes of the attempts are recorded by the same
+/// newest of its row, by `attempt`, and only the row of its payment: a queue that a crash of the
+/// server has emptied numbers its rows anew. The outcomes of the attempts are recorded by the same
 /// statement, so that the settle of a payment that goes well pays nothing for its history.
 async fn release(
     pool: &PgPool,
@@ -702,6 +708,10 @@ async fn release(
 /// Moves payments that no processor will take to the dead letters. Fence: as for [`release`].
 async fn dead_letter(pool: &PgPool, dead: &[(&Claim, &str, bool)]) -> Result<(), sqlx::Error> {
     let ids: Vec<i64> = dead.iter().map(|(claim, ..)| claim.id).collect();
+    let correlation_ids: Vec<Uuid> = dead
+        .iter()
+        .map(|(claim, ..)| claim.payment.correlation_id)
+        .collect();
     let attempts: Vec<i32> = dead.iter().map(|(claim, ..)| claim.attempt).collect();
     let reasons: Vec<String> = dead
         .iter()
@@ -712,6 +722,7 @@ async fn dead_letter(pool: &PgPool, dead: &[(&Claim, &str, bool)]) -> Result<(),
         r#"WITH removed AS (
             DELETE FROM payment_queue
             WHERE id = ANY ($1) AND attempt = ($2::int[])[array_position($1, id)]
+                AND correlation_id = ($5::uuid[])[array_position($1, id)]
             RETURNING correlation_id, amount, accepted_at, attempt, processor,
                 ($3::text[])[array_position($1, id)] AS reason, requested_at, ($4::bool[])[array_position($1, id)] AS held
         ), attempted AS (
@@ -734,6 +745,7 @@ async fn dead_letter(pool: &PgPool, dead: &[(&Claim, &str, bool)]) -> Result<(),
         &attempts,
         &reasons,
         &held,
+        &correlation_ids,
     )
     .execute(pool)
     .await?;

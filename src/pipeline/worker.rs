@@ -54,6 +54,8 @@ const STARTED_AT_ONCE: usize = 16;
 /// where the CPUs are used up the queue would only grow if all had to go that way. While more wait,
 /// payments are claimed in their order.
 const LEFT_AT_MOST: usize = 4 * CLAIM_BATCH;
+/// Why a claim was not carried out whose queue is gone.
+const QUEUE_EMPTIED: &str = "the queue was emptied between the claim and the call";
 /// The least number of payments that a claim asks for.
 const LEAST_CLAIM: usize = 32;
 
@@ -100,6 +102,8 @@ pub struct Arrived {
     claim: Claim,
     permit: Permit,
     slot: SettleSlot,
+    /// [`Admission::times_emptied`] before the claim.
+    life: u64,
 }
 
 /// What an instance knows of the queue without counting it.
@@ -255,6 +259,7 @@ impl Worker {
             permits.entry(permit.processor()).or_default().push(permit);
         }
         let left = self.backlog.left.load(Ordering::Relaxed);
+        let life = self.admission.times_emptied();
         let (mut claimed, mut newest) = (0, None);
         for (index, permits) in permits {
             let name = &self.processors[index].name;
@@ -276,7 +281,7 @@ impl Worker {
                 if started % STARTED_AT_ONCE == STARTED_AT_ONCE - 1 {
                     tokio::task::yield_now().await;
                 }
-                self.start(index, claim, permit, slot);
+                self.start(index, claim, permit, slot, life);
             }
             if drained {
                 self.backlog.exhausted(left);
@@ -294,6 +299,7 @@ impl Worker {
         if count > CLAIM_BATCH || !self.backlog.lets_pass() || self.stop.draining.is_cancelled() {
             return None;
         }
+        let life = self.admission.times_emptied();
         if !self.may_claim() {
             return None;
         }
@@ -307,6 +313,7 @@ impl Worker {
             processor,
             permits,
             slots,
+            life,
         })
     }
 
@@ -339,11 +346,23 @@ impl Worker {
 
     fn start_all(&self, arrived: Vec<Arrived>) {
         for one in arrived {
-            self.start(one.processor, one.claim, one.permit, one.slot);
+            self.start(one.processor, one.claim, one.permit, one.slot, one.life);
         }
     }
 
-    fn start(&self, index: usize, claim: Claim, permit: Permit, slot: SettleSlot) {
+    /// Takes note of a claim that was made in that life of the queue. False where the queue was
+    /// emptied since: what is posted again there may go elsewhere, so nothing may be sent any more.
+    fn note_claim(&self, claim: &Claim, life: u64) -> bool {
+        // First: whoever notices that the queue was emptied after this finds it.
+        self.returned.in_flight.add(claim);
+        self.admission.times_emptied() == life
+    }
+
+    fn start(&self, index: usize, claim: Claim, permit: Permit, slot: SettleSlot, life: u64) {
+        if !self.note_claim(&claim, life) {
+            let reason = QUEUE_EMPTIED.to_owned();
+            return hand_over(slot, claim, Outcome::Free { reason });
+        }
         let (stop, permit_back) = (Arc::clone(&self.stop), Arc::clone(&self.permit_back));
         let processors = Arc::clone(&self.processors);
         if self.admission.asks_first() {
@@ -405,6 +424,7 @@ impl Worker {
         if !self.may_claim() {
             return Ok(0);
         }
+        let life = self.admission.times_emptied();
         let newest = newest_id(&self.pool).await?;
         self.backlog.newest.store(newest, Ordering::Relaxed);
         let slots = self.slots(IN_DOUBT_BATCH, 0);
@@ -417,7 +437,7 @@ impl Worker {
         let count = claims.len();
         COUNTS.claimed_in_doubt.add_batch(count);
         for (claim, slot) in claims.into_iter().zip(slots) {
-            self.start_resolving(claim, slot);
+            self.start_resolving(claim, slot, life);
         }
         Ok(count)
     }
@@ -433,7 +453,12 @@ impl Worker {
         }
     }
 
-    fn start_resolving(&self, claim: Claim, slot: SettleSlot) {
+    fn start_resolving(&self, claim: Claim, slot: SettleSlot, life: u64) {
+        if !self.note_claim(&claim, life) {
+            let until = claim.earlier.map(|earlier| earlier.doubt_until);
+            let reason = QUEUE_EMPTIED.to_owned();
+            return hand_over(slot, claim, Outcome::InDoubt { until, reason });
+        }
         let (stop, router) = (Arc::clone(&self.stop), self.router.clone());
         let processors = Arc::clone(&self.processors);
         let (index, earlier) = (self.index_of(&claim.processor), claim.earlier);
@@ -469,6 +494,8 @@ pub struct ClaimOnAccept {
     processor: usize,
     permits: Vec<Permit>,
     slots: Vec<SettleSlot>,
+    /// [`Admission::times_emptied`] before the claim.
+    life: u64,
 }
 
 impl ClaimOnAccept {
@@ -490,6 +517,7 @@ impl ClaimOnAccept {
             processor,
             permits,
             slots,
+            life,
         } = self;
         COUNTS.claimed_queued.add_batch(claims.len());
         worker.backlog.claimed(&claims, true);
@@ -502,6 +530,7 @@ impl ClaimOnAccept {
                 claim,
                 permit,
                 slot,
+                life,
             }));
         match begin {
             Begin::Now(arrived) => worker.start_all(arrived),

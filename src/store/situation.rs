@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use crate::domain::attention::{Attention, Item, OwnAttention, in_order, list, published};
 use crate::domain::lease::INSTANCE_TTL;
 use crate::domain::payment::format_time;
-use crate::store::database::{LateAnswer, interval};
+use crate::store::database::{self, LateAnswer, interval};
 use crate::store::in_doubt;
 use crate::store::queue_statistics::{
     COUNTED, QueueStatistics, STATISTICS_INTERVAL, STATISTICS_TIMEOUT,
@@ -26,6 +26,8 @@ pub const STUCK_AFTER: Duration = Duration::from_secs(60);
 pub const WAITING_AFTER: Duration = Duration::from_secs(10);
 /// A processor that is given up for longer is reported. Many an outage is over by then, and payments went elsewhere.
 pub const FAILING_AFTER: Duration = Duration::from_secs(2);
+/// For how long it is reported that the queue was emptied.
+pub const EMPTIED_TOLD: Duration = Duration::from_hours(24);
 /// A transaction that is open for longer is reported: vacuum cannot clean the queue behind it.
 pub const LONG_TRANSACTION: Duration = Duration::from_secs(60);
 
@@ -74,6 +76,22 @@ pub async fn in_database(
         items.push(Attention::AsksFirst.item(
             "the database was restored: every processor is asked for a payment before its first charge",
         ));
+    }
+    let emptied = sqlx::query_scalar!(
+        "SELECT noticed_at FROM payment_queue_emptied
+        WHERE noticed_at > now() - $1::interval ORDER BY noticed_at DESC LIMIT 1",
+        interval(EMPTIED_TOLD)
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
+    if let Some(noticed_at) = emptied {
+        items.push(Attention::QueueEmptied.item(format!(
+            "a crash or a failover of the database server emptied the unlogged queue, noticed at {}",
+            format_time(noticed_at)
+        )));
+    }
+    if database::failover_loses_queue(connection).await? {
+        items.push(Attention::UnloggedStandby.item(database::FAILOVER_LOSES_QUEUE));
     }
     if let Some(latest) = died.iter().map(|row| row.silent_for).min_by(f64::total_cmp) {
         let count = died.len();

@@ -8,6 +8,7 @@ use reqwest::StatusCode;
 use simulator::Running;
 use uuid::Uuid;
 
+use crate::command_line::{json, program};
 use crate::server::Server;
 use crate::support::{
     CENTS, Database, Gateway, enqueue, eventually, new_payment, processor, processors,
@@ -84,6 +85,195 @@ async fn unlogged_queue_books_every_charge_even_if_the_server_crashes() {
     gateway.until_settled(&later).await;
 }
 
+/// Posts payments until each is accepted.
+async fn post_all(gateway: &Gateway, ids: &[Uuid]) {
+    for id in ids {
+        eventually("the payment is accepted", async || {
+            gateway.post(*id, CENTS).await.is_success()
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_being_charged_when_the_queue_is_emptied_is_not_charged_again_when_posted_again() {
+    let mut server = Server::start().await;
+    let (default, fallback) = (processor().await, processor().await);
+    let database = Database::at(&server.url());
+    let settings = [("PROCESSOR_TIMEOUT_MS", "8000")];
+    let configured = processors(&[&default, &fallback]);
+    let one = Gateway::start(&database, &configured, &settings).await;
+    let other = Gateway::start(&database, &configured, &settings).await;
+    default.processor.set_delay(Duration::from_secs(4));
+    let ids = one.post_many(10).await;
+    eventually("all are in flight at one of them", async || {
+        default.processor.in_service() + fallback.processor.payments().len() == ids.len()
+            && default.processor.in_service() > 0
+    })
+    .await;
+    // What is claimed from now on goes to the other processor.
+    database
+        .execute("UPDATE processor_health SET enabled = false WHERE processor = 'default'")
+        .await;
+    server.crash().await;
+    server.run().await;
+    post_all(&other, &ids).await;
+    let later = other.post_many(3).await;
+    one.until_settled(&ids).await;
+    other.until_settled(&later).await;
+    let charges = default.processor.payments().len() + fallback.processor.payments().len();
+    assert_eq!(
+        charges,
+        ids.len() + later.len(),
+        "a payment was charged twice"
+    );
+    let database = Database::at(&server.url());
+    assert_eq!(database.count("payment_queue_emptied").await, 1);
+    for gateway in [&one, &other] {
+        let log = gateway.log();
+        assert!(log.contains("has emptied the unlogged queue"), "{log}");
+        assert!(log.contains("put back into the emptied queue"), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_emptied_queue_lost_is_told_to_the_payment() {
+    let (mut server, default) = (Server::start().await, processor().await);
+    let database = Database::at(&server.url());
+    let gateway = Gateway::start(&database, &processors(&[&default]), &[]).await;
+    default.processor.set_failing(true);
+    // The last of them are counted while the server is away, or not yet.
+    let ids = gateway.post_many(40).await;
+    server.crash().await;
+    default.processor.set_failing(false);
+    server.run().await;
+    let database = Database::at(&server.url());
+    let told = "SELECT coalesce(sum(missing), 0)::bigint FROM audit.balance()";
+    eventually("the queue is empty, and the rest is told", async || {
+        let settled = database.count("payment_processed").await;
+        let missing: i64 = database.value(told).await;
+        database.count("payment_queue").await == 0
+            && missing > 0
+            && settled + missing == i64::try_from(ids.len()).expect("few")
+    })
+    .await;
+    post_all(&gateway, &ids).await;
+    gateway.until_settled(&ids).await;
+    assert_eq!(default.processor.payments().len(), ids.len());
+}
+
+#[tokio::test]
+async fn a_standby_that_is_promoted_takes_payments_with_an_unlogged_queue() {
+    let mut primary = Server::start().await;
+    let standby = Server::standby_of(&primary).await;
+    // The standby replays the creation of the tables, and writes nothing of it to disk.
+    let database = Database::at(&primary.url());
+    let unlogged = database.migrate_settings(QueueDurability::Unlogged);
+    database::migrate(&unlogged).await.expect("it migrates");
+    let written: String = database
+        .value("SELECT pg_current_wal_lsn()::text FROM deployment")
+        .await;
+    let promoted = Database::at(&standby.url());
+    eventually("the standby has all of it", async || {
+        promoted
+            .value(&format!("SELECT pg_last_wal_replay_lsn() >= '{written}'"))
+            .await
+    })
+    .await;
+    primary.crash().await;
+    promoted.execute("SELECT pg_promote()").await;
+    let default = processor().await;
+    let gateway = Gateway::start(&promoted, &processors(&[&default]), &[]).await;
+    let ids = gateway.post_many(5).await;
+    gateway.until_settled(&ids).await;
+    assert_eq!(promoted.count("payment_queue_emptied").await, 1);
+}
+
+#[tokio::test]
+async fn a_batch_of_counts_that_comes_again_is_added_once() {
+    let database = Database::migrated().await;
+    let counter = Uuid::new_v4();
+    let add = async |batch: i64, payments: i64| {
+        database
+            .execute(&format!(
+                "SELECT count_accepted('{counter}', {batch}, ARRAY[timestamptz '2026-07-10T12:00Z'],
+                    ARRAY[{payments}::bigint], ARRAY[{payments}.00])"
+            ))
+            .await;
+    };
+    add(1, 5).await;
+    add(1, 5).await;
+    add(2, 3).await;
+    add(2, 3).await;
+    let counted: i64 = database
+        .value("SELECT payments FROM payment_accepted_hour")
+        .await;
+    assert_eq!(counted, 8);
+}
+
+#[tokio::test]
+async fn an_unlogged_queue_of_a_server_with_standbys_is_told_of() {
+    let primary = Server::start().await;
+    let database = Database::at(&primary.url());
+    let unlogged = database.migrate_settings(QueueDurability::Unlogged);
+    database::migrate(&unlogged).await.expect("it migrates");
+    let mut connection = database.pool.acquire().await.expect("a connection");
+    let loses = database::failover_loses_queue(&mut connection).await;
+    assert!(!loses.expect("an answer"), "there is no standby");
+    let _standby = Server::standby_of(&primary).await;
+    eventually("it streams", async || {
+        let loses = database::failover_loses_queue(&mut connection).await;
+        loses.expect("an answer")
+    })
+    .await;
+    let default = processor().await;
+    let gateway = Gateway::start(&database, &processors(&[&default]), &[]).await;
+    assert!(gateway.log().contains(database::FAILOVER_LOSES_QUEUE));
+    let status = std::process::Command::new(env!("CARGO_BIN_EXE_payment-proxy"))
+        .args(["status", "--json"])
+        .env("DATABASE_URL", &database.url)
+        .output()
+        .expect("the program starts");
+    let status = String::from_utf8_lossy(&status.stdout);
+    assert!(status.contains(database::FAILOVER_LOSES_QUEUE), "{status}");
+    gateway.stop().await;
+    let logged = database.migrate_settings(QueueDurability::Logged);
+    database::migrate(&logged).await.expect("it is switched");
+    let loses = database::failover_loses_queue(&mut connection).await;
+    assert!(!loses.expect("an answer"), "the queue is logged");
+}
+
+#[tokio::test]
+async fn what_only_reads_works_against_a_standby_or_says_why_not() {
+    let (primary, default) = (Server::start().await, processor().await);
+    let standby = Server::standby_of(&primary).await;
+    let (database, copy) = (Database::at(&primary.url()), Database::at(&standby.url()));
+    for durability in ["logged", "unlogged"] {
+        let settings = [("QUEUE_DURABILITY", durability)];
+        let gateway = Gateway::start(&database, &processors(&[&default]), &settings).await;
+        let ids = gateway.post_many(3).await;
+        gateway.until_settled(&ids).await;
+        let id = ids[0].to_string();
+        eventually("the standby has them", async || {
+            let (_, summary) = json(&mut program(&copy.url, &["summary"])).await;
+            let (_, theirs) = json(&mut program(&database.url, &["summary"])).await;
+            summary == theirs
+        })
+        .await;
+        let payment = json(&mut program(&copy.url, &["payment", &id])).await;
+        let (_, status) = json(&mut program(&copy.url, &["status"])).await;
+        if durability == "logged" {
+            assert_eq!(payment.0, 0, "{}", payment.1);
+            assert!(payment.1.to_string().contains("settled"), "{}", payment.1);
+            assert_eq!(status["database"]["instances"], 1, "{status}");
+        } else {
+            let why = "the database is a standby";
+            assert!(status.to_string().contains(why), "{status}");
+        }
+        gateway.stop().await;
+    }
+}
+
 #[tokio::test]
 async fn durability_is_switched_either_way_without_losing_rows() {
     let database = Database::migrated().await;
@@ -101,10 +291,12 @@ async fn durability_is_switched_either_way_without_losing_rows() {
             .await
             .expect("it is switched");
         assert_eq!(database.count("payment_queue").await, 50);
+        // What tells that it was emptied has to be as durable.
         let matching = format!(
-            "pg_class WHERE oid = 'payment_queue'::regclass AND relpersistence = '{expected}'"
+            "pg_class WHERE oid IN ('payment_queue'::regclass, 'payment_queue_life'::regclass)
+                AND relpersistence = '{expected}'"
         );
-        assert_eq!(database.count(&matching).await, 1, "{durability:?}");
+        assert_eq!(database.count(&matching).await, 2, "{durability:?}");
     }
 }
 

@@ -440,3 +440,31 @@ async fn the_queue_takes_no_amount_that_is_none_and_no_half_of_the_evidence() {
         assert_eq!(refused, "payment_queue_evidence_is_whole", "{evidence}");
     }
 }
+
+#[tokio::test]
+async fn an_outcome_from_before_the_queue_was_emptied_touches_no_other_payment() {
+    let database = Database::migrated().await;
+    for outcome in [
+        free(),
+        doubtful(None),
+        Outcome::Dead {
+            reason: "answered 400".to_owned(),
+            held: false,
+        },
+    ] {
+        // As after a crash of the server: the rows of the new queue are numbered anew.
+        let claims = async || {
+            database
+                .execute("TRUNCATE payment_queue RESTART IDENTITY")
+                .await;
+            claim_one(&database, "default").await
+        };
+        let (old, other) = (claims().await, claims().await);
+        assert_eq!((old.id, old.attempt), (other.id, other.attempt));
+        end(&database, &old, outcome.clone()).await;
+        let untouched =
+            "payment_queue WHERE processor = 'default' AND attempt = 1 AND lease_until > now()";
+        assert_eq!(database.count(untouched).await, 1, "{outcome:?}");
+    }
+    assert_eq!(database.count("payment_dead_letter").await, 0);
+}

@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sqlx::{Connection, PgConnection, PgPool};
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::terms::MemberTerms;
 use crate::domain::attention::{Attention, Item};
 use crate::domain::lease::INSTANCE_TTL;
 use crate::domain::uptime::Uptime;
-use crate::store::database::{ConnectionCheck, Found, MIGRATIONS, ServingPoll, within};
+use crate::store::database::{ConnectionCheck, Found, MIGRATIONS, ServingPoll, interval, within};
 
 /// What is said of an instance that has not found its database yet.
 const STARTING: &str = "the instance is starting: its database is not prepared yet";
@@ -30,6 +31,12 @@ pub struct Admission {
     asks_first: AtomicBool,
     /// Milliseconds from the origin to when the last heartbeat that was written had been sent.
     beat_ms: AtomicU64,
+    /// How often the queue was found emptied.
+    emptied: AtomicU64,
+    /// The queue was emptied, and not every instance has put back what it had claimed.
+    gathering: AtomicBool,
+    /// Woken when the queue was found emptied.
+    pub(super) queue_emptied: Notify,
     known: Mutex<Known>,
 }
 
@@ -41,6 +48,8 @@ struct Known {
     refused: Option<Item>,
     /// The database that it was admitted to.
     identity: Option<String>,
+    /// The life of its queue.
+    queue_life: Option<Uuid>,
 }
 
 impl Admission {
@@ -52,10 +61,14 @@ impl Admission {
             open: AtomicBool::new(false),
             asks_first: AtomicBool::new(false),
             beat_ms: AtomicU64::new(0),
+            emptied: AtomicU64::new(0),
+            gathering: AtomicBool::new(false),
+            queue_emptied: Notify::new(),
             known: Mutex::new(Known {
                 held: STARTING.to_owned(),
                 refused: None,
                 identity: None,
+                queue_life: None,
             }),
         }
     }
@@ -88,7 +101,54 @@ impl Admission {
     pub fn may_claim(&self, now: Uptime) -> bool {
         let beat = Duration::from_millis(self.beat_ms.load(Ordering::Relaxed));
         let since = now.since(self.origin);
-        self.open.load(Ordering::Relaxed) && since.saturating_sub(beat) <= INSTANCE_TTL
+        self.open.load(Ordering::Relaxed)
+            && !self.gathering.load(Ordering::Relaxed)
+            && since.saturating_sub(beat) <= INSTANCE_TTL
+    }
+
+    /// How often the queue was found emptied: a claim that was made before the last time is of a
+    /// queue that is gone, and must not be sent any more.
+    #[must_use]
+    pub fn times_emptied(&self) -> u64 {
+        self.emptied.load(Ordering::Acquire)
+    }
+
+    /// The life of the queue in which the claims of before have to be put back, if they have to be.
+    #[must_use]
+    pub fn gathering(&self) -> Option<Uuid> {
+        let gathering = self.gathering.load(Ordering::Acquire);
+        self.lock().queue_life.filter(|_| gathering)
+    }
+
+    /// The life of the queue, as far as it is known.
+    pub(super) fn queue_life(&self) -> Option<Uuid> {
+        self.lock().queue_life
+    }
+
+    /// Takes note of the life of the queue that a new connection leads to, before its first
+    /// statement. Nothing is claimed in a new one until [`gathered`](Self::gathered).
+    pub(super) fn found_queue(&self, life: Uuid) {
+        let mut known = self.lock();
+        if known.queue_life == Some(life) {
+            return;
+        }
+        if known.queue_life.replace(life).is_some() {
+            self.emptied.fetch_add(1, Ordering::AcqRel);
+            self.gathering.store(true, Ordering::Release);
+            self.queue_emptied.notify_one();
+            tracing::error!(
+                "a crash or a failover of the database server has emptied the unlogged queue: payments that waited \
+                in it are lost; audit.balance says how many"
+            );
+        }
+    }
+
+    /// All instances have put back what they had claimed in an earlier life of the queue.
+    pub(super) fn gathered(&self, life: Uuid) {
+        let known = self.lock();
+        if known.queue_life == Some(life) && self.gathering.swap(false, Ordering::AcqRel) {
+            tracing::info!("claims go on: every instance has put back what it had claimed");
+        }
     }
 
     /// Whether every processor is to be asked for a payment before its first charge.
@@ -132,6 +192,9 @@ impl Admission {
     pub fn admit(&self, admitted: Admitted, sent_at: Uptime) {
         let mut known = self.lock();
         known.identity = Some(admitted.identity);
+        known.queue_life = admitted.queue_life;
+        self.gathering
+            .store(!admitted.queue_is_gathered, Ordering::Relaxed);
         self.asks_first
             .store(admitted.asks_first, Ordering::Relaxed);
         self.beat(sent_at);
@@ -175,10 +238,17 @@ impl ConnectionCheck for Admission {
             let Some(expected) = self.lock().identity.clone() else {
                 return Ok(());
             };
-            let found = sqlx::query_scalar!(r#"SELECT database_identity() AS "identity!""#)
-                .fetch_one(connection)
-                .await?;
-            if found != expected {
+            let found = sqlx::query!(
+                r#"SELECT database_identity() AS "identity!", life FROM queue_life()"#
+            )
+            .fetch_one(connection)
+            .await?;
+            if found.identity == expected {
+                if let Some(life) = found.life {
+                    self.found_queue(life);
+                }
+            } else {
+                let found = found.identity;
                 // Why, and what to do, is logged when the instance has asked for admission there. An error here would be
                 // logged for every connection, by the pool.
                 if self.refused().is_none() {
@@ -206,6 +276,10 @@ pub struct Admitted {
     pub identity: String,
     /// Whether a restore of it is still being checked.
     pub asks_first: bool,
+    /// The life of its queue.
+    pub queue_life: Option<Uuid>,
+    /// Whether the claims of an earlier life are in that queue.
+    pub queue_is_gathered: bool,
 }
 
 /// An instance that wants to be admitted.
@@ -244,7 +318,11 @@ impl Candidate {
     ) -> Result<Result<Admitted, Item>, sqlx::Error> {
         let mut transaction = connection.begin().await?;
         let found = sqlx::query!(
-            r#"SELECT recorded, here AS "here!", coalesce(asks_first, false) AS "asks_first!" FROM deployment_find()"#
+            r#"SELECT f.recorded, f.here AS "here!", coalesce(f.asks_first, false) AS "asks_first!", q.life,
+                queue_is_gathered(q.life, $1, $2) AS "gathered!"
+            FROM deployment_find() AS f, queue_life() AS q"#,
+            self.id,
+            interval(INSTANCE_TTL)
         )
         .fetch_one(&mut *transaction)
         .await?;
@@ -255,6 +333,8 @@ impl Candidate {
                 .map(|()| Admitted {
                     identity: found.here,
                     asks_first: found.asks_first,
+                    queue_life: found.life,
+                    queue_is_gathered: found.gathered,
                 })
                 .map_err(|reason| Attention::InstanceHeld.item(reason)),
             recorded => Err(Attention::DatabaseCopy.item(format!(
@@ -264,7 +344,8 @@ impl Candidate {
                 recorded.as_deref().unwrap_or("none that is known")
             ))),
         };
-        self.write(&mut transaction, decided.as_ref().err()).await?;
+        self.write(&mut transaction, decided.as_ref().err(), found.life)
+            .await?;
         transaction.commit().await?;
         Ok(decided)
     }
@@ -330,14 +411,15 @@ impl Candidate {
         &self,
         connection: &mut PgConnection,
         held: Option<&Item>,
+        queue_life: Option<Uuid>,
     ) -> Result<(), sqlx::Error> {
         let processors: Vec<String> = self.terms.processors.keys().cloned().collect();
         let items: Vec<&Item> = held.into_iter().collect();
         let attention =
             serde_json::to_string(&items).map_err(|error| sqlx::Error::Encode(error.into()))?;
         sqlx::query!(
-            "INSERT INTO service_instance (id, seen_at, processors, attention, terms, program, held)
-            VALUES ($1, now(), $2, $3::text::jsonb, $4::text::jsonb, $5, $6)
+            "INSERT INTO service_instance (id, seen_at, processors, attention, terms, program, held, queue_life)
+            VALUES ($1, now(), $2, $3::text::jsonb, $4::text::jsonb, $5, $6, $7)
             ON CONFLICT ON CONSTRAINT service_instance_pkey DO UPDATE
             SET seen_at = excluded.seen_at, attention = excluded.attention, held = excluded.held",
             self.id,
@@ -345,7 +427,8 @@ impl Candidate {
             attention,
             self.terms_text()?,
             program(),
-            held.map(|item| item.text.as_str())
+            held.map(|item| item.text.as_str()),
+            queue_life
         )
         .execute(connection)
         .await?;
@@ -380,6 +463,8 @@ mod tests {
         let admitted = Admitted {
             identity: String::new(),
             asks_first: false,
+            queue_life: None,
+            queue_is_gathered: true,
         };
         admission.admit(admitted, begin);
         assert!(admission.may_claim(begin + INSTANCE_TTL.mul_f64(0.9)));

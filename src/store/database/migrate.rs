@@ -38,7 +38,7 @@ const RIGHTS: &str = "
         TO {role};
     GRANT INSERT, UPDATE, DELETE ON service_instance, service_minute TO {role};
     GRANT UPDATE (terms, terms_at) ON deployment TO {role};
-    GRANT EXECUTE ON FUNCTION deployment_find(), database_identity() TO {role};
+    GRANT EXECUTE ON FUNCTION deployment_find(), database_identity(), queue_life() TO {role};
     GRANT INSERT, UPDATE ON processor_health TO {role};
     GRANT EXECUTE ON FUNCTION decide_in_doubt, discard_dead_letters, switch_processor, count_accepted
         TO {role};
@@ -76,7 +76,8 @@ pub async fn migrate(settings: &MigrateSettings) -> anyhow::Result<()> {
             told_of_rights(connection, service).await?;
         }
         ask_those_who_serve(connection, owner.queue_durability).await?;
-        apply_durability(connection, owner.queue_durability).await
+        apply_durability(connection, owner.queue_durability).await?;
+        Ok(within(told_of_standbys(connection)).await?)
     })
     .await
 }
@@ -125,6 +126,7 @@ pub async fn prepare_where(
         } else if let Some(other) = within(other_durability(connection, wanted)).await? {
             return Ok(Schema::Waits(other));
         }
+        within(told_of_standbys(connection)).await?;
         Ok(Schema::Ready)
     })
     .await
@@ -243,6 +245,43 @@ async fn other_durability(
         .then(|| format!("the queue is not {wanted_word}, which QUEUE_DURABILITY asks for")))
 }
 
+/// What is said where a failover would lose the queue.
+pub const FAILOVER_LOSES_QUEUE: &str =
+    "the server has standbys, and the queue is unlogged: a failover loses what waits in it";
+
+/// Whether the queue is unlogged, and the server has standbys, which do not get it: as far as the role of this
+/// connection can see, a slot that keeps WAL for one, one that streams, or one that commits wait for.
+///
+/// # Errors
+/// The database did not answer.
+pub async fn failover_loses_queue(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT relpersistence = 'u' AND (
+            current_setting('synchronous_standby_names') <> ''
+            OR EXISTS (SELECT FROM pg_replication_slots WHERE slot_type = 'physical' AND NOT temporary)
+            OR EXISTS (
+                SELECT FROM pg_stat_replication r WHERE r.state = 'streaming' AND NOT EXISTS (
+                    SELECT FROM pg_replication_slots s
+                    WHERE s.active_pid = r.pid AND (s.slot_type <> 'physical' OR s.temporary)
+                )
+            )
+        ) AS "loses!"
+        FROM pg_class WHERE oid = 'payment_queue'::regclass"#
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// Logs what a failover would lose.
+async fn told_of_standbys(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    if failover_loses_queue(connection).await? {
+        tracing::warn!(
+            "{FAILOVER_LOSES_QUEUE}; set QUEUE_DURABILITY=logged: docs/high-availability.md"
+        );
+    }
+    Ok(())
+}
+
 /// Does nothing where the queue has the durability that is wanted, or nobody serves who is configured with another one.
 ///
 /// # Errors
@@ -283,11 +322,15 @@ async fn apply_durability(
         .execute("LOCK TABLE payment_queue IN ACCESS EXCLUSIVE MODE")
         .await?;
     if persistence(&mut transaction).await? != wanted.relpersistence() {
-        let statement = match wanted {
-            QueueDurability::Unlogged => "ALTER TABLE payment_queue SET UNLOGGED",
-            QueueDurability::Logged => "ALTER TABLE payment_queue SET LOGGED",
+        let statements = match wanted {
+            QueueDurability::Unlogged => {
+                "ALTER TABLE payment_queue SET UNLOGGED; ALTER TABLE payment_queue_life SET UNLOGGED"
+            }
+            QueueDurability::Logged => {
+                "ALTER TABLE payment_queue SET LOGGED; ALTER TABLE payment_queue_life SET LOGGED"
+            }
         };
-        transaction.execute(statement).await?;
+        transaction.execute(statements).await?;
         tracing::info!(queue.durability = ?wanted, "queue rewritten");
     }
     transaction.commit().await?;

@@ -27,7 +27,10 @@ pub use lock::{
     database_error,
 };
 pub(crate) use lock::{with_short_locks, with_short_locks_of};
-pub use migrate::{NotReady, Schema, check_ready, migrate, prepare, prepare_where};
+pub use migrate::{
+    FAILOVER_LOSES_QUEUE, NotReady, Schema, check_ready, failover_loses_queue, migrate, prepare,
+    prepare_where,
+};
 pub(crate) use notification::{CHANNEL, notify_others};
 pub use outage::{FAILURE_REMEMBERED, Outage, Writes, condition};
 pub use pools::{
