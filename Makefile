@@ -1,7 +1,7 @@
 # Each target is a script in scripts/, which says at its top what it does and what it reads.
 
 .DEFAULT_GOAL := help
-.PHONY: help run env test queries load routing-bench bench pure-bench durability-bench outage soak torture drills fuzz page screenshots supply-chain reproducible
+.PHONY: help run env test queries load routing-bench bench pure-bench durability-bench outage soak torture drills failover fuzz page screenshots supply-chain reproducible
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -45,6 +45,9 @@ torture: ## kills, stops and faults for MINUTES=3 in MODE=both from SEED=..., th
 
 drills: ## outages one by one, each with a verdict on every payment, before a release; DRILLS="slow-clients full-disk" SEED=...
 	@scripts/drills.sh $(DRILLS)
+
+failover: ## three PostgreSQL under Patroni lose their leader, etcd, HAProxy, a standby; DRILLS="killed-leader" QUEUE=logged SEED=...
+	@scripts/failover.sh $(if $(QUEUE),--queue $(QUEUE)) $(DRILLS)
 
 fuzz: ## what reads requests and replies, fuzzed for MINUTES=4; TARGETS="payment range" chooses
 	@scripts/fuzz.sh

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a command of this repository needs and that are missing here.
-# usage: install.sh PROGRAM...     of: c++ cc chromedriver curl faketime initdb jq libpq nginx node promtool shellcheck
+# usage: install.sh PROGRAM...     of: c++ cc chromedriver curl etcd faketime haproxy initdb jq libpq nginx node patroni promtool shellcheck
 #
 # Installs as root or with sudo. Exit 3 if something is missing and stays missing, after one line
 # that says what to install.
@@ -23,6 +23,7 @@ package_of() {
         c++) echo g++ ;;
         cc) echo gcc libc6-dev ;;
         chromedriver) echo chromium chromium-driver ;;
+        etcd) echo etcd-server ;;
         initdb) echo postgresql ;;
         node) echo nodejs npm ;;
         libpq) echo libpq-dev ;;

@@ -282,3 +282,60 @@ fn the_limits_are_those_of_the_contest() {
         "{cpus} CPUs, {megabytes} MB"
     );
 }
+
+/// The files of a deployment whose database may lose a machine.
+mod high_availability {
+    use super::*;
+
+    const COMPOSE: &str = include_str!("../deploy/ha/docker-compose.yml");
+    const PATRONI: &str = include_str!("../deploy/ha/patroni.yml");
+    const HAPROXY: &str = include_str!("../deploy/ha/haproxy.cfg");
+
+    fn yaml(text: &str) -> Value {
+        serde_saphyr::from_str(text).expect("YAML")
+    }
+
+    #[test]
+    fn the_queue_is_logged_and_clients_are_led_to_the_leader_by_haproxy() {
+        let services = yaml(COMPOSE)["services"].take();
+        for service in ["api1", "api2", "migrate"] {
+            let environment = &services[service]["environment"];
+            assert_eq!(environment["QUEUE_DURABILITY"], "logged", "{service}");
+            let url = environment["DATABASE_URL"].as_str().expect("a URL");
+            assert!(url.ends_with("@haproxy:5432/payments"), "{service}: {url}");
+        }
+        let environment = &services["haproxy"]["environment"];
+        for number in 1..=3 {
+            let (variable, member) = (format!("POSTGRES{number}"), format!("postgres{number}"));
+            assert_eq!(environment[&variable], member);
+            assert_eq!(services[&member]["environment"]["PATRONI_NAME"], member);
+            let server = format!("server {member} \"${{{variable}}}:5432\"");
+            assert_eq!(HAPROXY.matches(&server).count(), 2, "{server}");
+        }
+        for line in COMPOSE.lines().filter(|line| line.contains("PASSWORD: ")) {
+            let demanded = line.contains(":?run make env") || line.contains(": *");
+            assert!(demanded, "a password that is not demanded: {line}");
+        }
+    }
+
+    #[test]
+    fn no_commit_is_on_one_machine_only_and_a_lost_leader_is_replaced_soon() {
+        let patroni = yaml(PATRONI)["bootstrap"]["dcs"].take();
+        for setting in [
+            "synchronous_mode",
+            "synchronous_mode_strict",
+            "failsafe_mode",
+        ] {
+            assert_eq!(patroni[setting], true, "{setting}");
+        }
+        let seconds = |name: &str| patroni[name].as_u64().expect("seconds");
+        let (ttl, turn, retry) = (
+            seconds("ttl"),
+            seconds("loop_wait"),
+            seconds("retry_timeout"),
+        );
+        // Patroni's own rule, and the least that it takes.
+        assert!(ttl >= turn + 2 * retry && ttl == 20, "{patroni}");
+        assert!(HAPROXY.contains("on-marked-down shutdown-sessions"));
+    }
+}

@@ -20,29 +20,49 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// The time between two looks whether something has happened.
 const POLL: Duration = Duration::from_millis(50);
 /// A name in a folder of our own, so it is never taken.
-const PORT: u16 = 5432;
+const SOCKET_PORT: u16 = 5432;
 /// The role of the instances.
 const SERVICE: &str = "payment_proxy";
 /// The passwords of all roles.
-const PASSWORD: &str = "torture";
+pub(crate) const PASSWORD: &str = "torture";
 /// The line that makes a password matter over the socket. Not scram, whose client would hash for most
 /// of the time in a build without optimisation; a wrong password is refused with the same SQLSTATE.
 const SERVICE_NEEDS_PASSWORD: &str = "local all payment_proxy password\n";
+
+/// Where a server is reached that is not ours to start, over TCP.
+#[derive(Debug, Clone)]
+pub(crate) struct Endpoint {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
 
 /// A cluster and its server.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     process: Process,
-    /// The folder of the socket, as it stands in a URL.
+    /// The folder of the socket; or the address of a server that is not ours to start.
     host: String,
-    sockets: String,
+    port: u16,
+    /// What a role needs a password for besides the service's: TCP.
+    over_tcp: bool,
     /// What its clock differs by from the machine's stands there, if it can be set.
     clock_file: Option<PathBuf>,
 }
 
 impl Cluster {
-    /// Makes a cluster in that folder, and starts it.
+    /// Makes a cluster in that folder, and starts it; or prepares the one that the setup names.
     pub(crate) async fn create(setup: &Setup, folder: &Path, logs: &Path) -> anyhow::Result<Self> {
+        if let Some(Endpoint { host, port }) = setup.database.clone() {
+            let cluster = Self {
+                process: Process::new("postgres", logs, Signal::SIGINT, Vec::new(), Vec::new()),
+                host,
+                port,
+                over_tcp: true,
+                clock_file: None,
+            };
+            cluster.init().await?;
+            return Ok(cluster);
+        }
         let sockets = folder.join("postgres");
         std::fs::create_dir(&sockets)?;
         let sockets = sockets.display().to_string();
@@ -52,7 +72,7 @@ impl Cluster {
             "run".into(),
             data.display().to_string(),
             sockets.clone(),
-            PORT.to_string(),
+            SOCKET_PORT.to_string(),
         ];
         arguments.extend(setup.server_settings.iter().cloned());
         let mut environment = vec![("STOP_WITH_PARENT".to_owned(), "yes".to_owned())];
@@ -65,20 +85,14 @@ impl Cluster {
         }
         let mut cluster = Self {
             process: Process::new("postgres", logs, Signal::SIGINT, arguments, environment),
-            host: sockets.replace('/', "%2F"),
-            sockets,
+            host: sockets,
+            port: SOCKET_PORT,
+            over_tcp: false,
             clock_file,
         };
         cluster.set_clock(0)?;
         cluster.start().await?;
-        let init = tokio::process::Command::new(script())
-            .args(["init", &cluster.sockets, &PORT.to_string()])
-            .env("PAYMENT_PROXY_PASSWORD", PASSWORD)
-            .env("PAYMENT_PROXY_OWNER_PASSWORD", PASSWORD)
-            .env("AUDITOR_PASSWORD", PASSWORD)
-            .status()
-            .await?;
-        anyhow::ensure!(init.success(), "init.sql is refused");
+        cluster.init().await?;
         let rules = data.join("pg_hba.conf");
         let others = fs::read_to_string(&rules)?;
         fs::write(&rules, SERVICE_NEEDS_PASSWORD.to_owned() + &others)?;
@@ -86,9 +100,28 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Makes roles and database.
+    async fn init(&self) -> anyhow::Result<()> {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/init.sql");
+        let arguments = [
+            "--no-psqlrc",
+            "--quiet",
+            "--set=ON_ERROR_STOP=1",
+            "--file",
+            file,
+        ];
+        self.tool_on("postgres", "psql", &arguments).await
+    }
+
     /// The URL for that user and database.
     pub(crate) fn url(&self, user: &str, database: &str) -> String {
-        format!("postgres://{user}@{}:{PORT}/{database}", self.host)
+        let password = if self.over_tcp && !user.contains(':') {
+            format!(":{PASSWORD}")
+        } else {
+            String::new()
+        };
+        let (host, port) = (self.host.replace('/', "%2F"), self.port);
+        format!("postgres://{user}{password}@{host}:{port}/{database}")
     }
 
     /// The URL of the instances for that database.
@@ -129,11 +162,24 @@ impl Cluster {
 
     /// Runs a program of PostgreSQL as its superuser, on the database of the payments.
     pub(crate) async fn tool(&self, program: &str, arguments: &[&str]) -> anyhow::Result<()> {
-        let done = tokio::process::Command::new(program)
-            .args(["--host", &self.sockets, "--username=postgres"])
-            .args(["--dbname=payments"])
+        self.tool_on("payments", program, arguments).await
+    }
+
+    async fn tool_on(
+        &self,
+        database: &str,
+        program: &str,
+        arguments: &[&str],
+    ) -> anyhow::Result<()> {
+        let done = tokio::process::Command::new(Path::new(&programs()?).join(program))
+            .args(["--host", &self.host, "--username=postgres"])
+            .args(["--dbname", database])
             .args(arguments)
-            .env("PGPORT", PORT.to_string())
+            .env("PGPORT", self.port.to_string())
+            .env("PGPASSWORD", PASSWORD)
+            .env("PAYMENT_PROXY_PASSWORD", PASSWORD)
+            .env("PAYMENT_PROXY_OWNER_PASSWORD", PASSWORD)
+            .env("AUDITOR_PASSWORD", PASSWORD)
             .output()
             .await?;
         let said = String::from_utf8_lossy(&done.stderr);
@@ -271,9 +317,7 @@ impl Cluster {
 /// The setting without which a checkpoint writes a file of its own about what is replicated from elsewhere, and
 /// stops the server where it cannot.
 pub(crate) fn no_replication_origins() -> anyhow::Result<&'static str> {
-    let folder = std::process::Command::new(script()).arg("bin").output()?;
-    let folder = String::from_utf8(folder.stdout)?;
-    let program = Path::new(folder.trim()).join("postgres");
+    let program = Path::new(&programs()?).join("postgres");
     let told = std::process::Command::new(program)
         .arg("--version")
         .output()?;
@@ -284,6 +328,12 @@ pub(crate) fn no_replication_origins() -> anyhow::Result<&'static str> {
         ..18 => "max_replication_slots=0",
         18_u32.. => "max_active_replication_origins=0",
     })
+}
+
+/// The folder of PostgreSQL's programs.
+pub(crate) fn programs() -> anyhow::Result<String> {
+    let folder = std::process::Command::new(script()).arg("bin").output()?;
+    Ok(String::from_utf8(folder.stdout)?.trim().to_owned())
 }
 
 fn script() -> String {

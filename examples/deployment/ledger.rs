@@ -113,6 +113,11 @@ impl Ledger {
         }
     }
 
+    /// A client was answered in a way in which none should be.
+    pub(crate) fn complain(&self, complaint: String) {
+        self.state().complaints.push(complaint);
+    }
+
     /// A post of an accepted payment with another amount ended.
     pub(crate) fn reply_to_other_amount(&self, id: Uuid, reply: Reply) {
         let mut state = self.state();

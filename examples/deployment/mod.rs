@@ -7,6 +7,7 @@ pub(crate) mod facts;
 pub(crate) mod ledger;
 pub(crate) mod process;
 pub(crate) mod processor;
+pub(crate) mod replicas;
 pub(crate) mod stack;
 pub(crate) mod timeline;
 pub(crate) mod verdict;
@@ -39,6 +40,8 @@ pub(crate) struct Setup {
     pub(crate) settings: &'static [(&'static str, &'static str)],
     /// Files that an instance may have open; without it as many as this process.
     pub(crate) most_files: Option<u32>,
+    /// The database server, where it is not to be one of the deployment's own.
+    pub(crate) database: Option<cluster::Endpoint>,
     /// Where the database's files are; without it in the folder of the deployment.
     pub(crate) data: Option<PathBuf>,
     /// Where the database's WAL is; without it with its other files.
@@ -67,6 +70,7 @@ impl Setup {
             clock_can_be_set: false,
             settings: &[],
             most_files: None,
+            database: None,
             data: None,
             wal: None,
             server_settings: Vec::new(),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt as _;
 use rand::rngs::StdRng;
-use reqwest::header::CONTENT_TYPE;
+use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Client, StatusCode, Url};
 use rust_decimal::Decimal;
 use tokio::task::JoinSet;
@@ -160,6 +160,14 @@ impl Load {
         gaps.max().unwrap_or_default()
     }
 
+    /// When the first reply came that accepted a payment, from that time on.
+    pub(crate) fn first_accepted(&self, since: Instant) -> Option<Instant> {
+        let posts = self.posts();
+        let accepted = posts.iter().filter(|post| post.reply.is_acceptance());
+        let replied_at = accepted.map(|post| post.due + post.took);
+        replied_at.filter(|at| *at >= since).min()
+    }
+
     /// Waits for the next acceptance of something that is due from now on. Returns how long that took, or
     /// nothing if it took longer than `limit`.
     pub(crate) async fn accepted_again(&self, limit: Duration) -> Option<Duration> {
@@ -269,7 +277,16 @@ impl Shared {
             .header(CONTENT_TYPE, "application/json")
             .body(payment(id, cents));
         let reply = match request.send().await {
-            Ok(reply) => Reply::Status(reply.status()),
+            Ok(reply) => {
+                let status = reply.status();
+                if status == StatusCode::SERVICE_UNAVAILABLE
+                    && !reply.headers().contains_key(RETRY_AFTER)
+                {
+                    self.ledger
+                        .complain(format!("{id}: 503 without Retry-After"));
+                }
+                Reply::Status(status)
+            }
             Err(_) => Reply::None,
         };
         self.ledger.reply(id, reply);

@@ -1,5 +1,5 @@
-//! `make drills`: one outage after the other, each on a fresh deployment of real processes under load, with
-//! a verdict on every payment, short enough to be run before a release.
+//! `make drills` and `make failover`: one outage after the other, each on a fresh deployment of real
+//! processes under load, with a verdict on every payment, short enough to be run before a release.
 //!
 //! Exit: 0 every drill passed or could not be run here, which is said; 1 one failed; 2 bad arguments.
 
@@ -22,6 +22,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use drill::Drill;
 use outcome::Outcome;
+use payment_proxy::config::QueueDurability;
 
 /// Files that this process and its children may have open, if the system lets them: thousands of clients.
 const FILES: u64 = 65_536;
@@ -30,9 +31,15 @@ const FILES: u64 = 65_536;
 #[derive(Debug, Parser)]
 #[command(max_term_width = 110)]
 struct Args {
-    /// The drills to run, in this order; all without any
+    /// The drills to run, in this order; without any all of one machine, or with --failover all of three
     #[arg(value_enum)]
     drills: Vec<Drill>,
+    /// Run those whose database is three PostgreSQL under Patroni, with etcd and HAProxy
+    #[arg(long)]
+    failover: bool,
+    /// The queue of those; first logged and then unlogged without it
+    #[arg(long, value_enum)]
+    queue: Option<QueueDurability>,
     /// All choices come from it; chosen at random when it is not given
     #[arg(long, env)]
     seed: Option<u64>,
@@ -68,9 +75,14 @@ fn run(args: Args) -> anyhow::Result<bool> {
         }
         return Ok(true);
     }
-    let drills = match args.drills.as_slice() {
-        [] => Drill::value_variants(),
-        chosen => chosen,
+    let mut drills = args.drills;
+    if drills.is_empty() {
+        let all = Drill::value_variants().iter().copied();
+        drills.extend(all.filter(|drill| drill.is_replicated() == args.failover));
+    }
+    let queues = match args.queue {
+        Some(queue) => vec![queue],
+        None => vec![QueueDurability::Logged, QueueDurability::Unlogged],
     };
     let plan = site::Plan {
         binary: args.binary.map_or_else(deployment::built_with_this, Ok)?,
@@ -78,6 +90,7 @@ fn run(args: Args) -> anyhow::Result<bool> {
             .seed
             .unwrap_or_else(|| u64::from(rand::random::<u32>())),
         rate: args.rate,
+        queue: queues[0],
         keep: args.keep,
     };
     if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
@@ -93,9 +106,20 @@ fn run(args: Args) -> anyhow::Result<bool> {
             let mut outcomes = Vec::new();
             for drill in drills {
                 println!("{:20} {}", drill.name(), drill.about());
-                let outcome = site::run(*drill, &plan).await;
-                println!("{outcome}");
-                outcomes.push(outcome);
+                let queues = if drill.is_replicated() {
+                    &queues[..]
+                } else {
+                    &queues[..1]
+                };
+                for queue in queues {
+                    let plan = site::Plan {
+                        queue: *queue,
+                        ..plan.clone()
+                    };
+                    let outcome = site::run(drill, &plan).await;
+                    println!("{outcome}");
+                    outcomes.push(outcome);
+                }
             }
             outcomes
         };

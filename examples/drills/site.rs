@@ -11,12 +11,13 @@ use payment_proxy::telemetry::log::STORM_PAUSE;
 
 use crate::deployment::ledger::Ledger;
 use crate::deployment::processor::Behaviour;
+use crate::deployment::replicas::Replicas;
 use crate::deployment::stack::{Folder, Stack};
 use crate::deployment::timeline::Timeline;
 use crate::deployment::verdict::{LOST, TWICE};
 use crate::deployment::volume::Volume;
 use crate::deployment::{Setup, facts, generator, verdict};
-use crate::drill::Drill;
+use crate::drill::{Drill, failover};
 use crate::load::Load;
 use crate::log::Log;
 use crate::outcome::{Outcome, millis};
@@ -49,8 +50,21 @@ pub(crate) struct Plan {
     pub(crate) seed: u64,
     /// Payments per second.
     pub(crate) rate: u32,
+    /// Whether the queue of a replicated database is logged.
+    pub(crate) queue: QueueDurability,
     /// Whether logs and tables are kept also where nothing is wrong.
     pub(crate) keep: bool,
+}
+
+impl Plan {
+    /// What a drill is called in reports.
+    pub(crate) fn name_of(&self, drill: Drill) -> String {
+        match (drill.is_replicated(), self.queue) {
+            (false, _) => drill.name(),
+            (true, QueueDurability::Logged) => format!("{}-logged", drill.name()),
+            (true, QueueDurability::Unlogged) => format!("{}-unlogged", drill.name()),
+        }
+    }
 }
 
 /// A deployment under load.
@@ -61,6 +75,8 @@ pub(crate) struct Site {
     pub(crate) load: Load,
     pub(crate) watch: Watch,
     pub(crate) logs: [Log; 2],
+    /// The replicated database of a drill that asked for one.
+    pub(crate) replicas: Option<Arc<Replicas>>,
     /// The small file system of a drill that asked for one.
     pub(crate) volume: Option<Arc<Volume>>,
     pub(crate) folder: Arc<Folder>,
@@ -130,6 +146,13 @@ impl Site {
         Ok(())
     }
 
+    /// The replicated database.
+    pub(crate) fn replicas(&self) -> anyhow::Result<&Replicas> {
+        self.replicas
+            .as_deref()
+            .context("this drill has a replicated database")
+    }
+
     /// Waits for the first acceptance after an outage, which has to come within that limit.
     pub(crate) async fn recovers(&self, limit: Duration) -> Duration {
         let recovered = self.load.accepted_again(limit).await;
@@ -157,7 +180,7 @@ impl Site {
 pub(crate) async fn run(drill: Drill, plan: &Plan) -> Outcome {
     let begun_at = Instant::now();
     let mut outcome = Outcome {
-        name: drill.name(),
+        name: plan.name_of(drill),
         ..Outcome::default()
     };
     if let Err(error) = attempt(drill, plan, &mut outcome).await {
@@ -191,6 +214,21 @@ async fn attempt(drill: Drill, plan: &Plan, outcome: &mut Outcome) -> anyhow::Re
         )
     };
     drill.adapt(&mut setup, folder.path(), volume.as_deref())?;
+    let mut replicas = None;
+    if drill.is_replicated() {
+        setup.durability = plan.queue;
+        let started = Replicas::start(folder.path(), &folder.logs()).await;
+        let started = match started {
+            Ok(started) => Arc::new(started),
+            Err(error) => {
+                let reports = Path::new(env!("CARGO_MANIFEST_DIR")).join("reports");
+                folder.keep(&reports, "failover", &format!("{error:#}"))?;
+                return Err(error);
+            }
+        };
+        setup.database = Some(started.endpoint());
+        replicas = Some(started);
+    }
     let timeline = Arc::new(Timeline::create(&folder.logs().join("timeline.log"))?);
     let started = Stack::start(&setup, &folder, Arc::clone(&timeline)).await;
     let done = match started {
@@ -201,7 +239,7 @@ async fn attempt(drill: Drill, plan: &Plan, outcome: &mut Outcome) -> anyhow::Re
                 plan,
                 &setup,
                 &folder,
-                volume.clone(),
+                (volume.clone(), replicas.clone()),
                 &stack,
                 outcome,
             )
@@ -214,6 +252,9 @@ async fn attempt(drill: Drill, plan: &Plan, outcome: &mut Outcome) -> anyhow::Re
         }
         Err(error) => Err(error),
     };
+    if let Some(replicas) = &replicas {
+        replicas.stop().await;
+    }
     outcome.findings.extend(timeline.complaints());
     let logs = instance_logs(&setup, &folder);
     outcome
@@ -241,7 +282,7 @@ async fn walk(
     plan: &Plan,
     setup: &Setup,
     folder: &Arc<Folder>,
-    volume: Option<Arc<Volume>>,
+    (volume, replicas): (Option<Arc<Volume>>, Option<Arc<Replicas>>),
     stack: &Arc<Stack>,
     outcome: &mut Outcome,
 ) -> anyhow::Result<()> {
@@ -256,6 +297,7 @@ async fn walk(
         load,
         watch,
         logs: instance_logs(setup, folder).map(|path| Log::from_now(&path)),
+        replicas,
         volume,
         folder: Arc::clone(folder),
         begun_at,
@@ -267,11 +309,11 @@ async fn walk(
     stack.heal().await?;
     tokio::time::sleep(AFTER).await;
     site.load.end().await?;
-    let drained_at = Instant::now();
-    while stack.queued().await? > 0
-        && drained_at.elapsed() < setup.longest_doubt() + DRAIN_BEYOND_DOUBT
-    {
-        tokio::time::sleep(DRAIN_POLL).await;
+    drain(setup, stack).await?;
+    let mut lost = 0;
+    if drill.is_replicated() && setup.durability == QueueDurability::Unlogged {
+        lost = failover::post_all_again(&site).await?;
+        drain(setup, stack).await?;
     }
     // What a processor may still be about to store is stored after this; then nothing can change any more.
     let slowest = site.said().slowest;
@@ -283,7 +325,7 @@ async fn walk(
         let found = findings.iter().find(|finding| finding.kind == kind);
         found.map_or(0, |finding| finding.count)
     };
-    (outcome.lost, outcome.twice) = (count(LOST), count(TWICE));
+    (outcome.lost, outcome.twice) = (lost + count(LOST), count(TWICE));
     (outcome.settled, outcome.dead) = (facts.recorded_payments.len(), facts.dead.len());
     outcome.in_doubt = facts.queue.len();
     outcome.figures = site.load.figures(begun_at..Instant::now());
@@ -302,6 +344,17 @@ async fn walk(
     let said = std::mem::take(&mut *site.said());
     outcome.findings.extend(said.findings);
     outcome.notes = said.notes;
+    Ok(())
+}
+
+/// Waits until the queue is empty, or nothing can be in doubt any more.
+async fn drain(setup: &Setup, stack: &Stack) -> anyhow::Result<()> {
+    let begun_at = Instant::now();
+    while stack.queued().await? > 0
+        && begun_at.elapsed() < setup.longest_doubt() + DRAIN_BEYOND_DOUBT
+    {
+        tokio::time::sleep(DRAIN_POLL).await;
+    }
     Ok(())
 }
 

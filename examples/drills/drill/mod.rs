@@ -3,6 +3,7 @@
 mod connections;
 mod database;
 mod disks;
+pub(crate) mod failover;
 mod front_door;
 mod people;
 mod restarts;
@@ -57,6 +58,18 @@ pub(crate) enum Drill {
     RestoredDump,
     /// An auditor who lifts all limits, holds a snapshot and tries to fill the disk
     LongAudit,
+    /// Failover: the synchronous standby is made the leader, as planned
+    PlannedSwitchover,
+    /// Failover: the leader's machine killed with -9, Patroni and PostgreSQL
+    KilledLeader,
+    /// Failover: the leader's machine stopped where it stands for 60 s
+    FrozenLeader,
+    /// Failover: etcd away for 60 s
+    EtcdAway,
+    /// Failover: HAProxy away for 1 s
+    RestartedHaproxy,
+    /// Failover: the synchronous standby killed with -9
+    LostStandby,
 }
 
 impl Drill {
@@ -73,6 +86,19 @@ impl Drill {
         help.unwrap_or_default()
     }
 
+    /// Whether its database is three PostgreSQL under Patroni.
+    pub(crate) fn is_replicated(self) -> bool {
+        matches!(
+            self,
+            Self::PlannedSwitchover
+                | Self::KilledLeader
+                | Self::FrozenLeader
+                | Self::EtcdAway
+                | Self::RestartedHaproxy
+                | Self::LostStandby
+        )
+    }
+
     /// Size of the small file system that it needs, in megabytes.
     pub(crate) fn volume(self) -> Option<u32> {
         match self {
@@ -85,18 +111,19 @@ impl Drill {
 
     /// Whether clients may be told 503.
     pub(crate) fn refuses(self) -> bool {
-        matches!(
-            self,
-            Self::BrokenConnections
-                | Self::LockedTables
-                | Self::IndexMaintenance
-                | Self::FrozenDatabase
-                | Self::KilledDatabase
-                | Self::ClockSteps
-                | Self::FullDisk
-                | Self::FullWal
-                | Self::RestoredDump
-        )
+        self.is_replicated()
+            || matches!(
+                self,
+                Self::BrokenConnections
+                    | Self::LockedTables
+                    | Self::IndexMaintenance
+                    | Self::FrozenDatabase
+                    | Self::KilledDatabase
+                    | Self::ClockSteps
+                    | Self::FullDisk
+                    | Self::FullWal
+                    | Self::RestoredDump
+            )
     }
 
     /// The highest p99 with which it passes: for attacks of which others should notice little. It has room for
@@ -163,6 +190,12 @@ impl Drill {
             Self::FullLog => disks::full_log(site).await,
             Self::RestoredDump => restore::restored_dump(site).await,
             Self::LongAudit => people::long_audit(site).await,
+            Self::PlannedSwitchover => failover::switchover(site).await,
+            Self::KilledLeader => failover::killed_leader(site).await,
+            Self::FrozenLeader => failover::frozen_leader(site).await,
+            Self::EtcdAway => failover::etcd_away(site).await,
+            Self::RestartedHaproxy => failover::restarted_haproxy(site).await,
+            Self::LostStandby => failover::lost_standby(site).await,
         }
     }
 }
