@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::config::Settings;
+use crate::config::{DatabaseSettings, Settings};
 use crate::domain::attention::OwnAttention;
 use crate::domain::lease::LeasePolicy;
 use crate::domain::uptime::Uptime;
@@ -86,6 +86,13 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     let router = route::share(router, &recovered);
     let admission = Arc::new(Admission::new());
     let pools = Pools::checked(&settings.database, admission.clone());
+    let standby = settings.read_database_url.clone().map(|database_url| {
+        let database = DatabaseSettings {
+            database_url,
+            ..settings.database.clone()
+        };
+        Pools::checked(&database, admission.clone()).requests
+    });
     let stop = Arc::new(Stop::default());
     let (started, stopping) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
     let calls = TaskTracker::new();
@@ -166,6 +173,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     let api = Api {
         acceptor,
         pool: pools.requests.clone(),
+        standby: standby.clone(),
         processors: names,
         allow_purge: settings.purge.allow_purge,
         unrecorded: Arc::clone(&worker.returned.unrecorded),
@@ -326,7 +334,12 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     if let Ok(Err(error)) = tokio::time::timeout(CLOSE, tally.flush(&pools.requests)).await {
         tracing::debug!(error = %error, "the last accepted payments are not counted");
     }
-    let closed = tokio::time::timeout(CLOSE, pools.close());
+    let closed = tokio::time::timeout(CLOSE, async {
+        pools.close().await;
+        if let Some(standby) = standby {
+            standby.close().await;
+        }
+    });
     let _ = tokio::join!(closed, trace::stop());
     tracing::info!("stopped");
     outcome

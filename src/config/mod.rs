@@ -208,6 +208,15 @@ pub struct Settings {
     #[allow(missing_docs)]
     pub database: DatabaseSettings,
 
+    /// Where summaries are read instead, as of a moment ago: a standby of the database
+    #[arg(
+        long,
+        env = "READ_DATABASE_URL",
+        value_name = "READ_DATABASE_URL",
+        hide_env_values = true
+    )]
+    pub read_database_url: Option<DatabaseUrl>,
+
     #[command(flatten)]
     #[allow(missing_docs)]
     pub processors: ProcessorsSettings,

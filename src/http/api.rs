@@ -17,6 +17,8 @@ pub struct Api {
     pub acceptor: Acceptor,
     /// Connections for requests.
     pub pool: PgPool,
+    /// Connections to a standby, where summaries are read from one.
+    pub standby: Option<PgPool>,
     /// Resolver of the configured processors, in order of preference.
     pub processors: Arc<[String]>,
     /// Whether queue and ledger may be emptied.

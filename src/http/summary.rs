@@ -4,14 +4,18 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Query, State};
-use axum::http::Uri;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::problem::{DATABASE, problems};
 use super::{Api, Problem, ProblemKind};
-use crate::store::summary::{NoSummary, Summary, summarize};
+use crate::store::summary::{NoSummary, Summary, seconds_behind, summarize};
+
+/// How old a summary may be that a standby tells.
+const SECONDS_BEHIND: HeaderName = HeaderName::from_static("seconds-behind");
 
 /// Where the summary is. An end of its range that is empty is open, as one that is absent.
 pub(super) const PATH: &str = "/payments-summary";
@@ -34,20 +38,30 @@ problems!(
 
 /// Totals of what was settled, for each processor
 ///
-/// Counts the payments whose `requestedAt` lies from `from` to `to`, both included.
+/// Counts the payments whose `requestedAt` lies from `from` to `to`, both included. Where it is read from a
+/// standby of the database, `Seconds-Behind` says how old it may be.
 #[utoipa::path(
     get, path = "/payments-summary", tag = "payments", operation_id = "getPaymentsSummary",
     params(Range),
     responses(
         (status = 200, body = Summary,
-            description = "Totals by processor; those that are configured are always there"),
+            description = "Totals by processor; those that are configured are always there",
+            headers(("Seconds-Behind" = f64, description = "Only where a standby is read: \
+                what was settled longer ago than this is in the totals"))),
         SummaryProblems,
     )
 )]
-pub(super) async fn get(State(api): State<Arc<Api>>, uri: Uri) -> Result<Json<Summary>, Problem> {
+pub(super) async fn get(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Problem> {
     let (from, to) = range(&uri)?;
-    match summarize(&api.pool, &api.processors, from, to).await {
-        Ok(summary) => Ok(Json(summary)),
+    let mut headers = HeaderMap::new();
+    if let Some(standby) = &api.standby {
+        let behind = seconds_behind(standby).await?;
+        let behind = HeaderValue::from_str(&format!("{behind:.3}"));
+        headers.extend(behind.ok().map(|behind| (SECONDS_BEHIND, behind)));
+    }
+    let pool = api.standby.as_ref().unwrap_or(&api.pool);
+    match summarize(pool, &api.processors, from, to).await {
+        Ok(summary) => Ok((headers, Json(summary)).into_response()),
         Err(NoSummary::Database(error)) => Err(error.into()),
         Err(cut @ NoSummary::CutsArchivedHours(_)) => {
             Err(Problem::new(ProblemKind::ArchivedRange, cut.to_string()))

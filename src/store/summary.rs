@@ -64,6 +64,21 @@ fn cut_words(hours: &[DateTime<Utc>]) -> String {
     )
 }
 
+/// How much older than now what this database tells may be, in seconds: the age of the last heartbeat that it has.
+/// On a standby that is the delay of replication and up to a heartbeat's interval more, by the clocks of two servers;
+/// it grows while the standby gets nothing, and nothing says so otherwise.
+///
+/// # Errors
+/// The database did not answer, or no instance ever gave a heartbeat.
+pub async fn seconds_behind(database: impl PgExecutor<'_>) -> Result<f64, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT greatest(extract(epoch FROM clock_timestamp() - max(seen_at)), 0)::float8 AS "behind!"
+        FROM service_instance HAVING max(seen_at) IS NOT NULL"#
+    )
+    .fetch_one(database)
+    .await
+}
+
 /// Adds up the payments with `from <= requestedAt <= to`; an absent end is open. One statement, so one
 /// moment.
 ///

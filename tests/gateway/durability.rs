@@ -275,6 +275,45 @@ async fn what_only_reads_works_against_a_standby_or_says_why_not() {
 }
 
 #[tokio::test]
+async fn a_summary_that_a_standby_tells_says_how_far_behind_it_is() {
+    let (primary, default) = (Server::start().await, processor().await);
+    let standby = Server::standby_of(&primary).await;
+    let (database, copy) = (Database::at(&primary.url()), standby.url());
+    let settings = [
+        ("QUEUE_DURABILITY", "logged"),
+        ("READ_DATABASE_URL", copy.as_str()),
+    ];
+    let gateway = Gateway::start(&database, &processors(&[&default]), &settings).await;
+    let ids = gateway.post_many(3).await;
+    gateway.until_settled(&ids).await;
+    let behind = async || {
+        let reply = gateway.get("/payments-summary").await;
+        let seconds = reply.headers()["seconds-behind"].to_str().expect("ASCII");
+        let seconds: f64 = seconds.parse().expect("a number");
+        let summary: serde_json::Value = reply.json().await.expect("JSON");
+        (seconds, summary["default"]["totalRequests"].as_u64())
+    };
+    eventually("the standby has them", async || {
+        let (seconds, settled) = behind().await;
+        settled == Some(3) && seconds < 3.0
+    })
+    .await;
+    // It stops to replay, and goes on to answer.
+    Database::at(&copy)
+        .execute("SELECT pg_wal_replay_pause()")
+        .await;
+    gateway.until_settled(&gateway.post_many(2).await).await;
+    eventually("it is seen to be behind", async || {
+        let (seconds, settled) = behind().await;
+        settled == Some(3) && seconds > 3.0
+    })
+    .await;
+    drop(standby);
+    let reply = gateway.try_get("/payments-summary").await.expect("a reply");
+    assert_eq!(reply.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
 async fn durability_is_switched_either_way_without_losing_rows() {
     let database = Database::migrated().await;
     let payments: Vec<_> = (0..50).map(|_| new_payment()).collect();

@@ -43,6 +43,18 @@ struct Before {
 
 async fn begin(site: &Site, what: &'static str) -> anyhow::Result<Before> {
     site.slow_processors(DELAY).await?;
+    begin_with(site, what).await
+}
+
+/// The same with payments that wait in the queue, because both processors fail until there is a new leader.
+async fn begin_with_backlog(site: &Site, what: &'static str) -> anyhow::Result<Before> {
+    site.slow_processors(DELAY).await?;
+    tokio::time::sleep(DELAY * 2).await;
+    site.failing_processors(true).await?;
+    begin_with(site, what).await
+}
+
+async fn begin_with(site: &Site, what: &'static str) -> anyhow::Result<Before> {
     let before = Before {
         leader: site.replicas()?.leader()?,
         // What is posted again later was accepted shortly before.
@@ -94,6 +106,7 @@ async fn new_leader(site: &Site, before: &Before) -> anyhow::Result<()> {
         millis(lead.commits_at - lead.promoted_at),
         millis(took)
     ));
+    site.slow_processors(DELAY).await?;
     let again = site.ledger.accepted_after(before.accepted);
     let again = again.into_iter().step_by(2).collect();
     site.load.post_again(again, site.seed).await;
@@ -114,7 +127,7 @@ fn note_gap(site: &Site, before: &Before) -> Duration {
 }
 
 pub(super) async fn switchover(site: &Site) -> anyhow::Result<()> {
-    let before = begin(site, "a planned switchover").await?;
+    let before = begin_with_backlog(site, "a planned switchover").await?;
     let replicas = site.replicas()?;
     let (switched, changed) = tokio::join!(replicas.switch_over(), new_leader(site, &before));
     switched?;
@@ -125,7 +138,7 @@ pub(super) async fn switchover(site: &Site) -> anyhow::Result<()> {
 }
 
 pub(super) async fn killed_leader(site: &Site) -> anyhow::Result<()> {
-    let before = begin(site, "the leader killed").await?;
+    let before = begin_with_backlog(site, "the leader killed").await?;
     let replicas = site.replicas()?;
     replicas.kill(before.leader).await?;
     new_leader(site, &before).await?;
