@@ -186,9 +186,10 @@ $$;
 
 -- Puts payments back into a queue that was emptied, which an instance had claimed before: each is
 -- assigned to the processor that may have charged it, in doubt when the lease is over. One that was
--- posted again meanwhile is in the queue already, and is assigned, too; nobody has claimed it, since
--- nothing is claimed before all instances have done this. The DELETE sees what was settled during
--- the INSERT. Returns how many are there now.
+-- posted again meanwhile is in the queue already, and is assigned, too. It may have been claimed by
+-- the statement that accepted it, on a connection that was the first to reach this queue: such a
+-- claim is never sent, and its release must not match any more, so attempt grows. The DELETE sees
+-- what was settled during the INSERT. Returns how many are there now.
 CREATE FUNCTION put_back_payments(
     ids uuid[], amounts numeric[], accepted timestamptz[], attempts integer[], processors text[],
     requested timestamptz[], lease interval, late_charge interval
@@ -206,10 +207,11 @@ BEGIN
         AS c (id, amount, accepted_at, attempt, processor, requested_at)
     ORDER BY c.id
     ON CONFLICT ON CONSTRAINT payment_queue_correlation_id_key DO UPDATE
-    SET lease_until = excluded.lease_until, attempt = excluded.attempt,
+    SET lease_until = excluded.lease_until,
+        attempt = greatest(q.attempt, excluded.attempt) + 1,
         processor = excluded.processor, requested_at = excluded.requested_at,
         doubt_until = excluded.doubt_until
-    WHERE q.processor IS NULL;
+    WHERE q.processor IS NULL OR q.attempt <= excluded.attempt;
     GET DIAGNOSTICS put_back = ROW_COUNT;
     DELETE FROM payment_queue q WHERE q.correlation_id = ANY (ids) AND (
         EXISTS (SELECT FROM payment_processed p WHERE p.correlation_id = q.correlation_id)
