@@ -98,7 +98,7 @@ def settle(setting):
 
         rate = search(setting, 3_000, holds)
         sustained = 0
-        for _ in range(1 if setting.rate else CONFIRMATIONS):
+        for _ in range(confirmations(rate, setting.rate)):
             if holds(rate, setting.seconds or 60):
                 sustained = rate
                 break
@@ -115,6 +115,13 @@ def settle(setting):
             notes=[load.words() for load in bench.offers],
             charts=[("scatter", "settle: settled against offered", "offered per second", "settled per second", [(load.rate, load.settled / load.seconds) for load in bench.offers])],
         )
+
+
+def confirmations(rate, asked):
+    """How many rates are tried for the whole time: the one that was asked for, and none where nothing could be kept up with."""
+    if not rate:
+        return 0
+    return 1 if asked else CONFIRMATIONS
 
 
 def search(setting, first, holds):

@@ -224,6 +224,13 @@ class Cpu(unittest.TestCase):
         self.assertEqual(rates.middle(self.OURS), ({"postgres": 90.0, "nginx": 40.0}, 150.0))
 
 
+class Settle(unittest.TestCase):
+    def test_a_rate_that_cannot_be_kept_up_with_is_not_confirmed(self):
+        tries = [rates.confirmations(rate, asked) for rate, asked in ((0, 9_000), (0, None), (9_000, 9_000))]
+        self.assertEqual(tries, [0, 0, 1])
+        self.assertEqual(rates.confirmations(9_000, None), rates.CONFIRMATIONS)
+
+
 class Soak(unittest.TestCase):
     BEFORE = {watch.OTHERS: 1.0, "MB resident of api1": 40.0, "bytes of payment_queue": 8 << 20, "settled": 1_000.0, "bytes of payment_processed": 100.0}
 
