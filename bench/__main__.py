@@ -16,7 +16,7 @@ from bench.box import Groups
 from bench.child import Broken
 from bench.line import Line, Outcome
 from bench.run import Run
-from bench.stack import REPOSITORY
+from bench.stack import CONTEST, OVERLAY, REPOSITORY
 
 import books  # found on the path that bench.proof extends
 
@@ -76,7 +76,8 @@ def arguments():
 def command(given):
     """How to measure the same again."""
     chosen = {"LINES": f'"{given.lines}"' if given.lines else "", "SECONDS": given.seconds, "RATE": given.rate, "ROWS": given.rows, "TURNS": given.turns}
-    return " ".join(["make bench", *(f"{name}={value}" for name, value in chosen.items() if value)])
+    overlay = [] if OVERLAY == CONTEST else [f"BENCH_OVERLAY={OVERLAY}"]
+    return " ".join([*overlay, "make bench", *(f"{name}={value}" for name, value in chosen.items() if value)])
 
 
 def main():

@@ -4,12 +4,12 @@ import http.client
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import socket
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -33,23 +33,41 @@ POSTGRES_PORT = 5432
 READY_S = 30
 # What operators say to an instance here. docker-compose.yml sets nothing else that is not about places.
 OPERATOR_TOKEN = "for-the-bench-only"
+# The file that is laid over docker-compose.yml; none where the variable is empty.
+CONTEST = "docker-compose.contest.yml"
+OVERLAY = os.environ.get("BENCH_OVERLAY", CONTEST)
 
 
-def compose():
-    """What docker-compose.yml says: the settings of PostgreSQL, and each service's CPUs."""
-    services = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())["services"]
-    cpus = {name: with_defaults(service["cpuset"]) for name, service in services.items() if "cpuset" in service}
-    return postgres_settings(services["postgres"]["command"]), cpus
+@dataclass
+class Compose:
+    """What the compose files say of the services."""
+
+    postgres: list
+    # The CPU of each service that is kept on one.
+    cpus: dict
+    # The configuration of nginx.
+    nginx: Path
+    # What is run after the migrations, as the owner of the tables.
+    sql: Path | None
+
+
+def compose(overlay=OVERLAY):
+    """Reads docker-compose.yml, and the file that is laid over it, if any."""
+    files = [yaml.safe_load((REPOSITORY / file).read_text())["services"] for file in ("docker-compose.yml", overlay) if file]
+    cpus = {name: service["cpuset"] for services in files for name, service in services.items() if "cpuset" in service}
+
+    def mounted(service, path):
+        """The file that a service finds at that path: what is laid over the first file takes precedence."""
+        volumes = [volume.split(":") for services in files for volume in services.get(service, {}).get("volumes", [])]
+        return next((REPOSITORY / source for source, target, *_ in reversed(volumes) if target == path), None)
+
+    postgres = postgres_settings(files[0]["postgres"]["command"])
+    return Compose(postgres, cpus, mounted("nginx", "/etc/nginx/nginx.conf"), mounted("give-way", "/give-way.sql"))
 
 
 def postgres_settings(command):
     """The values of the flags `-c` of a command."""
     return [value for flag, value in zip(command, command[1:]) if flag == "-c"]
-
-
-def with_defaults(value):
-    """With the default in the place of ${NAME:-default}, or of ${NAME-default}."""
-    return re.sub(r"\$\{\w+:?-([^}]*)\}", r"\1", str(value))
 
 
 def free_port(outgoing=Path("/proc/sys/net/ipv4/ip_local_port_range")):
@@ -93,14 +111,14 @@ def answers(connection, path):
 
 
 class Stack:
-    """One deployment with a database of its own, whose settings in docker-compose.yml those in `postgres` add to; a context
+    """One deployment with a database of its own, whose settings in the compose files those in `postgres` add to; a context
     manager that ends all it started."""
 
     def __init__(self, groups, logs, delay_ms=0, durability="unlogged", postgres=()):
         self.groups, self.logs, self.durability = groups, logs, durability
         self.delay_ms = delay_ms
-        settings, self.cpus = compose()
-        self.settings = [*settings, *postgres]
+        self.compose = compose()
+        self.settings = [*self.compose.postgres, *postgres]
         logs.mkdir(parents=True, exist_ok=True)
         self.children = {}
         self.memory_mb = {}
@@ -129,7 +147,8 @@ class Stack:
         """Starts a process, in the box or beside it. In the box it runs where the service of that name does, and what is no
         service, where nginx does."""
         if boxed:
-            command = [*self.groups.enter(), *box.on(self.cpus.get(name, self.cpus["nginx"])), *command]
+            cpu = self.compose.cpus.get(name, self.compose.cpus.get("nginx"))
+            command = [*self.groups.enter(), *(box.on(cpu) if cpu else []), *command]
         self.children[name] = Child(name, self.logs / f"{name}.log", command, environment)
         return self.children[name]
 
@@ -156,10 +175,12 @@ class Stack:
             "ALLOW_PURGE": "true",
         }
         run([BINARY, "migrate"], env={**os.environ, **self.environment, "MIGRATE_DATABASE_URL": self.url("payment_proxy_owner", "payments")})
+        if self.compose.sql:
+            self.sql(self.compose.sql.read_text(), "payment_proxy_owner")
         for name in INSTANCES:
             self.start_instance(name)
         self.port = free_port()
-        self.start_nginx("nginx", run([SCRIPTS / "nginx-config.sh", self.port, self.folder]), self.port, "/readyz")
+        self.start_nginx("nginx", self.nginx_configuration(self.port, self.folder), self.port, "/readyz")
 
     def _accepts(self, sockets):
         try:
@@ -186,6 +207,10 @@ class Stack:
         self.note_memory()
         self.children.pop(name).stop()
 
+    def nginx_configuration(self, port, folder):
+        """That of the deployment, for the sockets in that folder."""
+        return run([SCRIPTS / "nginx-config.sh", port, folder, self.compose.nginx])
+
     def start_nginx(self, name, configuration, port, path):
         """Starts an nginx with that configuration."""
         file = self.folder / f"{name}.conf"
@@ -202,9 +227,9 @@ class Stack:
         sockets = str(self.folder / "postgres").replace("/", "%2F")
         return f"postgres://{user}@{sockets}:{POSTGRES_PORT}/{database}"
 
-    def sql(self, statement):
-        """Runs SQL as superuser and returns what comes of it: rows of texts."""
-        psql = ["psql", "--no-psqlrc", "--quiet", "--csv", "--tuples-only", "--set=ON_ERROR_STOP=1", self.url("postgres", "payments")]
+    def sql(self, statement, user="postgres"):
+        """Runs SQL, as superuser if nothing else is said, and returns what comes of it: rows of texts."""
+        psql = ["psql", "--no-psqlrc", "--quiet", "--csv", "--tuples-only", "--set=ON_ERROR_STOP=1", self.url(user, "payments")]
         return [line.split(",") for line in run(psql, input=statement).splitlines()]
 
     def trees(self):

@@ -1,7 +1,7 @@
 """What stands for the service, or for both instances behind nginx: less than the service, under the same load."""
 
 from bench.child import run
-from bench.stack import INSTANCES, REPOSITORY, SCRIPTS, free_port
+from bench.stack import INSTANCES, REPOSITORY, free_port
 
 # What an nginx does with a POST that answers it by itself.
 ANSWER = "return 202;"
@@ -12,9 +12,9 @@ def bare_nginx(stack):
     name, port = "bare", free_port()
     folder = stack.folder / name
     folder.mkdir()
-    ours = run([SCRIPTS / "nginx-config.sh", port, folder])
-    bare = ours.replace("proxy_pass http://$turn/payments;", ANSWER).replace(f"unix:{folder}/", f"unix:{stack.folder}/")
-    assert bare.count(ANSWER) == 1, "nginx.conf has the line that passes a POST on, once"
+    ours = stack.nginx_configuration(port, folder)
+    bare = ours.replace("proxy_pass http://$posts/payments;", ANSWER).replace(f"unix:{folder}/", f"unix:{stack.folder}/")
+    assert bare.count(ANSWER) == 1, "nginx-rules.conf has the line that passes a POST on, once"
     stack.start_nginx(name, bare, port, "/readyz")
     return f"http://127.0.0.1:{port}"
 

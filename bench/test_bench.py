@@ -138,13 +138,18 @@ class Box(unittest.TestCase):
 
 class Compose(unittest.TestCase):
     def test_the_limits_and_settings_of_the_compose_file_are_read(self):
-        settings, cpus = stack.compose()
-        self.assertIn("shared_buffers", {setting.split("=")[0] for setting in settings})
-        self.assertTrue(all("=" in setting for setting in settings))
-        self.assertEqual(cpus, {"nginx": "0", "api1": "0", "api2": "0", "postgres": "1"})
+        core = stack.compose(overlay="")
+        self.assertIn("shared_buffers", {setting.split("=")[0] for setting in core.postgres})
+        self.assertTrue(all("=" in setting for setting in core.postgres))
+        self.assertEqual((core.cpus, core.nginx, core.sql), ({}, stack.REPOSITORY / "nginx.conf", None))
 
-    def test_defaults_of_the_environment_are_taken(self):
-        self.assertEqual(stack.with_defaults("${A:-one}/${B-two}"), "one/two")
+    def test_the_overlay_of_the_contest_is_laid_over_it(self):
+        core, contest = stack.compose(overlay=""), stack.compose(overlay=stack.CONTEST)
+        self.assertEqual(contest.postgres, core.postgres)
+        self.assertEqual(contest.cpus, {"nginx": "0", "api1": "0", "api2": "0", "postgres": "1"})
+        files = [stack.REPOSITORY / "deploy/contest" / name for name in ("nginx.conf", "give-way.sql")]
+        self.assertEqual([contest.nginx, contest.sql], files)
+        self.assertTrue(all(file.exists() for file in files))
 
 
 class Ports(unittest.TestCase):

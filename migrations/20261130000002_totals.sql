@@ -34,9 +34,6 @@ CREATE FUNCTION payment_rollup_count() RETURNS trigger LANGUAGE plpgsql
 DECLARE
     sign CONSTANT integer := TG_ARGV[0];
 BEGIN
-    -- Give way to accepts on the same CPU, as long as no row of the totals is locked: other
-    -- settles are about to add to the same ones.
-    PERFORM pg_sleep(0.001);
     INSERT INTO payment_rollup AS r (unit, starts_at, processor, requests, amount)
     SELECT u.unit, date_bin(u.width, s.starts_at, 'epoch'), s.processor,
         sign * sum(s.requests), sign * sum(s.amount)

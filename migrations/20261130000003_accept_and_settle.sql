@@ -125,11 +125,6 @@ $$;
 -- First as if all were assigned and none was recorded: to look out for the others in each row takes
 -- a fifth of the whole statement. Where that proves wrong nothing of it stays, and each row is
 -- looked at, by a statement that sees what the others have committed meanwhile.
---
--- A settle delays an accept that is queued on the same CPU by more than a millisecond; at 2,000
--- posts a second most of the slowest hundredth were such. So it sleeps for a millisecond, the
--- shortest pause there is, between the DELETE and the INSERT, and again before the totals are added
--- up (payment_rollup_count). Nobody else wants the rows that are locked meanwhile.
 CREATE FUNCTION settle_payments(
     ids uuid[], charged_by text, amounts numeric[], requested timestamptz[],
     accepted timestamptz[], attempts integer[],
@@ -145,8 +140,6 @@ BEGIN
         IF held < cardinality(ids) THEN
             RAISE no_data_found;
         END IF;
-        -- Give way.
-        PERFORM pg_sleep(0.001);
         INSERT INTO payment_processed
             (correlation_id, amount, processor, requested_at, accepted_at, attempt)
         SELECT c.correlation_id, c.amount, charged_by, c.requested_at, c.accepted_at, c.attempt

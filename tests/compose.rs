@@ -1,7 +1,9 @@
 //! `docker-compose.yml` is the front door: every setting goes through it, and no secret is in it.
+//! `docker-compose.contest.yml` is laid over it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 
 use clap::CommandFactory;
@@ -9,6 +11,7 @@ use payment_proxy::command::Cli;
 use serde_json::Value;
 
 const COMPOSE: &str = include_str!("../docker-compose.yml");
+const CONTEST: &str = include_str!("../docker-compose.contest.yml");
 const OBSERVABILITY: &str = include_str!("../docs/observability.md");
 const INSTANCES: [&str; 2] = ["api1", "api2"];
 
@@ -21,8 +24,29 @@ const RENAMED: [(&str, &str); 2] = [
 const OF_THE_STACK: [&str; 2] = ["LISTEN", "OPERATOR_LISTEN"];
 
 fn services() -> Value {
-    let mut file: Value = serde_saphyr::from_str(COMPOSE).expect("docker-compose.yml is YAML");
+    services_of(COMPOSE)
+}
+
+fn services_of(file: &str) -> Value {
+    let mut file: Value = serde_saphyr::from_str(file).expect("YAML");
     file["services"].take()
+}
+
+/// The services with those of the contest's deployment laid over them, as compose merges mappings.
+fn services_of_the_contest() -> Value {
+    fn lay(over: Value, under: &mut Value) {
+        match (over, under) {
+            (Value::Object(over), Value::Object(under)) => {
+                for (key, value) in over {
+                    lay(value, under.entry(key).or_insert(Value::Null));
+                }
+            }
+            (over, under) => *under = over,
+        }
+    }
+    let mut services = services();
+    lay(services_of(CONTEST), &mut services);
+    services
 }
 
 /// What a service's process finds in its environment: null for what compose passes on from `.env`.
@@ -260,26 +284,87 @@ fn passwords_are_demanded_and_made_once() {
 
 #[test]
 fn the_limits_are_those_of_the_contest() {
-    let services = services();
-    let public = services.as_object().expect("services").values();
-    let public = public.filter(|service| service["profiles"].is_null());
-    let limits = public.map(|service| &service["deploy"]["resources"]["limits"]);
-    let (mut cpus, mut megabytes) = (0.0, 0);
-    for limit in limits {
-        cpus += limit["cpus"]
-            .as_str()
-            .and_then(|cpus| cpus.parse::<f64>().ok())
-            .expect("CPUs");
-        let memory = limit["memory"]
-            .as_str()
-            .and_then(|memory| memory.strip_suffix("MB"));
-        megabytes += memory
-            .and_then(|memory| memory.parse::<u32>().ok())
-            .expect("megabytes");
+    for services in [services(), services_of_the_contest()] {
+        let public = services.as_object().expect("services").values();
+        let public = public.filter(|service| service["profiles"].is_null());
+        let limits = public.map(|service| &service["deploy"]["resources"]["limits"]);
+        let (mut cpus, mut megabytes) = (0.0, 0);
+        for limit in limits {
+            cpus += limit["cpus"]
+                .as_str()
+                .and_then(|cpus| cpus.parse::<f64>().ok())
+                .expect("CPUs");
+            let memory = limit["memory"]
+                .as_str()
+                .and_then(|memory| memory.strip_suffix("MB"));
+            megabytes += memory
+                .and_then(|memory| memory.parse::<u32>().ok())
+                .expect("megabytes");
+        }
+        assert!(
+            cpus <= 1.5 + f64::EPSILON * 8.0 && megabytes <= 350,
+            "{cpus} CPUs, {megabytes} MB"
+        );
     }
+}
+
+#[test]
+fn the_load_balancer_finds_the_instances_where_they_listen() {
+    let balanced = |configuration: &str| -> BTreeSet<String> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(configuration);
+        let text = std::fs::read_to_string(path).expect(configuration);
+        let servers = text.lines().map(str::trim);
+        let servers = servers.filter_map(|line| line.strip_prefix("server unix:"));
+        let servers = servers.filter_map(|rest| rest.split_whitespace().next());
+        servers.map(|socket| format!("unix:{socket}")).collect()
+    };
+    let listening: BTreeSet<String> = INSTANCES
+        .iter()
+        .map(|instance| environment(instance)["LISTEN"].as_str().map(str::to_owned))
+        .collect::<Option<_>>()
+        .expect("all listen");
+    for configuration in ["nginx.conf", "deploy/contest/nginx.conf"] {
+        assert_eq!(balanced(configuration), listening, "{configuration}");
+    }
+}
+
+#[test]
+fn every_file_of_the_repository_that_a_service_mounts_is_there() {
+    let (ours, contest) = (services(), services_of(CONTEST));
+    let services = [&ours, &contest];
+    let services = services.iter().filter_map(|services| services.as_object());
+    let volumes =
+        services.flat_map(|services| services.values().map(|service| &service["volumes"]));
+    let volumes = volumes.filter_map(|volumes| volumes.as_array()).flatten();
+    let mounted = volumes.filter_map(|volume| volume.as_str()?.strip_prefix("./"));
+    let mounted: BTreeSet<&str> = mounted
+        .filter_map(|mount| mount.split(':').next())
+        .collect();
+    assert!(mounted.contains("nginx-rules.conf"), "{mounted:?}");
+    for file in mounted {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        assert!(path.exists(), "{file} is not there");
+    }
+}
+
+#[test]
+fn the_contest_s_deployment_replaces_the_load_balancer_s_configuration() {
+    let mounts = |file: &str| -> BTreeMap<String, String> {
+        let services = services_of(file);
+        let volumes = services["nginx"]["volumes"].as_array().expect("volumes");
+        let pairs = volumes.iter().filter_map(|volume| {
+            let (source, rest) = volume.as_str()?.split_once(':')?;
+            Some((rest.to_owned(), source.to_owned()))
+        });
+        pairs.collect()
+    };
+    let (ours, contest) = (mounts(COMPOSE), mounts(CONTEST));
+    // At the same path and with the same mode: compose would mount both otherwise.
+    assert!(contest.keys().all(|target| ours.contains_key(target)));
     assert!(
-        cpus <= 1.5 + f64::EPSILON * 8.0 && megabytes <= 350,
-        "{cpus} CPUs, {megabytes} MB"
+        contest
+            .iter()
+            .all(|(target, source)| ours[target] != *source)
     );
 }
 

@@ -1,4 +1,5 @@
-//! The rules of `nginx.conf`, with a real nginx in front of two instances that misbehave as told.
+//! The rules of `nginx.conf`, and the balancing of the contest's deployment, with a real nginx in
+//! front of instances that misbehave as told.
 
 #![allow(clippy::unwrap_used)] // a test that cannot set itself up has failed
 
@@ -15,9 +16,16 @@ use tokio::task::JoinSet;
 
 const PAYMENT: &str = r#"{"correlationId":"4a7901b8-7d26-4d9d-aa19-4dc1c7cf60b3","amount":19.90}"#;
 
-/// How long posts go to one instance.
+/// How long nginx leaves an instance alone that failed.
+const LEFT_ALONE: Duration = Duration::from_secs(1);
+/// How long nginx waits for an instance that is silent.
+const SILENT_AT_MOST: Duration = Duration::from_secs(5);
+
+/// How the contest's deployment balances.
+const CONTEST: &str = "deploy/contest/nginx.conf";
+/// How long posts go to one instance there.
 const TURN: Duration = Duration::from_millis(500);
-/// Posts that the one whose turn it is has at once.
+/// Posts that the one whose turn it is has at once there.
 const MOST_AT_ONE: usize = 64;
 
 /// What an instance does with each request it has read.
@@ -33,12 +41,12 @@ enum Instance {
     Absent,
 }
 
-/// nginx with two instances behind it. The drop of it ends nginx.
+/// nginx with instances behind it. The drop of it ends nginx.
 struct Stack {
     url: String,
     nginx: Child,
     /// The request lines that each instance has read.
-    seen: [Arc<Mutex<Vec<String>>>; 2],
+    seen: Vec<Arc<Mutex<Vec<String>>>>,
     _folder: tempfile::TempDir,
 }
 
@@ -54,19 +62,25 @@ impl Drop for Stack {
 
 impl Stack {
     async fn start(instances: [Instance; 2]) -> Self {
+        Self::start_with(&root().join("nginx.conf"), &instances).await
+    }
+
+    /// The same with another configuration of nginx, for as many instances as it names.
+    async fn start_with(configuration: &Path, instances: &[Instance]) -> Self {
         // A name that means something to shells and to nginx.
         let odd = tempfile::Builder::new().prefix("a b &|\"\\$'ü").tempdir();
         let folder = odd.unwrap();
         // nginx's worker is another user when the tests run as root.
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
-        let seen = [Arc::default(), Arc::default()];
-        for ((instance, name), seen) in instances.into_iter().zip(["api1", "api2"]).zip(&seen) {
-            let socket = folder.path().join(format!("{name}.sock"));
+        let mut seen = Vec::new();
+        for (number, instance) in (1..).zip(instances) {
+            let socket = folder.path().join(format!("api{number}.sock"));
             let listener = UnixListener::bind(&socket).unwrap();
             std::fs::set_permissions(&socket, PermissionsExt::from_mode(0o666)).unwrap();
-            tokio::spawn(serve(instance, listener, Arc::clone(seen)));
+            seen.push(Arc::default());
+            tokio::spawn(serve(*instance, listener, Arc::clone(&seen[number - 1])));
         }
-        let (nginx, port) = start_nginx(folder.path()).await;
+        let (nginx, port) = start_nginx(folder.path(), configuration).await;
         Self {
             url: format!("http://127.0.0.1:{port}"),
             nginx,
@@ -119,12 +133,32 @@ impl Stack {
         reply
     }
 
-    /// How many requests the first and the second instance have read.
-    fn counts(&self) -> [usize; 2] {
-        [
-            self.seen[0].lock().unwrap().len(),
-            self.seen[1].lock().unwrap().len(),
-        ]
+    /// How many requests each instance has read.
+    fn counts(&self) -> Vec<usize> {
+        let counts = self.seen.iter().map(|seen| seen.lock().unwrap().len());
+        counts.collect()
+    }
+
+    /// Posts this many payments at once, as often as told, a twentieth of a second apart. Returns how
+    /// long each took; each has been accepted.
+    async fn crowds(&self, size: usize, times: u32) -> Vec<Duration> {
+        let client = payment_proxy::config::tls::plain().build().unwrap();
+        let mut posts = JoinSet::new();
+        for _ in 0..times {
+            for _ in 0..size {
+                let post = client
+                    .post(format!("{}/payments", self.url))
+                    .header("content-type", "application/json")
+                    .body(PAYMENT);
+                posts.spawn(async move {
+                    let sent = Instant::now();
+                    assert_eq!(post.send().await.unwrap().status(), 202);
+                    sent.elapsed()
+                });
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        posts.join_all().await
     }
 
     fn last_seen(&self) -> Option<String> {
@@ -180,9 +214,12 @@ async fn read_request(connection: &mut UnixStream) -> Option<String> {
     }
 }
 
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
 /// Starts nginx with the sockets in `folder`, on a port that is free.
-async fn start_nginx(folder: &Path) -> (Child, u16) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+async fn start_nginx(folder: &Path, configuration: &Path) -> (Child, u16) {
     let path = format!(
         "{}:/usr/local/sbin:/usr/sbin:/sbin",
         std::env::var("PATH").unwrap()
@@ -192,9 +229,10 @@ async fn start_nginx(folder: &Path) -> (Child, u16) {
         let port = free.local_addr().unwrap().port();
         drop(free);
 
-        let config = Command::new(root.join("scripts/nginx-config.sh"))
+        let config = Command::new(root().join("scripts/nginx-config.sh"))
             .arg(port.to_string())
             .arg(folder)
+            .arg(configuration)
             .stderr(Stdio::inherit())
             .output()
             .unwrap();
@@ -304,11 +342,11 @@ async fn other_paths_reach_no_instance() {
 #[tokio::test]
 async fn payment_whose_instance_breaks_off_is_accepted_by_the_other() {
     let stack = Stack::start([Instance::BreaksOff, Instance::Answers(202)]).await;
-    let posted = stack.post_for(2 * TURN).await;
-    let [broken, healthy] = stack.counts();
-    assert_eq!(healthy, posted);
+    let posted = stack.post_for(2 * LEFT_ALONE).await;
+    let counts = stack.counts();
+    assert_eq!(counts[1], posted);
     assert!(
-        broken >= 1,
+        counts[0] >= 1,
         "the broken instance was never tried, so this test shows nothing"
     );
 }
@@ -316,7 +354,7 @@ async fn payment_whose_instance_breaks_off_is_accepted_by_the_other() {
 #[tokio::test]
 async fn dead_instance_costs_no_payment_and_is_left_alone() {
     let stack = Stack::start([Instance::Absent, Instance::Answers(202)]).await;
-    let posted = stack.post_for(2 * TURN).await;
+    let posted = stack.post_for(LEFT_ALONE).await;
     assert_eq!(stack.counts(), [0, posted]);
 }
 
@@ -388,9 +426,36 @@ async fn a_body_that_comes_a_byte_every_two_seconds_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn payments_go_to_the_instances_in_turns() {
-    let stack = Stack::start([Instance::Answers(202); 2]).await;
-    let (mut turns, mut before) = (0, [0, 0]);
+async fn payments_go_to_all_instances_and_a_third_one_is_one_line() {
+    const SECOND: &str = "        server unix:/sockets/api2.sock max_fails=1 fail_timeout=1s;\n";
+    let ours = std::fs::read_to_string(root().join("nginx.conf")).unwrap();
+    assert_eq!(ours.matches(SECOND).count(), 1);
+    let third = format!("{SECOND}{}", SECOND.replace("api2", "api3"));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), ours.replace(SECOND, &third)).unwrap();
+
+    let stack = Stack::start_with(file.path(), &[Instance::Answers(202); 3]).await;
+    for _ in 0..60 {
+        assert_eq!(stack.post("/payments", PAYMENT).await.status(), 202);
+    }
+    // None has anything under way when the next one comes, so they take it in turn.
+    assert_eq!(stack.counts(), [20, 20, 20]);
+}
+
+#[tokio::test]
+async fn an_instance_that_is_silent_holds_no_more_than_the_other_serves_at_once() {
+    const CROWD: usize = 60;
+    let stack = Stack::start([Instance::Hangs, Instance::Answers(202)]).await;
+    // It is given up after all of them have come.
+    let took = stack.crowds(CROWD, 20).await;
+    let waited = took.iter().filter(|time| **time >= SILENT_AT_MOST).count();
+    assert!((1..=CROWD).contains(&waited), "{waited} of {}", took.len());
+}
+
+#[tokio::test]
+async fn the_contest_s_nginx_sends_payments_to_the_instances_in_turns() {
+    let stack = Stack::start_with(&root().join(CONTEST), &[Instance::Answers(202); 2]).await;
+    let (mut turns, mut before) = (0, stack.counts());
     let mut last = None;
     let begin = Instant::now();
     while begin.elapsed() < 4 * TURN {
@@ -406,31 +471,13 @@ async fn payments_go_to_the_instances_in_turns() {
 }
 
 #[tokio::test]
-async fn a_crowd_has_both_instances_and_one_that_is_silent_holds_no_more_than_its_turn() {
-    let stack = Stack::start([Instance::Hangs, Instance::Answers(202)]).await;
-    let (client, begin) = (
-        payment_proxy::config::tls::plain().build().unwrap(),
-        Instant::now(),
-    );
-    let mut posts = JoinSet::new();
+async fn the_contest_s_nginx_gives_a_crowd_both_instances_and_a_silent_one_no_more_than_its_turn() {
+    let instances = [Instance::Hangs, Instance::Answers(202)];
+    let stack = Stack::start_with(&root().join(CONTEST), &instances).await;
     // For longer than one turn, so that the silent one has one in it; nginx gives it up after 5 s.
-    while begin.elapsed() < 2 * TURN {
-        for _ in 0..MOST_AT_ONE {
-            let post = client
-                .post(format!("{}/payments", stack.url))
-                .header("content-type", "application/json")
-                .body(PAYMENT);
-            posts.spawn(async move {
-                let sent = Instant::now();
-                (post.send().await.unwrap().status(), sent.elapsed())
-            });
-        }
-        tokio::time::sleep(TURN / 10).await;
-    }
-    let replies = posts.join_all().await;
-    assert!(replies.iter().all(|(status, _)| *status == 202));
-    let waited = replies.iter().filter(|(_, time)| *time > 4 * TURN).count();
-    assert_eq!(waited, MOST_AT_ONE, "of {}", replies.len());
+    let took = stack.crowds(MOST_AT_ONE, 20).await;
+    let waited = took.iter().filter(|time| **time > 4 * TURN).count();
+    assert_eq!(waited, MOST_AT_ONE, "of {}", took.len());
 }
 
 #[tokio::test]

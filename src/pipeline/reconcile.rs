@@ -36,9 +36,9 @@ use ledger::Row;
 pub const PAGE_IDS: usize = 500;
 /// Payments that are looked up at once.
 pub const LOOKUPS: usize = 8;
-/// Payments that are looked up per second, unless another rate is asked for: docs/auditing.md has what that costs. As
-/// fast as it can, on two CPUs that
-/// serve payments as well, takes their p99 from 4 to 23 ms.
+/// Payments that are looked up per second, unless another rate is asked for: who audits shares the
+/// processors and the database with payments. docs/auditing.md has what this rate costs; as fast as
+/// it can, on a machine that serves payments as well, takes their p99 from 4 to 23 ms.
 pub const RATE: u32 = 300;
 /// How often a statement is tried whose failure may pass, [`RETRY_PAUSE`] apart.
 pub const ATTEMPTS: u32 = 20;

@@ -1,11 +1,13 @@
 //! Together: charges of payments that were claimed on accept begin at one time. To wake a sleeping
-//! process and to fill the caches with the code of a call costs as much as the call, and no client
-//! waits for a charge.
+//! process and to fill the caches with the code of a call costs as much as the call, on any machine,
+//! and no client waits for a charge. Together with the batches of [settle](super::settle) it saves
+//! a sixth of the whole work for a payment at 1,500 payments a second (docs/performance.md).
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Longest time that a charge waits for others.
+/// Longest time that a charge waits for others: little beside the call, and beside the 1.5 s after
+/// which an audit may compare.
 pub const CHARGE_MAX_WAIT: Duration = Duration::from_millis(6);
 /// Number of charges that begin at once, without waiting for more.
 pub const CHARGE_MAX_ITEMS: usize = 16;

@@ -51,8 +51,8 @@ pub const LOW_WATER_SLACK: i64 = 1_000;
 const STARTED_AT_ONCE: usize = 16;
 /// Most payments left in the queue with which an instance still claims others on accept: what four
 /// claims take. A payment that is claimed by a statement of its own takes a fifth more work, so
-/// where the CPUs are used up the queue would only grow if all had to go that way. While more wait,
-/// payments are claimed in their order.
+/// a queue that grows because CPU is short would only grow faster if all had to go that way. While
+/// more wait, payments are claimed in their order.
 const LEFT_AT_MOST: usize = 4 * CLAIM_BATCH;
 /// Why a claim was not carried out whose queue is gone.
 const QUEUE_EMPTIED: &str = "the queue was emptied between the claim and the call";

@@ -45,8 +45,8 @@ use crate::domain::uptime::Uptime;
 use crate::store::clock::{DatabaseClock, WATCH_GAP};
 use crate::store::database::interval;
 
-/// Payments in one claim, at most: half of what a processor takes at once, the share of one of two
-/// instances.
+/// Payments in one claim, at most, so that one statement is short. How many are claimed is what the
+/// router has permits for, which it shares out among the instances that are alive.
 pub const CLAIM_BATCH: usize = 390;
 /// Payments in doubt in one claim, at most.
 pub const IN_DOUBT_BATCH: usize = 64;

@@ -19,7 +19,7 @@ use crate::support::{CENTS, Database, Gateway, eventually, payment_json, process
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const PAGE: &str = include_str!("../../docs/clients.md");
 const EXAMPLES: &str = include_str!("../../docs/client-examples.md");
-const NGINX: &str = include_str!("../../nginx.conf");
+const NGINX: &str = include_str!("../../nginx-rules.conf");
 /// Set by `make test` where the tools could not be installed, after a line that says so.
 const NOT_INSTALLED: &str = "CLIENT_TOOLS_NOT_INSTALLED";
 

@@ -15,6 +15,7 @@ mod clocks;
 mod columns;
 mod command_line;
 mod commands;
+mod contest;
 mod copies;
 mod crowds;
 mod databases;

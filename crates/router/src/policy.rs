@@ -51,8 +51,9 @@ pub struct Policy {
     pub floor: u32,
     /// Payments in flight for each payment that arrives during one latency (Little's law asks for 1).
     pub headroom: f64,
-    /// The least time for which arrivals find room, however fast the processor is: that of eight commits of a crowd. They
-    /// come all to one instance for a moment and then to the other, and together after a stall of the database.
+    /// The least time for which arrivals find room, however fast the processor is: that of eight
+    /// commits of a crowd. They come all to one instance for a moment where the load balancer turns
+    /// from one to another, and together after a stall of the database.
     pub room_for: Duration,
     /// Time in which a backlog is meant to be gone; it counts as arrivals spread over that time.
     pub drain_within: Duration,
