@@ -7,16 +7,22 @@
 -- nearly every commit has one), and arrays take a third of the whole statement.
 --
 -- What it must keep:
--- - VOLATILE: each statement within sees the tables as they are when that statement begins. A
---   payment whose settle commits while the INSERT waits for it leaves the queue, and is inserted
---   anew; the SELECT after it finds the payment in the ledger, and the DELETE takes it out again
---   before the commit, so that nobody has seen it. A single statement has one snapshot and would
---   miss the settle.
--- - The claim is written together with the row: processor, requested_at and doubt_until before the
---   first byte goes out.
--- - accepted_at and requested_at are of clock_timestamp(), requested_at in whole milliseconds, as
---   it is sent; lease and doubt are counted from now(), the earlier of the two.
--- Twins: accept_payments below; the claims of the queue in src/claim.rs.
+-- - VOLATILE, and three statements: each has a snapshot of its own. The INSERT waits where another
+--   transaction is removing the payment's row (settle, dead letter), and inserts it anew after that
+--   commit. The SELECT after it sees what that transaction wrote, and the DELETE takes the row out
+--   again before the commit, so that no claim has seen it. A single statement has one snapshot and
+--   would miss the settle.
+-- - ON CONFLICT DO NOTHING on the UNIQUE constraint: of two accepts the second waits for the first
+--   and queues nothing. It locks no row that is there, so no claim passes by because of it.
+-- - The INSERT comes before the SELECT: in the other order a settle could commit between them.
+-- - Claim-on-accept writes processor, requested_at, attempt, lease_until and doubt_until with the
+--   row: a crash right after the commit finds all of the evidence.
+-- - requested_at is of clock_timestamp() in whole milliseconds, as it is sent; lease_until and
+--   doubt_until count from now(), as in every claim. accepted_at is not after requested_at.
+-- - A settle that has no row in the queue and is not committed cannot be seen. There is one only
+--   after a crash of the server has emptied an unlogged queue.
+-- Twins: accept_payments below; claim_up_to and claim_in_doubt in src/store/claim.rs.
+-- Races: tests/gateway/races.
 CREATE FUNCTION accept_payment(
     payment uuid, amount numeric, claimed_for text, lease interval, late_charge interval,
     traceparent text,
@@ -58,6 +64,12 @@ $$;
 --
 -- First as if none of the payments were in the queue: to look for them in each row takes a tenth
 -- of the whole statement. Where one is, nothing of that INSERT stays, and it is done anew.
+--
+-- What it must keep: all that accept_payment keeps, and
+-- - the order of ids, which the caller sorts: two accepts of the same ids wait for each other in
+--   the same order, so neither causes a deadlock.
+-- - unique_violation is the only error that is caught: any other one accepts nothing.
+-- Twin: accept_payment above.
 CREATE FUNCTION accept_payments(
     ids uuid[], amounts numeric[], claimed_for text, lease interval, late_charge interval,
     traceparents text[],
@@ -125,6 +137,22 @@ $$;
 -- First as if all were assigned and none was recorded: to look out for the others in each row takes
 -- a fifth of the whole statement. Where that proves wrong nothing of it stays, and each row is
 -- looked at, by a statement that sees what the others have committed meanwhile.
+--
+-- What it must keep:
+-- - The fence of the row is processor = charged_by, not the number of the claim: a late success is
+--   a fact, and a row that names another processor is evidence of another call. PostgreSQL checks
+--   it again on the newest version, where the DELETE had to wait for a claim, a release or a
+--   decision.
+-- - DELETE and INSERT are one transaction: the payment is in the queue or in the ledger.
+-- - VOLATILE, and a second statement after the exception: it has a newer snapshot, in which the
+--   charge that another transaction recorded, or archived, is there.
+-- - ON CONFLICT DO NOTHING: the first record of a charge stays. The caller is told by recorded_ids.
+-- - The trigger payment_archived_is_recorded looks at the archive once more, with the snapshot of
+--   the end of the INSERT: archive may commit while the INSERT waits for the row that it takes out.
+-- - The ledger is written in the order of correlation_id: two settles of the same payments wait for
+--   each other in the same order.
+-- Twins: decide_in_doubt (an operator says that it was charged); put_right and record in
+-- src/pipeline/reconcile/ledger.rs. Races: tests/gateway/races.
 CREATE FUNCTION settle_payments(
     ids uuid[], charged_by text, amounts numeric[], requested timestamptz[],
     accepted timestamptz[], attempts integer[],

@@ -21,13 +21,25 @@ CREATE TABLE payment_decision (
     CONSTRAINT payment_decision_has_a_reason CHECK (reason <> '')
 );
 
--- Ends payments in doubt on an operator's word. A payment whose newest claim may still be at work
--- is left alone, and so is one that "was not charged" while a call to its processor may still
--- charge it. The number of claims grows, so that a late failure of an older claim changes nothing;
--- a late success is recorded by settle_payments as ever.
+-- Ends payments in doubt on an operator's word.
 --
--- With the rights of the owner: the service's role may add to the ledger only what it has charged
--- itself, and may add decisions in no other way.
+-- What it must keep:
+-- - FOR UPDATE SKIP LOCKED, one row at a time, in the order of ids: it waits for no claim, settle
+--   or release; the operator is told in_flight and asks again. FOR UPDATE, since the row may go.
+-- - VOLATILE: each look after the lock has a snapshot that is newer than the lock.
+-- - The looks into ledger and archive come after the lock: a charge that a settle recorded without
+--   this row, or for another processor, is not recorded again.
+-- - No lease runs, or payment_attempt says that the newest claim has ended and only pauses: a
+--   worker may be at work under any other claim. clock_timestamp(), since now() is older than the
+--   lock.
+-- - 'not_charged' waits for doubt_until: until then a call may still charge the payment.
+-- - attempt + 1 where the payment is queued again: a late failure of an older claim changes
+--   nothing. A late success is recorded by settle_payments as ever.
+-- - Decision, ledger and queue are written by one transaction.
+-- - The rights of the owner: the service's role may add to the ledger only what it has charged
+--   itself, and may add decisions in no other way.
+-- Twins: settle_payments (charged) and release in src/pipeline/settle.rs (not charged).
+-- Races: tests/gateway/races.
 CREATE FUNCTION decide_in_doubt(
     ids uuid[], requested timestamptz[], was_charged boolean, by_whom text, why text,
     dry_run boolean

@@ -41,7 +41,7 @@ struct Charge {
     requested_at: DateTime<Utc>,
 }
 
-/// ServingPoll a claimed payment up at every processor. A processor that has it has charged it: the
+/// Looks a claimed payment up at every processor. A processor that has it has charged it: the
 /// payment is assigned to that processor, so that the charge is recorded there.
 pub async fn ask(pool: &PgPool, processors: &[Processor], mut claim: Claim) -> Asked {
     let charges = match look_up(processors, claim.payment.correlation_id).await {
@@ -134,8 +134,11 @@ fn undecided(claim: &Claim, reason: String) -> Outcome {
     }
 }
 
-/// Writes the processor that has the payment into its row. Fence: as for every outcome, the
-/// row is of this payment, and `attempt` is that of this claim.
+/// Writes the processor that has the payment into its row.
+///
+/// What the statement must keep: the fence of a release, `id`, `correlation_id` and `attempt` of
+/// this claim. It may wait for a newer claim and then changes nothing; the charge is recorded in
+/// any case. Twin: `release` in [`settle`](crate::pipeline::settle).
 async fn assign(pool: &PgPool, claim: &Claim, charge: &Charge) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "UPDATE payment_queue SET processor = $3, requested_at = $4

@@ -548,8 +548,8 @@ fn keep_newest<'a, T>(ends: &mut Vec<T>, claim: impl Fn(&T) -> &'a Claim) {
     ends.dedup_by_key(|end| claim(end).id);
 }
 
-/// Moves payments that one processor has charged from the queue to the ledger. The row of the queue
-/// goes only if it is still assigned to that processor; the charge is recorded in any case.
+/// Moves payments that one processor has charged from the queue to the ledger. `settle_payments`
+/// (in `migrations`) lists what it must keep.
 async fn settle(
     pool: &PgPool,
     processor: &str,
@@ -627,10 +627,26 @@ async fn settle(
 type GivenBack<'a> = (&'a Claim, Option<Option<DateTime<Utc>>>, &'a str);
 
 /// Queues payments again that are proved not charged (`None`), or leaves them in doubt with their
-/// processor (`Some(None)`: the doubt is counted from now). Fence: only the claim that is the
-/// newest of its row, by `attempt`, and only the row of its payment: a queue that a crash of the
-/// server has emptied numbers its rows anew. The outcomes of the attempts are recorded by the same
-/// statement, so that the settle of a payment that goes well pays nothing for its history.
+/// processor (`Some(None)`: the doubt is counted from now).
+///
+/// What the statement must keep:
+/// - The fence: `id` and `attempt` of the claim. It may wait for a newer claim or a decision, and
+///   PostgreSQL then checks `attempt` again: a late failure is an opinion. A lease that has ended
+///   does not end the claim while no newer one was made.
+/// - `correlation_id` is part of the fence: after a crash of the server an unlogged queue counts
+///   its rows from 1 again, so `id` and `attempt` alone may be those of another payment.
+/// - No `SKIP LOCKED`: the outcome is lost if nobody records it, so the statement waits.
+/// - `processor`, `requested_at` and `doubt_until` go together or stay together: without a
+///   processor any one may be chosen next, so all three are the proof that none has charged.
+/// - `attempt` stays: the next claim counts on, and no older one has its number.
+/// - Leases and doubts count from `now()`, the begin of this transaction by the database's clock,
+///   which is after the last request for the payment ended.
+/// - The same statement records the outcome of the attempt, so the settle of a payment that goes
+///   well pays nothing for its history.
+/// - Rows are locked in no certain order. If that deadlocks with a statement on the same rows,
+///   PostgreSQL refuses one of them, and the outcome is recorded again later.
+///
+/// Twins: [`dead_letter`]; `assign` in [`restored`](crate::pipeline::restored); `decide_in_doubt`.
 async fn release(
     pool: &PgPool,
     terms: LeasePolicy,
@@ -706,7 +722,15 @@ async fn release(
     Ok(())
 }
 
-/// Moves payments that no processor will take to the dead letters. Fence: as for [`release`].
+/// Moves payments that no processor will take to the dead letters.
+///
+/// What the statement must keep:
+/// - The fence of [`release`]: `id`, `correlation_id` and `attempt` of the claim.
+/// - The DELETE from the queue and the INSERT of the dead letter are one statement: the payment is
+///   in one of the two tables, and an accept that waits for the DELETE finds the dead letter.
+/// - `requested_at` goes along only if the processor holds the id: a retry asks nobody else then.
+///
+/// Twin: [`release`]. The way back: `retry` in [`dead_letter`](crate::store::dead_letter).
 async fn dead_letter(pool: &PgPool, dead: &[(&Claim, &str, bool)]) -> Result<(), sqlx::Error> {
     let ids: Vec<i64> = dead.iter().map(|(claim, ..)| claim.id).collect();
     let correlation_ids: Vec<Uuid> = dead

@@ -2,34 +2,13 @@
 //! processor each payment goes, before the first byte is sent there.
 //!
 //! While few payments wait, the commit that accepts a payment claims it, too ([`ClaimedFor`], see
-//! [`accept`](crate::pipeline::accept)). For all others there are two kinds of claim. [`claim_queued`] takes
-//! queued payments, which no processor can have charged, for a processor that the router chose.
-//! [`claim_in_doubt`] takes payments in doubt, which one processor may have charged (the worker
-//! died, or got no proof), to ask that processor.
+//! [`accept`](crate::pipeline::accept)). For all others there are two kinds of claim.
+//! [`claim_queued`] takes queued payments, which no processor can have charged, for a processor
+//! that the router chose. [`claim_in_doubt`] takes payments in doubt, which one processor may have
+//! charged (the worker died, or got no proof), to ask that processor.
 //!
-//! # What the statements must keep
-//!
-//! [`claim_queued`], [`claim_in_doubt`] and their twins, the SQL functions `accept_payment` and
-//! `accept_payments` (claim-on-accept), decide where money goes:
-//!
-//! - `processor IS NULL` in the claim of queued payments: a payment that may have been charged goes
-//!   to no other processor.
-//! - `processor` and `requested_at` stay as they are in the claim of payments in doubt: the retry
-//!   is the same payment to its processor.
-//! - `attempt` grows with every claim: it is the fence of release and dead letter, so that a worker
-//!   that comes back late changes nothing.
-//! - `requested_at` is truncated to milliseconds in the statement: what is sent, recorded and added
-//!   up is one value.
-//! - `lease_until` and `doubt_until` are of the database's clock, and in the same statement as
-//!   `processor`: a crash right after the commit finds all of the evidence.
-//! - `FOR NO KEY UPDATE SKIP LOCKED` in a materialized CTE: instances do not wait for each other,
-//!   and the UPDATE takes no more rows than the limit. The snapshot may miss rows that are
-//!   committed meanwhile; the next claim takes them.
-//! - The look into ledger, dead letters and archive: a payment that was posted again while it was
-//!   settled is in the queue once more, and must not be charged.
-//!
-//! The statements find rows by `= ANY (ARRAY(...))`: in a join the planner may choose the wrong
-//! outer table and scan it whole.
+//! These statements decide where money goes. What each must keep, and why, stands beside it. Two
+//! transactions race for one payment at each of them in `tests/gateway/races`.
 
 use std::time::Duration;
 
@@ -138,8 +117,7 @@ impl ClaimRow {
 /// Claims for one processor up to `limit` of the oldest payments that no processor can have
 /// charged, from row `from_id` on.
 ///
-/// Payments that are settled, dead or archived already (posted again at that very moment) are
-/// removed.
+/// Rows of payments that are settled, dead or archived already are removed instead.
 ///
 /// # Errors
 /// The database did not confirm the claim. What it may have claimed can be claimed again after the
@@ -169,6 +147,33 @@ pub async fn claim_untried(
 }
 
 /// Claims queued payments that were claimed at most `attempts` times before.
+///
+/// What the statement must keep:
+/// - `processor IS NULL` in the query that locks: a payment that a processor may have charged goes
+///   to no other one. The snapshot may be older than the claim of another instance; PostgreSQL
+///   checks the condition again on the newest version of each row that it locks.
+/// - `FOR NO KEY UPDATE`: the row is locked before it is read for the last time. Without it a
+///   second claim would wait in its UPDATE, which no longer asks whether the row is queued.
+/// - `SKIP LOCKED`: whoever holds the row decides about the payment, and a later claim finds the
+///   result. A claim waits for nobody, so the order of its locks cannot cause a deadlock.
+/// - `MATERIALIZED`: the query that locks runs once. Otherwise the UPDATE may take more rows than
+///   the limit.
+/// - One UPDATE writes `processor`, `requested_at`, `attempt`, `lease_until` and `doubt_until`: a
+///   crash right after the commit finds all of the evidence.
+/// - `attempt + 1` of the newest version of the row: the fence of release, dead letter and
+///   `assign`.
+/// - `requested_at` is of `clock_timestamp()`: a statement that was delayed sends the time of its
+///   end. It is in whole milliseconds: what is sent, recorded and added up is one value.
+/// - `lease_until` and `doubt_until` count from `now()`, the begin of the transaction by the
+///   database's clock. The instance counts `send_by` from an earlier moment, before it sends the
+///   statement, so a POST ends before its lease.
+/// - The look into ledger, dead letters and archive, in the same snapshot: the row of a payment
+///   that is settled must not be charged. The snapshot may miss a charge that commits meanwhile.
+///   That is a charge which its processor had denied, since the row names no processor.
+/// - `= ANY (ARRAY(...))`: in a join the planner may choose the wrong outer table and scan it
+///   whole.
+///
+/// Twins: [`claim_in_doubt`]; claim-on-accept in `accept_payment` and `accept_payments`.
 async fn claim_up_to(
     attempts: i32,
     pool: &PgPool,
@@ -226,9 +231,23 @@ async fn claim_up_to(
 /// Claims payments that one of `processors` may have charged, whose lease or pause is over, up to
 /// row `up_to_id`. Processor and `requested_at` stay what they are.
 ///
-/// A lease or a doubt that ends later than one which begins now was written before the database's
-/// clock was set back: such a lease has ended, and such a doubt lasts as long as one that begins
-/// now. `clock` takes note of the time that the statement read, and says which doubts are over.
+/// What the statement must keep:
+/// - `processor` and `requested_at` stay as they are: the retry is the same payment to its
+///   processor.
+/// - `lease_until <= now()` and `processor = ANY` in the query that locks: PostgreSQL checks both
+///   again on the newest version of the row, where another claim, a release or a decision committed
+///   after the snapshot.
+/// - A lease or a doubt that ends later than one which begins now was written before the database's
+///   clock was set back: such a lease has ended, and such a doubt lasts as long as one that begins
+///   now (`least`). [`WATCH_GAP`] allows for leases of statements that began a little later.
+/// - The doubt before this claim is returned, from the locked version of the row; the UPDATE begins
+///   a new one. `clock` notes the time that the statement read, and says which doubts are over.
+/// - No look into the ledger: a row that names a processor goes by the settle for that processor,
+///   and this claim sends nothing before it has asked that processor.
+/// - As in [`claim_queued`]: `FOR NO KEY UPDATE SKIP LOCKED` in a materialized query, `attempt +
+///   1`, and times that count from `now()`.
+///
+/// Twin: `claim_up_to`, the claim of queued payments.
 ///
 /// # Errors
 /// As for [`claim_queued`].

@@ -13,7 +13,8 @@ use crate::domain::printable::printable;
 use crate::store::database::interval;
 use crate::store::in_doubt::Author;
 
-/// How long a payment whose id was held by a processor stays with it after a retry, whatever it answers.
+/// How long a payment whose id was held by a processor stays with it after a retry, whatever it
+/// answers.
 pub const HELD_DOUBT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A payment that was given up.
@@ -65,8 +66,17 @@ pub async fn list(
     Ok(letters)
 }
 
-/// Puts dead letters back into the queue, all of them where no ids are given. One whose id is held by
-/// its processor goes back in doubt: only that processor is asked. Returns the ids that went back.
+/// Puts dead letters back into the queue, all of them where no ids are given. One whose id is held
+/// by its processor goes back in doubt: only that processor is asked. Returns the ids that went
+/// back.
+///
+/// What the statement must keep:
+/// - The DELETE is the fence: of two who retry, discard or put right one dead letter the second
+///   waits, and finds it gone.
+/// - The INSERT is part of the same statement: an accept of the payment waits for the new row.
+/// - `attempt` counts on from the claim that ended: that claim is older than every later one.
+/// - It does not look into the ledger. The claim of queued payments does, and removes the row of a
+///   payment that is settled.
 ///
 /// # Errors
 /// The database did not confirm; doing it again is safe.
@@ -93,8 +103,9 @@ pub async fn retry(pool: &PgPool, ids: Option<&[Uuid]>) -> Result<Vec<Uuid>, sql
     .await
 }
 
-/// Forgets dead letters for good, and records who did so and why. Their ids may be posted again. Returns the
-/// ids that are gone.
+/// Forgets dead letters for good, and records who did so and why. Their ids may be posted again.
+/// Returns the ids that are gone. Fence: as for [`retry`], the row of the dead letter is deleted.
+/// An accept at the same moment still finds the dead letter, as if it had come before.
 ///
 /// # Errors
 /// The database did not confirm; doing it again is safe.

@@ -162,9 +162,11 @@ pub struct Decided {
     pub requested_at: Option<DateTime<Utc>>,
 }
 
-/// Ends payments in doubt on an operator's decision, in the order of their ids: a charge is recorded
-/// under the `requestedAt` given, or else the one that was sent; a payment that was not charged is
-/// free for any processor. Nothing is done with `dry_run`.
+/// Ends payments in doubt on an operator's decision, in the order of their ids: a charge is
+/// recorded under the `requestedAt` given, or else the one that was sent; a payment that was not
+/// charged is free for any processor. Nothing is done with `dry_run`.
+///
+/// `decide_in_doubt` (in `migrations`) lists what it must keep.
 ///
 /// # Errors
 /// The database did not confirm. What was decided before is decided; doing it again is safe.

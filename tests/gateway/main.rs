@@ -44,6 +44,7 @@ mod page;
 mod plans;
 mod privileges;
 mod queue_statistics;
+mod races;
 mod recipes;
 mod routing;
 mod secrets;

@@ -105,7 +105,8 @@ pub(super) async fn settled(
     Ok(rows.collect())
 }
 
-/// The next payments after that id that nobody works on now. Those in flight have not been decided yet.
+/// The next payments after that id that nobody works on now. Those in flight have not been decided
+/// yet.
 pub(super) async fn open(
     pool: &PgPool,
     scope: &Scope,
@@ -146,12 +147,14 @@ pub(super) async fn open(
 pub(super) struct Given {
     /// What is to be compared, payments that we do not have included, in the order of the ids.
     pub(super) rows: Vec<Row>,
-    /// Payments that a worker holds, each with the processor that it holds it for. They have not been decided yet.
+    /// Payments that a worker holds, each with the processor that it holds it for. They have not
+    /// been decided yet.
     pub(super) in_flight: Vec<(Uuid, String)>,
     pub(super) archived: Archived,
 }
 
-/// Our side of those ids, of each in the table that counts: a row of the queue whose payment is settled is a leftover.
+/// Our side of those ids, of each in the table that counts: a row of the queue whose payment is
+/// settled is a leftover.
 pub(super) async fn given(pool: &PgPool, ids: &[Uuid]) -> Result<Given, sqlx::Error> {
     let found = sqlx::query!(
         r#"SELECT DISTINCT ON (correlation_id) correlation_id AS "id!", place AS "place!", amount AS "amount!", accepted_at,
@@ -208,18 +211,24 @@ pub(super) async fn given(pool: &PgPool, ids: &[Uuid]) -> Result<Given, sqlx::Er
     Ok(given)
 }
 
-/// Records the charge of a payment that was in none of our tables. When it was accepted is not known, at the latest when
-/// it was charged; so the processor's `requestedAt` stands for that, and is to be near enough to this moment: at most
-/// [`BACKUP_AGE_LIMIT`] before it, and [`RECORD_TIME_LIMIT`] after it.
+/// Records the charge of a payment that was in none of our tables. When the payment was accepted is
+/// not known, at the latest when it was charged. So the processor's `requestedAt` stands for that.
+/// It must be at most [`BACKUP_AGE_LIMIT`] before this moment, and [`RECORD_TIME_LIMIT`] after it.
 ///
-/// Returns whether it is recorded so. It is not where it was posted again meanwhile: whatever queued it decides it.
+/// What the transaction must keep:
+/// - It puts a row into the queue first: an accept of this id waits for that row until the commit,
+///   and finds the payment recorded then. No claim can see the row.
+/// - It gives up if the queue has a row: whatever queued the payment decides about it.
+/// - It records by a second statement, which sees what was committed before the row was there.
+/// - The last look is by `processor` and `requested_at`: an attempt whose commit was not confirmed
+///   may have recorded the same charge.
+///
+/// Twins: `accept_payment` and `settle_payments`. Returns whether it is recorded so.
 pub(super) async fn record(pool: &PgPool, id: Uuid, charge: &Charge) -> Result<bool, sqlx::Error> {
     let Some(amount) = charge.amount else {
         return Ok(false);
     };
     let mut transaction = pool.begin().await?;
-    // A post of this id waits for this row until the end of the transaction, and finds the payment recorded then. So no
-    // claim can read the queue after such a post and the ledger before this commit.
     let reserved = sqlx::query!(
         "INSERT INTO payment_queue (correlation_id, amount, accepted_at) VALUES ($1, $2, now())
         ON CONFLICT ON CONSTRAINT payment_queue_correlation_id_key DO NOTHING",
@@ -231,7 +240,6 @@ pub(super) async fn record(pool: &PgPool, id: Uuid, charge: &Charge) -> Result<b
     if reserved.rows_affected() == 0 {
         return Ok(false);
     }
-    // A statement of its own, which sees what was committed before the row above was there.
     sqlx::query!(
         "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
         SELECT $1, $2, $3, $4, least($4, now()), 0
@@ -251,7 +259,6 @@ pub(super) async fn record(pool: &PgPool, id: Uuid, charge: &Charge) -> Result<b
     sqlx::query!("DELETE FROM payment_queue WHERE correlation_id = $1", id)
         .execute(&mut *transaction)
         .await?;
-    // Also by the attempt before this one, whose commit was not confirmed.
     let is_recorded = sqlx::query_scalar!(
         r#"SELECT EXISTS (
             SELECT FROM payment_processed WHERE correlation_id = $1 AND processor = $2 AND requested_at = $3
@@ -266,8 +273,20 @@ pub(super) async fn record(pool: &PgPool, id: Uuid, charge: &Charge) -> Result<b
     Ok(is_recorded)
 }
 
-/// Records the one charge that there is, in one statement, so that the payment stays in exactly one table.
-/// Returns false where a worker has taken the payment up in the meantime, or where the charge is too far from it.
+/// Records the one charge that there is. Returns false where a worker has taken the payment up in
+/// the meantime, or where the charge is too far from it.
+///
+/// What the statement must keep:
+/// - It is one statement: the payment stays in exactly one table.
+/// - `lease_until <= now()` is the fence of the row. It may wait for a claim, and PostgreSQL then
+///   checks the lease again; a claim that committed keeps its payment.
+/// - No `attempt`: what all processors say of a payment counts more than the end of any claim.
+/// - `FOR UPDATE` of the ledger row: it waits for an archive that is taking the row out, and does
+///   not record the payment again then.
+/// - It records only what left the queue or the dead letters by it, or is in the ledger: a payment
+///   that a settle has moved since the snapshot is left as the settle recorded it.
+///
+/// Twins: `settle_payments`, and `decide_in_doubt` for an operator's word.
 pub(super) async fn put_right(
     pool: &PgPool,
     row: &Row,
