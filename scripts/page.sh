@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/venv.sh
-scripts/install.sh cc chromedriver curl initdb node
+scripts/install.sh cc chromedriver curl faketime initdb node
 page_tools || exit 3
 cargo nextest --version >/dev/null 2>&1 || cargo install --locked cargo-nextest
 exec scripts/with-postgres.sh cargo nextest run --locked --no-fail-fast --test gateway page::
