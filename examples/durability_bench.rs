@@ -114,7 +114,7 @@ async fn play(settings: &DatabaseSettings) -> anyhow::Result<Round> {
         "{accepted} accepted, {settled} settled"
     );
     let recorded: i64 = sqlx::query_scalar("SELECT count(*) FROM payment_processed")
-        .fetch_one(&pools.requests)
+        .fetch_one(&*pools.requests)
         .await?;
     anyhow::ensure!(
         usize::try_from(recorded)? == accepted,
@@ -131,7 +131,7 @@ async fn post(pools: &Pools) -> anyhow::Result<(usize, Duration)> {
         fee: Decimal::new(5, 2),
     }];
     let router = Router::new(Policy::default(), terms, Duration::ZERO);
-    let router = route::share(router, &Arc::default());
+    let router = route::share(router, &Arc::default(), &Arc::default());
     let room = Arc::new(QueueLimit::new(NonZeroU64::MAX));
     let acceptor = Acceptor::start(
         &pools.accepts,
@@ -139,6 +139,7 @@ async fn post(pools: &Pools) -> anyhow::Result<(usize, Duration)> {
         &Weak::new(),
         &room,
         &Arc::new(payment_proxy::pipeline::deployment::Admission::unconditional()),
+        &Arc::default(),
     );
     let begun_at = Instant::now();
     let clients = (0..CLIENTS).map(|_| {

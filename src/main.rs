@@ -11,11 +11,12 @@ use payment_proxy::command::{Cli, Command};
 use payment_proxy::config::tls;
 use payment_proxy::telemetry::log;
 use payment_proxy::telemetry::log::{LogWriter, Process};
+use payment_proxy::telemetry::metrics::ProcessCounts;
 use payment_proxy::{cli, environment, probe, serve};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Takes less time than the system's allocator; `make bench` shows what of it.
+/// Takes less time than the system's allocator; `make bench` shows what of it. A process has one by its nature.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
@@ -40,11 +41,12 @@ fn main() -> ExitCode {
         Command::Serve(_) => Process::Service,
         _ => Process::Command,
     };
-    let log = match log::start(cli.log_format, &cli.rust_log, process) {
+    let counts = ProcessCounts::default();
+    let log = match log::start(cli.log_format, &cli.rust_log, process, &counts) {
         Ok(log) => log,
         Err(error) => return failed(None, &error),
     };
-    run(cli).unwrap_or_else(|error| failed(log.as_ref(), &error))
+    run(cli, &counts).unwrap_or_else(|error| failed(log.as_ref(), &error))
 }
 
 /// How long a command that shows one look after the other has to give the terminal back after a signal.
@@ -106,7 +108,7 @@ fn runtime(threads: usize) -> std::io::Result<Runtime> {
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+fn run(cli: Cli, counts: &ProcessCounts) -> anyhow::Result<ExitCode> {
     match &cli.command {
         // It ends in order.
         Command::Serve(_) => {}
@@ -131,7 +133,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             }
         };
         match cli.command {
-            Command::Serve(settings) => serve::serve(*settings, shutdown).await?,
+            Command::Serve(settings) => serve::serve(*settings, counts, shutdown).await?,
             Command::Migrate(settings) => cli::migrate(&settings).await?,
             Command::Status(args) => return cli::status(*args, shutdown).await,
             Command::Summary(args) => return cli::summary(*args).await,

@@ -12,16 +12,16 @@ use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use router::{BreakerState, Explanation, ProcessorReport, SharedRouter};
-use sqlx::PgPool;
 
 use crate::domain::attention::{self, Attention, Item, OwnAttention, Severity};
-use crate::store::database::Pools;
+use crate::store::database::{Pool, Pools};
 use crate::store::queue_statistics::QueueStatistics;
 use crate::store::situation::{RecentPoll, told};
-use crate::telemetry::metrics::{COUNTS, PREFIX};
+use crate::telemetry::metrics::{Counts, PREFIX};
 
 /// What a scrape looks at.
 pub struct Scrape {
+    counts: Arc<Counts>,
     router: SharedRouter,
     pools: Pools,
     look: Arc<RecentPoll>,
@@ -30,12 +30,18 @@ pub struct Scrape {
 }
 
 impl Scrape {
-    /// ServingPoll at this router, these pools, the queue through them, and what this instance finds in itself.
+    /// Shows these counts, this router, these pools, the queue through them, and what this instance finds in itself.
     #[must_use]
-    pub fn new(router: SharedRouter, pools: Pools, own: Arc<OwnAttention>) -> Self {
+    pub fn new(
+        counts: Arc<Counts>,
+        router: SharedRouter,
+        pools: Pools,
+        own: Arc<OwnAttention>,
+    ) -> Self {
         Self {
             look: Arc::new(RecentPoll::new(pools.operators.clone())),
             own,
+            counts,
             router,
             pools,
             started_at: SystemTime::now(),
@@ -61,7 +67,7 @@ impl Scrape {
         let mut states = Registry::with_prefix(PREFIX);
         states.register_collector(Box::new(picture));
         let mut text = String::new();
-        encode_registry(&mut text, &COUNTS.registry)
+        encode_registry(&mut text, &self.counts.registry)
             .and_then(|()| encode_registry(&mut text, &states))
             .expect("writing to a string does not fail");
         text
@@ -85,7 +91,7 @@ struct PoolUse {
 }
 
 impl PoolUse {
-    fn of(name: &'static str, pools: &[PgPool]) -> Self {
+    fn of(name: &'static str, pools: &[Pool]) -> Self {
         let mut sum = Self {
             name,
             open: 0,

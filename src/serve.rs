@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use router::{Policy, ProcessorTerms, Router};
-use sqlx::PgPool;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -37,12 +36,13 @@ use crate::pipeline::worker::{Backlog, Worker};
 use crate::processors::{self, Stop};
 use crate::scrape::Scrape;
 use crate::store::clock::DatabaseClock;
-use crate::store::database::{self, Pools, RETRY_PAUSE, Schema, ServingPoll};
+use crate::store::database::{self, Pool, Pools, RETRY_PAUSE, Schema, ServingPoll};
 use crate::store::fee;
 use crate::store::in_doubt;
 use crate::store::situation;
+use crate::telemetry::Telemetry;
 use crate::telemetry::log;
-use crate::telemetry::trace;
+use crate::telemetry::metrics::ProcessCounts;
 pub use end::{CALLS_DRAIN, CLOSE, REQUESTS_DRAIN, SETTLE_DRAIN, SHUTDOWN};
 
 use end::broken_part;
@@ -60,16 +60,20 @@ pub const START_TIMEOUT: Duration = Duration::from_millis(700);
 /// # Errors
 /// The address is taken, a processor cannot be called at all, the migrations are refused, or a part
 /// of the instance broke.
-pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+pub async fn serve(
+    settings: Settings,
+    process: &ProcessCounts,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
     let started_at = Instant::now();
-    if let Some(collector) = &settings.otel_exporter_otlp_endpoint {
-        trace::start(collector).context("OTEL_EXPORTER_OTLP_ENDPOINT")?;
-    }
+    let collector = settings.otel_exporter_otlp_endpoint.as_ref();
+    let telemetry = Telemetry::start(process, collector).context("OTEL_EXPORTER_OTLP_ENDPOINT")?;
+    let counts = Arc::clone(&telemetry.counts);
     let files = files::raise_limit();
     let configured = settings.processors.processors.0.len();
     let shares = files::share(files, Limits::default().connections, configured);
     let instance = Uuid::new_v4();
-    let processors = processors::processors(&settings.processors, shares.processor)?;
+    let processors = processors::processors(&settings.processors, shares.processor, &telemetry)?;
     let terms = settings.processors.processors.0.iter();
     let terms: Vec<ProcessorTerms> = terms
         .map(|processor| ProcessorTerms {
@@ -83,15 +87,15 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         ..Policy::default()
     };
     let router = Router::new(policy, terms.clone(), Duration::ZERO);
-    let router = route::share(router, &recovered);
+    let router = route::share(router, &recovered, &counts);
     let admission = Arc::new(Admission::new());
-    let pools = Pools::checked(&settings.database, admission.clone());
+    let pools = Pools::checked(&settings.database, admission.clone(), &counts);
     let standby = settings.read_database_url.clone().map(|database_url| {
         let database = DatabaseSettings {
             database_url,
             ..settings.database.clone()
         };
-        Pools::checked(&database, admission.clone()).requests
+        Pools::checked(&database, admission.clone(), &counts).requests
     });
     let stop = Arc::new(Stop::default());
     let (started, stopping) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
@@ -99,18 +103,19 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
 
     let names: Arc<[String]> = terms.iter().map(|terms| terms.name.clone()).collect();
     let lease = LeasePolicy::new(settings.processors.processor_timeout, settings.late_charge);
-    let clock = Arc::new(DatabaseClock::new(lease));
+    let clock = Arc::new(DatabaseClock::new(lease, counts.clock_steps.clone()));
     let (ended, endings) = mpsc::channel(SETTLE_BACKLOG);
     let wake = Arc::new(Notify::new());
     let worker = Arc::new(Worker {
         pool: pools.claims.clone(),
+        counts: Arc::clone(&counts),
         terms: lease,
         admission: Arc::clone(&admission),
         clock: Arc::clone(&clock),
         processors: Arc::clone(&processors),
         router: router.clone(),
         ended,
-        returned: Arc::new(Returned::new(Arc::clone(&wake))),
+        returned: Arc::new(Returned::new(Arc::clone(&wake), &counts)),
         wake,
         permit_back: Arc::default(),
         calls: calls.clone(),
@@ -125,15 +130,18 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         &Arc::downgrade(&worker),
         &room,
         &admission,
+        &counts,
     );
     let (accepting, tally) = (acceptor.writers(), acceptor.tally());
     let mut own = OwnAttention::default();
     let full = Arc::clone(&room);
     own.add(move || full.attention());
-    own.add(settle::charged_twice);
+    let twice = counts.charged_twice.clone();
+    own.add(move || settle::charged_twice(&twice));
     let unrecorded = Arc::clone(&worker.returned.unrecorded);
     own.add(move || unrecorded.attention());
-    own.add(log::lines_dropped);
+    let log_lines = process.log_lines.clone();
+    own.add(move || log::lines_dropped(&log_lines));
     let routing = router.clone();
     own.add(move || situation::failing(&routing.explain()));
     let stepped = Arc::clone(&clock);
@@ -164,7 +172,13 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
             listen: settings.operator.operator_listen.clone(),
             token,
             metrics_token: settings.metrics_token().cloned(),
-            scrape: Scrape::new(router.clone(), pools.clone(), Arc::clone(&own)),
+            scrape: Scrape::new(
+                Arc::clone(&counts),
+                router.clone(),
+                pools.clone(),
+                Arc::clone(&own),
+            ),
+            counts: Arc::clone(&counts),
             observer,
         };
         parts.spawn(operators.start(http_stop.clone()).await?);
@@ -174,6 +188,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         acceptor,
         pool: pools.requests.clone(),
         standby: standby.clone(),
+        telemetry: telemetry.clone(),
         processors: names,
         allow_purge: settings.purge.allow_purge,
         unrecorded: Arc::clone(&worker.returned.unrecorded),
@@ -186,7 +201,15 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         connections: shares.clients,
         ..Limits::default()
     };
-    let served = listen("LISTEN", address, limits, api.routes(), http_stop.clone()).await?;
+    let served = listen(
+        "LISTEN",
+        address,
+        limits,
+        Arc::clone(&counts),
+        api.routes(),
+        http_stop.clone(),
+    )
+    .await?;
     tracing::info!(listen = %address, database = %settings.database.database_url, "listening");
     if shares.clients < Limits::default().connections {
         tracing::warn!(
@@ -236,6 +259,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
         lease,
         endings,
         Arc::clone(&worker.returned),
+        telemetry.clone(),
     ));
     let (queue_limit_pool, queue_limit_stop) = (pools.requests.clone(), stop.draining.clone());
     let watched = Arc::clone(&room);
@@ -245,6 +269,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
     });
     let recorder = Recorder {
         instance,
+        counts,
         pool: pools.requests.clone(),
         clock: Arc::clone(&clock),
         router: router.clone(),
@@ -340,7 +365,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
             standby.close().await;
         }
     });
-    let _ = tokio::join!(closed, trace::stop());
+    let _ = tokio::join!(closed, telemetry.tracer.stop());
     tracing::info!("stopped");
     outcome
 }
@@ -349,7 +374,7 @@ pub async fn serve(settings: Settings, shutdown: impl Future<Output = ()>) -> an
 /// fees. Goes on trying while the database is away.
 async fn prepare_when_reachable(
     settings: &Settings,
-    pool: &PgPool,
+    pool: &Pool,
     candidate: &Candidate,
     admission: &Admission,
 ) -> anyhow::Result<()> {
@@ -368,14 +393,16 @@ async fn prepare_when_reachable(
             .await?;
             if let (Schema::Ready, Some((admitted, sent_at))) = (&found, admitted) {
                 let processors = &settings.processors.processors;
-                let spelling = database::within(fee::other_spelling(pool, processors)).await?;
+                let spelling = pool
+                    .with_deadline(fee::other_spelling(pool, processors))
+                    .await?;
                 if let Some((name, known)) = spelling {
                     anyhow::bail!(
                         "PROCESSORS has {name:?}, which this database knows as {known:?}: names that differ by case \
                          only are one processor"
                     );
                 }
-                database::within(fee::record(pool, processors)).await?;
+                pool.with_deadline(fee::record(pool, processors)).await?;
                 admission.admit(admitted, sent_at);
             }
             anyhow::Ok(found)

@@ -19,10 +19,10 @@ use std::time::Duration;
 
 use comfy_table::{CellAlignment, ContentArrangement, Row, Table, TableStyle};
 use sqlx::postgres::PgDatabaseError;
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, PgConnection};
 
 use crate::config::{DatabaseSettings, MigrateSettings};
-use crate::store::database::Pools;
+use crate::store::database::{Pool, Pools};
 use crate::store::summary::NoSummary;
 
 pub use archive::{ArchiveArgs, archive};
@@ -167,7 +167,7 @@ fn wrapped(first: &str, others: &str, text: &str) -> String {
 ///
 /// # Errors
 /// No connection can be made.
-async fn connect(settings: &DatabaseSettings) -> anyhow::Result<PgPool> {
+async fn connect(settings: &DatabaseSettings) -> anyhow::Result<Pool> {
     let options = settings.connect_options("payment-proxy");
     let connection = connected(settings, PgConnection::connect_with(&options)).await?;
     connection.close().await?;

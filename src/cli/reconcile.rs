@@ -18,6 +18,7 @@ use crate::config::{DatabaseSettings, OwnerSettings, ProcessorsSettings};
 use crate::domain::moment;
 use crate::pipeline::reconcile::{self as compare, Finding, RATE, Report, Scope};
 use crate::processors::processors;
+use crate::telemetry::Telemetry;
 
 /// `payment-proxy reconcile`.
 #[derive(Debug, Args)]
@@ -81,7 +82,7 @@ pub async fn reconcile(args: ReconcileArgs) -> anyhow::Result<ExitCode> {
         false => args.database,
     };
     let pool = connect(&settings).await?;
-    let processors = processors(&args.processors, MOST_CONNECTIONS)?;
+    let processors = processors(&args.processors, MOST_CONNECTIONS, &Telemetry::default())?;
     let scope = Scope {
         from: args.from,
         to: args.to,

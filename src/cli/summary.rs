@@ -46,7 +46,7 @@ pub async fn summary(args: SummaryArgs) -> anyhow::Result<ExitCode> {
     let processors = args.processors.processors.0.iter();
     let names: Vec<String> = processors.map(|processor| processor.name.clone()).collect();
     if args.json {
-        print_json(&summarize(&pool, &names, args.from, args.to).await?)?;
+        print_json(&summarize(&*pool, &names, args.from, args.to).await?)?;
         return Ok(ExitCode::SUCCESS);
     }
     // Of one moment; the first says best what is wrong with a range.

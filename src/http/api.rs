@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use sqlx::PgPool;
 use tokio::sync::Mutex;
 
 use crate::pipeline::accept::Acceptor;
 use crate::pipeline::settle::Unrecorded;
-use crate::store::database::LateAnswer;
+use crate::store::database::{LateAnswer, Pool};
+use crate::telemetry::Telemetry;
 
 /// What the handlers share.
 #[derive(Debug, Clone)]
@@ -16,10 +16,12 @@ pub struct Api {
     /// Takes payments to the queue.
     pub acceptor: Acceptor,
     /// Connections for requests.
-    pub pool: PgPool,
+    pub pool: Pool,
     /// Connections to a standby, where summaries are read from one.
-    pub standby: Option<PgPool>,
-    /// Resolver of the configured processors, in order of preference.
+    pub standby: Option<Pool>,
+    /// What is counted and traced.
+    pub telemetry: Telemetry,
+    /// Names of the configured processors, in order of preference.
     pub processors: Arc<[String]>,
     /// Whether queue and ledger may be emptied.
     pub allow_purge: bool,

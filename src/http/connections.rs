@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use crate::telemetry::log::Storm;
-use crate::telemetry::metrics::COUNTS;
+use crate::telemetry::metrics::Total;
 
 /// How long a client may keep us waiting before its connection can be taken for another.
 pub(super) const EVICTABLE_AFTER: Duration = Duration::from_secs(1);
@@ -24,6 +24,7 @@ pub(super) struct OpenConnections {
     open: Mutex<Open>,
     left: Notify,
     evictions: Storm,
+    evicted: Total,
 }
 
 #[derive(Default)]
@@ -87,14 +88,15 @@ impl Wait {
 }
 
 impl OpenConnections {
-    /// None yet, and never more than `most`.
-    pub(super) fn new(most: usize) -> Arc<Self> {
+    /// None yet, and never more than `most`; `evicted` is how many made room.
+    pub(super) fn new(most: usize, evicted: Total) -> Arc<Self> {
         Arc::new(Self {
             most,
             epoch: Instant::now(),
             open: Mutex::default(),
             left: Notify::new(),
             evictions: Storm::default(),
+            evicted,
         })
     }
 
@@ -132,7 +134,7 @@ impl OpenConnections {
         if let Some((_, wait)) = longest {
             wait.evicted.store(true, Ordering::Relaxed);
             wait.eviction.notify_one();
-            COUNTS.connections_evicted.add(1);
+            self.evicted.add(1);
             if let Some(times) = self.evictions.note() {
                 tracing::warn!(
                     connections.closed = times,
@@ -169,7 +171,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_client_that_kept_us_waiting_longest_makes_room_and_one_that_waits_never_does() {
-        let connections = OpenConnections::new(3);
+        let connections = OpenConnections::new(3, Total::default());
         let served = connections.room().await;
         served.wait.for_us();
         tokio::time::advance(Duration::from_millis(10)).await;

@@ -30,10 +30,13 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::store::database::Validity;
+
 pub use api::{Api, Readiness};
 pub use limits::{Limits, MAX_BODY_BYTES};
 pub use openapi::DOCUMENT_PATH;
 pub use operator_api::OperatorApi;
+use problem::FailedRequests;
 pub use problem::Problem;
 pub use problem_kind::{PROBLEMS_PATH, ProblemKind};
 pub use reference::PAGE_PATH;
@@ -54,7 +57,7 @@ const TAGS: [(&str, &str); 2] = [
 impl Api {
     /// The routes.
     pub fn routes(self) -> Router {
-        let (routes, document) = Self::documented();
+        let (routes, document) = Self::documented(self.pool.validity());
         routes
             .merge(openapi::document(&document))
             .merge(reference::problems())
@@ -66,10 +69,10 @@ impl Api {
     /// What the routes are, for a client.
     #[must_use]
     pub fn document() -> OpenApi {
-        Self::documented().1
+        Self::documented(&Arc::default()).1
     }
 
-    fn documented() -> (Router<Arc<Self>>, OpenApi) {
+    fn documented(validity: &Arc<Validity>) -> (Router<Arc<Self>>, OpenApi) {
         let router = OpenApiRouter::new()
             .routes(routes!(payments::get))
             .routes(routes!(summary::get))
@@ -80,7 +83,10 @@ impl Api {
             // Whatever a load balancer adds to them, an instance that is well is well.
             .routes(routes!(probes::live))
             .routes(routes!(probes::ready))
-            .layer(from_fn_with_state(Arc::default(), problem::in_time))
+            .layer(from_fn_with_state(
+                FailedRequests::new(validity),
+                problem::in_time,
+            ))
             .layer(from_fn(file::keep_from_caches))
             // It has a limit of its own, and a layer takes its part of each payment.
             .routes(routes!(payments::post));

@@ -1,8 +1,6 @@
 //! The operator's API, on an address of its own and never behind the public load balancer: what the
 //! router knows and why it decides as it does, switches to take a processor out of use, and the live page.
 
-use std::sync::Arc;
-
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -58,7 +56,7 @@ impl OperatorApi {
     pub fn routes(self) -> Router {
         let (routes, document) = Self::documented();
         let authorize = middleware::from_fn_with_state(self.clone(), session::authorize);
-        let failed = Arc::default();
+        let failed = problem::FailedRequests::new(self.pool.validity());
         let in_time = middleware::from_fn_with_state(failed, problem::in_time);
         // No secrets are in them, and a browser that opens the page has no token yet.
         let open = Self::sessions()

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use router::SharedRouter;
-use sqlx::PgPool;
 
 use super::live::{Feed, Simulator};
 use super::{Revoked, WrongTokens};
 use crate::config::OperatorToken;
 use crate::scrape::Scrape;
+use crate::store::database::Pool;
 
 /// What Prometheus asks for. Its token opens nothing else.
 const METRICS: &str = "/metrics";
@@ -17,7 +17,7 @@ const METRICS: &str = "/metrics";
 #[derive(Clone)]
 pub struct OperatorApi {
     /// Connections.
-    pub pool: PgPool,
+    pub pool: Pool,
     /// What is explained.
     pub router: SharedRouter,
     /// Resolver of the configured processors.

@@ -18,8 +18,9 @@ use crate::domain::payment::{Amount, Body, InvalidPayment, Payment, format_time,
 use crate::domain::traceparent::{TRACEPARENT, Traceparent};
 use crate::pipeline::accept::{Accepted, NotAccepted};
 use crate::store::database::Condition;
-use crate::telemetry::metrics::COUNTS;
-use crate::telemetry::trace::{self, Subject};
+use crate::telemetry::Telemetry;
+use crate::telemetry::metrics::Refused;
+use crate::telemetry::trace::Subject;
 
 problems!(
     pub(super) PostProblems: BODY, DATABASE,
@@ -46,26 +47,28 @@ pub(super) async fn post(
     State(api): State<Arc<Api>>,
     request: Request,
 ) -> Result<StatusCode, Problem> {
+    let Telemetry { counts, tracer } = &api.telemetry;
+    let refused = &counts.refused;
     let content_type = check_content_type(request.headers());
     let parameters = parameters::only(request.uri(), &[]);
     let traceparent = traceparent(request.headers());
     // It is read whatever it is: a connection with half a request on it cannot be used again.
     let body = problem::read(request.into_body()).await;
-    content_type.inspect_err(|_| COUNTS.refused.media_type.add(1))?;
-    let body = body.inspect_err(|_| COUNTS.refused.body.add(1))?;
-    parameters.inspect_err(|_| COUNTS.refused.invalid.add(1))?;
+    content_type.inspect_err(|_| refused.media_type.add(1))?;
+    let body = body.inspect_err(|_| refused.body.add(1))?;
+    parameters.inspect_err(|_| refused.invalid.add(1))?;
     let mut payment = Payment::from_json(&body).map_err(|invalid| {
-        let (kind, refused) = match invalid {
-            InvalidPayment::Malformed(_) => (ProblemKind::MalformedBody, &COUNTS.refused.malformed),
-            _ => (ProblemKind::InvalidField, &COUNTS.refused.invalid),
+        let (kind, counter) = match invalid {
+            InvalidPayment::Malformed(_) => (ProblemKind::MalformedBody, &refused.malformed),
+            _ => (ProblemKind::InvalidField, &refused.invalid),
         };
-        refused.add(1);
+        counter.add(1);
         Problem::new(kind, invalid.to_string())
     })?;
     payment.traceparent = traceparent;
-    let (begun_at, traced_at) = (Instant::now(), trace::now());
+    let (begun_at, traced_at) = (Instant::now(), tracer.now());
     let accepted = api.acceptor.accept(payment).await;
-    COUNTS
+    counts
         .post_seconds
         .observe(begun_at.elapsed().as_secs_f64());
     match accepted {
@@ -74,15 +77,15 @@ pub(super) async fn post(
                 id: payment.correlation_id,
                 client: payment.traceparent,
             };
-            trace::accepted(subject, traced_at);
+            tracer.accepted(subject, traced_at);
             Ok(StatusCode::ACCEPTED)
         }
         Ok(Accepted::Known) => {
-            COUNTS.repeated.add(1);
+            counts.repeated.add(1);
             Ok(StatusCode::ACCEPTED)
         }
         Ok(Accepted::Conflict { known }) => {
-            COUNTS.refused.conflict.add(1);
+            refused.conflict.add(1);
             Err(Problem::new(
                 ProblemKind::AmountConflict,
                 format!(
@@ -91,17 +94,17 @@ pub(super) async fn post(
                 ),
             ))
         }
-        Err(not_accepted) => Err(told(&not_accepted)),
+        Err(not_accepted) => Err(told(&not_accepted, refused)),
     }
 }
 
 /// What a client is told whose payment is not known to be accepted.
-fn told(not_accepted: &NotAccepted) -> Problem {
+fn told(not_accepted: &NotAccepted, refused: &Refused) -> Problem {
     use NotAccepted::{Expired, Held, Overloaded, QueueFull, Refused, TooLate, Unconfirmed};
     let counter = match not_accepted {
-        Held(_) => &COUNTS.refused.held,
-        Overloaded | QueueFull | Expired | TooLate => &COUNTS.refused.overloaded,
-        Refused(_) | Unconfirmed(_) => &COUNTS.refused.database,
+        Held(_) => &refused.held,
+        Overloaded | QueueFull | Expired | TooLate => &refused.overloaded,
+        Refused(_) | Unconfirmed(_) => &refused.database,
     };
     counter.add(1);
     match not_accepted {
@@ -235,7 +238,7 @@ pub(super) async fn get(
         LIMIT 1"#,
         correlation_id
     )
-    .fetch_optional(&api.pool)
+    .fetch_optional(&*api.pool)
     .await?
     .ok_or_else(|| {
         Problem::new(

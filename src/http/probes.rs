@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use sqlx::PgPool;
 
 use super::problem::problems;
 use super::{Api, Problem, ProblemKind};
+use crate::store::database::Pool;
 
 /// How long the database has to answer. Whoever asks has the reply within a second.
 const READY_WITHIN: Duration = Duration::from_millis(900);
@@ -52,7 +52,7 @@ pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<StatusCode, Pro
             .0
             .lock()
             .await
-            .answer(READY_WITHIN, || ask(api.pool.clone()))
+            .answer(&api.pool, READY_WITHIN, ask)
             .await
     };
     let refusal = match tokio::time::timeout(READY_WITHIN, asking).await {
@@ -80,7 +80,7 @@ pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<StatusCode, Pro
 }
 
 /// Why the database takes no payments, in our words. None: it takes them.
-async fn ask(pool: PgPool) -> Result<Option<String>, sqlx::Error> {
+async fn ask(pool: Pool) -> Result<Option<String>, sqlx::Error> {
     match crate::store::database::check_ready(&pool).await {
         Ok(()) => Ok(None),
         Err(error) => {

@@ -25,7 +25,7 @@ use utoipa::{PartialSchema, ToSchema};
 use super::MAX_BODY_BYTES;
 use super::problem_kind::ProblemKind::{self, *};
 use super::timeouts::TooSlow;
-use crate::store::database::{Condition, heed, within};
+use crate::store::database::{Condition, Validity, is_transient};
 use crate::telemetry::log::Storm;
 
 /// Seconds after which a client should try again what could not be done, for want of the database or of room.
@@ -144,23 +144,32 @@ pub struct Problem {
     cause: Option<Cause>,
 }
 
-/// What the database said, for the log.
+/// What the database said, for the log and for the connections of the instance.
 #[derive(Debug, Clone)]
-struct Cause {
-    error: String,
-    passes: bool,
-}
+struct Cause(Arc<sqlx::Error>);
 
 /// Requests that failed for want of the database, or were refused by it: logged now and then, with their number.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct FailedRequests {
+    validity: Arc<Validity>,
     away: Storm,
     refused: Storm,
 }
 
 impl FailedRequests {
-    fn note(&self, Cause { error, passes }: &Cause) {
-        if *passes && let Some(failed) = self.away.note() {
+    /// None has failed yet, of those whose connections these are.
+    pub(super) fn new(validity: &Arc<Validity>) -> Arc<Self> {
+        Arc::new(Self {
+            validity: Arc::clone(validity),
+            away: Storm::default(),
+            refused: Storm::default(),
+        })
+    }
+
+    fn note(&self, Cause(error): &Cause) {
+        self.validity.heed(error);
+        let (passes, error) = (is_transient(error), error.to_string());
+        if passes && let Some(failed) = self.away.note() {
             tracing::warn!(
                 requests.failed = failed,
                 error,
@@ -298,15 +307,12 @@ fn fields<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
 
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
-        heed(&error);
-        let passes = crate::store::database::is_transient(&error);
-        let problem = match passes {
+        let problem = match is_transient(&error) {
             true => Self::unavailable(format!("{}; try again", Condition::of(&error))),
             false => Self::new(InternalError, "the request failed; the log says why"),
         };
-        let error = error.to_string();
         Self {
-            cause: Some(Cause { error, passes }),
+            cause: Some(Cause(Arc::new(error))),
             ..problem
         }
     }
@@ -352,7 +358,8 @@ pub(super) async fn in_time(
     request: Request,
     next: Next,
 ) -> Response {
-    let answer = within(async { Ok(next.run(request).await) }).await;
+    let answered = async { Ok(next.run(request).await) };
+    let answer = failed.validity.with_deadline(answered).await;
     let answer = answer.unwrap_or_else(|error| Problem::from(error).into_response());
     if let Some(cause) = answer.extensions().get() {
         failed.note(cause);

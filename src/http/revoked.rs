@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::store::database::LateAnswer;
+use crate::store::database::{LateAnswer, Pool};
 
 /// How long a request waits for the database to say which sessions were signed out.
 pub(super) const REVOKED_WITHIN: Duration = Duration::from_millis(500);
@@ -28,18 +28,17 @@ pub struct Revoked {
 
 impl Revoked {
     /// Whether that session was signed out.
-    pub(super) async fn has(&self, pool: &PgPool, session: Uuid) -> bool {
-        let read = || {
-            let pool = pool.clone();
-            async move {
-                sqlx::query_scalar!(
-                    "SELECT session_id FROM operator_session_revoked WHERE ends_at > now()"
-                )
-                .fetch_all(&pool)
-                .await
-            }
+    pub(super) async fn has(&self, pool: &Pool, session: Uuid) -> bool {
+        let read = async |pool: Pool| {
+            sqlx::query_scalar!(
+                "SELECT session_id FROM operator_session_revoked WHERE ends_at > now()"
+            )
+            .fetch_all(&*pool)
+            .await
         };
-        let answer = self.look.lock().await.answer(REVOKED_WITHIN, read).await;
+        let mut look = self.look.lock().await;
+        let answer = look.answer(pool, REVOKED_WITHIN, read).await;
+        drop(look);
         match answer {
             Some(Ok(revoked)) => *self.lock() = revoked.into_iter().collect(),
             Some(Err(error)) => tracing::debug!(error = %error, "sessions cannot be looked up"),

@@ -20,16 +20,19 @@ use tokio_util::sync::CancellationToken;
 use super::connections::OpenConnections;
 use super::timeouts::{PatientBody, PatientStream, Requests};
 use super::{Limits, MAX_BODY_BYTES, Problem, ProblemKind};
-use crate::telemetry::metrics::COUNTS;
+use crate::telemetry::metrics::{Counts, Total};
 
 /// Serves `routes` until `stop`, then closes what is idle and waits for the requests that are open.
 pub async fn serve<L: Listener>(
     mut listener: L,
     routes: Router,
     limits: Limits,
+    counts: Arc<Counts>,
     stop: CancellationToken,
 ) {
-    let connections = OpenConnections::new(limits.connections);
+    let evicted = counts.connections_evicted.clone();
+    let connections = OpenConnections::new(limits.connections, evicted);
+    let too_long = &counts.refused.body;
     let open = GracefulShutdown::new();
     let mut http = http1::Builder::new();
     http.max_buf_size(limits.head_bytes);
@@ -47,12 +50,13 @@ pub async fn serve<L: Listener>(
         };
         let requests = Requests::new(Arc::clone(&place.wait));
         let stream = PatientStream::new(stream, limits, Arc::clone(&requests));
-        let routes = routes.clone();
+        let (routes, too_long) = (routes.clone(), too_long.clone());
         let service = service_fn(move |request: Request<Incoming>| {
             let open = requests.begin();
+            let refused = refusal(&request, &too_long);
             let (routes, requests) = (routes.clone(), Arc::clone(&requests));
             async move {
-                let reply = match refusal(&request) {
+                let reply = match refused {
                     Some(problem) => problem.into_response(),
                     None => {
                         let body = |body| PatientBody::new(body, limits, requests);
@@ -85,7 +89,7 @@ pub async fn serve<L: Listener>(
 }
 
 /// What is wrong with a request whatever its path, and the library lets through.
-fn refusal<B: Body>(request: &Request<B>) -> Option<Problem> {
+fn refusal<B: Body>(request: &Request<B>, too_long: &Total) -> Option<Problem> {
     // RFC 9112, 3.2
     let mut hosts = request.headers().get_all(HOST).iter();
     let refused = match (hosts.next(), hosts.next()) {
@@ -99,7 +103,7 @@ fn refusal<B: Body>(request: &Request<B>) -> Option<Problem> {
     }
     // Nobody waits for what is too long already.
     (request.body().size_hint().lower() > MAX_BODY_BYTES as u64).then(|| {
-        COUNTS.refused.body.add(1);
+        too_long.add(1);
         Problem::too_long()
     })
 }
@@ -174,7 +178,13 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let routes = Router::new().fallback(answer);
-        tokio::spawn(serve(listener, routes, limits, CancellationToken::new()));
+        tokio::spawn(serve(
+            listener,
+            routes,
+            limits,
+            Arc::default(),
+            CancellationToken::new(),
+        ));
         async move || TcpStream::connect(address).await.expect("it listens")
     }
 

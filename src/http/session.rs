@@ -22,7 +22,6 @@ use super::wrong_tokens::unauthorized;
 use super::{OperatorApi, Problem, ProblemKind};
 use crate::config::OperatorToken;
 use crate::domain::payment::parse_uuid;
-use crate::store::database::within;
 
 /// How long a browser is signed in.
 pub(super) const SESSION_LIFETIME: TimeDelta = TimeDelta::hours(12);
@@ -171,7 +170,7 @@ pub(super) async fn sign_out(
             return Err(foreign_page());
         }
         let added = api.revoked.add(&api.pool, session.id, session.ends_at);
-        within(added).await?;
+        api.pool.with_deadline(added).await?;
     }
     let cookie = cookie(&headers, "", TimeDelta::zero());
     Ok((StatusCode::NO_CONTENT, [(SET_COOKIE, cookie)]))

@@ -55,12 +55,12 @@ pub(super) async fn get(State(api): State<Arc<Api>>, uri: Uri) -> Result<Respons
     let (from, to) = range(&uri)?;
     let mut headers = HeaderMap::new();
     if let Some(standby) = &api.standby {
-        let behind = seconds_behind(standby).await?;
+        let behind = seconds_behind(&**standby).await?;
         let behind = HeaderValue::from_str(&format!("{behind:.3}"));
         headers.extend(behind.ok().map(|behind| (SECONDS_BEHIND, behind)));
     }
     let pool = api.standby.as_ref().unwrap_or(&api.pool);
-    match summarize(pool, &api.processors, from, to).await {
+    match summarize(&**pool, &api.processors, from, to).await {
         Ok(summary) => Ok((headers, Json(summary)).into_response()),
         Err(NoSummary::Database(error)) => Err(error.into()),
         Err(cut @ NoSummary::CutsArchivedHours(_)) => {

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::Semaphore;
 
 use super::{Problem, ProblemKind};
-use crate::telemetry::metrics::COUNTS;
+use crate::telemetry::metrics::Total;
 
 /// How long the answer to a wrong token is kept back.
 pub(super) const WRONG_TOKEN_PAUSE: Duration = Duration::from_secs(1);
@@ -24,6 +24,7 @@ pub(super) const WRONG_TOKENS_TOLD_EVERY: Duration = Duration::from_secs(10);
 pub struct WrongTokens {
     pauses: Semaphore,
     told: Mutex<Told>,
+    count: Total,
 }
 
 /// What the log does not say yet.
@@ -34,19 +35,20 @@ struct Told {
     has_teller: bool,
 }
 
-impl Default for WrongTokens {
-    fn default() -> Self {
+impl WrongTokens {
+    /// None yet; `count` is how many there were.
+    #[must_use]
+    pub fn new(count: Total) -> Self {
         Self {
             pauses: Semaphore::new(WRONG_TOKENS_PAUSED),
             told: Mutex::default(),
+            count,
         }
     }
-}
 
-impl WrongTokens {
     /// The answer to a request with a wrong token.
     pub(super) async fn refuse(self: &Arc<Self>) -> Response {
-        COUNTS.wrong_tokens.add(1);
+        self.count.add(1);
         self.note();
         let Ok(_pause) = self.pauses.try_acquire() else {
             let detail = "too many requests with a wrong token; the right one passes";

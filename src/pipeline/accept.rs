@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use router::{Event, SharedRouter};
 use rust_decimal::Decimal;
+use sqlx::PgConnection;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
-use sqlx::{PgConnection, PgPool};
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -28,8 +28,8 @@ use crate::pipeline::deployment::Admission;
 use crate::pipeline::queue_limit::QueueLimit;
 use crate::pipeline::worker::{ClaimOnAccept, Worker};
 use crate::store::claim::{Claim, ClaimedFor, SEND_WITHIN};
-use crate::store::database::{Condition, Kept, Writes, interval, within};
-use crate::telemetry::metrics::COUNTS;
+use crate::store::database::{Condition, Kept, Pool, Writes, interval};
+use crate::telemetry::metrics::Counts;
 
 /// Payments in one INSERT, at most.
 pub const ACCEPT_BATCH: usize = 500;
@@ -133,11 +133,12 @@ impl Acceptor {
     /// them. Without a worker all of them are left in the queue.
     #[must_use]
     pub fn start(
-        pools: &[PgPool],
+        pools: &[Pool],
         router: &SharedRouter,
         worker: &Weak<Worker>,
         room: &Arc<QueueLimit>,
         admission: &Arc<Admission>,
+        counts: &Arc<Counts>,
     ) -> Self {
         let (posted, waiting) = mpsc::channel(ACCEPT_BACKLOG);
         let waiting = Arc::new(Mutex::new(Waiting {
@@ -156,6 +157,7 @@ impl Acceptor {
                 writes: Arc::clone(&writes),
                 room: Arc::clone(room),
                 tally: Arc::clone(&tally),
+                counts: Arc::clone(counts),
             };
             let ended = writers.clone().drop_guard();
             tokio::spawn(async move {
@@ -308,7 +310,7 @@ struct Written {
 }
 
 struct Writer {
-    pool: PgPool,
+    pool: Pool,
     waiting: Arc<Mutex<Waiting>>,
     router: SharedRouter,
     /// Weak, because settling ends with the last worker, and must not wait for writers.
@@ -316,6 +318,7 @@ struct Writer {
     writes: Arc<Writes>,
     room: Arc<QueueLimit>,
     tally: Arc<Tally>,
+    counts: Arc<Counts>,
 }
 
 impl Writer {
@@ -403,7 +406,7 @@ impl Writer {
                     )
                     .await
                 });
-                within(written).await
+                self.pool.with_deadline(written).await
             };
             match written {
                 Ok(written) => break written,
@@ -427,7 +430,7 @@ impl Writer {
             .iter()
             .filter(|outcome| **outcome == Accepted::Queued)
             .count();
-        COUNTS.accepted.add_batch(queued);
+        self.counts.accepted.add_batch(queued);
         self.room.accepted(queued);
         self.router.observe(Event::Arrived {
             count: u32::try_from(queued).unwrap_or(u32::MAX),

@@ -16,7 +16,7 @@ use chrono::{DateTime, Utc};
 use router::{Event, SharedRouter};
 use rust_decimal::Decimal;
 use sqlx::postgres::PgListener;
-use sqlx::{Connection, Executor, PgPool};
+use sqlx::{Connection, Executor};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -33,7 +33,7 @@ use crate::pipeline::in_flight::InFlight;
 use crate::pipeline::route::Recovered;
 use crate::processors::{HEALTH_TIMEOUT, Processor};
 use crate::store::clock::{DatabaseClock, WATCH_GAP};
-use crate::store::database::{CHANNEL, Outage, Session, interval, notify_others, within};
+use crate::store::database::{CHANNEL, Outage, Pool, Session, interval, notify_others};
 
 /// The longest time between two polls of what the other instances wrote. A notification (`NOTIFY`)
 /// makes it a few milliseconds where notifications arrive; nothing depends on them.
@@ -62,7 +62,7 @@ pub struct Member {
     /// Whether it may accept and charge.
     pub admission: Arc<Admission>,
     /// Connections.
-    pub pool: PgPool,
+    pub pool: Pool,
     /// Takes note of each time that a heartbeat reads.
     pub clock: Arc<DatabaseClock>,
     /// In the router's order.
@@ -115,7 +115,7 @@ impl Member {
                 }
                 self.sync(beat, put_back, &mut known).await
             };
-            pause = match within(synced).await {
+            pause = match self.pool.with_deadline(synced).await {
                 Ok(Synced {
                     polls,
                     next_poll_in,
@@ -140,7 +140,7 @@ impl Member {
                 }
             };
             if self.admission.held().is_some()
-                && let Err(error) = within(self.ask_again()).await
+                && let Err(error) = self.pool.with_deadline(self.ask_again()).await
             {
                 tracing::debug!(error = %error, "not asked for admission");
             }
@@ -168,7 +168,7 @@ impl Member {
                 (extract(epoch FROM next_poll_at - now()) * 1000)::float8 AS "next_poll_in_ms"
             FROM processor_health"#
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&*self.pool)
         .await?;
         let mut synced = Synced {
             polls: Vec::new(),
@@ -240,7 +240,7 @@ impl Member {
             "UPDATE processor_health SET recovered_at = now() WHERE processor = ANY ($1)",
             &names as &[&str],
         );
-        match within(told.execute(&self.pool)).await {
+        match self.pool.with_deadline(told.execute(&*self.pool)).await {
             Ok(_) => notify_others(&self.pool).await,
             Err(error) => tracing::debug!(error = %error, "recovery not told"),
         }
@@ -267,7 +267,7 @@ impl Member {
             interval(self.terms.lease),
             interval(self.terms.late_charge),
         )
-        .fetch_one(&self.pool)
+        .fetch_one(&*self.pool)
         .await?;
         tracing::warn!(
             payments,
@@ -314,7 +314,7 @@ impl Member {
             self.admission.held(),
             put_back
         )
-        .fetch_one(&self.pool)
+        .fetch_one(&*self.pool)
         .await?;
         let received_at = tokio::time::Instant::now();
         self.clock.observe(sent_at, row.database_now, received_at);
@@ -357,7 +357,7 @@ impl Member {
             interval(HEALTH_LEASE),
             interval(WATCH_GAP)
         )
-        .execute(&self.pool)
+        .execute(&*self.pool)
         .await?;
         Ok(taken.rows_affected() == 1)
     }
@@ -384,7 +384,7 @@ impl Member {
             health.map(|health| i32::try_from(health.min_response_time).unwrap_or(i32::MAX)),
             interval(HEALTH_INTERVAL)
         );
-        match within(recorded.execute(&self.pool)).await {
+        match self.pool.with_deadline(recorded.execute(&*self.pool)).await {
             Ok(_) => notify_others(&self.pool).await,
             Err(error) => {
                 tracing::warn!(processor.name = processor.name, error = %error, "health not recorded");
@@ -420,12 +420,12 @@ struct Synced {
 }
 
 /// Passes notifications on, for as long as they arrive.
-async fn listen(pool: PgPool, hint: Arc<Notify>) {
+async fn listen(pool: Pool, hint: Arc<Notify>) {
     loop {
         let hints = async {
-            let mut listener = within(PgListener::connect_with(&pool)).await?;
+            let mut listener = pool.with_deadline(PgListener::connect_with(&pool)).await?;
             listener.ignore_pool_close_event(true);
-            within(listener.listen(CHANNEL)).await?;
+            pool.with_deadline(listener.listen(CHANNEL)).await?;
             loop {
                 match tokio::time::timeout(LISTEN_CHECK, listener.recv()).await {
                     Ok(received) => {
@@ -433,7 +433,7 @@ async fn listen(pool: PgPool, hint: Arc<Notify>) {
                         hint.notify_one();
                     }
                     Err(_) => {
-                        within(listener.execute("SELECT 1")).await?;
+                        pool.with_deadline(listener.execute("SELECT 1")).await?;
                     }
                 }
             }

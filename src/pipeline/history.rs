@@ -24,9 +24,9 @@ use uuid::Uuid;
 
 use crate::pipeline::queue_limit::QueueLimit;
 use crate::store::clock::DatabaseClock;
-use crate::store::database::{interval, within};
+use crate::store::database::{Pool, interval};
 use crate::store::queue_statistics;
-use crate::telemetry::metrics::COUNTS;
+use crate::telemetry::metrics::Counts;
 
 /// The time between two looks at the counters of this instance.
 pub const OBSERVED_EVERY: Duration = Duration::from_secs(1);
@@ -54,10 +54,10 @@ pub struct Counted {
 }
 
 impl Counted {
-    fn now() -> Self {
-        let refused = &COUNTS.refused;
+    fn now(counts: &Counts) -> Self {
+        let refused = &counts.refused;
         Self {
-            accepted: COUNTS.accepted.value(),
+            accepted: counts.accepted.value(),
             refused: refused.overloaded.value() + refused.database.value() + refused.held.value(),
         }
     }
@@ -133,8 +133,10 @@ impl Observed {
 pub struct Recorder {
     /// Of this instance.
     pub instance: Uuid,
+    /// What it counts.
+    pub counts: Arc<Counts>,
     /// Connections.
-    pub pool: PgPool,
+    pub pool: Pool,
     /// Says which minute it is.
     pub clock: Arc<DatabaseClock>,
     /// Knows the breakers.
@@ -163,7 +165,7 @@ impl Recorder {
             let Some(number) = self.minute_now() else {
                 continue;
             };
-            let minute = observed.look(number, Counted::now(), &self.router.explain());
+            let minute = observed.look(number, Counted::now(&self.counts), &self.router.explain());
             let last = stop.is_cancelled().then(|| observed.take()).flatten();
             for mut minute in minute.into_iter().chain(last) {
                 minute.queued = self.room.take_longest();
@@ -181,10 +183,19 @@ impl Recorder {
     async fn write_all(&self, mut minutes: mpsc::Receiver<Minute>, stop: CancellationToken) {
         while let Some(mut minute) = minutes.recv().await {
             let is_last = self.minute_now().is_none_or(|now| now <= minute.number + 1);
-            if is_last && let Ok(queued) = within(queue_statistics::queued(&self.pool)).await {
+            if is_last
+                && let Ok(queued) = self
+                    .pool
+                    .with_deadline(queue_statistics::queued(&self.pool))
+                    .await
+            {
                 minute.queued = minute.queued.max(Some(queued.value));
             }
-            while let Err(error) = within(write(&self.pool, self.instance, &minute)).await {
+            while let Err(error) = self
+                .pool
+                .with_deadline(write(&self.pool, self.instance, &minute))
+                .await
+            {
                 // Those who accept, claim and settle say what is wrong with the database.
                 tracing::debug!(error = %error, "a minute of the history waits");
                 tokio::select! {

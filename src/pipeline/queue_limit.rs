@@ -12,12 +12,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use sqlx::PgPool;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::attention::{Attention, Item};
-use crate::store::database::within;
+use crate::store::database::Pool;
 use crate::store::queue_statistics;
 
 /// The time between two polls of the length of the queue.
@@ -96,10 +95,10 @@ impl QueueLimit {
     ///
     /// # Errors
     /// The database did not answer; what was known before stands.
-    pub async fn look(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
+    pub async fn look(&self, pool: &Pool) -> Result<(), sqlx::Error> {
         // Payments accepted during the poll are counted twice rather than not at all.
         let before = self.accepted.load(Ordering::Relaxed);
-        let queued = within(queue_statistics::queued(pool)).await?;
+        let queued = pool.with_deadline(queue_statistics::queued(pool)).await?;
         self.seen.store(queued.value, Ordering::Relaxed);
         self.longest
             .fetch_max(queued.value.saturating_add(1), Ordering::Relaxed);
@@ -114,7 +113,7 @@ impl QueueLimit {
     }
 
     /// Polls until `stop`. While this instance knows of no payment in the queue it does not poll.
-    pub async fn watch(&self, pool: &PgPool, stop: CancellationToken) {
+    pub async fn watch(&self, pool: &Pool, stop: CancellationToken) {
         let mut empty = false;
         loop {
             if !empty && let Err(error) = self.look(pool).await {

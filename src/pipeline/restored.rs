@@ -16,8 +16,8 @@ use uuid::Uuid;
 use crate::domain::payment::format_time;
 use crate::processors::{Lookup, Outcome, Processor, RECORD_TIME_LIMIT};
 use crate::store::claim::Claim;
-use crate::store::database::within;
-use crate::telemetry::metrics::COUNTS;
+use crate::store::database::Pool;
+use crate::telemetry::metrics::Counts;
 
 /// The pause before a payment is looked up again at a processor that did not answer.
 pub const ASK_PAUSE: Duration = Duration::from_secs(1);
@@ -43,7 +43,12 @@ struct Charge {
 
 /// Looks a claimed payment up at every processor. A processor that has it has charged it: the
 /// payment is assigned to that processor, so that the charge is recorded there.
-pub async fn ask(pool: &PgPool, processors: &[Processor], mut claim: Claim) -> Asked {
+pub async fn ask(
+    pool: &Pool,
+    processors: &[Processor],
+    counts: &Counts,
+    mut claim: Claim,
+) -> Asked {
     let charges = match look_up(processors, claim.payment.correlation_id).await {
         Ok(charges) => charges,
         Err(silence) => {
@@ -57,13 +62,13 @@ pub async fn ask(pool: &PgPool, processors: &[Processor], mut claim: Claim) -> A
         return Asked::Nowhere(claim);
     };
     for other in charges {
-        COUNTS.charged_twice.add(1);
+        counts.charged_twice.add(1);
         tracing::error!(
             payment.id = %claim.payment.correlation_id, processor.name = other.processor,
             processor.recorded = charge.processor, "CHARGED TWICE, before the database was restored"
         );
     }
-    if let Err(error) = within(assign(pool, &claim, &charge)).await {
+    if let Err(error) = pool.with_deadline(assign(pool, &claim, &charge)).await {
         tokio::time::sleep(ASK_PAUSE).await;
         let outcome = undecided(&claim, format!("{} has it: {error}", charge.processor));
         return Asked::Decided(claim, outcome);

@@ -8,7 +8,7 @@ use rand::rngs::SmallRng;
 use router::{Router, SharedRouter, StateChange};
 use tokio::sync::Notify;
 
-use crate::telemetry::metrics::COUNTS;
+use crate::telemetry::metrics::Counts;
 
 /// Processors that attempts of this instance have shown to be back, until the other instances are told.
 #[derive(Debug, Default)]
@@ -40,10 +40,10 @@ impl Recovered {
 
 /// Shares a router among the tasks of an instance. Its time goes on from here. A breaker that changes its state is
 /// counted, and logged once.
-pub fn share(router: Router, recovered: &Arc<Recovered>) -> SharedRouter {
+pub fn share(router: Router, recovered: &Arc<Recovered>, counts: &Arc<Counts>) -> SharedRouter {
     let (origin, epoch) = (router.now(), Instant::now());
     let rng = SmallRng::from_rng(&mut rand::rng());
-    let recovered = Arc::clone(recovered);
+    let (recovered, counts) = (Arc::clone(recovered), Arc::clone(counts));
     SharedRouter::new(
         router,
         rng,
@@ -52,7 +52,7 @@ pub fn share(router: Router, recovered: &Arc<Recovered>) -> SharedRouter {
             if let Some(processor) = change.recovered() {
                 recovered.note(processor);
             }
-            COUNTS.breaker_changed(name, change.change.to.as_str());
+            counts.breaker_changed(name, change.change.to.as_str());
             log(name, change);
         },
     )

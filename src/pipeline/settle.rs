@@ -23,10 +23,11 @@ use crate::domain::uptime::Uptime;
 use crate::pipeline::in_flight::InFlight;
 use crate::processors::Outcome;
 use crate::store::claim::{Claim, SEND_WITHIN, doubt_pause};
-use crate::store::database::{concerns_all, interval, lacks_character, within};
+use crate::store::database::{Pool, concerns_all, interval, lacks_character};
+use crate::telemetry::Telemetry;
 use crate::telemetry::log::Storm;
-use crate::telemetry::metrics::COUNTS;
-use crate::telemetry::trace::{self, LifeEnd, Subject};
+use crate::telemetry::metrics::{Counts, Total};
+use crate::telemetry::trace::{LifeEnd, Subject, Tracer};
 
 pub use crate::processors::CompletedClaim;
 pub use held::{HELD_PAUSE, SETTLE_HELD, Unrecorded};
@@ -79,12 +80,12 @@ pub struct Returned {
 impl Returned {
     /// Without any released payment; `free` is woken when there is one.
     #[must_use]
-    pub fn new(free: Arc<Notify>) -> Self {
+    pub fn new(free: Arc<Notify>, counts: &Counts) -> Self {
         Self {
             lowest_id: AtomicI64::new(i64::MAX),
             free,
             in_doubt: Notify::new(),
-            unrecorded: Arc::default(),
+            unrecorded: Arc::new(Unrecorded::new(counts.unrecorded.clone())),
             in_flight: Arc::default(),
         }
     }
@@ -115,15 +116,17 @@ impl Returned {
 /// outcome that the database refuses is kept and tried again until it is recorded, on whatever
 /// server answers, and does not keep others from being recorded.
 pub async fn run(
-    pool: PgPool,
+    pool: Pool,
     terms: LeasePolicy,
     mut ended: mpsc::Receiver<CompletedClaim>,
     returned: Arc<Returned>,
+    telemetry: Telemetry,
 ) {
     let mut recorder = Recorder {
         pool,
         terms,
         returned,
+        telemetry,
         held: Held::new(),
         storms: Storms::default(),
     };
@@ -142,9 +145,10 @@ pub async fn run(
 
 /// Records outcomes, and keeps those that it cannot record.
 struct Recorder {
-    pool: PgPool,
+    pool: Pool,
     terms: LeasePolicy,
     returned: Arc<Returned>,
+    telemetry: Telemetry,
     held: Held,
     storms: Storms,
 }
@@ -185,8 +189,12 @@ impl Recorder {
 
     /// Records a batch, and leaves it empty.
     async fn record(&mut self, batch: &mut Vec<CompletedClaim>) {
-        let begun_at = trace::now();
-        match within(record(&self.pool, self.terms, batch)).await {
+        let begun_at = self.telemetry.tracer.now();
+        match self
+            .pool
+            .with_deadline(record(&self.pool, self.terms, batch))
+            .await
+        {
             Ok(anomalies) => self.recorded(batch, &anomalies, begun_at),
             Err(error) => self.refused(vec![(std::mem::take(batch), error)]).await,
         }
@@ -220,7 +228,7 @@ impl Recorder {
     ) {
         self.held.progress();
         self.returned.in_flight.recorded(batch);
-        observe(batch, anomalies, begun_at);
+        observe(&self.telemetry, batch, anomalies, begun_at);
         self.storms.tell(batch, anomalies);
         self.returned.note(batch);
     }
@@ -250,8 +258,12 @@ impl Recorder {
                     continue;
                 }
                 tries += 1;
-                let piece_begun_at = trace::now();
-                match within(record(&self.pool, self.terms, &piece)).await {
+                let piece_begun_at = self.telemetry.tracer.now();
+                match self
+                    .pool
+                    .with_deadline(record(&self.pool, self.terms, &piece))
+                    .await
+                {
                     Ok(anomalies) => self.recorded(&piece, &anomalies, piece_begun_at),
                     Err(error) => parts.push((piece, error)),
                 }
@@ -362,7 +374,7 @@ fn timeout(ended: &CompletedClaim, now: Uptime) -> Duration {
     }
 }
 
-fn trace_end(claim: &Claim, reason: Option<&str>, begun_at: Option<SystemTime>) {
+fn trace_end(tracer: &Tracer, claim: &Claim, reason: Option<&str>, begun_at: Option<SystemTime>) {
     let subject = Subject {
         id: claim.payment.correlation_id,
         client: claim.payment.traceparent,
@@ -373,7 +385,7 @@ fn trace_end(claim: &Claim, reason: Option<&str>, begun_at: Option<SystemTime>) 
         accepted_at: claim.accepted_at.into(),
         reason,
     };
-    trace::ended(subject, &end, begun_at);
+    tracer.ended(subject, &end, begun_at);
 }
 
 impl Storms {
@@ -425,7 +437,12 @@ impl Storms {
 }
 
 /// Counts and traces what was recorded by statements that began then.
-fn observe(batch: &[CompletedClaim], anomalies: &[Anomaly], begun_at: Option<SystemTime>) {
+fn observe(
+    Telemetry { counts, tracer }: &Telemetry,
+    batch: &[CompletedClaim],
+    anomalies: &[Anomaly],
+    begun_at: Option<SystemTime>,
+) {
     let now = Utc::now();
     let mut charged: BTreeMap<&str, usize> = BTreeMap::new();
     for CompletedClaim { claim, outcome } in batch {
@@ -433,15 +450,15 @@ fn observe(batch: &[CompletedClaim], anomalies: &[Anomaly], begun_at: Option<Sys
             Outcome::Charged { .. } => {
                 *charged.entry(&claim.processor).or_default() += 1;
                 let age = (now - claim.accepted_at).as_seconds_f64();
-                COUNTS.settle_seconds.observe(age.max(0.0));
-                trace_end(claim, None, begun_at);
+                counts.settle_seconds.observe(age.max(0.0));
+                trace_end(tracer, claim, None, begun_at);
             }
-            Outcome::Free { .. } => COUNTS.released.add(1),
-            Outcome::InDoubt { .. } => COUNTS.left_in_doubt.add(1),
+            Outcome::Free { .. } => counts.released.add(1),
+            Outcome::InDoubt { .. } => counts.left_in_doubt.add(1),
             Outcome::Dead { reason, held } => {
-                COUNTS.dead.add(1);
-                COUNTS.mismatches.add(u64::from(*held));
-                trace_end(claim, Some(reason), begun_at);
+                counts.dead.add(1);
+                counts.mismatches.add(u64::from(*held));
+                trace_end(tracer, claim, Some(reason), begun_at);
             }
         }
     }
@@ -454,10 +471,10 @@ fn observe(batch: &[CompletedClaim], anomalies: &[Anomaly], begun_at: Option<Sys
         {
             *payments = payments.saturating_sub(1);
         }
-        anomaly.count();
+        anomaly.count(counts);
     }
     for (processor, payments) in charged {
-        COUNTS.settled(processor).add_batch(payments);
+        counts.settled(processor).add_batch(payments);
     }
 }
 
@@ -478,21 +495,21 @@ pub enum Anomaly {
 }
 
 impl Anomaly {
-    fn count(&self) {
+    fn count(&self, counts: &Counts) {
         let total = match self {
-            Self::QueueRowGone(_) => &COUNTS.row_gone,
+            Self::QueueRowGone(_) => &counts.row_gone,
             Self::RecordedBefore {
                 charged, recorded, ..
-            } if charged == recorded => &COUNTS.recorded_before,
-            Self::RecordedBefore { .. } => &COUNTS.charged_twice,
+            } if charged == recorded => &counts.recorded_before,
+            Self::RecordedBefore { .. } => &counts.charged_twice,
         };
         total.add(1);
     }
 }
 
 /// The item for operators if this instance saw payments charged twice since its start.
-pub(crate) fn charged_twice() -> Option<Item> {
-    let payments = COUNTS.charged_twice.value();
+pub(crate) fn charged_twice(count: &Total) -> Option<Item> {
+    let payments = count.value();
     let noun = if payments == 1 { "payment" } else { "payments" };
     (payments > 0).then(|| {
         Attention::ChargedTwice.item(format!("{payments} {noun} charged by two processors"))

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use router::{Permit, Queue, SharedRouter};
-use sqlx::PgPool;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::task::TaskTracker;
 
@@ -26,8 +25,8 @@ use crate::store::claim::{
     newest_id,
 };
 use crate::store::clock::DatabaseClock;
-use crate::store::database::{Outage, RETRY_PAUSE, within};
-use crate::telemetry::metrics::COUNTS;
+use crate::store::database::{Outage, Pool, RETRY_PAUSE};
+use crate::telemetry::metrics::Counts;
 
 /// The longest time between two claims when nothing wakes the worker: another instance may have
 /// accepted payments and died.
@@ -66,7 +65,9 @@ type SettleSlot = mpsc::OwnedPermit<CompletedClaim>;
 /// Claims and charges payments.
 pub struct Worker {
     /// Connections for claims.
-    pub pool: PgPool,
+    pub pool: Pool,
+    /// What the instance counts.
+    pub counts: Arc<Counts>,
     /// How long claims last.
     pub terms: LeasePolicy,
     /// Whether payments may be claimed.
@@ -192,30 +193,33 @@ impl Worker {
         let mut outage = Outage::new("claim");
         while !self.stop.draining.is_cancelled() {
             let not_before = tokio::time::Instant::now() + CLAIM_PAUSE;
-            let (pause, wants_permits) =
-                match within(self.claim_step(want, from.next(&self.returned))).await {
-                    Ok((step, newest)) => {
-                        outage.over();
-                        from.claimed(newest);
-                        if let Step::More(count) | Step::Drained(count) = step {
-                            want = (count * 2).clamp(LEAST_CLAIM, CLAIM_BATCH);
-                        }
-                        match step {
-                            Step::More(_) => (Duration::ZERO, false),
-                            Step::Drained(_) => {
-                                (IDLE_POLL.mul_f64(rand::rng().random_range(0.5..1.0)), false)
-                            }
-                            Step::NoPermit(retry_in) => {
-                                (retry_in.unwrap_or(IDLE_POLL).min(IDLE_POLL), true)
-                            }
-                            Step::NoSettleSlot => (SETTLE_SLOT_PAUSE, false),
-                        }
+            let (pause, wants_permits) = match self
+                .pool
+                .with_deadline(self.claim_step(want, from.next(&self.returned)))
+                .await
+            {
+                Ok((step, newest)) => {
+                    outage.over();
+                    from.claimed(newest);
+                    if let Step::More(count) | Step::Drained(count) = step {
+                        want = (count * 2).clamp(LEAST_CLAIM, CLAIM_BATCH);
                     }
-                    Err(error) => {
-                        outage.goes_on(&error, &self.pool).await;
-                        (RETRY_PAUSE, false)
+                    match step {
+                        Step::More(_) => (Duration::ZERO, false),
+                        Step::Drained(_) => {
+                            (IDLE_POLL.mul_f64(rand::rng().random_range(0.5..1.0)), false)
+                        }
+                        Step::NoPermit(retry_in) => {
+                            (retry_in.unwrap_or(IDLE_POLL).min(IDLE_POLL), true)
+                        }
+                        Step::NoSettleSlot => (SETTLE_SLOT_PAUSE, false),
                     }
-                };
+                }
+                Err(error) => {
+                    outage.goes_on(&error, &self.pool).await;
+                    (RETRY_PAUSE, false)
+                }
+            };
             tokio::select! {
                 () = self.wake.notified(), if !wants_permits => {}
                 () = self.permit_back.notified(), if wants_permits => {}
@@ -273,7 +277,7 @@ impl Worker {
             if !spare {
                 self.backlog.claimed(&claims, drained);
             }
-            COUNTS.claimed_queued.add_batch(claims.len());
+            self.counts.claimed_queued.add_batch(claims.len());
             claimed += claims.len();
             newest = newest.max(claims.iter().map(|claim| claim.id).max());
             let rights = permits.into_iter().zip(&mut slots);
@@ -366,9 +370,9 @@ impl Worker {
         let (stop, permit_back) = (Arc::clone(&self.stop), Arc::clone(&self.permit_back));
         let processors = Arc::clone(&self.processors);
         if self.admission.asks_first() {
-            let pool = self.pool.clone();
+            let (pool, counts) = (self.pool.clone(), Arc::clone(&self.counts));
             self.calls.spawn(async move {
-                let asked = restored::ask(&pool, &processors, claim).await;
+                let asked = restored::ask(&pool, &processors, &counts, claim).await;
                 let (claim, outcome) = match asked {
                     Asked::Decided(claim, outcome) => (claim, outcome),
                     Asked::Nowhere(claim) => {
@@ -393,7 +397,7 @@ impl Worker {
     pub async fn run_in_doubt(&self) {
         let mut outage = Outage::new("claim in doubt");
         while !self.stop.draining.is_cancelled() {
-            let pause = match within(self.in_doubt_step()).await {
+            let pause = match self.pool.with_deadline(self.in_doubt_step()).await {
                 Ok(found) => {
                     outage.over();
                     if found == 0 {
@@ -435,7 +439,7 @@ impl Worker {
         let (terms, clock, limit) = (self.terms, &self.clock, slots.len());
         let claims = claim_in_doubt(&self.pool, terms, clock, &configured, limit, bound).await?;
         let count = claims.len();
-        COUNTS.claimed_in_doubt.add_batch(count);
+        self.counts.claimed_in_doubt.add_batch(count);
         for (claim, slot) in claims.into_iter().zip(slots) {
             self.start_resolving(claim, slot, life);
         }
@@ -462,11 +466,12 @@ impl Worker {
         let (stop, router) = (Arc::clone(&self.stop), self.router.clone());
         let processors = Arc::clone(&self.processors);
         let (index, earlier) = (self.index_of(&claim.processor), claim.earlier);
-        let asks = self.admission.asks_first().then(|| self.pool.clone());
+        let asks_first = self.admission.asks_first();
+        let asks = asks_first.then(|| (self.pool.clone(), Arc::clone(&self.counts)));
         self.calls.spawn(async move {
             let mut claim = claim;
-            if let Some(pool) = asks {
-                match restored::ask(&pool, &processors, claim).await {
+            if let Some((pool, counts)) = asks {
+                match restored::ask(&pool, &processors, &counts, claim).await {
                     Asked::Decided(decided, outcome) => return hand_over(slot, decided, outcome),
                     Asked::Nowhere(asked) => claim = asked,
                 }
@@ -519,7 +524,7 @@ impl ClaimOnAccept {
             slots,
             life,
         } = self;
-        COUNTS.claimed_queued.add_batch(claims.len());
+        worker.counts.claimed_queued.add_batch(claims.len());
         worker.backlog.claimed(&claims, true);
         let rights = permits.into_iter().zip(slots);
         let arrived = claims.into_iter().zip(rights);

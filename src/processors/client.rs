@@ -24,8 +24,10 @@ use crate::domain::payment::format_time;
 use crate::domain::traceparent::{TRACEPARENT, Traceparent};
 use crate::domain::uptime::UptimeClock;
 use crate::store::claim::Claim;
+use crate::telemetry::Telemetry;
 use crate::telemetry::log::Storm;
-use crate::telemetry::metrics::{COUNTS, ProcessorCounts};
+use crate::telemetry::metrics::ProcessorCounts;
+use crate::telemetry::trace::Tracer;
 
 /// How long a processor has for `GET /payments/{id}`, which its configured delay does not slow down.
 pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
@@ -43,6 +45,7 @@ pub struct ProcessorClient {
     base: Url,
     payments: Uri,
     counts: ProcessorCounts,
+    tracer: Tracer,
     /// Says whether a payment may still be sent.
     clock: UptimeClock,
     /// Calls for which there was no file.
@@ -65,6 +68,7 @@ pub struct Processor {
 pub fn processors(
     settings: &ProcessorsSettings,
     connections: usize,
+    telemetry: &Telemetry,
 ) -> anyhow::Result<Arc<Vec<Processor>>> {
     let names = Resolver::of_system();
     let processors = settings.processors.0.iter().map(|processor| {
@@ -76,7 +80,9 @@ pub fn processors(
         )?;
         Ok(Processor {
             name: processor.name.clone(),
-            client: client.with_at_most(connections),
+            client: client
+                .with_at_most(connections)
+                .with_telemetry(&processor.name, telemetry),
         })
     });
     Ok(Arc::new(processors.collect::<anyhow::Result<Vec<_>>>()?))
@@ -124,7 +130,8 @@ impl ProcessorClient {
             timeout,
             payments: payments.as_str().parse().with_context(of)?,
             base: settings.url.clone(),
-            counts: COUNTS.processor(&settings.name),
+            counts: ProcessorCounts::default(),
+            tracer: Tracer::default(),
             clock: UptimeClock::default(),
             out_of_files: Arc::default(),
         })
@@ -134,6 +141,16 @@ impl ProcessorClient {
     #[must_use]
     pub fn with_clock(self, clock: UptimeClock) -> Self {
         Self { clock, ..self }
+    }
+
+    /// The same, counted under that name and traced.
+    #[must_use]
+    pub fn with_telemetry(self, name: &str, telemetry: &Telemetry) -> Self {
+        Self {
+            counts: telemetry.counts.processor(name),
+            tracer: telemetry.tracer.clone(),
+            ..self
+        }
     }
 
     /// The same, with at most so many connections open at a time.
@@ -155,6 +172,11 @@ impl ProcessorClient {
     #[must_use]
     pub fn counts(&self) -> &ProcessorCounts {
         &self.counts
+    }
+
+    /// Where the spans of its calls go.
+    pub(super) fn tracer(&self) -> &Tracer {
+        &self.tracer
     }
 
     /// Posts the payment of a claim under its requested_at, as part of that trace.

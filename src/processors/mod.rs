@@ -24,7 +24,7 @@ pub use verdict::{Documented, Lookup, RECORD_TIME_LIMIT, Reply, Verdict, is_near
 use crate::domain::payment::format_time;
 use crate::store::claim::{Claim, EarlierAttempt};
 use crate::telemetry::metrics::AttemptOutcome;
-use crate::telemetry::trace::{Attempt, AttemptEnd, Subject};
+use crate::telemetry::trace::{AttemptEnd, Subject};
 
 /// For how long a processor is left alone after a call that was not made through a fault of our own.
 const OUR_FAULT_PAUSE: Duration = Duration::from_millis(200);
@@ -171,7 +171,7 @@ async fn send(client: &ProcessorClient, claim: &Claim, permit: &mut Permit, stop
         return Sent::new(not_sent, "not sent in time".to_owned());
     }
     permit.sent();
-    let attempt = Attempt::begin(Subject {
+    let attempt = client.tracer().attempt(Subject {
         id: claim.payment.correlation_id,
         client: claim.payment.traceparent,
     });

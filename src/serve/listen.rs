@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 
 use anyhow::Context;
 use axum::serve::ListenerExt;
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Listen;
 use crate::http;
+use crate::telemetry::metrics::Counts;
 
 /// Clients that the kernel connects before they are accepted: as many come at once when a load balancer starts anew. The
 /// kernel has a limit of its own (`net.core.somaxconn`).
@@ -25,6 +27,7 @@ pub(super) async fn listen(
     setting: &str,
     address: &Listen,
     limits: http::Limits,
+    counts: Arc<Counts>,
     routes: axum::Router,
     stop: CancellationToken,
 ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + use<>> {
@@ -38,7 +41,7 @@ pub(super) async fn listen(
                 }
             });
             Either::Left(async move {
-                http::serve(listener, routes, limits, stop).await;
+                http::serve(listener, routes, limits, counts, stop).await;
                 Ok(())
             })
         }
@@ -53,7 +56,7 @@ pub(super) async fn listen(
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
             let path = path.clone();
             Either::Right(async move {
-                http::serve(listener, routes, limits, stop).await;
+                http::serve(listener, routes, limits, counts, stop).await;
                 let _ = std::fs::remove_file(path);
                 Ok(())
             })

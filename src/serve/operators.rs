@@ -16,8 +16,9 @@ use super::end::{CLOSE, broken_part};
 use super::listen;
 use crate::config::{Listen, OperatorToken};
 use crate::http::live::{self, Observer};
-use crate::http::{Limits, OperatorApi};
+use crate::http::{Limits, OperatorApi, WrongTokens};
 use crate::scrape::Scrape;
+use crate::telemetry::metrics::Counts;
 
 /// The name of the thread.
 const THREAD: &str = "operators";
@@ -32,6 +33,8 @@ pub(super) struct Operators {
     pub(super) token: OperatorToken,
     /// What a request for metrics may bear instead.
     pub(super) metrics_token: Option<OperatorToken>,
+    /// What the instance counts.
+    pub(super) counts: Arc<Counts>,
     /// What metrics look at.
     pub(super) scrape: Scrape,
     /// What the live page looks at.
@@ -84,7 +87,7 @@ impl Operators {
             processors,
             token: self.token,
             metrics_token: self.metrics_token,
-            wrong_tokens: Arc::default(),
+            wrong_tokens: Arc::new(WrongTokens::new(self.counts.wrong_tokens.clone())),
             revoked: Arc::default(),
             scrape: Arc::new(self.scrape),
             feed: live::start(observer, &stop, &mut parts),
@@ -101,6 +104,7 @@ impl Operators {
             "OPERATOR_LISTEN",
             address,
             limits,
+            self.counts,
             api.routes(),
             stop.clone(),
         );

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use crate::domain::attention::{Attention, Item};
 use crate::domain::lease::LeasePolicy;
-use crate::telemetry::metrics::COUNTS;
+use crate::telemetry::metrics::Total;
 
 /// Clocks may differ in rate by one part in so many before that counts as a step. A server that slews its
 /// clock does so by a twelfth at most.
@@ -59,6 +59,8 @@ impl fmt::Display for ClockStep {
 #[derive(Debug)]
 pub struct DatabaseClock {
     longest_doubt: Duration,
+    /// How many steps it made.
+    steps: Total,
     watch: Mutex<Watch>,
 }
 
@@ -84,11 +86,12 @@ struct Steady {
 }
 
 impl DatabaseClock {
-    /// A clock of which nothing is known, where claims and doubts last for these terms.
+    /// A clock of which nothing is known, where claims and doubts last for these terms. Its `steps` are counted.
     #[must_use]
-    pub fn new(terms: LeasePolicy) -> Self {
+    pub fn new(terms: LeasePolicy, steps: Total) -> Self {
         Self {
             longest_doubt: terms.lease + terms.late_charge,
+            steps,
             watch: Mutex::default(),
         }
     }
@@ -124,7 +127,7 @@ impl DatabaseClock {
                 .is_some_and(|last| received_at - last.seen_at <= WATCH_GAP);
             watch.steady = Some(begin);
             watch.last_step = Some(step);
-            COUNTS.clock_steps.add(1);
+            self.steps.add(1);
             // Connections that lead to two servers would tell of it again and again.
             if !told {
                 tracing::warn!(
@@ -242,7 +245,7 @@ mod tests {
     impl Site {
         fn new() -> Self {
             let site = Self {
-                clock: DatabaseClock::new(TERMS),
+                clock: DatabaseClock::new(TERMS, Total::default()),
                 now: Instant::now(),
                 database: "2026-01-01T00:00:00Z".parse().expect("a time"),
             };
@@ -296,7 +299,10 @@ mod tests {
     fn its_time_is_estimated_between_looks_and_follows_a_step() {
         let mut site = Site::new();
         let clock = &site.clock;
-        assert_eq!(DatabaseClock::new(TERMS).estimate(site.now), None);
+        assert_eq!(
+            DatabaseClock::new(TERMS, Total::default()).estimate(site.now),
+            None
+        );
         assert_eq!(
             clock.estimate(site.now + SECOND),
             Some(site.database + SECOND)

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::domain::lease::INSTANCE_TTL;
 use crate::domain::printable::{one_line, printable};
 use crate::store::claim::LONGEST_DOUBT_PAUSE;
-use crate::store::database::{interval, within};
+use crate::store::database::{Pool, interval};
 use crate::store::queue_statistics::{CALL_OVERDUE, COUNTED};
 
 /// Payments that are decided in one transaction, at most.
@@ -257,7 +257,7 @@ pub async fn stranded(
 }
 
 /// Logs stranded payments, and that there are none any more, until `stop`.
-pub async fn watch(pool: &PgPool, stop: CancellationToken) {
+pub async fn watch(pool: &Pool, stop: CancellationToken) {
     let mut told: BTreeMap<String, Instant> = BTreeMap::new();
     loop {
         let look = async {
@@ -267,7 +267,7 @@ pub async fn watch(pool: &PgPool, stop: CancellationToken) {
                 None => Ok(None),
             }
         };
-        match within(look).await {
+        match pool.with_deadline(look).await {
             Ok(Some(stranded)) => tell(&mut told, &stranded, Instant::now()),
             Ok(None) => {}
             // Accept, claim and settle log the outage.

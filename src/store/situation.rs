@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use crate::domain::attention::{Attention, Item, OwnAttention, in_order, list, published};
 use crate::domain::lease::INSTANCE_TTL;
 use crate::domain::payment::format_time;
-use crate::store::database::{self, LateAnswer, interval};
+use crate::store::database::{self, LateAnswer, Pool, interval};
 use crate::store::in_doubt;
 use crate::store::queue_statistics::{
     COUNTED, QueueStatistics, STATISTICS_INTERVAL, STATISTICS_TIMEOUT,
@@ -248,7 +248,7 @@ pub async fn look(pool: &PgPool) -> Result<Polled, sqlx::Error> {
 /// A look that is made when it is asked for, but not too often, however many ask.
 #[derive(Debug)]
 pub struct RecentPoll {
-    pool: PgPool,
+    pool: Pool,
     taken: Mutex<Taken>,
 }
 
@@ -262,7 +262,7 @@ struct Taken {
 impl RecentPoll {
     /// None is taken yet.
     #[must_use]
-    pub fn new(pool: PgPool) -> Self {
+    pub fn new(pool: Pool) -> Self {
         Self {
             pool,
             taken: Mutex::default(),
@@ -279,11 +279,8 @@ impl RecentPoll {
         {
             return looked.clone();
         }
-        let take = || {
-            let pool = self.pool.clone();
-            async move { look(&pool).await }
-        };
-        let looked = match taking.answer(STATISTICS_TIMEOUT, take).await {
+        let take = async |pool: Pool| look(&pool).await;
+        let looked = match taking.answer(&self.pool, STATISTICS_TIMEOUT, take).await {
             Some(Ok(looked)) => Some(Arc::new(looked)),
             Some(Err(error)) => {
                 tracing::debug!(error = %error, "no queue");

@@ -3,10 +3,10 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 use utoipa::ToSchema;
 
-use crate::store::database::notify_others;
+use crate::store::database::{Pool, notify_others};
 use crate::store::in_doubt::{self, Author};
 
 /// Whether a processor is in use.
@@ -69,7 +69,7 @@ pub async fn list(connection: &mut PgConnection) -> Result<Vec<Switch>, sqlx::Er
 /// # Errors
 /// The database did not confirm.
 pub async fn set(
-    pool: &PgPool,
+    pool: &Pool,
     processor: &str,
     enabled: bool,
     author: &Author,
@@ -81,7 +81,7 @@ pub async fn set(
         author.name(),
         author.reason()
     )
-    .fetch_one(pool)
+    .fetch_one(&**pool)
     .await?;
     notify_others(pool).await;
     Ok(switched)

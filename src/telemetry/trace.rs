@@ -10,7 +10,8 @@
 
 mod resource;
 
-use std::sync::OnceLock;
+use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -29,15 +30,16 @@ use reqwest::Url;
 use uuid::Uuid;
 
 use crate::domain::traceparent::Traceparent;
-use crate::telemetry::metrics::COUNTS;
+use crate::telemetry::metrics::SpanCounts;
 
 /// How long the collector has to take a batch of spans.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the last spans have to be exported when the instance stops.
 pub const TRACES_DRAIN: Duration = Duration::from_millis(500);
 
-/// Where spans go, once [`start`] was told so.
-static EXPORT: OnceLock<Export> = OnceLock::new();
+/// Where the spans of an instance go: to a collector, or nowhere, which is the default. Clones are one tracer.
+#[derive(Clone, Default)]
+pub struct Tracer(Option<Arc<Export>>);
 
 struct Export {
     processor: BatchSpanProcessor,
@@ -46,64 +48,164 @@ struct Export {
     scope: InstrumentationScope,
 }
 
-/// Exports spans to the collector at that address from now on, by OTLP over HTTP. The variables of
-/// OpenTelemetry for the sampler, the batches, the headers and the resource hold.
-///
-/// # Errors
-/// The exporter cannot be made.
-pub fn start(endpoint: &Url) -> anyhow::Result<()> {
-    let endpoint = format!("{}/v1/traces", endpoint.as_str().trim_end_matches('/'));
-    // It has a runtime of its own, which cannot be made within another.
-    let client = std::thread::spawn(|| {
-        let builder = reqwest::blocking::Client::builder().tls_certs_only([]);
-        // The collector is where the setting says, and its key goes nowhere else.
-        let builder = builder
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none());
-        builder.timeout(EXPORT_TIMEOUT).build()
-    });
-    let client = client
-        .join()
-        .map_err(|_| anyhow::anyhow!("the client of the collector cannot be made"))??;
-    let exporter = opentelemetry_otlp::SpanExporter::builder()
-        .with_http()
-        .with_http_client(client)
-        .with_protocol(Protocol::HttpBinary)
-        .with_endpoint(endpoint)
-        .build()?;
-    let exporter = Reporting {
-        exporter,
-        failing: AtomicBool::new(false),
-    };
-    let mut processor = BatchSpanProcessor::builder(exporter).build();
-    let variable = |name| std::env::var(name).ok();
-    processor.set_resource(&resource::resource(
-        variable("OTEL_SERVICE_NAME").as_deref(),
-        variable("OTEL_RESOURCE_ATTRIBUTES").as_deref(),
-    ));
-    let _ = EXPORT.set(Export {
-        processor,
-        sampler: Config::default().sampler,
-        ids: RandomIdGenerator::default(),
-        scope: InstrumentationScope::builder(env!("CARGO_PKG_NAME")).build(),
-    });
-    Ok(())
-}
-
-/// Exports what is left, within [`TRACES_DRAIN`].
-pub async fn stop() {
-    let Some(export) = EXPORT.get() else { return };
-    let flush = move || export.processor.shutdown_with_timeout(TRACES_DRAIN);
-    let flushed = tokio::time::timeout(TRACES_DRAIN, tokio::task::spawn_blocking(flush)).await;
-    if !matches!(flushed, Ok(Ok(Ok(())))) {
-        tracing::warn!("the last traces were not exported");
+impl fmt::Debug for Tracer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let exports = self.0.is_some();
+        out.debug_struct("Tracer")
+            .field("exports", &exports)
+            .finish()
     }
 }
 
-/// The moment, if spans are exported: the begin of one.
-#[must_use]
-pub fn now() -> Option<SystemTime> {
-    EXPORT.get().map(|_| SystemTime::now())
+impl Tracer {
+    /// Exports spans to the collector at `endpoint`, by OTLP over HTTP, and counts them in `counts`. The variables of
+    /// OpenTelemetry for the sampler, the batches, the headers and the resource hold.
+    ///
+    /// # Errors
+    /// The exporter cannot be made.
+    pub fn start(endpoint: &Url, counts: SpanCounts) -> anyhow::Result<Self> {
+        let endpoint = format!("{}/v1/traces", endpoint.as_str().trim_end_matches('/'));
+        // It has a runtime of its own, which cannot be made within another.
+        let client = std::thread::spawn(|| {
+            let builder = reqwest::blocking::Client::builder().tls_certs_only([]);
+            // The collector is where the setting says, and its key goes nowhere else.
+            let builder = builder
+                .no_proxy()
+                .redirect(reqwest::redirect::Policy::none());
+            builder.timeout(EXPORT_TIMEOUT).build()
+        });
+        let client = client
+            .join()
+            .map_err(|_| anyhow::anyhow!("the client of the collector cannot be made"))??;
+        let exporter = opentelemetry_otlp::SpanExporter::builder()
+            .with_http()
+            .with_http_client(client)
+            .with_protocol(Protocol::HttpBinary)
+            .with_endpoint(endpoint)
+            .build()?;
+        let exporter = Reporting {
+            exporter,
+            failing: AtomicBool::new(false),
+            counts,
+        };
+        let mut processor = BatchSpanProcessor::builder(exporter).build();
+        let variable = |name| std::env::var(name).ok();
+        processor.set_resource(&resource::resource(
+            variable("OTEL_SERVICE_NAME").as_deref(),
+            variable("OTEL_RESOURCE_ATTRIBUTES").as_deref(),
+        ));
+        Ok(Self(Some(Arc::new(Export {
+            processor,
+            sampler: Config::default().sampler,
+            ids: RandomIdGenerator::default(),
+            scope: InstrumentationScope::builder(env!("CARGO_PKG_NAME")).build(),
+        }))))
+    }
+
+    /// Exports what is left, within [`TRACES_DRAIN`].
+    pub async fn stop(self) {
+        let Some(export) = self.0 else { return };
+        let flush = move || export.processor.shutdown_with_timeout(TRACES_DRAIN);
+        let flushed = tokio::time::timeout(TRACES_DRAIN, tokio::task::spawn_blocking(flush)).await;
+        if !matches!(flushed, Ok(Ok(Ok(())))) {
+            tracing::warn!("the last traces were not exported");
+        }
+    }
+
+    /// The moment, if spans are exported: the begin of one.
+    #[must_use]
+    pub fn now(&self) -> Option<SystemTime> {
+        self.0.as_ref().map(|_| SystemTime::now())
+    }
+
+    /// A payment was put into the queue by a post that began then.
+    pub fn accepted(&self, payment: Subject, begun_at: Option<SystemTime>) {
+        if let Some((life, begun_at)) = self.life(payment).zip(begun_at) {
+            life.export(Step {
+                name: "accept",
+                kind: SpanKind::Server,
+                span_id: life.export.ids.new_span_id(),
+                begun_at,
+                attributes: Vec::new(),
+                status: Status::Unset,
+            });
+        }
+    }
+
+    /// Begins an attempt to charge a payment.
+    #[must_use]
+    pub fn attempt(&self, payment: Subject) -> Attempt<'_> {
+        let life = self.life(payment);
+        Attempt {
+            life: life.map(|life| {
+                let span_id = life.export.ids.new_span_id();
+                (life, span_id, SystemTime::now())
+            }),
+            client: payment.client,
+        }
+    }
+
+    /// The life of a payment has ended, by a statement that began then.
+    pub fn ended(&self, payment: Subject, end: &LifeEnd<'_>, begun_at: Option<SystemTime>) {
+        let Some((life, begun_at)) = self.life(payment).zip(begun_at) else {
+            return;
+        };
+        let reason = end.reason;
+        life.export(Step {
+            name: if reason.is_some() {
+                "dead_letter"
+            } else {
+                "settle"
+            },
+            kind: SpanKind::Client,
+            span_id: life.export.ids.new_span_id(),
+            begun_at,
+            attributes: Vec::new(),
+            status: Status::Unset,
+        });
+        let parent = life.client.map(|client| client.context(true));
+        life.export_under(
+            parent,
+            Step {
+                name: "payment",
+                kind: SpanKind::Internal,
+                span_id: life.own.span_id,
+                begun_at: end.accepted_at,
+                attributes: vec![
+                    KeyValue::new("processor.name", end.processor.to_owned()),
+                    KeyValue::new("payment.attempts", i64::from(end.attempts)),
+                ],
+                status: reason.map_or(Status::Unset, |reason| Status::error(reason.to_owned())),
+            },
+        );
+    }
+
+    fn life(&self, payment: Subject) -> Option<Life<'_>> {
+        let export = self.0.as_deref()?;
+        let Subject { id, client } = payment;
+        let trace_id = client.map_or(TraceId::from(id.as_u128()), |client| client.trace_id);
+        let parent =
+            client.map(|client| Context::new().with_remote_span_context(client.context(true)));
+        let sampled = export.sampler.should_sample(
+            parent.as_ref(),
+            trace_id,
+            "payment",
+            &SpanKind::Internal,
+            &[],
+            &[],
+        );
+        // Every instance decides the same: by the client's flag, or by the id of the trace.
+        (sampled.decision == SamplingDecision::RecordAndSample).then_some(Life {
+            export,
+            id,
+            own: Traceparent {
+                trace_id,
+                span_id: life_span_id(id),
+                flags: TraceFlags::SAMPLED,
+            },
+            client,
+        })
+    }
 }
 
 /// A payment, by its id, and the place in a trace that its client named.
@@ -115,40 +217,13 @@ pub struct Subject {
     pub client: Option<Traceparent>,
 }
 
-/// A payment was put into the queue by a post that began then.
-pub fn accepted(payment: Subject, begun_at: Option<SystemTime>) {
-    if let Some((life, begun_at)) = Life::of(payment).zip(begun_at) {
-        life.export(Step {
-            name: "accept",
-            kind: SpanKind::Server,
-            span_id: life.export.ids.new_span_id(),
-            begun_at,
-            attributes: Vec::new(),
-            status: Status::Unset,
-        });
-    }
-}
-
 /// An attempt to charge a payment.
-pub struct Attempt {
-    life: Option<(Life, SpanId, SystemTime)>,
+pub struct Attempt<'a> {
+    life: Option<(Life<'a>, SpanId, SystemTime)>,
     client: Option<Traceparent>,
 }
 
-impl Attempt {
-    /// It begins now.
-    #[must_use]
-    pub fn begin(payment: Subject) -> Self {
-        let life = Life::of(payment);
-        Self {
-            life: life.map(|life| {
-                let span_id = life.export.ids.new_span_id();
-                (life, span_id, SystemTime::now())
-            }),
-            client: payment.client,
-        }
-    }
-
+impl Attempt<'_> {
     /// What the processor is told: this attempt's place in the trace, or what the client sent.
     #[must_use]
     pub fn traceparent(&self) -> Option<Traceparent> {
@@ -217,44 +292,9 @@ pub struct LifeEnd<'a> {
     pub reason: Option<&'a str>,
 }
 
-/// The life of a payment has ended, by a statement that began then.
-pub fn ended(payment: Subject, end: &LifeEnd<'_>, begun_at: Option<SystemTime>) {
-    let Some((life, begun_at)) = Life::of(payment).zip(begun_at) else {
-        return;
-    };
-    let reason = end.reason;
-    life.export(Step {
-        name: if reason.is_some() {
-            "dead_letter"
-        } else {
-            "settle"
-        },
-        kind: SpanKind::Client,
-        span_id: life.export.ids.new_span_id(),
-        begun_at,
-        attributes: Vec::new(),
-        status: Status::Unset,
-    });
-    let parent = life.client.map(|client| client.context(true));
-    life.export_under(
-        parent,
-        Step {
-            name: "payment",
-            kind: SpanKind::Internal,
-            span_id: life.own.span_id,
-            begun_at: end.accepted_at,
-            attributes: vec![
-                KeyValue::new("processor.name", end.processor.to_owned()),
-                KeyValue::new("payment.attempts", i64::from(end.attempts)),
-            ],
-            status: reason.map_or(Status::Unset, |reason| Status::error(reason.to_owned())),
-        },
-    );
-}
-
 /// The span of a payment's life, where its trace is exported.
-struct Life {
-    export: &'static Export,
+struct Life<'a> {
+    export: &'a Export,
     id: Uuid,
     own: Traceparent,
     client: Option<Traceparent>,
@@ -270,34 +310,7 @@ struct Step {
     status: Status,
 }
 
-impl Life {
-    fn of(payment: Subject) -> Option<Self> {
-        let export = EXPORT.get()?;
-        let Subject { id, client } = payment;
-        let trace_id = client.map_or(TraceId::from(id.as_u128()), |client| client.trace_id);
-        let parent =
-            client.map(|client| Context::new().with_remote_span_context(client.context(true)));
-        let sampled = export.sampler.should_sample(
-            parent.as_ref(),
-            trace_id,
-            "payment",
-            &SpanKind::Internal,
-            &[],
-            &[],
-        );
-        // Every instance decides the same: by the client's flag, or by the id of the trace.
-        (sampled.decision == SamplingDecision::RecordAndSample).then_some(Self {
-            export,
-            id,
-            own: Traceparent {
-                trace_id,
-                span_id: life_span_id(id),
-                flags: TraceFlags::SAMPLED,
-            },
-            client,
-        })
-    }
-
+impl Life<'_> {
     fn export(&self, step: Step) {
         self.export_under(Some(self.own.context(false)), step);
     }
@@ -343,6 +356,7 @@ fn life_span_id(id: Uuid) -> SpanId {
 struct Reporting<E> {
     exporter: E,
     failing: AtomicBool,
+    counts: SpanCounts,
 }
 
 impl<E: SpanExporter> SpanExporter for Reporting<E> {
@@ -358,8 +372,8 @@ impl<E: SpanExporter> SpanExporter for Reporting<E> {
             _ => {}
         }
         match &exported {
-            Ok(()) => COUNTS.spans_exported.add_batch(spans),
-            Err(_) => COUNTS.spans_lost.add_batch(spans),
+            Ok(()) => self.counts.exported.add_batch(spans),
+            Err(_) => self.counts.lost.add_batch(spans),
         }
         exported
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use payment_proxy::pipeline::worker::Step;
 use payment_proxy::store::clock::DatabaseClock;
+use payment_proxy::telemetry::metrics::Total;
 use reqwest::StatusCode;
 use serde_json::Value;
 use simulator::Running;
@@ -218,7 +219,7 @@ async fn a_restored_queue_is_not_claimed_while_calls_of_its_former_life_may_be_o
         .await
         .expect("an answer");
     // An instance that has just started knows of no call when it was sent.
-    bench.worker.clock = Arc::new(DatabaseClock::new(terms));
+    bench.worker.clock = Arc::new(DatabaseClock::new(terms, Total::default()));
     let (step, _) = bench.worker.claim_step(10, 0).await.expect("an answer");
     assert!(
         matches!(step, Step::NoSettleSlot | Step::NoPermit(_)),

@@ -4,10 +4,12 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use payment_proxy::config::QueueDurability;
 use payment_proxy::pipeline::accept::Acceptor;
 use payment_proxy::pipeline::queue_limit::QueueLimit;
 use payment_proxy::pipeline::worker::Step;
 use payment_proxy::serve::START_TIMEOUT;
+use payment_proxy::store::database::Pools;
 use reqwest::StatusCode;
 use reqwest::header::CONTENT_TYPE;
 use uuid::Uuid;
@@ -79,14 +81,15 @@ async fn a_writer_of_accept_that_breaks_is_noticed() {
     bench.worker.processors = Arc::default();
     let router = bench.worker.router.clone();
     let worker = Arc::new(bench.worker);
-    let pools = [database.pool.clone()];
+    let pools = Pools::new(&database.settings(QueueDurability::Unlogged));
     let room = Arc::new(QueueLimit::new(NonZeroU64::MAX));
     let acceptor = Acceptor::start(
-        &pools,
+        &pools.accepts[..1],
         &router,
         &Arc::downgrade(&worker),
         &room,
         &Arc::new(payment_proxy::pipeline::deployment::Admission::unconditional()),
+        &Arc::default(),
     );
     assert!(!acceptor.writers().is_cancelled());
     assert!(acceptor.accept(new_payment()).await.is_err());

@@ -30,6 +30,7 @@ mod history;
 mod hostile;
 mod http_rules;
 mod in_doubt;
+mod instances;
 mod lifecycle;
 mod logs;
 mod metrics;

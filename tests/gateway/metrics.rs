@@ -81,7 +81,7 @@ fn settings(address: &str) -> [(&'static str, &str); 3] {
 pub struct Scraped(BTreeMap<String, f64>);
 
 impl Scraped {
-    fn read(text: &str) -> Self {
+    pub fn read(text: &str) -> Self {
         let samples = text.lines().filter(|line| !line.starts_with('#'));
         let pairs = samples.map(|line| {
             let (series, value) = line.rsplit_once(' ').expect("a value");
@@ -100,6 +100,12 @@ impl Scraped {
     pub fn has(&self, name: &str) -> bool {
         let of_name = |series: &String| series.split('{').next() == Some(name);
         self.0.keys().any(of_name)
+    }
+
+    /// Whether a label of any series has that value.
+    pub fn mentions(&self, value: &str) -> bool {
+        let label = format!("=\"{value}\"");
+        self.0.keys().any(|series| series.contains(&label))
     }
 
     fn find(&self, series: &str) -> Option<f64> {

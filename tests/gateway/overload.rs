@@ -229,7 +229,7 @@ async fn beyond_the_backlog_payments_are_refused_at_once() {
     let database = Database::migrated().await;
     let pools = Pools::new(&database.settings(QueueDurability::Unlogged));
     let router = Router::new(Policy::default(), Vec::new(), Duration::ZERO);
-    let router = route::share(router, &Arc::default());
+    let router = route::share(router, &Arc::default(), &Arc::default());
     let room = Arc::new(QueueLimit::new(NonZeroU64::MAX));
     let acceptor = Acceptor::start(
         &pools.accepts,
@@ -237,6 +237,7 @@ async fn beyond_the_backlog_payments_are_refused_at_once() {
         &Weak::new(),
         &room,
         &Arc::new(payment_proxy::pipeline::deployment::Admission::unconditional()),
+        &Arc::default(),
     );
     let lock = database.lock("payment_queue").await;
     // Each writer has some when they are given up; the others wait behind them.

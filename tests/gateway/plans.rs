@@ -43,7 +43,7 @@ async fn reads(pools: &Pools, table: &str) -> (i64, i64) {
          FROM pg_stat_user_tables t WHERE relname = $1",
     )
     .bind(table)
-    .fetch_one(&pools.requests)
+    .fetch_one(&*pools.requests)
     .await
     .expect("statistics")
 }
@@ -157,7 +157,7 @@ async fn posting_does_not_search_old_books() {
                 .expect("an answer");
             let now = chrono::Utc::now();
             let from = now - chrono::TimeDelta::seconds(10);
-            summarize(&pools.requests, &[], Some(from), Some(now))
+            summarize(&*pools.requests, &[], Some(from), Some(now))
                 .await
                 .expect("a summary");
         }
@@ -241,7 +241,7 @@ async fn updates(pools: &Pools) -> (i64, i64) {
     sqlx::query_as(
         "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'payment_queue'",
     )
-    .fetch_one(&pools.requests)
+    .fetch_one(&*pools.requests)
     .await
     .expect("statistics")
 }
@@ -311,7 +311,7 @@ async fn a_deep_queue_is_read_by_index_without_sorting_and_updated_in_place() {
 async fn dead_rows(pools: &Pools) -> i64 {
     reads(pools, "payment_queue").await;
     sqlx::query_scalar("SELECT pg_stat_get_dead_tuples('payment_queue'::regclass)")
-        .fetch_one(&pools.requests)
+        .fetch_one(&*pools.requests)
         .await
         .expect("statistics")
 }

@@ -25,6 +25,7 @@ use payment_proxy::processors::{Processor, ProcessorClient};
 use payment_proxy::store::claim::{Claim, SEND_WITHIN};
 use payment_proxy::store::clock::{DatabaseClock, WATCH_GAP};
 use payment_proxy::store::database::{self, Pools};
+use payment_proxy::telemetry::metrics::{Counts, Total};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, Response, StatusCode};
 use router::{Policy, ProcessorTerms, Router};
@@ -545,6 +546,7 @@ impl Bench {
         let wake = std::sync::Arc::new(Notify::new());
         let worker = Worker {
             pool: pools.claims.clone(),
+            counts: std::sync::Arc::default(),
             terms,
             admission: std::sync::Arc::new(
                 payment_proxy::pipeline::deployment::Admission::unconditional(),
@@ -554,9 +556,13 @@ impl Bench {
             router: route::share(
                 Router::new(Policy::default(), terms_of, Duration::ZERO),
                 &std::sync::Arc::default(),
+                &std::sync::Arc::default(),
             ),
             ended: sender,
-            returned: std::sync::Arc::new(Returned::new(std::sync::Arc::clone(&wake))),
+            returned: std::sync::Arc::new(Returned::new(
+                std::sync::Arc::clone(&wake),
+                &Counts::default(),
+            )),
             wake,
             permit_back: std::sync::Arc::default(),
             calls: TaskTracker::new(),
@@ -575,7 +581,7 @@ pub fn watched_clock(terms: LeasePolicy) -> DatabaseClock {
 
 /// The same, where that clock shows this time.
 pub fn watched_clock_at(terms: LeasePolicy, database_now: DateTime<Utc>) -> DatabaseClock {
-    let clock = DatabaseClock::new(terms);
+    let clock = DatabaseClock::new(terms, Total::default());
     let now = tokio::time::Instant::now();
     let looks = (terms.lease + terms.late_charge).as_secs() / WATCH_GAP.as_secs() + 2;
     for look in (0..=looks).rev() {

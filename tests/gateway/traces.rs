@@ -1,5 +1,6 @@
 //! Traces as a collector and a processor get them.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use axum::body::Bytes;
@@ -47,6 +48,14 @@ impl Collector {
             }),
         );
         (collector, serve(routes).await)
+    }
+
+    /// The payments whose lives were traced.
+    pub fn lives(&self) -> BTreeSet<Uuid> {
+        let spans = self.spans.lock().expect("a lock");
+        let lives = spans.iter().filter(|span| span.name == "payment");
+        let ids = lives.map(|life| attribute(life, "payment.id"));
+        ids.map(|id| id.parse().expect("a UUID")).collect()
     }
 
     /// The spans of a trace, by name; those of one name in the order of their begin.

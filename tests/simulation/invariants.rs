@@ -40,7 +40,7 @@ async fn rows(world: &World<'_>) -> Vec<Row> {
         UNION ALL SELECT 'dead', correlation_id, amount, attempt, processor, NULL, NULL, NULL
             FROM payment_dead_letter",
     )
-    .fetch_all(&world.pools.requests)
+    .fetch_all(&*world.pools.requests)
     .await
     .expect("the database answers")
 }
@@ -257,7 +257,7 @@ pub async fn check_books(world: &World<'_>) -> Checked {
         .map(|from| (Some(*from), requested_ats.last().copied()))
         .chain([(None, None)]);
     for (from, to) in ranges {
-        let summary = summarize(&world.pools.requests, &names, from, to)
+        let summary = summarize(&*world.pools.requests, &names, from, to)
             .await
             .expect("the database answers");
         let expected: Vec<_> = world

@@ -9,6 +9,7 @@ use payment_proxy::pipeline::settle::CompletedClaim;
 use payment_proxy::processors::{Stop, charge, resolve};
 use payment_proxy::store::claim::Claim;
 use payment_proxy::store::clock::DatabaseClock;
+use payment_proxy::telemetry::metrics::Total;
 use router::{Policy, ProcessorTerms, Router};
 use rust_decimal::Decimal;
 use tokio::task::JoinHandle;
@@ -55,7 +56,7 @@ impl Actor {
     pub fn start(sites: &[Site], terms: LeasePolicy) -> Self {
         Self {
             terms,
-            clock: Arc::new(DatabaseClock::new(terms)),
+            clock: Arc::new(DatabaseClock::new(terms, Total::default())),
             ways: Arc::new(sites.iter().map(Site::ways).collect()),
             stop: Stop::default(),
             claims: Vec::new(),
@@ -179,7 +180,7 @@ fn permit() -> router::Permit {
         fee: Decimal::ZERO,
     };
     let router = Router::new(Policy::default(), vec![terms], Duration::ZERO);
-    route::share(router, &Arc::default())
+    route::share(router, &Arc::default(), &Arc::default())
         .try_permit(0)
         .expect("a new router has room")
 }

@@ -222,7 +222,7 @@ impl<'a> World<'a> {
         )
         .bind(row.id)
         .bind(row.amount)
-        .execute(&self.pools.requests)
+        .execute(&*self.pools.requests)
         .await
         .expect("the database answers");
         self.met(Met::RacedPost, 1);

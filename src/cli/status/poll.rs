@@ -7,7 +7,6 @@ use chrono::{DateTime, Utc};
 use reqwest::Client;
 use reqwest::redirect::Policy;
 use serde::{Deserialize, Serialize, Serializer};
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::super::{DIFFERS, connect, database_words};
@@ -16,7 +15,7 @@ use crate::config::{DatabaseSettings, Listen, OperatorSettings};
 use crate::domain::attention::{Attention, Item};
 use crate::domain::lease::INSTANCE_TTL;
 use crate::probe::reachable;
-use crate::store::database::{Pools, interval};
+use crate::store::database::{Pool, Pools, interval};
 use crate::store::queue_statistics::{COUNTED, QueueStatistics};
 use crate::store::situation::{self, STUCK_AFTER};
 use crate::store::switch::{self, Switch};
@@ -147,10 +146,10 @@ impl Status {
     }
 }
 
-/// ServingPoll, again and again.
+/// Asks the database and an instance, again and again.
 pub(super) struct Poller {
     settings: DatabaseSettings,
-    pool: PgPool,
+    pool: Pool,
     http: Client,
     url: String,
     token: Option<String>,
@@ -233,7 +232,7 @@ impl Poller {
                 current_setting('max_connections')::integer AS "max_connections!""#,
             interval(INSTANCE_TTL)
         )
-        .fetch_one(&self.pool)
+        .fetch_one(&*self.pool)
         .await?;
         let database = Database {
             instances: row.instances,
@@ -261,7 +260,7 @@ impl Poller {
             FROM processor_health h ORDER BY h.processor"#,
             WINDOW_SECONDS
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&*self.pool)
         .await?;
         // Claims go in order, so what is in flight is among the oldest.
         let in_flight = sqlx::query!(
@@ -271,7 +270,7 @@ impl Poller {
             WHERE processor IS NOT NULL AND lease_until > now() GROUP BY processor"#,
             COUNTED
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&*self.pool)
         .await?;
         let in_flight: HashMap<String, i64> = in_flight
             .into_iter()
@@ -327,7 +326,7 @@ impl Poller {
             interval(STUCK_AFTER),
             NAMED
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&*self.pool)
         .await?;
         let stuck = rows.into_iter().map(|row| Stuck {
             correlation_id: row.correlation_id,

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use router::SharedRouter;
-use sqlx::PgPool;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -15,7 +14,7 @@ use super::simulation::Simulator;
 use super::snapshot::{DeploymentView, Snapshot};
 use super::window::{Sample, Window};
 use crate::domain::attention::{self, OwnAttention};
-use crate::store::database::{LateAnswer, Outage};
+use crate::store::database::{LateAnswer, Outage, Pool};
 
 /// The time between two snapshots.
 pub(super) const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
@@ -112,7 +111,7 @@ pub struct Observer {
     /// Of this instance.
     pub instance: Uuid,
     /// Connections.
-    pub pool: PgPool,
+    pub pool: Pool,
     /// What decides here.
     pub router: SharedRouter,
     /// The names of the processors, in order of preference.
@@ -164,14 +163,15 @@ impl Observer {
             }
         };
         let seconds = memory.window.untold(newest_second);
-        let read = || {
-            let (pool, names, seconds) =
-                (self.pool.clone(), Arc::clone(&self.names), seconds.clone());
+        let read = |pool: Pool| {
+            let (names, seconds) = (Arc::clone(&self.names), seconds.clone());
             async move { Ledger::read(&pool, &names, seconds).await }
         };
         memory.unanswered_since.get_or_insert_with(Instant::now);
-        let (ledger, simulation) =
-            tokio::join!(memory.reading.answer(LEDGER_TIMEOUT, read), simulation);
+        let (ledger, simulation) = tokio::join!(
+            memory.reading.answer(&self.pool, LEDGER_TIMEOUT, read),
+            simulation
+        );
         let mut sample = Sample {
             second: newest_second,
             breakers: router

@@ -10,11 +10,10 @@ use std::time::Duration;
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use rust_decimal::Decimal;
-use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::store::database::within;
+use crate::store::database::Pool;
 
 /// The time between two additions.
 pub const TALLY_INTERVAL: Duration = Duration::from_secs(1);
@@ -66,7 +65,7 @@ impl Tally {
     ///
     /// # Errors
     /// The database did not confirm. The same is added the next time, and counts once.
-    pub async fn flush(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
+    pub async fn flush(&self, pool: &Pool) -> Result<(), sqlx::Error> {
         let mut batch = self.batch.lock().await;
         if batch.hours.is_empty() {
             let counted = &mut *self.counted.lock().unwrap_or_else(PoisonError::into_inner);
@@ -78,7 +77,7 @@ impl Tally {
         }
         let hours: Vec<DateTime<Utc>> = batch.hours.keys().copied().collect();
         let (counts, amounts): (Vec<i64>, Vec<Decimal>) = batch.hours.values().copied().unzip();
-        within(
+        pool.with_deadline(
             sqlx::query!(
                 "SELECT count_accepted($1, $2, $3, $4, $5) IS NULL AS added",
                 self.counter,
@@ -87,7 +86,7 @@ impl Tally {
                 &counts,
                 &amounts
             )
-            .fetch_one(pool),
+            .fetch_one(&**pool),
         )
         .await?;
         batch.hours.clear();
@@ -95,7 +94,7 @@ impl Tally {
     }
 
     /// Adds again and again, until the stop.
-    pub async fn run(&self, pool: &PgPool, stop: CancellationToken) {
+    pub async fn run(&self, pool: &Pool, stop: CancellationToken) {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(TALLY_INTERVAL) => {}

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, PgConnection};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -17,7 +17,7 @@ use super::terms::MemberTerms;
 use crate::domain::attention::{Attention, Item};
 use crate::domain::lease::INSTANCE_TTL;
 use crate::domain::uptime::Uptime;
-use crate::store::database::{ConnectionCheck, Found, MIGRATIONS, ServingPoll, interval, within};
+use crate::store::database::{ConnectionCheck, Found, MIGRATIONS, Pool, ServingPoll, interval};
 
 /// What is said of an instance that has not found its database yet.
 const STARTING: &str = "the instance is starting: its database is not prepared yet";
@@ -436,9 +436,9 @@ impl Candidate {
     }
 
     /// Takes its row away: it ends. Others see that by themselves if the database does not confirm.
-    pub async fn sign_off(&self, pool: &PgPool) {
+    pub async fn sign_off(&self, pool: &Pool) {
         let sign_off = sqlx::query!("DELETE FROM service_instance WHERE id = $1", self.id);
-        if let Err(error) = within(sign_off.execute(pool)).await {
+        if let Err(error) = pool.with_deadline(sign_off.execute(&**pool)).await {
             tracing::debug!(error = %error, "did not sign off");
         }
     }

@@ -4,14 +4,13 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use sqlx::PgPool;
+use prometheus_client::metrics::gauge::Gauge;
 use uuid::Uuid;
 
 use crate::domain::attention::{Attention, Item};
 use crate::domain::payment::format_time;
 use crate::processors::{CompletedClaim, Outcome};
-use crate::store::database::{Condition, Outage, RETRY_PAUSE, concerns_all};
-use crate::telemetry::metrics::COUNTS;
+use crate::store::database::{Condition, Outage, Pool, RETRY_PAUSE, concerns_all};
 
 /// Most outcomes that are kept after the database has refused them. Beyond that no more are taken
 /// in: later ones wait in their channel, and when the channel is full nothing more is claimed.
@@ -85,7 +84,7 @@ impl Held {
         &mut self,
         part: Vec<CompletedClaim>,
         error: &sqlx::Error,
-        pool: &PgPool,
+        pool: &Pool,
     ) {
         self.is_away = concerns_all(error);
         self.condition = match self.is_away {
@@ -171,14 +170,25 @@ fn charged_by(ended: &CompletedClaim) -> Option<&str> {
 }
 
 /// How many outcomes an instance cannot record at present, for its status.
-#[derive(Debug, Default)]
-pub struct Unrecorded(Mutex<Option<(usize, Condition)>>);
+#[derive(Debug)]
+pub struct Unrecorded {
+    state: Mutex<Option<(usize, Condition)>>,
+    gauge: Gauge,
+}
 
 impl Unrecorded {
+    /// Everything is recorded; `gauge` is the number of outcomes that are not.
+    pub(super) fn new(gauge: Gauge) -> Self {
+        Self {
+            state: Mutex::default(),
+            gauge,
+        }
+    }
+
     /// How many outcomes cannot be recorded, and why not; `None`: everything is recorded.
     #[must_use]
     pub fn now(&self) -> Option<(usize, Condition)> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The item for operators, if there is one.
@@ -192,9 +202,7 @@ impl Unrecorded {
 
     fn set(&self, state: Option<(usize, Condition)>) {
         let count = state.map_or(0, |(count, _)| count);
-        COUNTS
-            .unrecorded
-            .set(i64::try_from(count).unwrap_or(i64::MAX));
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        self.gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
     }
 }

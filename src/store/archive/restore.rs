@@ -15,7 +15,7 @@ use super::file::{Content, Lines};
 use super::rows::{load, totals};
 use super::{ARCHIVES, Month, NAMED, begin};
 use crate::config::DatabaseSettings;
-use crate::store::database::{ANSWER_DEADLINE, RETRY_PAUSE, with_short_locks, within};
+use crate::store::database::{ANSWER_DEADLINE, RETRY_PAUSE, with_deadline, with_short_locks};
 
 /// Payments that are loaded by one statement, at most.
 pub const RESTORE_BATCH: usize = 2_000;
@@ -180,7 +180,7 @@ async fn one(
         .fetch_one(&mut *transaction)
         .await?;
     commits.set(true);
-    if let Err(error) = within(transaction.commit()).await {
+    if let Err(error) = with_deadline(transaction.commit()).await {
         let ended = how_it_ended(settings, &number).await;
         ended.with_context(|| format!("{month}: the commit failed: {error}"))?;
     }
@@ -385,7 +385,7 @@ async fn how_it_ended(settings: &DatabaseSettings, number: &str) -> anyhow::Resu
         if question > 0 {
             tokio::time::sleep(RETRY_PAUSE).await;
         }
-        match within(status(settings, number))
+        match with_deadline(status(settings, number))
             .await
             .ok()
             .flatten()

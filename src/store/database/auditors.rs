@@ -6,18 +6,18 @@ use std::time::Duration;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
-use super::{Outage, within};
+use super::{Outage, Pool};
 use crate::telemetry::log::Storm;
 
 /// The pause between two looks at what auditors have open.
 pub const AUDIT_CHECK: Duration = Duration::from_secs(5);
 
 /// Ends auditors' transactions that are open for too long, and logs each, until `stop`.
-pub async fn watch_auditors(pool: PgPool, stop: CancellationToken) {
+pub async fn watch_auditors(pool: Pool, stop: CancellationToken) {
     let mut outage = Outage::new("auditors");
     let unended = Storm::new();
     loop {
-        match within(end_long_audits(&pool, &unended)).await {
+        match pool.with_deadline(end_long_audits(&pool, &unended)).await {
             Ok(_) => outage.over(),
             Err(error) => {
                 outage.goes_on(&error, &pool).await;

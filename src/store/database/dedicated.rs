@@ -3,15 +3,15 @@
 use std::time::Instant;
 
 use sqlx::pool::PoolConnection;
-use sqlx::{Connection, PgConnection, PgPool, Postgres};
+use sqlx::{Connection, PgConnection, Postgres};
 
-use super::{ACQUIRE_TIMEOUT, TRUSTED_IDLE, trust};
+use super::{ACQUIRE_TIMEOUT, Pool, TRUSTED_IDLE};
 
 /// One connection of a pool that has no other user. It is not returned after each use, because a pool then asks
 /// the server whether it is still there: at 1,000 payments a second that is as many round trips more.
 #[derive(Debug)]
 pub struct Kept {
-    pool: PgPool,
+    pool: Pool,
     open: Option<Open>,
 }
 
@@ -25,7 +25,7 @@ struct Open {
 impl Kept {
     /// None yet: it is opened when first used.
     #[must_use]
-    pub fn new(pool: PgPool) -> Self {
+    pub fn new(pool: Pool) -> Self {
         Self { pool, open: None }
     }
 
@@ -37,7 +37,7 @@ impl Kept {
     /// None could be opened.
     pub async fn get(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
         if let Some(open) = &mut self.open
-            && !open.is_fit().await
+            && !open.is_fit(&self.pool).await
         {
             self.give_up();
         }
@@ -65,8 +65,8 @@ impl Kept {
 }
 
 impl Open {
-    async fn is_fit(&mut self) -> bool {
-        if !trust::holds(self.since.elapsed()) {
+    async fn is_fit(&mut self, pool: &Pool) -> bool {
+        if !pool.validity().holds(self.since.elapsed()) {
             return false;
         }
         if self.used_at.elapsed() <= TRUSTED_IDLE {

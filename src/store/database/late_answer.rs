@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
-use super::within;
+use super::Pool;
 
 /// An answer for which nobody came in so long is of no use any more.
 const KEPT: Duration = Duration::from_secs(2);
@@ -23,11 +23,13 @@ impl<T> Default for LateAnswer<T> {
 }
 
 impl<T: Send + 'static> LateAnswer<T> {
-    /// The answer to what `ask` asks. None: it has not come within `timeout`; it counts when somebody waits again.
+    /// The answer to what `ask` asks on connections of `pool`. None: it has not come within `timeout`; it counts when
+    /// somebody waits again.
     pub async fn answer<F>(
         &mut self,
+        pool: &Pool,
         timeout: Duration,
-        ask: impl Fn() -> F,
+        ask: impl Fn(Pool) -> F,
     ) -> Option<Result<T, sqlx::Error>>
     where
         F: Future<Output = Result<T, sqlx::Error>> + Send + 'static,
@@ -35,9 +37,9 @@ impl<T: Send + 'static> LateAnswer<T> {
         let deadline = Instant::now() + timeout;
         loop {
             let look = self.0.get_or_insert_with(|| {
-                let asked = ask();
+                let (pool, asked) = (pool.clone(), ask(pool.clone()));
                 tokio::spawn(async move {
-                    let answer = within(asked).await;
+                    let answer = pool.with_deadline(asked).await;
                     (Instant::now(), answer)
                 })
             });
@@ -60,20 +62,33 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
+    use crate::config::{DatabaseSettings, QueueDurability};
+    use crate::store::database::Pools;
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    /// One of a database that is not asked.
+    fn pool() -> Pool {
+        let settings = DatabaseSettings {
+            database_url: "postgres://nobody@localhost/none".parse().expect("a URL"),
+            database_password: None,
+            database_password_file: None,
+            queue_durability: QueueDurability::Unlogged,
+        };
+        Pools::new(&settings).requests
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_late_answer_counts_later_and_an_old_one_never() {
         let asked = AtomicU32::new(0);
-        let ask = || {
+        let ask = |_| {
             let number = asked.fetch_add(1, Ordering::Relaxed);
             async move {
                 tokio::time::sleep(3 * SECOND).await;
                 Ok(number)
             }
         };
-        let mut look = LateAnswer::default();
+        let (mut look, pool) = (LateAnswer::default(), pool());
         for (pause, expected) in [
             (Duration::ZERO, None),
             (Duration::ZERO, None),
@@ -84,7 +99,7 @@ mod tests {
             (2 * SECOND, Some(2)),
         ] {
             tokio::time::sleep(pause).await;
-            let answer = look.answer(SECOND + SECOND / 100, ask).await;
+            let answer = look.answer(&pool, SECOND + SECOND / 100, ask).await;
             assert_eq!(answer.map(|answer| answer.expect("no error")), expected);
         }
     }

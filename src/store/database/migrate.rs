@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 
 use super::lock::with_short_locks;
 use super::version::{MIGRATIONS, Standing, TooNew, applied, newest, standing};
-use super::{Condition, Session, condition, serving, within};
+use super::{Condition, Session, condition, serving, with_deadline};
 use crate::config::{DatabaseSettings, MigrateSettings, QueueDurability};
 use crate::domain::attention::Item;
 
@@ -77,7 +77,7 @@ pub async fn migrate(settings: &MigrateSettings) -> anyhow::Result<()> {
         }
         ask_those_who_serve(connection, owner.queue_durability).await?;
         apply_durability(connection, owner.queue_durability).await?;
-        Ok(within(told_of_standbys(connection)).await?)
+        Ok(with_deadline(told_of_standbys(connection)).await?)
     })
     .await
 }
@@ -111,22 +111,22 @@ pub async fn prepare_where(
 ) -> anyhow::Result<Schema> {
     let options = settings.connect_options("payment-proxy start");
     with_short_locks(&options, MIGRATES, "migrate", async |connection| {
-        let may_migrate = within(may_migrate(connection)).await?;
+        let may_migrate = with_deadline(may_migrate(connection)).await?;
         if may_migrate {
             apply_migrations(connection).await?;
         } else if let Some(missing) = missing(connection).await? {
             return Ok(Schema::Waits(missing));
         }
-        if let Some(refused) = within(held(connection)).await? {
+        if let Some(refused) = with_deadline(held(connection)).await? {
             return Ok(Schema::Held(refused));
         }
         let wanted = settings.queue_durability;
         if may_migrate {
             apply_durability(connection, wanted).await?;
-        } else if let Some(other) = within(other_durability(connection, wanted)).await? {
+        } else if let Some(other) = with_deadline(other_durability(connection, wanted)).await? {
             return Ok(Schema::Waits(other));
         }
-        within(told_of_standbys(connection)).await?;
+        with_deadline(told_of_standbys(connection)).await?;
         Ok(Schema::Ready)
     })
     .await
@@ -290,10 +290,10 @@ async fn ask_those_who_serve(
     connection: &mut PgConnection,
     wanted: QueueDurability,
 ) -> anyhow::Result<()> {
-    let Some(other) = within(other_durability(connection, wanted)).await? else {
+    let Some(other) = with_deadline(other_durability(connection, wanted)).await? else {
         return Ok(());
     };
-    let serving = within(serving(connection)).await?;
+    let serving = with_deadline(serving(connection)).await?;
     let others = serving
         .iter()
         .filter(|instance| instance.queue_durability.as_deref() != Some(wanted.as_str()))

@@ -11,7 +11,7 @@ mod outage;
 mod pools;
 mod serving;
 mod session;
-mod trust;
+mod validity;
 mod version;
 
 use std::time::Duration;
@@ -35,12 +35,12 @@ pub(crate) use notification::{CHANNEL, notify_others};
 pub use outage::{FAILURE_REMEMBERED, Outage, Writes, condition};
 pub use pools::{
     ACCEPT_CONNECTIONS, ACQUIRE_TIMEOUT, CLAIM_CONNECTIONS, ConnectionCheck, OPERATOR_CONNECTIONS,
-    Pools, REQUEST_CONNECTIONS, SETTLE_CONNECTIONS, TRUSTED_IDLE,
+    Pool, Pools, REQUEST_CONNECTIONS, SETTLE_CONNECTIONS, TRUSTED_IDLE,
 };
 pub use serving::{Found, Serving, ServingPoll, serving};
 pub use session::IDLE_IN_TRANSACTION_TIMEOUT;
 pub(crate) use session::Session;
-pub use trust::{ANSWER_DEADLINE, heed, within};
+pub use validity::{ANSWER_DEADLINE, Validity, with_deadline};
 pub use version::{COMPATIBLE, MIGRATIONS, Standing, TooNew, standing};
 
 /// How long one statement may run before the server ends it.

@@ -7,9 +7,9 @@ use sqlx::{Connection, PgPool};
 use tokio::sync::Mutex;
 
 use super::errors::Condition;
+use super::pools::Pool;
 use super::session::Session;
 use crate::telemetry::log::Storm;
-use crate::telemetry::metrics::COUNTS;
 
 /// How long the question may take why no connection could be had.
 const DIAGNOSIS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -41,9 +41,9 @@ impl Outage {
         }
     }
 
-    /// A statement failed. Returns what is wrong.
-    pub async fn goes_on(&mut self, error: &sqlx::Error, pool: &PgPool) -> Condition {
-        COUNTS.database_error(self.task);
+    /// A statement on a connection of that pool failed. Returns what is wrong.
+    pub async fn goes_on(&mut self, error: &sqlx::Error, pool: &Pool) -> Condition {
+        pool.counts().database_error(self.task);
         self.began_at.get_or_insert_with(Instant::now);
         let cause = diagnose(error, pool).await;
         let error = cause.as_ref().unwrap_or(error);
@@ -126,7 +126,7 @@ impl Writes {
     }
 
     /// One failed.
-    pub async fn failed(&self, error: &sqlx::Error, pool: &PgPool) {
+    pub async fn failed(&self, error: &sqlx::Error, pool: &Pool) {
         self.failing.store(true, Ordering::Relaxed);
         let condition = self.outage.lock().await.goes_on(error, pool).await;
         self.remember(Some((Instant::now(), condition)));

@@ -1,5 +1,7 @@
 //! The pools of an instance.
 
+use std::future::Future;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,8 +10,9 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection, PgConnection, PgPool};
 
 use super::session::Session;
-use super::trust;
+use super::validity::Validity;
 use crate::config::{DatabaseSettings, QueueDurability};
+use crate::telemetry::metrics::Counts;
 
 /// Connections of one instance that accept payments, each in a pool of its own.
 pub const ACCEPT_CONNECTIONS: usize = 2;
@@ -45,34 +48,94 @@ impl ConnectionCheck for Unchecked {
     }
 }
 
+/// Connections of an instance, with what it knows of all of its connections.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    connections: PgPool,
+    validity: Arc<Validity>,
+    counts: Arc<Counts>,
+}
+
+impl Pool {
+    /// [`Validity::with_deadline`], for statements on connections of this pool.
+    ///
+    /// # Errors
+    /// Those of the statements, or that there was no answer.
+    pub async fn with_deadline<T>(
+        &self,
+        statements: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        self.validity.with_deadline(statements).await
+    }
+
+    /// Which connections of the instance may be used.
+    #[must_use]
+    pub fn validity(&self) -> &Arc<Validity> {
+        &self.validity
+    }
+
+    /// What the instance counts.
+    pub(super) fn counts(&self) -> &Counts {
+        &self.counts
+    }
+}
+
+impl From<PgPool> for Pool {
+    /// A pool that belongs to no instance.
+    fn from(connections: PgPool) -> Self {
+        Self {
+            connections,
+            validity: Arc::default(),
+            counts: Arc::default(),
+        }
+    }
+}
+
+impl Deref for Pool {
+    type Target = PgPool;
+
+    fn deref(&self) -> &PgPool {
+        &self.connections
+    }
+}
+
 /// The pools of an instance, apart from each other so that neither requests nor workers can starve
 /// the others. All connect when first used.
 #[derive(Debug, Clone)]
 pub struct Pools {
     /// For the INSERT of payments that are posted: each [kept](Kept) by one task.
-    pub accepts: [PgPool; ACCEPT_CONNECTIONS],
+    pub accepts: [Pool; ACCEPT_CONNECTIONS],
     /// For all other requests.
-    pub requests: PgPool,
+    pub requests: Pool,
     /// For claims: a claim is on disk before its first byte goes out, where the queue is logged.
-    pub claims: PgPool,
+    pub claims: Pool,
     /// For settles. With a logged queue they need not be on disk at once: one that is lost leaves the
     /// claim, and the processor is asked. With an unlogged queue they are the only evidence.
-    pub settles: PgPool,
+    pub settles: Pool,
     /// For operators. They have a runtime of their own, in which these are opened, used and closed.
-    pub operators: PgPool,
+    pub operators: Pool,
 }
 
 impl Pools {
     /// Pools for that database; nothing is opened yet.
     #[must_use]
     pub fn new(settings: &DatabaseSettings) -> Self {
-        Self::checked(settings, Arc::new(Unchecked))
+        Self::checked(settings, Arc::new(Unchecked), &Arc::default())
     }
 
-    /// The same, whose connections are checked when they are new.
+    /// The same, whose connections are checked when they are new, and whose failures are counted.
     #[must_use]
-    pub fn checked(settings: &DatabaseSettings, check: Arc<dyn ConnectionCheck>) -> Self {
-        let pool = |connections, session| pool(settings, connections, session, Arc::clone(&check));
+    pub fn checked(
+        settings: &DatabaseSettings,
+        check: Arc<dyn ConnectionCheck>,
+        counts: &Arc<Counts>,
+    ) -> Self {
+        let validity = Arc::default();
+        let pool = |connections, session| Pool {
+            connections: connect_lazy(settings, connections, session, &validity, &check),
+            validity: Arc::clone(&validity),
+            counts: Arc::clone(counts),
+        };
         let service = Session::SERVICE;
         let settle = match settings.queue_durability {
             QueueDurability::Unlogged => service,
@@ -103,21 +166,25 @@ impl Pools {
     }
 }
 
-fn pool(
+fn connect_lazy(
     settings: &DatabaseSettings,
     connections: u32,
     session: Session,
-    check: Arc<dyn ConnectionCheck>,
+    validity: &Arc<Validity>,
+    check: &Arc<dyn ConnectionCheck>,
 ) -> PgPool {
+    let (taken, given_back) = (Arc::clone(validity), Arc::clone(validity));
+    let check = Arc::clone(check);
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .idle_timeout(None)
         .max_lifetime(None)
         .test_before_acquire(false)
-        .before_acquire(|connection, use_so_far| {
+        .before_acquire(move |connection, use_so_far| {
+            let holds = taken.holds(use_so_far.age);
             Box::pin(async move {
-                if !trust::holds(use_so_far.age) {
+                if !holds {
                     return Ok(false);
                 }
                 // One that broke while it was idle is replaced without a word: if the server is away, whoever
@@ -125,7 +192,10 @@ fn pool(
                 Ok(use_so_far.idle_for <= TRUSTED_IDLE || connection.ping().await.is_ok())
             })
         })
-        .after_release(|_, use_so_far| Box::pin(async move { Ok(trust::holds(use_so_far.age)) }))
+        .after_release(move |_, use_so_far| {
+            let holds = given_back.holds(use_so_far.age);
+            Box::pin(async move { Ok(holds) })
+        })
         .after_connect(move |connection, _| {
             let check = Arc::clone(&check);
             Box::pin(async move {

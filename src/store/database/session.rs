@@ -6,7 +6,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection, Row};
 
 use super::errors::Unfit;
-use super::trust::within;
+use super::validity::with_deadline;
 use super::{LOCK_TIMEOUT, STATEMENT_TIMEOUT};
 
 /// How long a transaction of the service may idle before the server ends it.
@@ -123,7 +123,7 @@ impl Session {
         &self,
         options: &PgConnectOptions,
     ) -> Result<PgConnection, sqlx::Error> {
-        within(async {
+        with_deadline(async {
             let mut connection = options.connect().await?;
             self.begin(&mut connection).await?;
             Ok(connection)

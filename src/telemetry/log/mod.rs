@@ -12,7 +12,7 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::config::LogFormat;
 use crate::domain::attention::{Attention, Item};
-use crate::telemetry::metrics::COUNTS;
+use crate::telemetry::metrics::{LogLines, ProcessCounts, Total};
 pub use storm::{STORM_PAUSE, Storm};
 use writer::Directly;
 pub use writer::{LOG_BACKLOG, LOG_DRAIN, LogWriter};
@@ -33,7 +33,8 @@ pub enum Process {
     Service,
 }
 
-/// Starts the log of this process. What is returned writes the last lines when it is dropped.
+/// Starts the log of this process, of which a process has one, and counts its lines and panics. What is returned writes
+/// the last lines when it is dropped.
 ///
 /// # Errors
 /// A filter that cannot be read, in one line that says so.
@@ -41,6 +42,7 @@ pub fn start(
     format: LogFormat,
     filter: &str,
     process: Process,
+    counts: &ProcessCounts,
 ) -> anyhow::Result<Option<LogWriter>> {
     let quiet = match filter.contains(POOLS) {
         true => String::new(),
@@ -60,7 +62,7 @@ pub fn start(
             (None, BoxMakeWriter::new(out))
         }
         Process::Service => {
-            let writer = LogWriter::start(stderr(), coloured, COUNTS.log_lines.clone())?;
+            let writer = LogWriter::start(stderr(), coloured, counts.log_lines.clone())?;
             let lines = writer.lines();
             (Some(writer), BoxMakeWriter::new(move || lines.clone()))
         }
@@ -76,23 +78,23 @@ pub fn start(
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
     if process == Process::Service {
-        log_panics();
+        log_panics(counts.panics.clone());
     }
     Ok(writer)
 }
 
 /// That lines of the log of this process were dropped, since its start.
-pub(crate) fn lines_dropped() -> Option<Item> {
-    let lines = COUNTS.log_lines.overflowed.value() + COUNTS.log_lines.unwritable.value();
+pub(crate) fn lines_dropped(counts: &LogLines) -> Option<Item> {
+    let lines = counts.overflowed.value() + counts.unwritable.value();
     (lines > 0).then(|| {
         Attention::LogLinesDropped.item(format!("{lines} lines of an instance's log were dropped"))
     })
 }
 
 /// Panics are lines of the log from now on: the standard library writes them itself, and waits for whoever reads.
-fn log_panics() {
-    panic::set_hook(Box::new(|panic| {
-        COUNTS.panics.add(1);
+fn log_panics(panics: Total) {
+    panic::set_hook(Box::new(move |panic| {
+        panics.add(1);
         let backtrace = Backtrace::capture();
         let backtrace = (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace);
         let backtrace = backtrace.map(|backtrace| backtrace.to_string());

@@ -1,17 +1,15 @@
 //! What this instance counts of its own doing.
 //!
-//! Everything is counted where it happens, on handles that are made once: an atomic add per event, or per
-//! batch of them, and no label is looked up by a string for a payment. What is not an event but a state (the
+//! An instance has one [`Counts`], which its parts are given. Everything is counted where it happens, on handles that
+//! are made once: an atomic add per event, or per batch of them, and no label is looked up by a string for a payment. What is not an event but a state (the
 //! router's beliefs, the pools, the queue) is read by the [`Scrape`](crate::scrape::Scrape).
 
 mod series;
 
-use std::sync::LazyLock;
-
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 
 pub use series::Total;
 
@@ -30,9 +28,6 @@ const PROCESSOR_BUCKETS: [f64; 14] = [
 const SETTLE_BUCKETS: [f64; 14] = [
     0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
 ];
-
-/// The counts of this process.
-pub static COUNTS: LazyLock<Counts> = LazyLock::new(Counts::new);
 
 type Labels = Vec<(&'static str, String)>;
 type Totals = Family<Labels, Total>;
@@ -58,11 +53,8 @@ pub struct Counts {
     pub charged_twice: Total,
     pub clock_steps: Total,
     pub unrecorded: Gauge,
-    pub spans_exported: Total,
-    pub spans_lost: Total,
-    pub log_lines: LogLines,
+    pub spans: SpanCounts,
     pub wrong_tokens: Total,
-    pub panics: Total,
     pub connections_evicted: Total,
     attempts: Totals,
     processor_seconds: Histograms,
@@ -70,6 +62,13 @@ pub struct Counts {
     breaker_changes: Totals,
     database_errors: Totals,
     pub(crate) registry: Registry,
+}
+
+impl Default for Counts {
+    /// Those of an instance of which nobody asks what its process counts.
+    fn default() -> Self {
+        Self::new(&ProcessCounts::default())
+    }
 }
 
 /// Posts that were refused, by reason.
@@ -84,6 +83,40 @@ pub struct Refused {
     pub held: Total,
     pub overloaded: Total,
     pub database: Total,
+}
+
+/// Spans, by what became of them.
+#[derive(Debug, Clone, Default)]
+pub struct SpanCounts {
+    /// The collector took them.
+    pub exported: Total,
+    /// The collector did not take them.
+    pub lost: Total,
+}
+
+/// What a process counts as a whole, because it has one log and one handler of panics. All of its instances show it.
+#[derive(Debug, Clone)]
+pub struct ProcessCounts {
+    /// Lines of the log that were dropped.
+    pub log_lines: LogLines,
+    /// Panics.
+    pub panics: Total,
+    log_lines_dropped: Totals,
+}
+
+impl Default for ProcessCounts {
+    fn default() -> Self {
+        let log_lines_dropped = Totals::default();
+        let dropped = |why| log_lines_dropped.get_or_create_owned(&label("reason", why));
+        Self {
+            log_lines: LogLines {
+                overflowed: dropped("overflowed"),
+                unwritable: dropped("unwritable"),
+            },
+            panics: Total::default(),
+            log_lines_dropped,
+        }
+    }
 }
 
 /// Lines of the log that were dropped, by reason.
@@ -138,8 +171,26 @@ impl ProcessorCounts {
     }
 }
 
+impl Default for ProcessorCounts {
+    /// Handles that no registry has.
+    fn default() -> Self {
+        Self {
+            seconds: processor_histogram(),
+            charged: Total::default(),
+            declined: Total::default(),
+            throttled: Total::default(),
+            not_connected: Total::default(),
+            refused: Total::default(),
+            mismatch: Total::default(),
+            unknown: Total::default(),
+        }
+    }
+}
+
 impl Counts {
-    fn new() -> Self {
+    /// The counts of a new instance, which shows those of its process beside them.
+    #[must_use]
+    pub fn new(process: &ProcessCounts) -> Self {
         let mut registry = Registry::with_prefix(PREFIX);
         let mut all = Registering(&mut registry);
         let refused = all.totals("refused", "Posts that were refused, by reason");
@@ -153,7 +204,12 @@ impl Counts {
             "Claims that ended without a charge, by what the payment is now",
         );
         let anomalies = all.totals("anomalies", "Charges that were not recorded the usual way: the queue row was gone, recorded before, or charged by two processors");
-        let dropped = all.totals("log_lines_dropped", "Lines of the log that were dropped: nobody read as fast as they came, or they could not be written");
+        all.shared("log_lines_dropped", "Lines of the log that were dropped: nobody read as fast as they came, or they could not be written", &process.log_lines_dropped);
+        all.shared(
+            "panics",
+            "Panics, each a fault of the program: the log says where",
+            &process.panics,
+        );
         let kind = |family: &Totals, kind: &str| family.get_or_create_owned(&label("kind", kind));
         Self {
             accepted: all.total("accepted", "Payments put into the queue"),
@@ -181,15 +237,12 @@ impl Counts {
             charged_twice: kind(&anomalies, "charged_twice"),
             clock_steps: all.total("database_clock_steps", "Steps of the database server's clock against this instance's"),
             unrecorded: all.gauge("unrecorded_payments", "Payments whose charge, or other end of a claim, the database has refused to record; they are kept and tried again"),
-            spans_exported: all.total("spans_exported", "Spans that the collector of traces took"),
-            spans_lost: all.total("spans_lost", "Spans that the collector of traces did not take"),
-            log_lines: LogLines {
-                overflowed: dropped.get_or_create_owned(&label("reason", "overflowed")),
-                unwritable: dropped.get_or_create_owned(&label("reason", "unwritable")),
+            spans: SpanCounts {
+                exported: all.total("spans_exported", "Spans that the collector of traces took"),
+                lost: all.total("spans_lost", "Spans that the collector of traces did not take"),
             },
             connections_evicted: all.total("connections_evicted", "Connections of clients that were closed to make room for others"),
             wrong_tokens: all.total("operator_wrong_tokens", "Requests with a wrong token at the operators' address"),
-            panics: all.total("panics", "Panics, each a fault of the program: the log says where"),
             attempts: all.totals("attempts", "Attempts to charge a payment, by processor and by what is proved of it"),
             processor_seconds: all.histograms("processor_seconds", "Time that a processor took for a POST, answered or not", processor_histogram),
             settled: all.totals("settled", "Payments recorded as charged, by processor"),
@@ -251,9 +304,14 @@ struct Registering<'a>(&'a mut Registry);
 impl Registering<'_> {
     fn total(&mut self, name: &str, help: &str) -> Total {
         let total = Total::default();
-        self.0
-            .register(format!("{name}_total"), help, total.clone());
+        self.shared(name, help, &total);
         total
+    }
+
+    /// Counters that others have, too.
+    fn shared(&mut self, name: &str, help: &str, counter: &(impl Metric + Clone)) {
+        self.0
+            .register(format!("{name}_total"), help, counter.clone());
     }
 
     fn gauge(&mut self, name: &str, help: &str) -> Gauge {
@@ -264,8 +322,7 @@ impl Registering<'_> {
 
     fn totals(&mut self, name: &str, help: &str) -> Totals {
         let totals = Totals::default();
-        self.0
-            .register(format!("{name}_total"), help, totals.clone());
+        self.shared(name, help, &totals);
         totals
     }
 

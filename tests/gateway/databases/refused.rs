@@ -7,6 +7,8 @@ use payment_proxy::pipeline::settle::{self, CompletedClaim, Returned, Unrecorded
 use payment_proxy::processors::Outcome;
 use payment_proxy::store::claim::claim_queued;
 use payment_proxy::store::database::{Condition, Pools};
+use payment_proxy::telemetry::Telemetry;
+use payment_proxy::telemetry::metrics::Counts;
 use reqwest::StatusCode;
 use sqlx::{Connection, PgConnection};
 use tokio::sync::{Notify, mpsc};
@@ -32,10 +34,16 @@ struct Settling {
 impl Settling {
     fn start(database: &Database) -> Self {
         let (sender, ended) = mpsc::channel(100);
-        let returned = Arc::new(Returned::new(Arc::new(Notify::new())));
+        let returned = Arc::new(Returned::new(Arc::new(Notify::new()), &Counts::default()));
         let unrecorded = Arc::clone(&returned.unrecorded);
         let pool = Pools::new(&database.settings(QueueDurability::Unlogged)).settles;
-        let task = tokio::spawn(settle::run(pool, production_terms(), ended, returned));
+        let task = tokio::spawn(settle::run(
+            pool,
+            production_terms(),
+            ended,
+            returned,
+            Telemetry::default(),
+        ));
         Self {
             ended: sender,
             unrecorded,

@@ -76,7 +76,7 @@ async fn what_statements_rest_on_is_said_by_us_whatever_the_database_has_set() {
     // What the test asks it asks as the service does.
     let pools = Pools::new(&database.settings(QueueDurability::Unlogged));
     let database = Database {
-        pool: pools.requests.clone(),
+        pool: (*pools.requests).clone(),
         ..database
     };
     let (default, fallback) = (processor().await, processor().await);

@@ -8,6 +8,7 @@ use payment_proxy::processors::{Outcome, Processor};
 use payment_proxy::store::claim::{Claim, ClaimedFor, claim_in_doubt, claim_queued, claim_untried};
 use payment_proxy::store::dead_letter::{discard, retry};
 use payment_proxy::store::in_doubt::{Author, Resolution, decide};
+use payment_proxy::telemetry::metrics::Counts;
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -327,11 +328,13 @@ async fn assign(
     processors: &[Processor],
 ) -> Result<Did, sqlx::Error> {
     let claim = subject.claim.clone().expect("a claim");
-    Ok(match ask(pool, processors, claim).await {
-        Asked::Decided(claim, Outcome::Charged { .. }) => {
-            Did::only(&format!("finds it at {}", claim.processor))
-        }
-        Asked::Decided(_, outcome) => panic!("{outcome:?}"),
-        Asked::Nowhere(_) => Did::only("nothing"),
-    })
+    Ok(
+        match ask(&pool.clone().into(), processors, &Counts::default(), claim).await {
+            Asked::Decided(claim, Outcome::Charged { .. }) => {
+                Did::only(&format!("finds it at {}", claim.processor))
+            }
+            Asked::Decided(_, outcome) => panic!("{outcome:?}"),
+            Asked::Nowhere(_) => Did::only("nothing"),
+        },
+    )
 }
