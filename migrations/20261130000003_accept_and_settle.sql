@@ -206,11 +206,19 @@ END
 $$;
 
 -- Puts payments back into a queue that was emptied, which an instance had claimed before: each is
--- assigned to the processor that may have charged it, in doubt when the lease is over. One that was
--- posted again meanwhile is in the queue already, and is assigned, too. It may have been claimed by
--- the statement that accepted it, on a connection that was the first to reach this queue: such a
--- claim is never sent, and its release must not match any more, so attempt grows. The DELETE sees
--- what was settled during the INSERT. Returns how many are there now.
+-- assigned to the processor that may have charged it, in doubt when the lease is over. Returns how
+-- many are there now.
+--
+-- What it must keep:
+-- - ON CONFLICT DO UPDATE: a payment that was posted again meanwhile is in the queue already, and is
+--   assigned, too. A row with a newer claim stays as it is.
+-- - attempt grows there: the statement that accepted it may have claimed it, on a connection that was
+--   the first to reach this queue. Such a claim is never sent, and its release must not match.
+-- - VOLATILE: the DELETE has a newer snapshot, and sees what was settled during the INSERT.
+-- - processor and requested_at are those of the claim; the lease begins anew.
+-- - The order of ids: two instances, and accept_payments, wait for each other in the same order.
+-- Twins: accept_payments (claim-on-accept); the claims in src/store/claim.rs.
+-- Races: tests/gateway/races.
 CREATE FUNCTION put_back_payments(
     ids uuid[], amounts numeric[], accepted timestamptz[], attempts integer[], processors text[],
     requested timestamptz[], lease interval, late_charge interval

@@ -117,6 +117,8 @@ pub enum Move {
     DeadLetterHeld,
     /// `assign`: after a restore, `fallback` is found to have the payment.
     Assign,
+    /// `put_back_payments`: the instance that holds the claim puts it into an emptied queue.
+    PutBack,
     /// A dead letter is retried.
     Retry,
     /// A dead letter is discarded.
@@ -193,6 +195,7 @@ impl Move {
                 self.operate(pool, subject).await
             }
             Self::PutRight => put_right(pool, subject, processors).await,
+            Self::PutBack => put_back(pool, subject).await,
             Self::Assign => assign(pool, subject, processors).await,
             _ => self.complete(pool, subject).await,
         };
@@ -320,6 +323,25 @@ async fn put_right(
     let report = report.unwrap_or_else(|error| panic!("{error}"));
     let is_repaired = report.findings.iter().any(|finding| finding.repaired);
     Ok(Did::of(is_repaired, "repairs"))
+}
+
+async fn put_back(pool: &PgPool, subject: &Subject) -> Result<Did, sqlx::Error> {
+    let (terms, claim) = (production_terms(), subject.claim.as_ref().expect("a claim"));
+    let payments: i64 = sqlx::query_scalar(
+        "SELECT put_back_payments(ARRAY[$1], ARRAY[$2], ARRAY[$3], ARRAY[$4], ARRAY[$5], ARRAY[$6],
+            $7, $8)",
+    )
+    .bind(claim.payment.correlation_id)
+    .bind(claim.payment.amount)
+    .bind(claim.accepted_at)
+    .bind(claim.attempt)
+    .bind(&claim.processor)
+    .bind(claim.requested_at)
+    .bind(terms.lease)
+    .bind(terms.late_charge)
+    .fetch_one(pool)
+    .await?;
+    Ok(Did::of(payments == 1, "puts it back"))
 }
 
 async fn assign(
