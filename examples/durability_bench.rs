@@ -4,27 +4,29 @@
 //! Prints a table with the ratio, and checks that every accepted payment was settled once.
 
 use std::num::NonZeroU64;
-use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use payment_proxy::config::{DatabaseSettings, QueueDurability};
+use payment_proxy::config::{DatabaseSettings, ProcessorsSettings, QueueDurability};
 use payment_proxy::domain::lease::LeasePolicy;
 use payment_proxy::domain::payment::Payment;
-use payment_proxy::pipeline::accept::Acceptor;
-use payment_proxy::pipeline::queue_limit::QueueLimit;
-use payment_proxy::pipeline::route;
+use payment_proxy::pipeline::deployment::Admission;
 use payment_proxy::pipeline::settle::{CompletedClaim, record};
 use payment_proxy::processors::Outcome;
+use payment_proxy::serve::{Parts, Setup};
 use payment_proxy::store::claim::{CLAIM_BATCH, claim_queued};
 use payment_proxy::store::database::{self, Pools};
-use router::{Policy, ProcessorTerms, Router};
+use payment_proxy::telemetry::Telemetry;
+use router::Policy;
 use rust_decimal::Decimal;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
 
 /// Clients that post one payment after the other.
 const CLIENTS: usize = 128;
+/// As in production.
+const PROCESSOR_TIMEOUT: Duration = Duration::from_secs(15);
+const LATE_CHARGE: Duration = Duration::from_secs(60);
 /// How long they post in each round.
 const POSTING: Duration = Duration::from_secs(4);
 /// Rounds of each mode, taken in turns.
@@ -101,10 +103,11 @@ async fn main() -> anyhow::Result<()> {
 
 async fn play(settings: &DatabaseSettings) -> anyhow::Result<Round> {
     database::prepare(settings).await?;
-    let pools = Pools::new(settings);
-    let (accepted, posting) = post(&pools).await?;
+    let parts = parts(settings)?;
+    let (accepted, posting) = post(&parts).await?;
     let settling = Instant::now();
-    let settled = settle_all(&pools).await?;
+    let pools = &parts.pools;
+    let settled = settle_all(pools).await?;
     let round = Round {
         accepted: accepted as f64 / posting.as_secs_f64(),
         settled: settled as f64 / settling.elapsed().as_secs_f64(),
@@ -124,23 +127,32 @@ async fn play(settings: &DatabaseSettings) -> anyhow::Result<Round> {
     Ok(round)
 }
 
+/// The parts of an instance, whose worker does not run. No processor is called.
+fn parts(database: &DatabaseSettings) -> anyhow::Result<Parts> {
+    let processors = "default,0.05,http://127.0.0.1:1";
+    Parts::new(Setup {
+        database,
+        processors: &ProcessorsSettings {
+            processors: processors.parse().map_err(anyhow::Error::msg)?,
+            processor_timeout: PROCESSOR_TIMEOUT,
+            processor_ca_file: None,
+        },
+        connections: 1,
+        routing: Policy::default(),
+        leases: leases(),
+        queue_limit: NonZeroU64::MAX,
+        admission: Admission::unconditional(),
+        telemetry: Telemetry::default(),
+    })
+}
+
+fn leases() -> LeasePolicy {
+    LeasePolicy::new(PROCESSOR_TIMEOUT, LATE_CHARGE)
+}
+
 /// Posts for a while. Returns how many payments were accepted, and in what time.
-async fn post(pools: &Pools) -> anyhow::Result<(usize, Duration)> {
-    let terms = vec![ProcessorTerms {
-        name: "default".to_owned(),
-        fee: Decimal::new(5, 2),
-    }];
-    let router = Router::new(Policy::default(), terms, Duration::ZERO);
-    let router = route::share(router, &Arc::default(), &Arc::default());
-    let room = Arc::new(QueueLimit::new(NonZeroU64::MAX));
-    let acceptor = Acceptor::start(
-        &pools.accepts,
-        &router,
-        &Weak::new(),
-        &room,
-        &Arc::new(payment_proxy::pipeline::deployment::Admission::unconditional()),
-        &Arc::default(),
-    );
+async fn post(parts: &Parts) -> anyhow::Result<(usize, Duration)> {
+    let acceptor = parts.acceptor();
     let begun_at = Instant::now();
     let clients = (0..CLIENTS).map(|_| {
         let acceptor = acceptor.clone();
@@ -167,7 +179,7 @@ async fn post(pools: &Pools) -> anyhow::Result<(usize, Duration)> {
 
 /// Claims and settles until the queue is empty, as if every payment were charged at once.
 async fn settle_all(pools: &Pools) -> anyhow::Result<usize> {
-    let terms = LeasePolicy::new(Duration::from_secs(15), Duration::from_secs(60));
+    let terms = leases();
     let (mut settled, mut from) = (0, 0);
     loop {
         let claims = claim_queued(&pools.claims, terms, "default", CLAIM_BATCH, from).await?;

@@ -4,6 +4,7 @@ mod end;
 mod files;
 mod listen;
 mod operators;
+mod parts;
 
 use std::future::Future;
 use std::pin::pin;
@@ -12,9 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use router::{Policy, ProcessorTerms, Router};
-use tokio::sync::{Notify, mpsc};
-use tokio::task::JoinSet;
+use router::Policy;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -25,17 +25,12 @@ use crate::domain::lease::LeasePolicy;
 use crate::domain::uptime::Uptime;
 use crate::http::live::{Observer, Simulator};
 use crate::http::{Api, Limits};
-use crate::pipeline::accept::Acceptor;
+use crate::pipeline::accept::{Acceptor, Tally};
 use crate::pipeline::deployment::{Admission, Candidate, Member, MemberTerms};
 use crate::pipeline::history::Recorder;
-use crate::pipeline::queue_limit::QueueLimit;
-use crate::pipeline::route;
-use crate::pipeline::settle::{self, Returned, SETTLE_BACKLOG};
-use crate::pipeline::together::Together;
-use crate::pipeline::worker::{Backlog, Worker};
-use crate::processors::{self, Stop};
+use crate::pipeline::settle;
+use crate::processors::Stop;
 use crate::scrape::Scrape;
-use crate::store::clock::DatabaseClock;
 use crate::store::database::{self, Pool, Pools, RETRY_PAUSE, Schema, ServingPoll};
 use crate::store::fee;
 use crate::store::in_doubt;
@@ -44,8 +39,10 @@ use crate::telemetry::Telemetry;
 use crate::telemetry::log;
 use crate::telemetry::metrics::ProcessCounts;
 pub use end::{CALLS_DRAIN, CLOSE, REQUESTS_DRAIN, SETTLE_DRAIN, SHUTDOWN};
+pub use parts::{Parts, Setup};
 
 use end::broken_part;
+use files::Shares;
 use listen::listen;
 use operators::Operators;
 
@@ -68,306 +65,340 @@ pub async fn serve(
     let started_at = Instant::now();
     let collector = settings.otel_exporter_otlp_endpoint.as_ref();
     let telemetry = Telemetry::start(process, collector).context("OTEL_EXPORTER_OTLP_ENDPOINT")?;
-    let counts = Arc::clone(&telemetry.counts);
     let files = files::raise_limit();
     let configured = settings.processors.processors.0.len();
     let shares = files::share(files, Limits::default().connections, configured);
-    let instance = Uuid::new_v4();
-    let processors = processors::processors(&settings.processors, shares.processor, &telemetry)?;
-    let terms = settings.processors.processors.0.iter();
-    let terms: Vec<ProcessorTerms> = terms
-        .map(|processor| ProcessorTerms {
-            name: processor.name.clone(),
-            fee: processor.fee,
-        })
-        .collect();
-    let recovered = Arc::default();
-    let policy = Policy {
-        own_cap: shares.payments(),
-        ..Policy::default()
+    let parts = Parts::new(setup(&settings, &shares, telemetry))?;
+    let acceptor = parts.acceptor();
+    let state = State {
+        instance: Uuid::new_v4(),
+        own: Arc::new(own_attention(&parts, process)),
+        names: configured_names(&settings),
+        standby: standby(&settings, &parts),
+        started: Arc::default(),
+        stopping: Arc::default(),
     };
-    let router = Router::new(policy, terms.clone(), Duration::ZERO);
-    let router = route::share(router, &recovered, &counts);
-    let admission = Arc::new(Admission::new());
-    let pools = Pools::checked(&settings.database, admission.clone(), &counts);
-    let standby = settings.read_database_url.clone().map(|database_url| {
-        let database = DatabaseSettings {
-            database_url,
-            ..settings.database.clone()
-        };
-        Pools::checked(&database, admission.clone(), &counts).requests
-    });
-    let stop = Arc::new(Stop::default());
-    let (started, stopping) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
-    let calls = TaskTracker::new();
-
-    let names: Arc<[String]> = terms.iter().map(|terms| terms.name.clone()).collect();
-    let lease = LeasePolicy::new(settings.processors.processor_timeout, settings.late_charge);
-    let clock = Arc::new(DatabaseClock::new(lease, counts.clock_steps.clone()));
-    let (ended, endings) = mpsc::channel(SETTLE_BACKLOG);
-    let wake = Arc::new(Notify::new());
-    let worker = Arc::new(Worker {
-        pool: pools.claims.clone(),
-        counts: Arc::clone(&counts),
-        terms: lease,
-        admission: Arc::clone(&admission),
-        clock: Arc::clone(&clock),
-        processors: Arc::clone(&processors),
-        router: router.clone(),
-        ended,
-        returned: Arc::new(Returned::new(Arc::clone(&wake), &counts)),
-        wake,
-        permit_back: Arc::default(),
-        calls: calls.clone(),
-        stop: Arc::clone(&stop),
-        backlog: Arc::new(Backlog::default()),
-        arrived: Together::default(),
-    });
-    let room = Arc::new(QueueLimit::new(settings.queue_limit));
-    let acceptor = Acceptor::start(
-        &pools.accepts,
-        &router,
-        &Arc::downgrade(&worker),
-        &room,
-        &admission,
-        &counts,
-    );
-    let (accepting, tally) = (acceptor.writers(), acceptor.tally());
-    let mut own = OwnAttention::default();
-    let full = Arc::clone(&room);
-    own.add(move || full.attention());
-    let twice = counts.charged_twice.clone();
-    own.add(move || settle::charged_twice(&twice));
-    let unrecorded = Arc::clone(&worker.returned.unrecorded);
-    own.add(move || unrecorded.attention());
-    let log_lines = process.log_lines.clone();
-    own.add(move || log::lines_dropped(&log_lines));
-    let routing = router.clone();
-    own.add(move || situation::failing(&routing.explain()));
-    let stepped = Arc::clone(&clock);
-    own.add(move || stepped.attention(tokio::time::Instant::now()));
-    let held = Arc::clone(&admission);
-    own.add(move || held.attention());
-    let own = Arc::new(own);
-    let mut parts = JoinSet::new();
-    let http_stop = CancellationToken::new();
-    if let Some(token) = settings.operator.token().cloned() {
-        let simulator = match settings.simulator_token.clone() {
-            Some(token) => {
-                let configured = &settings.processors.processors.0;
-                Some(Simulator::new(token, configured, acceptor.clone())?)
-            }
-            None => None,
-        };
-        let observer = Observer {
-            instance,
-            pool: pools.operators.clone(),
-            router: router.clone(),
-            names: Arc::clone(&names),
-            simulator,
-            own: Arc::clone(&own),
-        };
-        let operators = Operators {
-            connections: shares.operators,
-            listen: settings.operator.operator_listen.clone(),
-            token,
-            metrics_token: settings.metrics_token().cloned(),
-            scrape: Scrape::new(
-                Arc::clone(&counts),
-                router.clone(),
-                pools.clone(),
-                Arc::clone(&own),
-            ),
-            counts: Arc::clone(&counts),
-            observer,
-        };
-        parts.spawn(operators.start(http_stop.clone()).await?);
+    let mut running = Running {
+        tasks: JoinSet::new(),
+        http_stop: CancellationToken::new(),
+        accepting: acceptor.writers(),
+        tally: acceptor.tally(),
+        telemetry: parts.telemetry.clone(),
+        pools: parts.pools.clone(),
+        calls: parts.worker.calls.clone(),
+        stop: Arc::clone(&parts.worker.stop),
+    };
+    if let Some(operators) = operators(&settings, &shares, &parts, &state, &acceptor)? {
+        let operators = operators.start(running.http_stop.clone()).await?;
+        running.tasks.spawn(operators);
     }
     // Last, so that whoever is answered here finds the operators' address open, too.
-    let api = Api {
-        acceptor,
-        pool: pools.requests.clone(),
-        standby: standby.clone(),
-        telemetry: telemetry.clone(),
-        processors: names,
-        allow_purge: settings.purge.allow_purge,
-        unrecorded: Arc::clone(&worker.returned.unrecorded),
-        started: Arc::clone(&started),
-        readiness: Arc::default(),
-        stopping: Arc::clone(&stopping),
-    };
-    let address = &settings.listen.listen;
+    let routes = api(&settings, &parts, &state, acceptor).routes();
     let limits = Limits {
         connections: shares.clients,
         ..Limits::default()
     };
-    let served = listen(
-        "LISTEN",
-        address,
-        limits,
-        Arc::clone(&counts),
-        api.routes(),
-        http_stop.clone(),
-    )
-    .await?;
+    let address = &settings.listen.listen;
+    let (counts, stop) = (
+        Arc::clone(&parts.telemetry.counts),
+        running.http_stop.clone(),
+    );
+    let served = listen("LISTEN", address, limits, counts, routes, stop).await?;
     tracing::info!(listen = %address, database = %settings.database.database_url, "listening");
-    if shares.clients < Limits::default().connections {
-        tracing::warn!(
-            files.most = files,
-            clients.most = shares.clients,
-            processor.connections.most = shares.processor,
-            "few files may be open (ulimit -n), so fewer clients can be connected than otherwise"
-        );
-    }
+    shares.warn_of_few(files);
 
     let candidate = Candidate {
-        id: instance,
+        id: state.instance,
         terms: MemberTerms::of(&settings),
     };
     tokio::pin!(shutdown);
-    let mut served = Some(served);
-    {
-        let mut preparing = pin!(prepare_when_reachable(
-            &settings,
-            &pools.requests,
-            &candidate,
-            &admission
-        ));
-        let mut timeout = pin!(tokio::time::sleep(START_TIMEOUT));
-        loop {
-            tokio::select! {
-                prepared = &mut preparing => break prepared?,
-                () = &mut timeout, if served.is_some() => {
-                    parts.spawn(served.take().expect("checked just now"));
-                }
-                () = &mut shutdown => {
-                    if admission.refused().is_some() {
-                        candidate.sign_off(&pools.requests).await;
-                    }
-                    return Ok(());
-                }
-                broken = parts.join_next(), if !parts.is_empty() => return broken_part(broken),
-            }
-        }
-    }
-    if let Some(served) = served {
-        parts.spawn(served);
-    }
-
-    let mut settling = tokio::spawn(settle::run(
-        pools.settles.clone(),
-        lease,
-        endings,
-        Arc::clone(&worker.returned),
-        telemetry.clone(),
-    ));
-    let (queue_limit_pool, queue_limit_stop) = (pools.requests.clone(), stop.draining.clone());
-    let watched = Arc::clone(&room);
-    parts.spawn(async move {
-        watched.watch(&queue_limit_pool, queue_limit_stop).await;
-        Ok(())
-    });
-    let recorder = Recorder {
-        instance,
-        counts,
-        pool: pools.requests.clone(),
-        clock: Arc::clone(&clock),
-        router: router.clone(),
-        room: Arc::clone(&room),
+    let (requests, admission) = (&running.pools.requests, &parts.admission);
+    let prepare = prepare_when_reachable(&settings, requests, &candidate, admission);
+    let prepared = tokio::select! {
+        prepared = until_prepared(prepare, served, &mut running.tasks) => prepared.map(Some)?,
+        () = &mut shutdown => None,
     };
-    let recorder_stop = stop.draining.clone();
-    parts.spawn(async move {
-        recorder.run(recorder_stop).await;
-        Ok(())
-    });
-    let (stranded_pool, stranded_stop) = (pools.requests.clone(), stop.draining.clone());
-    parts.spawn(async move {
-        in_doubt::watch(&stranded_pool, stranded_stop).await;
-        Ok(())
-    });
-    let (auditors_pool, auditors_stop) = (pools.requests.clone(), stop.draining.clone());
-    parts.spawn(async move {
-        database::watch_auditors(auditors_pool, auditors_stop).await;
-        Ok(())
-    });
-    let (counted, tally_pool) = (Arc::clone(&tally), pools.requests.clone());
-    let tally_stop = stop.draining.clone();
-    parts.spawn(async move {
-        counted.run(&tally_pool, tally_stop).await;
-        Ok(())
-    });
-    let (in_doubt, in_flight) = (Arc::clone(&worker), Arc::clone(&worker.returned.in_flight));
-    parts.spawn(async move {
-        worker.run().await;
-        Ok(())
-    });
-    parts.spawn(async move {
-        in_doubt.run_in_doubt().await;
-        Ok(())
-    });
-    let member = Arc::new(Member {
-        candidate,
-        admission,
-        pool: pools.claims.clone(),
-        clock,
-        processors,
-        router,
-        recovered,
-        own,
-        terms: lease,
-        in_flight,
-    });
-    let (member_stop, member_calls) = (stop.draining.clone(), calls.clone());
-    parts.spawn(async move {
-        member.run(member_stop, member_calls).await;
-        Ok(())
-    });
-    started.store(true, Ordering::Relaxed);
+    if prepared.is_none() {
+        if admission.refused().is_some() {
+            candidate.sign_off(requests).await;
+        }
+        return Ok(());
+    }
+    let mut settling = running.start(parts, &state, candidate);
+    state.started.store(true, Ordering::Relaxed);
     tracing::info!(start_seconds = started_at.elapsed().as_secs_f64(), "ready");
 
     // Whatever breaks ends the instance, which is started anew then: it must not go on without one of its parts.
     let outcome = tokio::select! {
         () = &mut shutdown => Ok(()),
-        broken = parts.join_next() => broken_part(broken),
+        broken = running.tasks.join_next() => broken_part(broken),
         ended = &mut settling => Err(anyhow::anyhow!("settling broke: {ended:?}")),
-        () = accepting.cancelled() => Err(anyhow::anyhow!("accepting broke")),
+        () = running.accepting.cancelled() => Err(anyhow::anyhow!("accepting broke")),
     };
     tracing::info!("stopping");
-    stopping.store(true, Ordering::Relaxed);
-    http_stop.cancel();
-    stop.draining.cancel();
-    calls.close();
-    let drained = tokio::time::timeout(CALLS_DRAIN, calls.wait()).await;
-    if drained.is_err() {
-        tracing::warn!(
-            calls.open = calls.len(),
-            "calls left open; their payments stay with their processor"
-        );
-        stop.now.cancel();
-    }
-    // The last sender of ended claims goes with the worker and its calls; then settling ends by itself.
-    let _ = tokio::time::timeout(REQUESTS_DRAIN, async {
-        while parts.join_next().await.is_some() {}
-    })
-    .await;
-    parts.abort_all();
-    if !settling.is_finished() && tokio::time::timeout(SETTLE_DRAIN, settling).await.is_err() {
-        tracing::error!(
-            "not everything was recorded; what is missing is asked of its processor after the lease"
-        );
-    }
-    if let Ok(Err(error)) = tokio::time::timeout(CLOSE, tally.flush(&pools.requests)).await {
-        tracing::debug!(error = %error, "the last accepted payments are not counted");
-    }
-    let closed = tokio::time::timeout(CLOSE, async {
-        pools.close().await;
-        if let Some(standby) = standby {
-            standby.close().await;
-        }
-    });
-    let _ = tokio::join!(closed, telemetry.tracer.stop());
+    state.stopping.store(true, Ordering::Relaxed);
+    running.end(settling, state.standby).await;
     tracing::info!("stopped");
     outcome
+}
+
+/// What the addresses of an instance answer from.
+struct State {
+    instance: Uuid,
+    own: Arc<OwnAttention>,
+    names: Arc<[String]>,
+    /// Connections to a standby, where summaries are read from one.
+    standby: Option<Pool>,
+    started: Arc<AtomicBool>,
+    stopping: Arc<AtomicBool>,
+}
+
+/// What the parts of an instance that serves are made of.
+fn setup<'a>(settings: &'a Settings, shares: &Shares, telemetry: Telemetry) -> Setup<'a> {
+    Setup {
+        database: &settings.database,
+        processors: &settings.processors,
+        connections: shares.processor,
+        routing: Policy {
+            own_cap: shares.payments(),
+            ..Policy::default()
+        },
+        leases: LeasePolicy::new(settings.processors.processor_timeout, settings.late_charge),
+        queue_limit: settings.queue_limit,
+        admission: Admission::new(),
+        telemetry,
+    }
+}
+
+fn standby(settings: &Settings, parts: &Parts) -> Option<Pool> {
+    let database_url = settings.read_database_url.clone()?;
+    let database = DatabaseSettings {
+        database_url,
+        ..settings.database.clone()
+    };
+    let check = Arc::clone(&parts.admission);
+    Some(Pools::checked(&database, check, &parts.telemetry.counts).requests)
+}
+
+fn configured_names(settings: &Settings) -> Arc<[String]> {
+    let configured = settings.processors.processors.0.iter();
+    configured.map(|processor| processor.name.clone()).collect()
+}
+
+/// What an instance finds in itself.
+fn own_attention(parts: &Parts, process: &ProcessCounts) -> OwnAttention {
+    let mut own = OwnAttention::default();
+    let full = Arc::clone(&parts.queue_limit);
+    own.add(move || full.attention());
+    let charged_twice = parts.telemetry.counts.charged_twice.clone();
+    own.add(move || settle::charged_twice(&charged_twice));
+    let unrecorded = Arc::clone(&parts.worker.returned.unrecorded);
+    own.add(move || unrecorded.attention());
+    let log_lines = process.log_lines.clone();
+    own.add(move || log::lines_dropped(&log_lines));
+    let router = parts.router.clone();
+    own.add(move || situation::failing(&router.explain()));
+    let clock = Arc::clone(&parts.clock);
+    own.add(move || clock.attention(tokio::time::Instant::now()));
+    let admission = Arc::clone(&parts.admission);
+    own.add(move || admission.attention());
+    own
+}
+
+/// The operators' side, where it has a token.
+fn operators(
+    settings: &Settings,
+    shares: &Shares,
+    parts: &Parts,
+    state: &State,
+    acceptor: &Acceptor,
+) -> anyhow::Result<Option<Operators>> {
+    let Some(token) = settings.operator.token().cloned() else {
+        return Ok(None);
+    };
+    let configured = &settings.processors.processors.0;
+    let simulator = settings.simulator_token.clone();
+    let simulator = simulator.map(|token| Simulator::new(token, configured, acceptor.clone()));
+    let counts = &parts.telemetry.counts;
+    Ok(Some(Operators {
+        connections: shares.operators,
+        listen: settings.operator.operator_listen.clone(),
+        token,
+        metrics_token: settings.metrics_token().cloned(),
+        scrape: Scrape::new(
+            Arc::clone(counts),
+            parts.router.clone(),
+            parts.pools.clone(),
+            Arc::clone(&state.own),
+        ),
+        counts: Arc::clone(counts),
+        observer: Observer {
+            instance: state.instance,
+            pool: parts.pools.operators.clone(),
+            router: parts.router.clone(),
+            names: Arc::clone(&state.names),
+            simulator: simulator.transpose()?,
+            own: Arc::clone(&state.own),
+        },
+    }))
+}
+
+/// The clients' side.
+fn api(settings: &Settings, parts: &Parts, state: &State, acceptor: Acceptor) -> Api {
+    Api {
+        acceptor,
+        pool: parts.pools.requests.clone(),
+        standby: state.standby.clone(),
+        telemetry: parts.telemetry.clone(),
+        processors: Arc::clone(&state.names),
+        allow_purge: settings.purge.allow_purge,
+        unrecorded: Arc::clone(&parts.worker.returned.unrecorded),
+        started: Arc::clone(&state.started),
+        readiness: Arc::default(),
+        stopping: Arc::clone(&state.stopping),
+    }
+}
+
+/// Waits until the database is prepared, and has `served` answer clients then, or after [`START_TIMEOUT`].
+///
+/// # Errors
+/// It cannot be prepared, or a part broke.
+async fn until_prepared(
+    prepare: impl Future<Output = anyhow::Result<()>>,
+    served: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let mut served = Some(served);
+    let mut preparing = pin!(prepare);
+    let mut timeout = pin!(tokio::time::sleep(START_TIMEOUT));
+    loop {
+        tokio::select! {
+            prepared = &mut preparing => break prepared?,
+            () = &mut timeout, if served.is_some() => {
+                tasks.spawn(served.take().expect("checked just now"));
+            }
+            broken = tasks.join_next(), if !tasks.is_empty() => return broken_part(broken),
+        }
+    }
+    if let Some(served) = served {
+        tasks.spawn(served);
+    }
+    Ok(())
+}
+
+/// An instance whose parts run, and what ends them.
+struct Running {
+    tasks: JoinSet<anyhow::Result<()>>,
+    http_stop: CancellationToken,
+    accepting: CancellationToken,
+    tally: Arc<Tally>,
+    telemetry: Telemetry,
+    pools: Pools,
+    calls: TaskTracker,
+    stop: Arc<Stop>,
+}
+
+impl Running {
+    /// Starts what claims, charges, settles and watches. Returns the task that settles, which ends once all that
+    /// claims has.
+    fn start(&mut self, parts: Parts, state: &State, candidate: Candidate) -> JoinHandle<()> {
+        let Parts {
+            pools,
+            queue_limit,
+            worker,
+            ..
+        } = parts;
+        let stop = self.stop.draining.clone();
+        let recorder = Recorder {
+            instance: state.instance,
+            counts: Arc::clone(&parts.telemetry.counts),
+            pool: pools.requests.clone(),
+            clock: Arc::clone(&parts.clock),
+            router: parts.router.clone(),
+            room: Arc::clone(&queue_limit),
+        };
+        let member = Arc::new(Member {
+            candidate,
+            admission: parts.admission,
+            pool: pools.claims.clone(),
+            clock: parts.clock,
+            processors: parts.processors,
+            router: parts.router,
+            recovered: parts.recovered,
+            own: Arc::clone(&state.own),
+            terms: worker.terms,
+            in_flight: Arc::clone(&worker.returned.in_flight),
+        });
+        let settling = tokio::spawn(settle::run(
+            pools.settles.clone(),
+            worker.terms,
+            parts.completed,
+            Arc::clone(&worker.returned),
+            parts.telemetry,
+        ));
+        let (requests, stopped) = (pools.requests.clone(), stop.clone());
+        self.spawn(async move { queue_limit.watch(&requests, stopped).await });
+        let stopped = stop.clone();
+        self.spawn(async move { recorder.run(stopped).await });
+        let (requests, stopped) = (pools.requests.clone(), stop.clone());
+        self.spawn(async move { in_doubt::watch(&requests, stopped).await });
+        self.spawn(database::watch_auditors(
+            pools.requests.clone(),
+            stop.clone(),
+        ));
+        let (tally, stopped) = (Arc::clone(&self.tally), stop.clone());
+        self.spawn(async move { tally.run(&pools.requests, stopped).await });
+        let resolving = Arc::clone(&worker);
+        self.spawn(async move { worker.run().await });
+        self.spawn(async move { resolving.run_in_doubt().await });
+        let calls = self.calls.clone();
+        self.spawn(member.run(stop, calls));
+        settling
+    }
+
+    fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(async move {
+            task.await;
+            Ok(())
+        });
+    }
+
+    /// Ends the parts in order: nothing new is begun, what is open gets its time, and what became of it is recorded.
+    async fn end(mut self, settling: JoinHandle<()>, standby: Option<Pool>) {
+        self.http_stop.cancel();
+        self.stop.draining.cancel();
+        self.calls.close();
+        let drained = tokio::time::timeout(CALLS_DRAIN, self.calls.wait()).await;
+        if drained.is_err() {
+            tracing::warn!(
+                calls.open = self.calls.len(),
+                "calls left open; their payments stay with their processor"
+            );
+            self.stop.now.cancel();
+        }
+        // The last sender of completed claims goes with the worker and its calls; then settling ends by itself.
+        let _ = tokio::time::timeout(REQUESTS_DRAIN, async {
+            while self.tasks.join_next().await.is_some() {}
+        })
+        .await;
+        self.tasks.abort_all();
+        if !settling.is_finished() && tokio::time::timeout(SETTLE_DRAIN, settling).await.is_err() {
+            tracing::error!(
+                "not everything was recorded; what is missing is asked of its processor after the lease"
+            );
+        }
+        let flushed = self.tally.flush(&self.pools.requests);
+        if let Ok(Err(error)) = tokio::time::timeout(CLOSE, flushed).await {
+            tracing::debug!(error = %error, "the last accepted payments are not counted");
+        }
+        let closed = tokio::time::timeout(CLOSE, async {
+            self.pools.close().await;
+            if let Some(standby) = standby {
+                standby.close().await;
+            }
+        });
+        let _ = tokio::join!(closed, self.telemetry.tracer.stop());
+    }
 }
 
 /// Migrates where that is for this role to do, waits until it is done where it is not, and writes down the

@@ -4,6 +4,8 @@
 use http1_client::MOST_CONNECTIONS;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use crate::http::Limits;
+
 /// Files that are asked for, where the system lets us: more than all limits of an instance together.
 const WANTED: u64 = 16_384;
 /// Files that are in no share: the database (20), listeners, the log, collectors, threads that resolve names.
@@ -37,6 +39,18 @@ pub(super) struct Shares {
 }
 
 impl Shares {
+    /// Says where clients cannot be as many as they could with more than these `files`.
+    pub(super) fn warn_of_few(&self, files: u64) {
+        if self.clients < Limits::default().connections {
+            tracing::warn!(
+                files.most = files,
+                clients.most = self.clients,
+                processor.connections.most = self.processor,
+                "few files may be open (ulimit -n), so fewer clients can be connected than otherwise"
+            );
+        }
+    }
+
     /// Payments that may be on their way to one processor.
     pub(super) fn payments(&self) -> u32 {
         let payments = self.processor - self.processor / FOR_QUESTIONS;

@@ -1,21 +1,16 @@
 //! Starts, stops and crashes of instances.
 
-use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use payment_proxy::config::QueueDurability;
-use payment_proxy::pipeline::accept::Acceptor;
-use payment_proxy::pipeline::queue_limit::QueueLimit;
 use payment_proxy::pipeline::worker::Step;
 use payment_proxy::serve::START_TIMEOUT;
-use payment_proxy::store::database::Pools;
 use reqwest::StatusCode;
 use reqwest::header::CONTENT_TYPE;
 use uuid::Uuid;
 
 use crate::support::{
-    Bench, CENTS, Database, Gateway, TIMEOUT, eventually, eventually_some, new_payment,
+    CENTS, Database, Gateway, TIMEOUT, eventually, eventually_some, new_payment, parts,
     payment_json, processor, processors, production_terms,
 };
 
@@ -74,23 +69,13 @@ async fn clients_who_come_while_an_instance_starts_wait_instead_of_being_refused
 #[tokio::test]
 async fn a_writer_of_accept_that_breaks_is_noticed() {
     let (database, default) = (Database::migrated().await, processor().await);
-    let mut bench = Bench::new(&database, &[&default], production_terms());
-    let (step, _) = bench.worker.claim_step(1, 0).await.expect("a claim");
+    let mut parts = parts(&database, &[&default], production_terms());
+    let worker = Arc::get_mut(&mut parts.worker).expect("nobody else has it");
+    let (step, _) = worker.claim_step(1, 0).await.expect("a claim");
     assert_eq!(step, Step::Drained(0));
     // Claiming what is accepted panics now: the processor that the router chooses is not there.
-    bench.worker.processors = Arc::default();
-    let router = bench.worker.router.clone();
-    let worker = Arc::new(bench.worker);
-    let pools = Pools::new(&database.settings(QueueDurability::Unlogged));
-    let room = Arc::new(QueueLimit::new(NonZeroU64::MAX));
-    let acceptor = Acceptor::start(
-        &pools.accepts[..1],
-        &router,
-        &Arc::downgrade(&worker),
-        &room,
-        &Arc::new(payment_proxy::pipeline::deployment::Admission::unconditional()),
-        &Arc::default(),
-    );
+    worker.processors = Arc::default();
+    let acceptor = parts.acceptor();
     assert!(!acceptor.writers().is_cancelled());
     assert!(acceptor.accept(new_payment()).await.is_err());
     let noticed = tokio::time::timeout(TIMEOUT, acceptor.writers().cancelled_owned());

@@ -1,23 +1,18 @@
 //! More is offered than can be committed or settled.
 
-use std::num::NonZeroU64;
-use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use payment_proxy::config::QueueDurability;
 use payment_proxy::http::ProblemKind;
-use payment_proxy::pipeline::accept::{ACCEPT_BACKLOG, ACCEPT_TIMEOUT, Acceptor, NotAccepted};
-use payment_proxy::pipeline::queue_limit::QueueLimit;
-use payment_proxy::pipeline::route;
-use payment_proxy::store::database::{ACCEPT_CONNECTIONS, Pools};
+use payment_proxy::pipeline::accept::{ACCEPT_BACKLOG, ACCEPT_TIMEOUT, NotAccepted};
+use payment_proxy::store::database::ACCEPT_CONNECTIONS;
 use reqwest::StatusCode;
 use reqwest::header::RETRY_AFTER;
-use router::{Policy, Router};
 use uuid::Uuid;
 
 use crate::support::{
-    CENTS, Database, Gateway, eventually, new_payment, payment_json, processor, processors,
+    CENTS, Database, Gateway, eventually, new_payment, parts, payment_json, processor, processors,
+    production_terms,
 };
 
 /// Within which the service is to be back once the cause is gone.
@@ -227,18 +222,7 @@ async fn a_connection_that_ends_while_it_commits_leaves_the_outcome_unknown() {
 #[tokio::test]
 async fn beyond_the_backlog_payments_are_refused_at_once() {
     let database = Database::migrated().await;
-    let pools = Pools::new(&database.settings(QueueDurability::Unlogged));
-    let router = Router::new(Policy::default(), Vec::new(), Duration::ZERO);
-    let router = route::share(router, &Arc::default(), &Arc::default());
-    let room = Arc::new(QueueLimit::new(NonZeroU64::MAX));
-    let acceptor = Acceptor::start(
-        &pools.accepts,
-        &router,
-        &Weak::new(),
-        &room,
-        &Arc::new(payment_proxy::pipeline::deployment::Admission::unconditional()),
-        &Arc::default(),
-    );
+    let acceptor = parts(&database, &[], production_terms()).acceptor();
     let lock = database.lock("payment_queue").await;
     // Each writer has some when they are given up; the others wait behind them.
     for _ in 0..=ACCEPT_CONNECTIONS {

@@ -1,34 +1,36 @@
 //! A database per test, processors in this process, instances as processes of their own.
 
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use http1_client::Resolver;
+use http1_client::{MOST_CONNECTIONS, Resolver};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use payment_proxy::config::{
-    DatabaseSettings, MigrateSettings, OwnerSettings, ProcessorSettings, PurgeSettings,
-    QueueDurability,
+    DatabaseSettings, MigrateSettings, OwnerSettings, ProcessorSettings, Processors,
+    ProcessorsSettings, PurgeSettings, QueueDurability,
 };
 use payment_proxy::domain::lease::LeasePolicy;
 use payment_proxy::domain::payment::Payment;
 use payment_proxy::domain::uptime::Uptime;
 use payment_proxy::http::ProblemKind;
 use payment_proxy::pipeline::accept::Accepted;
-use payment_proxy::pipeline::route;
-use payment_proxy::pipeline::settle::{CompletedClaim, Returned};
-use payment_proxy::pipeline::together::Together;
-use payment_proxy::pipeline::worker::{Backlog, Worker};
-use payment_proxy::processors::{Processor, ProcessorClient};
+use payment_proxy::pipeline::deployment::Admission;
+use payment_proxy::pipeline::settle::CompletedClaim;
+use payment_proxy::pipeline::worker::Worker;
+use payment_proxy::serve::{Parts, Setup};
 use payment_proxy::store::claim::{Claim, SEND_WITHIN};
 use payment_proxy::store::clock::{DatabaseClock, WATCH_GAP};
-use payment_proxy::store::database::{self, Pools};
-use payment_proxy::telemetry::metrics::{Counts, Total};
+use payment_proxy::store::database;
+use payment_proxy::telemetry::Telemetry;
+use payment_proxy::telemetry::metrics::Total;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, Response, StatusCode};
-use router::{Policy, ProcessorTerms, Router};
+use router::Policy;
 use rust_decimal::Decimal;
 use serde_json::Value;
 use simulator::{self, Running};
@@ -36,8 +38,7 @@ use sqlx::postgres::PgPoolOptions;
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc};
-use tokio_util::task::TaskTracker;
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 /// How long anything that must happen may take on a busy machine.
@@ -505,6 +506,33 @@ pub fn default_at(url: &str) -> ProcessorSettings {
     }
 }
 
+/// The parts of an instance that is admitted for ever. None of them runs.
+pub fn parts(database: &Database, running: &[&Running], leases: LeasePolicy) -> Parts {
+    let names = ["default", "fallback"];
+    let fees = [Decimal::new(5, 2), Decimal::new(15, 2)];
+    let configured = running.iter().zip(names).zip(fees);
+    let configured = configured.map(|((running, name), fee)| ProcessorSettings {
+        name: name.to_owned(),
+        fee,
+        url: running.url().parse().expect("a URL"),
+    });
+    let parts = Parts::new(Setup {
+        database: &database.settings(QueueDurability::Unlogged),
+        processors: &ProcessorsSettings {
+            processors: Processors(configured.collect()),
+            processor_timeout: Duration::from_secs(15),
+            processor_ca_file: None,
+        },
+        connections: MOST_CONNECTIONS,
+        routing: Policy::default(),
+        leases,
+        queue_limit: NonZeroU64::MAX,
+        admission: Admission::unconditional(),
+        telemetry: Telemetry::default(),
+    });
+    parts.expect("processors that can be called")
+}
+
 /// A worker in this process, whose steps a test takes one by one.
 pub struct Bench {
     pub worker: Worker,
@@ -513,64 +541,15 @@ pub struct Bench {
 
 impl Bench {
     pub fn new(database: &Database, running: &[&Running], terms: LeasePolicy) -> Self {
-        let pools = Pools::new(&database.settings(QueueDurability::Unlogged));
-        let names = ["default", "fallback"];
-        let fees = [Decimal::new(5, 2), Decimal::new(15, 2)];
-        let processors = running
-            .iter()
-            .zip(names)
-            .zip(fees)
-            .map(|((running, name), fee)| {
-                let url = running.url().parse().expect("a URL");
-                let settings = ProcessorSettings {
-                    name: name.to_owned(),
-                    fee,
-                    url,
-                };
-                let timeout = Duration::from_secs(15);
-                let client =
-                    ProcessorClient::new(&settings, timeout, &resolver(), None).expect("a client");
-                Processor {
-                    name: name.to_owned(),
-                    client,
-                }
-            });
-        let terms_of = names.iter().zip(fees).take(running.len());
-        let terms_of = terms_of
-            .map(|(name, fee)| ProcessorTerms {
-                name: (*name).to_owned(),
-                fee,
-            })
-            .collect();
-        let (sender, ended) = mpsc::channel(10_000);
-        let wake = std::sync::Arc::new(Notify::new());
-        let worker = Worker {
-            pool: pools.claims.clone(),
-            counts: std::sync::Arc::default(),
-            terms,
-            admission: std::sync::Arc::new(
-                payment_proxy::pipeline::deployment::Admission::unconditional(),
-            ),
-            clock: std::sync::Arc::new(watched_clock(terms)),
-            processors: std::sync::Arc::new(processors.collect()),
-            router: route::share(
-                Router::new(Policy::default(), terms_of, Duration::ZERO),
-                &std::sync::Arc::default(),
-                &std::sync::Arc::default(),
-            ),
-            ended: sender,
-            returned: std::sync::Arc::new(Returned::new(
-                std::sync::Arc::clone(&wake),
-                &Counts::default(),
-            )),
-            wake,
-            permit_back: std::sync::Arc::default(),
-            calls: TaskTracker::new(),
-            stop: std::sync::Arc::default(),
-            backlog: std::sync::Arc::new(Backlog::default()),
-            arrived: Together::default(),
-        };
-        Self { worker, ended }
+        let Parts {
+            worker, completed, ..
+        } = parts(database, running, terms);
+        let mut worker = Arc::into_inner(worker).expect("nobody else has it");
+        worker.clock = Arc::new(watched_clock(terms));
+        Self {
+            worker,
+            ended: completed,
+        }
     }
 }
 
