@@ -24,8 +24,8 @@ load: ## the contest's minute against port 9999, then an audit of what came of e
 routing-bench: ## what the router earns in simulated scenarios, against an oracle and simpler policies
 	@cargo run --quiet --release --locked --package router --example routing_bench
 
-bench: ## the service in the contest's box, measured; LINES="public cpu ..." SECONDS=... RATE=... TURNS=... choose
-	@BENCH_LINES='$(LINES)' BENCH_SECONDS='$(SECONDS)' BENCH_RATE='$(RATE)' BENCH_ROWS='$(ROWS)' BENCH_TURNS='$(TURNS)' scripts/bench.sh
+bench: ## the service in the contest's box, measured; LINES="public cpu ..." SECONDS=... RATE=... TURNS=... OVERLAY=... choose
+	@BENCH_LINES='$(LINES)' BENCH_SECONDS='$(SECONDS)' BENCH_RATE='$(RATE)' BENCH_ROWS='$(ROWS)' BENCH_TURNS='$(TURNS)' $(if $(filter undefined,$(origin OVERLAY)),,BENCH_OVERLAY='$(OVERLAY)') scripts/bench.sh
 
 soak: ## the load of a day in MINUTES=30, and what has grown at its end that must not; RATE=... SEED=...
 	@scripts/soak.sh $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RATE),--rate $(RATE)) $(if $(SEED),--seed $(SEED))

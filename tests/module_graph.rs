@@ -241,7 +241,7 @@ fn text(module: &[String]) -> String {
 fn circle(imports: &BTreeMap<Module, BTreeSet<Module>>) -> Option<String> {
     let mut done = BTreeSet::new();
     for start in imports.keys() {
-        // Backlog first: the way here, and what is left to look at from each step.
+        // Depth first: the way here, and what is left to look at from each step.
         let mut way = vec![(start, imports[start].iter())];
         while let Some((module, rest)) = way.last_mut() {
             let Some(next) = rest.next() else {

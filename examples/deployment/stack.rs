@@ -255,7 +255,7 @@ impl Stack {
         broken.clone()
     }
 
-    /// ServingPoll at what the line of progress shows. What does not answer is left out.
+    /// Reads what the line of progress shows. What does not answer is left out.
     pub(crate) async fn observe(&self) {
         let _ = tokio::time::timeout(OBSERVE_LIMIT, async {
             let summary = async {

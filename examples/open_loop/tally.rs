@@ -75,7 +75,7 @@ impl Tally {
             rate,
             seconds,
             start: Instant::now(),
-            // QueueLimit for all, so that no payment waits while the others are moved.
+            // Room for all, so that no payment waits while the others are moved.
             posted: Vec::with_capacity(total),
             skipped: 0,
             accepted: all.clone(),

@@ -22,7 +22,7 @@ impl Progress {
         Self(ProgressBar::new(0).with_style(style))
     }
 
-    /// Resolver what is being done now; the count begins again where that is something else.
+    /// Names what is being done now; the count begins again where that is something else.
     pub(super) fn doing(&self, what: &str) {
         let prefix = format!("{what} ");
         if self.0.prefix() != prefix {

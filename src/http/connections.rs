@@ -147,7 +147,7 @@ impl OpenConnections {
     }
 }
 
-/// QueueLimit for one connection, until it is dropped.
+/// The right to have one connection open, until it is dropped.
 pub(super) struct Place {
     connections: Arc<OpenConnections>,
     id: u64,

@@ -20,7 +20,7 @@ pub struct OperatorApi {
     pub pool: Pool,
     /// What is explained.
     pub router: SharedRouter,
-    /// Resolver of the configured processors.
+    /// Names of the configured processors.
     pub processors: Arc<[String]>,
     /// What every request has to bear, but for the next.
     pub token: OperatorToken,

@@ -39,7 +39,7 @@ pub async fn serve<L: Listener>(
     http.half_close(!limits.notice_leaving);
     let routes = TowerToHyperService::new(routes);
     loop {
-        // QueueLimit is made for a client that is there.
+        // Room is made for a client that is there.
         let accepted = async {
             let stream = listener.accept().await.0;
             (connections.room().await, stream)

@@ -24,6 +24,7 @@ pub use tally::{TALLY_INTERVAL, Tally};
 
 use crate::domain::payment::Payment;
 use crate::domain::uptime::Uptime;
+use crate::pipeline::batcher::Batcher;
 use crate::pipeline::deployment::Admission;
 use crate::pipeline::queue_limit::QueueLimit;
 use crate::pipeline::worker::{ClaimOnAccept, Worker};
@@ -143,7 +144,7 @@ impl Acceptor {
         let (posted, waiting) = mpsc::channel(ACCEPT_BACKLOG);
         let waiting = Arc::new(Mutex::new(Waiting {
             posted: waiting,
-            pace: Pace::default(),
+            commits: Commits::default(),
         }));
         let writes = Arc::new(Writes::new("accept"));
         let tally = Arc::new(Tally::default());
@@ -234,7 +235,7 @@ impl Acceptor {
 /// Payments that wait for their commit.
 struct Waiting {
     posted: mpsc::Receiver<Posted>,
-    pace: Pace,
+    commits: Commits,
 }
 
 impl Waiting {
@@ -244,7 +245,7 @@ impl Waiting {
         if self.posted.recv_many(batch, ACCEPT_BATCH).await == 0 {
             return false;
         }
-        if let Some(at) = self.pace.next_at() {
+        if let Some(at) = self.commits.next_at(batch.len(), Instant::now()) {
             tokio::time::sleep_until(at.into()).await;
             while batch.len() < ACCEPT_BATCH
                 && let Ok(posted) = self.posted.try_recv()
@@ -252,41 +253,52 @@ impl Waiting {
                 batch.push(posted);
             }
         }
-        self.pace.committing(batch.len(), Instant::now());
+        self.commits.begin(batch.len(), Instant::now());
         true
     }
 }
 
-/// How fast one commit follows another. At once, as long as few payments come; where
-/// [`ACCEPT_SPACING_FROM`] do, [`ACCEPT_SPACING`] after it: more go together then, for half of the work that
-/// each takes, and in a crowd a payment waits for its CPU longer than for that.
-#[derive(Debug, Default)]
-struct Pace {
-    /// When the last commit began.
-    last_at: Option<Instant>,
+/// How fast one commit follows another: at once as long as few payments come, and
+/// [`ACCEPT_SPACING`] apart from [`ACCEPT_SPACING_FROM`] on. Spaced commits are larger, which halves
+/// the work for each payment; at that rate a payment waits longer for a CPU than for the commit.
+#[derive(Debug)]
+struct Commits {
+    batcher: Batcher,
     /// From when on payments are counted.
     since: Option<Instant>,
     /// Payments committed since then.
     counted: u32,
-    /// Whether the rate was above the limit when it was last measured.
-    crowded: bool,
 }
 
-impl Pace {
-    /// The earliest time of the next commit; none if that is now.
-    fn next_at(&self) -> Option<Instant> {
-        self.last_at
-            .filter(|_| self.crowded)
-            .map(|last_at| last_at + ACCEPT_SPACING)
+impl Default for Commits {
+    fn default() -> Self {
+        Self {
+            batcher: Batcher::new(ACCEPT_BATCH, 1, Duration::ZERO),
+            since: None,
+            counted: 0,
+        }
+    }
+}
+
+impl Commits {
+    /// When a commit of `count` payments begins; none if that is now.
+    fn next_at(&self, count: usize, now: Instant) -> Option<Instant> {
+        let at = self.batcher.begins_at(count, now + ACCEPT_SPACING);
+        at.filter(|at| *at > now)
     }
 
     /// Notes that a commit of `count` payments begins.
-    fn committing(&mut self, count: usize, now: Instant) {
-        self.last_at = Some(now);
+    fn begin(&mut self, count: usize, now: Instant) {
+        self.batcher.begin(now);
         self.counted += u32::try_from(count).unwrap_or(u32::MAX);
         let span = now - *self.since.get_or_insert(now);
         if span >= ACCEPT_RATE_SPAN {
-            self.crowded = f64::from(self.counted) >= ACCEPT_SPACING_FROM * span.as_secs_f64();
+            let is_spaced = f64::from(self.counted) >= ACCEPT_SPACING_FROM * span.as_secs_f64();
+            self.batcher.spacing = if is_spaced {
+                ACCEPT_SPACING
+            } else {
+                Duration::ZERO
+            };
             self.since = Some(now);
             self.counted = 0;
         }
@@ -702,12 +714,12 @@ mod tests {
 
     /// Commits of so many payments, so far apart, for a second. Returns how many of them were
     /// followed by a pause.
-    fn paced(pace: &mut Pace, begin: Instant, count: usize, apart: Duration) -> usize {
-        let commits = (Duration::from_secs(1).as_nanos() / apart.as_nanos()) as u32;
-        let spaced = (0..commits).filter(|number| {
+    fn spaced(commits: &mut Commits, begin: Instant, count: usize, apart: Duration) -> usize {
+        let number = (Duration::from_secs(1).as_nanos() / apart.as_nanos()) as u32;
+        let spaced = (0..number).filter(|number| {
             let now = begin + apart * *number;
-            pace.committing(count, now);
-            let next_at = pace.next_at();
+            commits.begin(count, now);
+            let next_at = commits.next_at(1, now);
             assert!(next_at.is_none_or(|at| at == now + ACCEPT_SPACING));
             next_at.is_some()
         });
@@ -716,10 +728,10 @@ mod tests {
 
     #[test]
     fn commits_are_spaced_while_payments_are_a_crowd_and_only_then() {
-        let mut pace = Pace::default();
+        let mut commits = Commits::default();
         let mut now = Instant::now();
         let mut next_second = |count, apart| {
-            let spaced = paced(&mut pace, now, count, apart);
+            let spaced = spaced(&mut commits, now, count, apart);
             now += Duration::from_secs(1);
             spaced
         };
@@ -736,27 +748,25 @@ mod tests {
 
     #[test]
     fn a_handful_that_comes_together_is_no_crowd() {
-        let mut pace = Pace::default();
+        let mut commits = Commits::default();
         let begin = Instant::now();
         for second in 0..5 {
             for number in 0..20 {
-                pace.committing(
-                    1,
-                    begin + Duration::from_secs(second) + Duration::from_micros(100) * number,
-                );
-                assert_eq!(pace.next_at(), None);
+                let now = begin + Duration::from_secs(second) + Duration::from_micros(100) * number;
+                commits.begin(1, now);
+                assert_eq!(commits.next_at(1, now), None);
             }
         }
     }
 
     #[test]
     fn the_first_after_a_crowd_waits_for_nobody() {
-        let mut pace = Pace::default();
+        let mut commits = Commits::default();
         let begin = Instant::now();
-        paced(&mut pace, begin, 24, ACCEPT_SPACING);
+        spaced(&mut commits, begin, 24, ACCEPT_SPACING);
         let later = begin + Duration::from_millis(1_500);
-        assert!(pace.next_at().is_some_and(|at| at <= later));
-        pace.committing(1, later);
-        assert_eq!(pace.next_at(), None);
+        assert_eq!(commits.next_at(1, later), None);
+        commits.begin(1, later);
+        assert_eq!(commits.next_at(1, later), None);
     }
 }

@@ -146,7 +146,7 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// ServingPoll and writes until the stop, and writes then what it saw of the last minute.
+    /// Samples and writes until the stop, and writes then what it saw of the last minute.
     pub async fn run(self, stop: CancellationToken) {
         let (over, minutes) = mpsc::channel(MINUTES_WAITING);
         let stopped = stop.clone();

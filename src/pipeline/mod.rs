@@ -1,6 +1,7 @@
 //! The stages of a payment as loops around one step each, and what instances know of each other.
 
 pub mod accept;
+pub mod batcher;
 pub mod deployment;
 pub mod history;
 pub mod in_flight;
@@ -9,5 +10,4 @@ pub mod reconcile;
 pub mod restored;
 pub mod route;
 pub mod settle;
-pub mod together;
 pub mod worker;

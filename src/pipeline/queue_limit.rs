@@ -1,4 +1,4 @@
-//! QueueLimit: the limit of the queue. It decides whether a payment is accepted, or its client is told to
+//! The limit of the queue. It decides whether a payment is accepted, or its client is told to
 //! try again later.
 //!
 //! No post counts the queue. An instance polls the length of the queue, and adds what it has

@@ -20,6 +20,7 @@ use uuid::Uuid;
 use crate::domain::attention::{Attention, Item};
 use crate::domain::lease::LeasePolicy;
 use crate::domain::uptime::Uptime;
+use crate::pipeline::batcher::Batcher;
 use crate::pipeline::in_flight::InFlight;
 use crate::processors::Outcome;
 use crate::store::claim::{Claim, SEND_WITHIN, doubt_pause};
@@ -38,7 +39,7 @@ use held::Held;
 pub const SETTLE_BATCH: usize = 500;
 /// Longest time that an outcome waits for others. No client waits for a settle, and one statement
 /// for ten payments costs little more than one for one.
-pub const SETTLE_PAUSE: Duration = Duration::from_millis(100);
+pub const SETTLE_MAX_WAIT: Duration = Duration::from_millis(100);
 /// The same for an outcome that is waited for: a payment that was not charged may go to another
 /// processor; and a charge whose claim is older than [`SETTLE_SOON_FROM`] has to be in the ledger
 /// when an audit compares it with the processor's records, 1.5 s after `requested_at`.
@@ -48,12 +49,12 @@ pub const SETTLE_SOON_FROM: Duration = Duration::from_millis(500);
 /// Number of outcomes that are recorded without waiting for others: more would cost little less
 /// each, and would hold rows of the totals, which all instances add to, for longer.
 pub const SETTLE_MAX_ITEMS: usize = 128;
-/// A smaller number that suffices once [`SETTLE_MAX_WAIT`] has passed since the last settle began.
+/// A smaller number that suffices once [`SETTLE_SPACING`] has passed since the last settle began.
 pub const SETTLE_MIN_ITEMS: usize = 16;
 /// See [`SETTLE_MIN_ITEMS`]. Twenty settles a second of each instance are few for any database; that
 /// pause saves a sixth of the whole work for a payment at 1,500 payments a second
 /// (docs/performance.md), and is short beside the 1.5 s after which an audit may compare.
-pub const SETTLE_MAX_WAIT: Duration = Duration::from_millis(50);
+pub const SETTLE_SPACING: Duration = Duration::from_millis(50);
 /// Most claims of an instance whose outcome is not recorded yet, open calls included. Beyond that
 /// nothing more is claimed.
 pub const SETTLE_BACKLOG: usize = 4_096;
@@ -131,11 +132,11 @@ pub async fn run(
         storms: Storms::default(),
     };
     let mut batch = Vec::with_capacity(SETTLE_BATCH);
-    let mut rested_at = Instant::now();
+    let mut batcher = Batcher::new(SETTLE_MAX_ITEMS, SETTLE_MIN_ITEMS, SETTLE_SPACING);
     while recorder.next(&mut ended, &mut batch).await {
         if !batch.is_empty() {
-            gather(&mut ended, &mut batch, rested_at).await;
-            rested_at = Instant::now() + SETTLE_MAX_WAIT;
+            gather(&mut ended, &mut batch, &batcher).await;
+            batcher.begin(Instant::now());
             recorder.record(&mut batch).await;
         }
         recorder.record_held().await;
@@ -337,28 +338,25 @@ fn reword(part: &mut [CompletedClaim]) -> bool {
     changed
 }
 
-/// Waits for more outcomes, as long as all in `batch` can wait; from `rested_at` on for fewer.
+/// Waits for more outcomes, as long as all in `batch` can wait and `batcher` does not begin it.
 async fn gather(
     ended: &mut mpsc::Receiver<CompletedClaim>,
     batch: &mut Vec<CompletedClaim>,
-    rested_at: Instant,
+    batcher: &Batcher,
 ) {
-    let (mut seen, mut settle_at) = (0, None);
-    while batch.len() < SETTLE_MAX_ITEMS {
+    let (mut seen, mut settle_at) = (0, None::<Instant>);
+    loop {
         let (now, uptime) = (Instant::now(), Uptime::now());
         let waits = batch[seen..]
             .iter()
-            .map(|ended| now + timeout(ended, uptime));
+            .map(|ended| now + longest_wait(ended, uptime));
         settle_at = settle_at.into_iter().chain(waits).min();
         seen = batch.len();
-        let Some(mut settle_at) = settle_at else {
+        let Some(begins_at) = settle_at.and_then(|at| batcher.begins_at(seen, at)) else {
             return;
         };
-        if seen >= SETTLE_MIN_ITEMS {
-            settle_at = settle_at.min(rested_at);
-        }
         let more = ended.recv_many(batch, SETTLE_BATCH - seen);
-        match tokio::time::timeout_at(settle_at.into(), more).await {
+        match tokio::time::timeout_at(begins_at.into(), more).await {
             Ok(1..) => {}
             Ok(0) | Err(_) => return,
         }
@@ -366,10 +364,10 @@ async fn gather(
 }
 
 /// How long an outcome can wait for others.
-fn timeout(ended: &CompletedClaim, now: Uptime) -> Duration {
+fn longest_wait(ended: &CompletedClaim, now: Uptime) -> Duration {
     let is_old = now + SEND_WITHIN >= ended.claim.send_by + SETTLE_SOON_FROM;
     match ended.outcome {
-        Outcome::Charged { .. } if !is_old => SETTLE_PAUSE,
+        Outcome::Charged { .. } if !is_old => SETTLE_MAX_WAIT,
         _ => SETTLE_SOON,
     }
 }
@@ -828,10 +826,11 @@ mod tests {
         let free = Outcome::Free {
             reason: "503".to_owned(),
         };
-        let after =
-            |outcome: &Outcome, age| timeout(&ended(claimed_at, outcome.clone()), claimed_at + age);
+        let after = |outcome: &Outcome, age| {
+            longest_wait(&ended(claimed_at, outcome.clone()), claimed_at + age)
+        };
         let ms = Duration::from_millis;
-        assert_eq!(after(&charged, ms(499)), SETTLE_PAUSE);
+        assert_eq!(after(&charged, ms(499)), SETTLE_MAX_WAIT);
         assert_eq!(after(&charged, ms(500)), SETTLE_SOON);
         assert_eq!(after(&free, ms(0)), SETTLE_SOON);
     }
@@ -850,21 +849,23 @@ mod tests {
             sender.try_send(charged()).expect("there is room");
         }
         let begun_at = tokio::time::Instant::now();
-        gather(&mut endings, &mut batch, Instant::now() + SETTLE_MAX_WAIT).await;
+        let mut batcher = Batcher::new(SETTLE_MAX_ITEMS, SETTLE_MIN_ITEMS, SETTLE_SPACING);
+        batcher.begin(Instant::now());
+        gather(&mut endings, &mut batch, &batcher).await;
         (batch.len(), begun_at.elapsed())
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_batch_waits_for_others_until_one_cannot_wait() {
         let (count, time) = gathered(0).await;
-        assert!(count == 1 && time >= SETTLE_PAUSE, "{count} {time:?}");
+        assert!(count == 1 && time >= SETTLE_MAX_WAIT, "{count} {time:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn some_wait_until_the_database_has_rested() {
         let (count, time) = gathered(SETTLE_MIN_ITEMS).await;
         assert!(
-            count == 1 + SETTLE_MIN_ITEMS && (SETTLE_MAX_WAIT..SETTLE_PAUSE).contains(&time),
+            count == 1 + SETTLE_MIN_ITEMS && (SETTLE_SPACING..SETTLE_MAX_WAIT).contains(&time),
             "{count} {time:?}"
         );
     }
@@ -873,7 +874,7 @@ mod tests {
     async fn enough_do_not_wait() {
         let (count, time) = gathered(SETTLE_MAX_ITEMS).await;
         assert!(
-            count == 1 + SETTLE_MAX_ITEMS && time < SETTLE_MAX_WAIT,
+            count == 1 + SETTLE_MAX_ITEMS && time < SETTLE_SPACING,
             "{count} {time:?}"
         );
     }

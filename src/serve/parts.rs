@@ -12,12 +12,12 @@ use tokio_util::task::TaskTracker;
 use crate::config::{DatabaseSettings, ProcessorsSettings};
 use crate::domain::lease::LeasePolicy;
 use crate::pipeline::accept::Acceptor;
+use crate::pipeline::batcher::Gathering;
 use crate::pipeline::deployment::Admission;
 use crate::pipeline::queue_limit::QueueLimit;
 use crate::pipeline::route::{self, Recovered};
 use crate::pipeline::settle::{CompletedClaim, Returned, SETTLE_BACKLOG};
-use crate::pipeline::together::Together;
-use crate::pipeline::worker::{Backlog, Worker};
+use crate::pipeline::worker::{Backlog, CHARGE_MAX_ITEMS, CHARGE_MAX_WAIT, Worker};
 use crate::processors::{Processor, Stop, processors};
 use crate::store::clock::DatabaseClock;
 use crate::store::database::Pools;
@@ -101,7 +101,7 @@ impl Parts {
             calls: TaskTracker::new(),
             stop: Arc::new(Stop::default()),
             backlog: Arc::new(Backlog::default()),
-            arrived: Together::default(),
+            arrived: Gathering::new(CHARGE_MAX_ITEMS, CHARGE_MAX_WAIT),
         });
         Ok(Self {
             pools,

@@ -39,7 +39,7 @@ pub struct QueueStatistics {
     pub queued: Count,
     /// How long ago the oldest of them was accepted, in seconds; 0 where there are none.
     pub oldest_age_seconds: f64,
-    /// Those of them that one processor may have charged and that are not simply in flight. Polled
+    /// Those of them that one processor may have charged and that are not simply in flight. Counted
     /// for among the oldest [`COUNTED`]: claims go in order, so there they are. If not exact, there
     /// may be more.
     pub in_doubt: Count,

@@ -233,7 +233,7 @@ async fn unreconciled(connection: &mut PgConnection) -> Result<Option<Item>, sql
 /// The queue statistics and the list of one look.
 pub type Polled = (QueueStatistics, Vec<Item>);
 
-/// ServingPoll at the deployment once.
+/// Reads the situation of the deployment once.
 ///
 /// # Errors
 /// The database did not answer.
@@ -283,7 +283,7 @@ impl RecentPoll {
         let looked = match taking.answer(&self.pool, STATISTICS_TIMEOUT, take).await {
             Some(Ok(looked)) => Some(Arc::new(looked)),
             Some(Err(error)) => {
-                tracing::debug!(error = %error, "no queue");
+                tracing::debug!(error = %error, "no queue statistics");
                 None
             }
             None => None,

@@ -1,4 +1,4 @@
-//! Resolver of processors, as a system resolves them: in a mount namespace with files of its own under `/etc`, and a
+//! Names of processors, as a system resolves them: in a mount namespace with files of its own under `/etc`, and a
 //! name server on loopback.
 
 use std::net::{Ipv4Addr, SocketAddr};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use payment_proxy::domain::payment::Payment;
 use payment_proxy::domain::uptime::{Uptime, UptimeClock};
-use payment_proxy::pipeline::together::CHARGE_MAX_ITEMS;
+use payment_proxy::pipeline::worker::CHARGE_MAX_ITEMS;
 use payment_proxy::pipeline::worker::{Step, Worker};
 use payment_proxy::processors::{Outcome, Stop, charge};
 use payment_proxy::store::claim::{Claim, IN_DOUBT_BATCH, SEND_WITHIN};

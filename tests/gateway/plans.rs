@@ -373,33 +373,3 @@ async fn a_held_snapshot_costs_a_deep_queue_two_dead_rows_a_payment_until_it_end
     churn(&pools, ROUNDS).await;
     assert_eq!(size().await, before);
 }
-
-#[tokio::test]
-async fn a_settle_gives_way_between_its_steps() {
-    /// The pause between two steps, in milliseconds: see the functions.
-    const PAUSE_MS: f64 = 1.0;
-    let database = Database::migrated().await;
-    database.execute("INSERT INTO payment_queue (correlation_id, amount, processor, requested_at, doubt_until)
-        SELECT gen_random_uuid(), 1, 'default', now(), now() FROM generate_series(1, 50)").await;
-    let mut transaction = database.pool.begin().await.expect("a transaction");
-    sqlx::raw_sql(
-        "SET LOCAL track_functions = 'all';
-        SELECT settle_payments(ARRAY[correlation_id], processor, ARRAY[amount], ARRAY[requested_at], ARRAY[accepted_at], ARRAY[1])
-        FROM payment_queue",
-    )
-    .execute(&mut *transaction)
-    .await
-    .expect("fifty settles");
-    let took: Vec<(String, i64, f64)> = sqlx::query_as(
-        "SELECT funcname::text, calls, self_time FROM pg_stat_xact_user_functions
-         WHERE funcname IN ('settle_payments', 'payment_rollup_count') ORDER BY funcname",
-    )
-    .fetch_all(&mut *transaction)
-    .await
-    .expect("statistics");
-    assert_eq!(took.len(), 2, "{took:?}");
-    for (function, calls, self_ms) in took {
-        let each_ms = self_ms / calls as f64;
-        assert!(each_ms >= PAUSE_MS, "{function} took {each_ms} ms");
-    }
-}

@@ -151,7 +151,7 @@ impl Default for Memory {
 }
 
 impl Observer {
-    /// ServingPoll at everything once.
+    /// Reads everything once.
     async fn look(&self, memory: &mut Memory) -> Snapshot {
         let now = Utc::now();
         let newest_second = now.timestamp() - 1;

@@ -15,7 +15,7 @@ problems!(pub(super) InDoubtProblems: OPERATOR, DATABASE);
 
 /// The oldest payments in doubt, at most 100
 ///
-/// One processor may have charged them, and has not said so yet. Polled for among the oldest 5,000
+/// One processor may have charged them, and has not said so yet. Counted among the oldest 5,000
 /// of the queue.
 #[utoipa::path(
     get, path = "/in-doubt", tag = "in doubt", operation_id = "listInDoubt",

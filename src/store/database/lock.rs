@@ -146,7 +146,7 @@ pub fn database_error(error: &anyhow::Error) -> Option<&sqlx::Error> {
         })
 }
 
-/// ServingPoll again and again for whom the session of that process waits, and remembers those it found last.
+/// Reads again and again for whom the session of that process waits, and remembers those it found last.
 async fn watch(
     options: &PgConnectOptions,
     pid: i32,

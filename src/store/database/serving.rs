@@ -68,7 +68,7 @@ impl ServingPoll {
         }
     }
 
-    /// ServingPoll once, as the instance of that id, or as somebody else.
+    /// Polls once, as the instance of that id, or as somebody else.
     ///
     /// # Errors
     /// The database did not answer.

@@ -21,7 +21,7 @@ const AXE: &str = concat!(
 /// Set by `make test` where axe-core could not be installed, after a line that says so.
 const NOT_INSTALLED: &str = "AXE_NOT_INSTALLED";
 
-/// Resolver as long as can be expected, and without a place to break a line at.
+/// Names as long as can be expected, and without a place to break a line at.
 const LONG_NAMES: [&str; 2] = [
     "theprimaryprocessorofthenorthernregionwhichsettlesmostofpayments",
     "thefallbackprocessorofthenorthernregionwhichcostsmoreandisslower",
@@ -57,7 +57,7 @@ fn axe() -> Option<String> {
     None
 }
 
-/// ServingPoll at the page as `preferences` say, in a window of that width.
+/// Shows the page as `preferences` say, in a window of that width.
 async fn view(browser: &Browser, width: u32, preferences: &[(&str, &str)]) {
     browser.resize(width, 900, width < 500).await;
     browser.prefer(&[preferences, &[STILL]].concat()).await;
@@ -82,7 +82,7 @@ struct Inspection {
 }
 
 impl Inspection {
-    /// ServingPoll at the state in which the page is, in every way.
+    /// Inspects the state in which the page is, in every way.
     async fn inspect(&mut self, state: &str) {
         let install = format!("if (!window.axe) {{ {} }}", self.axe);
         self.browser.run(&install).await;
