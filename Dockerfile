@@ -1,7 +1,8 @@
-# The service. The simulated processor has an image of its own: crates/simulator/Dockerfile.
-# The same sources give the same program, byte for byte, as long as these two are the same (`make
-# reproducible`). Tags may move: give digests (`--build-arg RUST_IMAGE=rust@sha256:...`) where that matters. With
-# `--build-arg SOURCE_DATE_EPOCH=...` and the exporter's `rewrite-timestamp=true` BuildKit makes the same image, too.
+# The service. The simulated processor has an image of its own: crates/simulator/Dockerfile. The
+# same sources give the same program, byte for byte, as long as these two are the same (`make
+# reproducible`). Tags may move: give digests (`--build-arg RUST_IMAGE=rust@sha256:...`) where that
+# matters. With `--build-arg SOURCE_DATE_EPOCH=...` and the exporter's `rewrite-timestamp=true`
+# BuildKit makes the same image, too.
 ARG RUST_IMAGE=rust:1.95.0-slim-bookworm
 ARG DEBIAN_IMAGE=debian:bookworm-slim
 

@@ -1,10 +1,11 @@
--- Roles and database settings, run once by psql (15 or later): by the entrypoint of the postgres image, by
--- scripts/postgres.sh for the clusters of `make run` and `make test`, or by an administrator. Running it again does no
--- harm. There are no tables here: those are in migrations/, which `payment-proxy migrate` applies as the role
--- payment_proxy_owner; it also says there what the service may do with them.
+-- Roles and database settings, run once by psql (15 or later): by the entrypoint of the postgres
+-- image, by scripts/postgres.sh for the clusters of `make run` and `make test`, or by an
+-- administrator. Running it again does no harm. There are no tables here: those are in migrations/,
+-- which `payment-proxy migrate` applies as the role payment_proxy_owner; it also says there what
+-- the service may do with them.
 --
--- Whoever runs it is a superuser, or has CREATEROLE and CREATEDB, as administrators of managed services do. What then
--- cannot be done is told in a NOTICE, with what it costs.
+-- Whoever runs it is a superuser, or has CREATEROLE and CREATEDB, as administrators of managed
+-- services do. What then cannot be done is told in a NOTICE, with what it costs.
 --
 -- The passwords come from the environment, so that none is in a file that everybody has.
 
@@ -32,8 +33,8 @@ SELECT '' IN (:'payment_proxy_password', :'owner_password', :'auditor_password')
     END $$;
 \endif
 
--- payment_proxy_owner has the tables, for migrations and for what the service may not do by itself; payment_proxy is the
--- service; auditor is whoever checks the ledger.
+-- payment_proxy_owner has the tables, for migrations and for what the service may not do by itself;
+-- payment_proxy is the service; auditor is whoever checks the ledger.
 SELECT format('CREATE ROLE %I', name) FROM unnest(ARRAY['payment_proxy_owner', 'payment_proxy', 'auditor']) AS name
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) \gexec
 -- They have none of these unless somebody gave it to them. Said only then: it takes a superuser.
@@ -48,12 +49,13 @@ ALTER ROLE payment_proxy LOGIN PASSWORD :'payment_proxy_password';
 -- Few connections, so that no number of auditors can keep the service out.
 ALTER ROLE auditor LOGIN CONNECTION LIMIT 5 PASSWORD :'auditor_password';
 
--- The owner's functions see and end the others' sessions: the age of what is open in the database, and auditors that keep
--- a transaction open for too long.
+-- The owner's functions see and end the others' sessions: the age of what is open in the database,
+-- and auditors that keep a transaction open for too long.
 GRANT payment_proxy, auditor TO payment_proxy_owner;
 
--- To give something to the owner, and to act for it below, takes its rights. An administrator who is no superuser may
--- give them to himself, and does so until the end of this file; from PostgreSQL 16 on, in these words.
+-- To give something to the owner, and to act for it below, takes its rights. An administrator who
+-- is no superuser may give them to himself, and does so until the end of this file; from PostgreSQL
+-- 16 on, in these words.
 SELECT NOT pg_has_role('payment_proxy_owner', 'USAGE') AS owner_is_lent \gset
 \if :owner_is_lent
     SELECT 'GRANT payment_proxy_owner TO CURRENT_USER' || CASE
@@ -73,7 +75,8 @@ GRANT CONNECT ON DATABASE payments TO payment_proxy, auditor;
 
 -- Whatever a session believes its time zone to be, instants are written and read in UTC.
 ALTER DATABASE payments SET timezone = 'UTC';
--- All queries here are short. Compiling one costs more than it can save, and shows as a peak in p99.
+-- All queries here are short. Compiling one costs more than it can save, and shows as a peak in
+-- p99.
 ALTER DATABASE payments SET jit = off;
 -- The service opens short transactions only. One that idles has lost its client, while it holds row
 -- locks that workers wait for, and a snapshot that keeps vacuum from cleaning the queue.
@@ -81,41 +84,44 @@ ALTER DATABASE payments SET idle_in_transaction_session_timeout = '10s';
 -- A client that is gone gets its query stopped, instead of having it finished for nobody.
 ALTER DATABASE payments SET client_connection_check_interval = '5s';
 
--- An auditor reads, and by accident does nothing else. The limit is for the queue: its vacuum cannot clean up behind
--- the oldest running query. Who lifts it is ended by the instances, which call end_long_audits().
+-- An auditor reads, and by accident does nothing else. The limit is for the queue: its vacuum
+-- cannot clean up behind the oldest running query. Who lifts it is ended by the instances, which
+-- call end_long_audits().
 ALTER ROLE auditor IN DATABASE payments SET default_transaction_read_only = on;
 ALTER ROLE auditor IN DATABASE payments SET statement_timeout = '30s';
 
 \connect payments
 
--- It tells the age of what is open in the database, also of roles other than ours: one that stays open keeps vacuum from
--- cleaning the queue. The service itself sees its own sessions only.
+-- It tells the age of what is open in the database, also of roles other than ours: one that stays
+-- open keeps vacuum from cleaning the queue. The service itself sees its own sessions only.
 DO $$ BEGIN
     GRANT pg_read_all_stats TO payment_proxy_owner;
 EXCEPTION WHEN insufficient_privilege THEN
     RAISE NOTICE 'payment_proxy_owner is no member of pg_read_all_stats, which % may not grant: transactions of roles other than payment_proxy and auditor do not count in the metric oldest_transaction_seconds', current_user;
 END $$;
--- Its function end_long_audits ends long transactions of roles that are members of auditor, such as those of persons.
+-- Its function end_long_audits ends long transactions of roles that are members of auditor, such as
+-- those of persons.
 DO $$ BEGIN
     GRANT pg_signal_backend TO payment_proxy_owner;
 EXCEPTION WHEN insufficient_privilege THEN
     RAISE NOTICE 'payment_proxy_owner is no member of pg_signal_backend, which % may not grant: long transactions of members of auditor are ended only where it is a member of that role, too (GRANT anna TO payment_proxy_owner)', current_user;
 END $$;
--- Somebody may have granted pg_read_all_stats to the service, which would read the statements of all roles, passwords
--- included.
+-- Somebody may have granted pg_read_all_stats to the service, which would read the statements of
+-- all roles, passwords included.
 SELECT 'REVOKE pg_read_all_stats FROM payment_proxy' FROM pg_auth_members
 WHERE roleid = 'pg_read_all_stats'::regrole AND member = 'payment_proxy'::regrole LIMIT 1 \gexec
 
--- Neither the service nor an auditor fills the disk. A sort that is too large for memory may take so much of it for each
--- session, wherever it runs.
+-- Neither the service nor an auditor fills the disk. A sort that is too large for memory may take
+-- so much of it for each session, wherever it runs.
 DO $$ BEGIN
     ALTER ROLE auditor SET temp_file_limit = '1GB';
     ALTER ROLE payment_proxy SET temp_file_limit = '1GB';
 EXCEPTION WHEN insufficient_privilege THEN
     RAISE NOTICE 'temp_file_limit is not set for auditor and payment_proxy, which % may not: a large sort of theirs can fill the disk, unless the service provider limits it', current_user;
 END $$;
--- Large objects and messages in the WAL are anybody's to write, and so are advisory locks to take, until the memory for
--- locks is full and every statement fails. Nothing here needs them but the migrations, which lock with one.
+-- Large objects and messages in the WAL are anybody's to write, and so are advisory locks to take,
+-- until the memory for locks is full and every statement fails. Nothing here needs them but the
+-- migrations, which lock with one.
 CREATE TEMPORARY VIEW anybodys AS
 SELECT p.oid, p.proname, p.proowner FROM pg_proc p
 WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.prokind = 'f'
@@ -132,8 +138,8 @@ DO $$ BEGIN
 END $$;
 DROP VIEW anybodys;
 
--- Databases for administrators are not theirs: there they could make temporary tables. Who else could log in there
--- still can.
+-- Databases for administrators are not theirs: there they could make temporary tables. Who else
+-- could log in there still can.
 SELECT format('GRANT %s ON DATABASE %I TO %I', kept, d.datname, r.rolname)
 FROM pg_database d, pg_roles r, unnest(ARRAY['CONNECT', 'TEMPORARY']) AS kept
 WHERE d.datname IN ('postgres', 'template1') AND pg_has_role(d.datdba, 'USAGE')
@@ -156,8 +162,8 @@ END $$;
 ALTER SCHEMA public OWNER TO payment_proxy_owner;
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 
--- Where one role had everything so far, the service's, it changes hands. The service's rights come with the next
--- `payment-proxy migrate`.
+-- Where one role had everything so far, the service's, it changes hands. The service's rights come
+-- with the next `payment-proxy migrate`.
 SELECT format('ALTER %s %s OWNER TO payment_proxy_owner', kind, name) FROM (
     SELECT 'SCHEMA' AS kind, quote_ident(nspname) AS name, nspowner AS owner FROM pg_namespace
     UNION ALL SELECT CASE relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END, oid::regclass::text, relowner
@@ -165,8 +171,8 @@ SELECT format('ALTER %s %s OWNER TO payment_proxy_owner', kind, name) FROM (
     UNION ALL SELECT 'FUNCTION', oid::regprocedure::text, proowner FROM pg_proc
 ) AS thing WHERE owner = 'payment_proxy'::regrole \gexec
 
--- Present tables and those that migrations will bring: no migration has to think of the auditor. The
--- schema audit is made by one (docs/auditing.md); it grants the same where it finds this role.
+-- Present tables and those that migrations will bring: no migration has to think of the auditor.
+-- The schema audit is made by one (docs/auditing.md); it grants the same where it finds this role.
 GRANT USAGE ON SCHEMA public TO auditor;
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO auditor;
 ALTER DEFAULT PRIVILEGES FOR ROLE payment_proxy_owner IN SCHEMA public GRANT SELECT ON TABLES TO auditor;

@@ -14,9 +14,11 @@ from bench.offer import drain, load
 from bench.rates import QUICK_MS
 from bench.stack import Stack
 
-# How often each has its turn, and how long that is, in seconds: at night a turn has enough payments for a p99.
+# How often each has its turn, and how long that is, in seconds: at night a turn has enough payments
+# for a p99.
 TURNS, TURN_S = 40, 5
-# What the one may be slower than the other, as a share, and what is no difference however large its share, in ms.
+# What the one may be slower than the other, as a share, and what is no difference however large its
+# share, in ms.
 TOLERANCE = 0.10
 SHARES = {"p50": 0.5, "p99": 0.99}
 STEPS_MS = {"p50": 0.2, "p99": 1}

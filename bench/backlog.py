@@ -14,8 +14,8 @@ import books  # found on the path that bench.proof extends
 # Every payment of a filled queue is of this amount.
 AMOUNT = "19.90"
 DEEP, SHALLOW = 1_000_000, 1_000
-# Payments per second that are posted meanwhile: a post is what wakes a worker that has found less than it
-# had permits for, and a queue that only statements fill is looked at twice a second.
+# Payments per second that are posted meanwhile: a post is what wakes a worker that has found less
+# than it had permits for, and a queue that only statements fill is looked at twice a second.
 TRICKLE = 200
 # Keeps a queue as deep as it was: puts in what has been settled, again and again.
 FEED = """

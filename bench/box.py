@@ -11,8 +11,8 @@ CPUS = 1.5
 MEMORY_MB = 350
 # Microseconds of the period in which the kernel counts CPU time against the limit; its own default.
 PERIOD_US = 100_000
-# Whatever else runs on this machine has to wait: all of this runs with this niceness, and the box counts
-# as much as SHARES of the processes beside it (to the kernel it is one of them otherwise).
+# Whatever else runs on this machine has to wait: all of this runs with this niceness, and the box
+# counts as much as SHARES of the processes beside it (to the kernel it is one of them otherwise).
 NICE = -15
 NICE_WEIGHT = 29_154 / 1_024  # what niceness -15 counts for, in the kernel's table, where 0 counts for 1
 SHARES = 2
@@ -144,8 +144,9 @@ def preferred(autogroup=Path("/proc/self/autogroup")):
     before = None
     try:
         os.setpriority(os.PRIO_PROCESS, 0, NICE)
-        # Where the kernel makes each session of a terminal a group, niceness counts among those of the
-        # session only, and the session has one of its own, which is put back: it is not ours alone.
+        # Where the kernel makes each session of a terminal a group, niceness counts among those of
+        # the session only, and the session has one of its own, which is put back: it is not ours
+        # alone.
         before = autogroup.read_text().split()[-1]
         autogroup.write_text(str(NICE))
     except OSError:
@@ -172,7 +173,8 @@ class Process:
     """A line of /proc/PID/stat."""
 
     parent: int
-    # Its own time and that of its children that have ended and been waited for, in seconds: in programs, in the kernel.
+    # Its own time and that of its children that have ended and been waited for, in seconds: in
+    # programs, in the kernel.
     user_s: float
     system_s: float
 

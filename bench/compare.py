@@ -5,8 +5,8 @@ from bench.watch import OTHERS
 
 # What may be different.
 TOLERANCE = 0.10
-# And what is no difference however large its share, by the beginning of the name: steps in which such a value
-# moves by itself. The report names it.
+# And what is no difference however large its share, by the beginning of the name: steps in which
+# such a value moves by itself. The report names it.
 STEPS = {
     "MB": 2,  # pages that an allocator keeps
     "file descriptors": 4,

@@ -3,7 +3,8 @@
 import random
 import statistics
 
-# How often the measured values are drawn anew to see how far a median may be off (the bootstrap of Efron, 1979).
+# How often the measured values are drawn anew to see how far a median may be off (the bootstrap of
+# Efron, 1979).
 DRAWS, SEED = 1_000, 7
 
 

@@ -36,7 +36,8 @@ class Offer:
     others: float = 0.0
     # Share of the load's time in which the box stood still, its CPU time being used up.
     throttled: float = 0.0
-    # CPU seconds that the host of this machine gave to others during the load: whoever posts waits for them.
+    # CPU seconds that the host of this machine gave to others during the load: whoever posts waits
+    # for them.
     stolen_s: float = 0.0
 
     @property
@@ -90,7 +91,8 @@ def offer(stack, rate, seconds, posted):
         meanwhile.append(charged(before, stack.settled()))
         stack.note_memory()
 
-    # The generator goes on until the last reply, however late that is; what counts is the offered time.
+    # The generator goes on until the last reply, however late that is; what counts is the offered
+    # time.
     look = threading.Timer(seconds, at_the_end)
     begin, stolen = time.monotonic(), box.stolen_s()
     look.start()

@@ -16,10 +16,11 @@ COMMITTED_MS = 100
 TIMES = 3
 # Clients at once. More than the instances let wait, so that it is they who refuse.
 CONNECTIONS = 1_800
-# How long a client waits for a free connection before it goes away, in milliseconds. The machine may not be able
-# to offer as much as is asked of it; what it did not offer is reported.
+# How long a client waits for a free connection before it goes away, in milliseconds. The machine
+# may not be able to offer as much as is asked of it; what it did not offer is reported.
 PATIENCE_MS = 100
-# The load that comes right after, which is well served when the service has recovered: payments a second, seconds.
+# The load that comes right after, which is well served when the service has recovered: payments a
+# second, seconds.
 LIGHT_RATE, LIGHT_S = 500, 15
 # A reply that took longer is none of a service that has recovered, in milliseconds.
 WELL_MS = 250

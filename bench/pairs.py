@@ -8,7 +8,8 @@ import statistics
 
 from bench.medians import in_95_of_100
 
-# Of the pairs, so many per cent with the highest ratio do not count, and as many with the lowest: in them something happened.
+# Of the pairs, so many per cent with the highest ratio do not count, and as many with the lowest:
+# in them something happened.
 TRIM_PERCENT = 10
 
 

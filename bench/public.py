@@ -19,9 +19,10 @@ import run as loading
 
 # Loads shorter than this use the short scenario.
 PUBLIC_S = 60
-# How often each has the minute, one right after the other: one and the same has a p99 of 1.6 and of 3.1 ms in two minutes.
-# k6 starts its 550 users 60/550 s apart, and each posts once a second and what its reply took, so they come in 55 groups; how
-# close those of a group are depends on all replies so far.
+# How often each has the minute, one right after the other: one and the same has a p99 of 1.6 and of
+# 3.1 ms in two minutes. k6 starts its 550 users 60/550 s apart, and each posts once a second and
+# what its reply took, so they come in 55 groups; how close those of a group are depends on all
+# replies so far.
 TURNS = 5
 
 

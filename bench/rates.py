@@ -12,11 +12,13 @@ from bench.stack import Stack
 
 # What processors take that answer at once, in milliseconds, unless the line is about slow ones.
 QUICK_MS = 1
-# Payments per second, and for how long, before anything is measured: pools, plans and caches are warm then.
+# Payments per second, and for how long, before anything is measured: pools, plans and caches are
+# warm then.
 WARM_RATE, WARM_S = 500, 3
 # Payments per second at which CPU is counted, and what one may cost at each, in microseconds.
 CPU_RATES = {1_500: 220, 6_000: 130}
-# How often each rate has its turn there, and how long that is: one and the same costs 185 and 220 us in two minutes.
+# How often each rate has its turn there, and how long that is: one and the same costs 185 and 220
+# us in two minutes.
 CPU_TURNS, CPU_S = 7, 10
 # How long a stack is looked at that has nothing to do.
 IDLE_S = 10

@@ -39,13 +39,15 @@ CURVE = {0: 1, 1: 1, 2: 0.5, 3: 0, 7: 0, 14: 1, 16: 1, 21: 0.4, 26: 1, 28: 1, 35
 FIRST, LAST = range(4, 8), range(36, 40)
 # Payments per second at night.
 NIGHT_RATE = 50
-# How long nobody gets at the queue, in seconds; less than what a statement of the service waits for a lock.
+# How long nobody gets at the queue, in seconds; less than what a statement of the service waits for
+# a lock.
 LOCK_S = 1
 # How long both processors fail at once, at most, in seconds.
 OUTAGE_S = 10
 # Between two looks, in seconds, and how many there are of a step at least.
 LOOK_PAUSE_S, LOOKS_PER_STEP = 5, 4
-# Payments posted again per second; one in so many of them with another amount, which must be refused.
+# Payments posted again per second; one in so many of them with another amount, which must be
+# refused.
 REPEAT_RATE, OTHER_AMOUNT = 5, 10
 
 
@@ -214,7 +216,8 @@ def main():
     given = arguments()
     command = f"make soak MINUTES={given.minutes:g} RATE={given.rate} SEED={given.seed}"
     try:
-        # One thread for all events, which outlives the stack: the kernel ends a child with the thread that started it.
+        # One thread for all events, which outlives the stack: the kernel ends a child with the
+        # thread that started it.
         with Run("soak", given.reports, command) as run, ThreadPoolExecutor(1) as actor, Stack(run.groups, run.folder / "logs", delay_ms=QUICK_MS) as stack:
             started = round(time.time() * 1000)
             step_s = round(given.minutes * 60 / STEPS)

@@ -31,7 +31,8 @@ WHOLE = "box"
 POSTGRES_PORT = 5432
 # What anything has to be ready after its start.
 READY_S = 30
-# What operators say to an instance here. docker-compose.yml sets nothing else that is not about places.
+# What operators say to an instance here. docker-compose.yml sets nothing else that is not about
+# places.
 OPERATOR_TOKEN = "for-the-bench-only"
 # The file that is laid over docker-compose.yml; none where the variable is empty.
 CONTEST = "docker-compose.contest.yml"

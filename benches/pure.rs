@@ -18,7 +18,8 @@ use rust_decimal::Decimal;
 const APART: Duration = Duration::from_micros(200);
 /// What a processor takes.
 const LATENCY: Duration = Duration::from_millis(20);
-/// Payments before the measurement: some seconds of evidence, and all that a processor takes at once in flight.
+/// Payments before the measurement: some seconds of evidence, and all that a processor takes at
+/// once in flight.
 const BEFORE: u32 = 20_000;
 
 /// A router in the middle of its work, and the calls that are under way.

@@ -1,5 +1,5 @@
-//! What a logged queue costs: payments per second that are accepted, and that are claimed and settled,
-//! in both durability modes in turns, on the cluster that `TEST_DATABASE_URL` names.
+//! What a logged queue costs: payments per second that are accepted, and that are claimed and
+//! settled, in both durability modes in turns, on the cluster that `TEST_DATABASE_URL` names.
 //!
 //! Prints a table with the ratio, and checks that every accepted payment was settled once.
 

@@ -12,7 +12,8 @@ DRAIN_LIMIT_S = 120
 DRAIN_POLL_S = 1
 # Ids shown of each kind of trouble.
 EXAMPLES = 5
-# The books are compared from the start of the run to this long after now, so that nothing is cut off.
+# The books are compared from the start of the run to this long after now, so that nothing is cut
+# off.
 RANGE_MARGIN_MS = 60_000
 
 
@@ -53,7 +54,8 @@ class Audit:
     wrong_amount: list = field(default_factory=list)
     # Charged by a processor, while our books say nothing of it, or another processor or time.
     booked_wrongly: list = field(default_factory=list)
-    # No 2xx came back, and yet it was charged: allowed (the client may repeat it), but worth a line.
+    # No 2xx came back, and yet it was charged: allowed (the client may repeat it), but worth a
+    # line.
     charged_unanswered: list = field(default_factory=list)
     charged_refused: list = field(default_factory=list)
     # On a processor and not posted by this run: left over from before.
@@ -62,7 +64,8 @@ class Audit:
     totals: dict = field(default_factory=dict)
     # Milliseconds from the POST to the requestedAt of the call that was charged.
     waits_ms: list = field(default_factory=list)
-    # Claims beyond the first, of all settled payments: attempts that failed, were not sent or were in doubt.
+    # Claims beyond the first, of all settled payments: attempts that failed, were not sent or were
+    # in doubt.
     failed_attempts: int = 0
     # requestedAt and processor of all that is charged.
     charges: list = field(default_factory=list)

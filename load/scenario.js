@@ -1,5 +1,6 @@
-// The load itself: users that post payments, stages that make the processors slow or failing, and the
-// checks that compare our summary with the processors'. What runs is data: load/scenarios/*.json.
+// The load itself: users that post payments, stages that make the processors slow or failing, and
+// the checks that compare our summary with the processors'. What runs is data:
+// load/scenarios/*.json.
 //
 // load/run.py starts this with `--log-format raw`: every console.log below is one JSON line, from
 // which it shows the progress, audits every single payment and writes the report.
@@ -92,8 +93,9 @@ export function setup() {
   return { started };
 }
 
-// The id of a payment follows from the run, the user and its turn, so that an auditor can name every
-// id that was ever posted. Hashed, because ids in order would spare the database's index some work.
+// The id of a payment follows from the run, the user and its turn, so that an auditor can name
+// every id that was ever posted. Hashed, because ids in order would spare the database's index some
+// work.
 function correlationId(user, turn) {
   const h = md5(`${runId}:${user}:${turn}`, "hex");
   return `${h.slice(0, 8)}-${h.slice(8, 12)}-4${h.slice(13, 16)}-8${h.slice(17, 20)}-${h.slice(20)}`;
@@ -177,8 +179,8 @@ export function stage() {
   tell("stage", { index, at });
 }
 
-// What is settled now is what the contest pays for. Afterwards the processors are calm again, so that
-// what is still queued can be settled before the audit.
+// What is settled now is what the contest pays for. Afterwards the processors are calm again, so
+// that what is still queued can be settled before the audit.
 export function teardown({ started }) {
   compare("final", started, Date.now() - scenario.checks.final_to_ago_ms);
   compare("end", started, Date.now());

@@ -40,9 +40,9 @@ CREATE UNLOGGED TABLE payment_queue (
     autovacuum_vacuum_cost_delay = 1, autovacuum_vacuum_cost_limit = 50
 );
 
--- Which life of the queue this is. The row is gone after whatever empties an unlogged queue: a crash
--- of the server, or a failover to a standby. It is as durable as the queue; QUEUE_DURABILITY switches
--- both.
+-- Which life of the queue this is. The row is gone after whatever empties an unlogged queue: a
+-- crash of the server, or a failover to a standby. It is as durable as the queue; QUEUE_DURABILITY
+-- switches both.
 CREATE UNLOGGED TABLE payment_queue_life (
     one      boolean     NOT NULL DEFAULT true,
     life     uuid        NOT NULL DEFAULT gen_random_uuid(),
@@ -64,8 +64,8 @@ CREATE TABLE payment_queue_emptied (
 -- read. Each instance asks it over every new connection, before the first statement: a server that
 -- crashed or stepped down has closed the old ones.
 --
--- PostgreSQL replays the creation of an unlogged sequence on a standby without writing its first page
--- to disk. Where the standby is promoted before it does (up to checkpoint_timeout later), the
+-- PostgreSQL replays the creation of an unlogged sequence on a standby without writing its first
+-- page to disk. Where the standby is promoted before it does (up to checkpoint_timeout later), the
 -- sequence of the queue cannot be read ("bad magic number in sequence"), and is made anew.
 CREATE FUNCTION queue_life(OUT life uuid) LANGUAGE plpgsql VOLATILE
     SECURITY DEFINER SET search_path = public, pg_temp AS $$

@@ -210,10 +210,10 @@ $$;
 -- many are there now.
 --
 -- What it must keep:
--- - ON CONFLICT DO UPDATE: a payment that was posted again meanwhile is in the queue already, and is
---   assigned, too. A row with a newer claim stays as it is.
--- - attempt grows there: the statement that accepted it may have claimed it, on a connection that was
---   the first to reach this queue. Such a claim is never sent, and its release must not match.
+-- - ON CONFLICT DO UPDATE: a payment that was posted again meanwhile is in the queue already, and
+--   is assigned, too. A row with a newer claim stays as it is.
+-- - attempt grows there: the statement that accepted it may have claimed it, on a connection that
+--   was the first to reach this queue. Such a claim is never sent, and its release must not match.
 -- - VOLATILE: the DELETE has a newer snapshot, and sees what was settled during the INSERT.
 -- - processor and requested_at are those of the claim; the lease begins anew.
 -- - The order of ids: two instances, and accept_payments, wait for each other in the same order.

@@ -10,7 +10,8 @@ cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 scripts/install.sh cc curl initdb libpq nginx python3
-# Apart: built together, the programs would have what tests ask of their libraries, a clock that can be moved.
+# Apart: built together, the programs would have what tests ask of their libraries, a clock that can
+# be moved.
 cargo build --quiet --release --locked --bins
 cargo build --quiet --release --locked --example open_loop --example durability_bench
 

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Sourced by scripts that start processes which have to end with them. Each child has
-#  - a process group of its own: a Ctrl-C at the terminal comes to the script alone, which then stops
-#    its children in the right order;
+#  - a process group of its own: a Ctrl-C at the terminal comes to the script alone, which then
+#    stops its children in the right order;
 #  - the kernel's promise to be sent a SIGTERM should the script be killed with -9.
 
 # shellcheck disable=SC2034 # child_log is for the messages of the scripts

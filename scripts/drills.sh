@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# `make drills`: walks outages one by one, each on a deployment of its own, and accounts for every payment.
+# `make drills`: walks outages one by one, each on a deployment of its own, and accounts for every
+# payment.
 #
 #   make drills                                   # all of them, some ten minutes: before a release
 #   make drills DRILLS="slow-clients full-disk" SEED=7
 #   scripts/drills.sh --list                      # what there is; scripts/drills.sh --help
 #
-# Disks are filled on small file systems of their own, which takes root; where they cannot be mounted the
-# drill says that it is NOT RUN.
+# Disks are filled on small file systems of their own, which takes root; where they cannot be
+# mounted the drill says that it is NOT RUN.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

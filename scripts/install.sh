@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a command of this repository needs and that are missing here.
-# usage: install.sh PROGRAM...     of: c++ cc chromedriver curl etcd faketime haproxy initdb jq libpq nginx node patroni promtool shellcheck
+# usage: install.sh PROGRAM...     of: c++ cc chromedriver curl etcd faketime haproxy initdb jq
+# libpq nginx node patroni promtool shellcheck
 #
 # Installs as root or with sudo. Exit 3 if something is missing and stays missing, after one line
 # that says what to install.
@@ -60,7 +61,8 @@ if [ "$(id -u)" != 0 ]; then
 fi
 
 echo "installing ${packages[*]}" >&2
-# Debian's packages start a PostgreSQL, an nginx and a Prometheus of their own, which nobody asked for here. Debian's hook against that is this file; one that is there already is left alone.
+# Debian's packages start a PostgreSQL, an nginx and a Prometheus of their own, which nobody asked
+# for here. Debian's hook against that is this file; one that is there already is left alone.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
     # The path is expanded now and on purpose.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # `make load`: runs a load (load/scenarios/NAME.json, by default the public one) against whatever
-# listens on 9999, with the processors on 8001 and 8002. `scripts/load.sh --help` tells what can be set.
+# listens on 9999, with the processors on 8001 and 8002. `scripts/load.sh --help` tells what can be
+# set.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/venv.sh

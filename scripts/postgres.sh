@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A private PostgreSQL cluster: for `make run`, for `make test`, and for tests that need one of their
-# own to crash.
+# A private PostgreSQL cluster: for `make run`, for `make test`, and for tests that need one of
+# their own to crash.
 #
 # usage: postgres.sh run DATA SOCKETS PORT [NAME=VALUE...]
 #            Makes the cluster in folder DATA if there is none yet, and becomes its server: in the

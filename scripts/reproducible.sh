@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Builds the release program twice, from copies of this checkout in two folders and with two names for cargo's
-# own folder, and compares the programs byte for byte. Takes the time of two release builds.
-# usage: make reproducible
+# Builds the release program twice, from copies of this checkout in two folders and with two names
+# for cargo's own folder, and compares the programs byte for byte. Takes the time of two release
+# builds. usage: make reproducible
 #
-# Reads CARGO_PROFILE_RELEASE_OPT_LEVEL: with 0 it takes much less, and compares programs that are not optimised.
-# The copies stay in target/reproducible, so that the next time only what has changed is built.
-# Exit 1 if the programs differ.
+# Reads CARGO_PROFILE_RELEASE_OPT_LEVEL: with 0 it takes much less, and compares programs that are
+# not optimised. The copies stay in target/reproducible, so that the next time only what has changed
+# is built. Exit 1 if the programs differ.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/install.sh cc
@@ -22,7 +22,8 @@ for copy in "${copies[@]}"; do
     cp -a scripts/release.sh "$copy/scripts"
     ln -sfn "$cargo_home" "$copy/cargo"
 done
-# All are copied before the first is built: who works on here meanwhile does not compare two versions.
+# All are copied before the first is built: who works on here meanwhile does not compare two
+# versions.
 for copy in "${copies[@]}"; do
     CARGO_HOME=$copy/cargo CARGO_TARGET_DIR=$copy/target "$copy/scripts/release.sh"
 done

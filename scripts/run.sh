@@ -5,18 +5,21 @@
 # Environment: PORT (9999) of the API, POSTGRES_PORT (5433), PROCESSOR_PORTS ("8001 8002") of the
 # simulated default and fallback, OPERATOR_PORTS ("8081 8082") of the two instances; PROCESSORS: no
 # processors are simulated then, and purging is not allowed unless ALLOW_PURGE=true says so;
-# OPERATOR_TOKEN: else one is made once and stays in .run/operator-token. Everything else that `serve` reads, such as RUST_LOG, goes
-# to the instances, but for LISTEN, OPERATOR_LISTEN and DATABASE_URL.
+# OPERATOR_TOKEN: else one is made once and stays in .run/operator-token. Everything else that
+# `serve` reads, such as RUST_LOG, goes to the instances, but for LISTEN, OPERATOR_LISTEN and
+# DATABASE_URL.
 #
-# .run/env holds what the command line needs to know of this deployment; a shell reads it with `. .run/env`.
+# .run/env holds what the command line needs to know of this deployment; a shell reads it with `.
+# .run/env`.
 #
 # What is to stay is in .run/: the cluster (postgres), the journals of the simulated processors, the
-# logs. If .run/ is closed to the user postgres, whom root needs to run PostgreSQL, the cluster is in
-# /var/lib/postgresql/ and .run/postgres is a link to it. What is not to stay (sockets, pid files) is
-# in a folder of /tmp, .run/runtime being a link to it, because the path of a socket has to be short.
+# logs. If .run/ is closed to the user postgres, whom root needs to run PostgreSQL, the cluster is
+# in /var/lib/postgresql/ and .run/postgres is a link to it. What is not to stay (sockets, pid
+# files) is in a folder of /tmp, .run/runtime being a link to it, because the path of a socket has
+# to be short.
 #
-# Exit: 0 stopped by a signal when it was ready; 1 something could not be started or ended by itself;
-# 2 it cannot run here now (a taken port, a run that is going on); 3 a package is missing;
+# Exit: 0 stopped by a signal when it was ready; 1 something could not be started or ended by
+# itself; 2 it cannot run here now (a taken port, a run that is going on); 3 a package is missing;
 # 129, 130 or 143 stopped by a signal before it was ready.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -28,7 +31,8 @@ postgres_port=${POSTGRES_PORT:-5433}
 read -r default_port fallback_port <<<"${PROCESSOR_PORTS:-8001 8002}"
 read -r operator_port_1 operator_port_2 <<<"${OPERATOR_PORTS:-8081 8082}"
 
-# A migrated database that was shut down in time is there in a second; one that crashed recovers first.
+# A migrated database that was shut down in time is there in a second; one that crashed recovers
+# first.
 postgres_seconds=60
 ready_seconds=30
 # Instances promise to be gone within 10 s of a SIGTERM.
@@ -80,7 +84,8 @@ lost() {
     fail 1 "$1 ended by itself (exit status $status), see $(end_of "$log")"
 }
 
-# await SECONDS WHAT LOG COMMAND...: repeats the command until it succeeds, as long as all children live
+# await SECONDS WHAT LOG COMMAND...: repeats the command until it succeeds, as long as all children
+# live
 await() {
     local deadline=$((SECONDS + $1)) what=$2 log=$3 name
     shift 3
@@ -128,7 +133,8 @@ cluster_folder() {
     echo "$here"
 }
 
-# Passwords are needed over TCP only, by people; they are made once and stay in a file that psql reads.
+# Passwords are needed over TCP only, by people; they are made once and stay in a file that psql
+# reads.
 read_passwords() {
     local file=$state/pgpass user
     (umask 077 && touch "$file")

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# `make soak`: the load of a day in MINUTES=30, and what is different at its end from what it was after a tenth.
+# `make soak`: the load of a day in MINUTES=30, and what is different at its end from what it was
+# after a tenth.
 #
 #   make soak MINUTES=30 RATE=1500 SEED=7
 #   scripts/soak.sh --help

@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
-# Checks what the program is made of: licences, sources, duplicates and crates that are not wanted (deny.toml),
-# dependencies that nobody uses, known vulnerabilities; and writes the bill of materials of the images' program
-# (CycloneDX, JSON) to target/sbom/.
-# usage: make supply-chain
+# Checks what the program is made of: licences, sources, duplicates and crates that are not wanted
+# (deny.toml), dependencies that nobody uses, known vulnerabilities; and writes the bill of
+# materials of the images' program (CycloneDX, JSON) to target/sbom/. usage: make supply-chain
 #
-# The tools are compiled into target/tools the first time, which takes some minutes. They and the crates come from
-# the registry, the list of known vulnerabilities (RustSec) from GitHub: where that cannot be reached they are not
-# checked, which is said in the end.
-# Reads SOURCE_DATE_EPOCH, the time that the bill bears.
+# The tools are compiled into target/tools the first time, which takes some minutes. They and the
+# crates come from the registry, the list of known vulnerabilities (RustSec) from GitHub: where that
+# cannot be reached they are not checked, which is said in the end. Reads SOURCE_DATE_EPOCH, the
+# time that the bill bears.
 #
 # Exit: 0 nothing found; 1 something found; 3 nothing found, but a part could not be checked.
 set -euo pipefail
@@ -66,8 +65,8 @@ trap 'rm -f "$written.json" crates/*/"$written.json"' EXIT
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0} cargo cyclonedx -qq --format json --spec-version 1.5 --target "$platform" \
     --override-filename "$written"
 mkdir -p "$(dirname "$sbom")"
-# It names what optional features of dependencies would need, too (the other databases of sqlx), and the folder of
-# this checkout: both go. What it does not name stays visible below.
+# It names what optional features of dependencies would need, too (the other databases of sqlx), and
+# the folder of this checkout: both go. What it does not name stays visible below.
 jq --arg folder "path+file://$PWD" --rawfile built <(built) '
     ($built | split("\n")) as $built
     | .components |= map(select("\(.name) \(.version)" | IN($built[])))

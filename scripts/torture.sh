@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # `make torture`: tortures two instances behind nginx for minutes, then accounts for every payment.
 #
-# What can be set stands in `scripts/torture.sh --help`; each as a flag here, or as a variable for make:
+# What can be set stands in `scripts/torture.sh --help`; each as a flag here, or as a variable for
+# make:
 #   make torture MINUTES=10 MODE=logged SEED=7
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,5 +1,5 @@
-# shellcheck shell=bash
-# Sourced by scripts that need a program or a module from PyPI: it goes into .venv/ of this checkout.
+# shellcheck shell=bash Sourced by scripts that need a program or a module from PyPI: it goes into
+# .venv/ of this checkout.
 
 # venv_install ARGUMENTS...: `pip install` there, making the environment where there is none. Fails
 # after saying what is missing.
@@ -39,7 +39,8 @@ schemathesis() {
     venv_install "schemathesis==$SCHEMATHESIS_VERSION"
 }
 
-# npm_install FOLDER: sees to it that node_modules/ there is as the lock file says. Nothing is done where it is.
+# npm_install FOLDER: sees to it that node_modules/ there is as the lock file says. Nothing is done
+# where it is.
 NODE_LEAST=20
 npm_install() (
     cd "$1" || return
@@ -55,8 +56,8 @@ npm_install() (
     echo "$stamp" >node_modules/.stamp
 )
 
-# client_tools: sees to it that tests/clients has the linters and the generators that the test of the OpenAPI documents
-# runs: node_modules/ and .venv/, as the lock files there say.
+# client_tools: sees to it that tests/clients has the linters and the generators that the test of
+# the OpenAPI documents runs: node_modules/ and .venv/, as the lock files there say.
 client_tools() (
     npm_install tests/clients || return
     cd tests/clients || return
@@ -67,7 +68,8 @@ client_tools() (
     echo "$stamp" >.venv/.stamp
 )
 
-# page_tools: sees to it that tests/gateway/page has axe-core, which runs in the browser of the page's tests.
+# page_tools: sees to it that tests/gateway/page has axe-core, which runs in the browser of the
+# page's tests.
 page_tools() {
     npm_install tests/gateway/page
 }

@@ -21,8 +21,8 @@ mkdir "$folder/socket"
 clean_up() {
     trap '' INT TERM HUP
     stop_step
-    # At once: a fast stop (INT) writes a checkpoint first, of as many databases as there were tests, to a folder that is
-    # removed then.
+    # At once: a fast stop (INT) writes a checkpoint first, of as many databases as there were
+    # tests, to a folder that is removed then.
     stop QUIT 10 postgres
     rm -rf "$folder"
 }

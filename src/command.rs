@@ -27,11 +27,24 @@ pub struct Cli {
     pub command: Command,
 
     /// How the log is written to standard error
-    #[arg(long, global = true, env = "LOG_FORMAT", value_name = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    #[arg(
+        long,
+        global = true,
+        env = "LOG_FORMAT",
+        value_name = "LOG_FORMAT",
+        value_enum,
+        default_value_t = LogFormat::Text,
+    )]
     pub log_format: LogFormat,
 
     /// What is logged, as `level` or `module=level`, separated by commas
-    #[arg(long, global = true, env = "RUST_LOG", value_name = "RUST_LOG", default_value = DEFAULT_FILTER)]
+    #[arg(
+        long,
+        global = true,
+        env = "RUST_LOG",
+        value_name = "RUST_LOG",
+        default_value = DEFAULT_FILTER,
+    )]
     pub rust_log: String,
 }
 
@@ -39,52 +52,168 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run one instance of the gateway
-    #[command(after_help = help(&["serve --listen 0.0.0.0:8080"], "it was stopped", "", "it could not start, or a part of it broke"))]
+    #[command(
+        after_help = help(
+            &["serve --listen 0.0.0.0:8080"],
+            "it was stopped",
+            "",
+            "it could not start, or a part of it broke",
+        )
+    )]
     Serve(Box<Settings>),
-    /// Apply the migrations, the durability of the queue and the rights of the service's role, then exit
-    #[command(after_help = help(&["migrate", "migrate --migrate-database-url postgres://payment_proxy_owner@db/payments"], "done", "", "it could not be done; run it again"))]
+    /// Apply the migrations, the durability of the queue and the rights of the service's role, then
+    /// exit
+    #[command(
+        after_help = help(
+            &["migrate", "migrate --migrate-database-url postgres://payment_proxy_owner@db/payments"],
+            "done",
+            "",
+            "it could not be done; run it again",
+        )
+    )]
     Migrate(Box<MigrateSettings>),
     /// Show how the deployment is: instances, queue, processors, dead letters, database
-    #[command(mut_arg(DURABILITY, hidden), after_help = help(&["status", "status --watch", "status --json | jq .attention"], "nothing wants attention", "something does, and the output says what", "the database does not answer"))]
+    #[command(
+        mut_arg(DURABILITY, hidden),
+        after_help = help(
+            &["status", "status --watch", "status --json | jq .attention"],
+            "nothing wants attention",
+            "something does, and the output says what",
+            "the database does not answer",
+        ),
+    )]
     Status(Box<StatusArgs>),
     /// Add up what was settled on each processor
-    #[command(mut_arg(DURABILITY, hidden), mut_arg("processor_timeout", hidden), mut_arg("processor_ca_file", hidden), after_help = help(&["summary --from 2026-07-10 --to 2026-07-10T12:00", "summary --from 1h"], "done", "", "it could not be done"))]
+    #[command(
+        mut_arg(DURABILITY, hidden),
+        mut_arg("processor_timeout", hidden),
+        mut_arg("processor_ca_file", hidden),
+        after_help = help(
+            &["summary --from 2026-07-10 --to 2026-07-10T12:00", "summary --from 1h"],
+            "done",
+            "",
+            "it could not be done",
+        ),
+    )]
     Summary(Box<SummaryArgs>),
     /// Tell the life of one payment: accepted, attempts with their reasons, settled or dead
-    #[command(mut_arg(DURABILITY, hidden), after_help = help(&["payment 4a7901b8-7d26-4d9d-aa19-4dc1c7cf60b3"], "it is known", "it is not known", "it could not be found out"))]
+    #[command(
+        mut_arg(DURABILITY, hidden),
+        after_help = help(
+            &["payment 4a7901b8-7d26-4d9d-aa19-4dc1c7cf60b3"],
+            "it is known",
+            "it is not known",
+            "it could not be found out",
+        ),
+    )]
     Payment(Box<PaymentArgs>),
     /// List, show, retry or discard the payments that no processor takes
-    #[command(mut_arg(DURABILITY, hidden), after_help = help(&["dead-letter list", "dead-letter retry --all", "dead-letter discard --reason \"refunded by hand\" 4a7901b8-7d26-4d9d-aa19-4dc1c7cf60b3"], "done", "an id is not among the dead letters", "it could not be done"))]
+    #[command(
+        mut_arg(DURABILITY, hidden),
+        after_help = help(
+            &["dead-letter list", "dead-letter retry --all", "dead-letter discard --reason \"refunded by hand\" 4a7901b8-7d26-4d9d-aa19-4dc1c7cf60b3"],
+            "done",
+            "an id is not among the dead letters",
+            "it could not be done",
+        ),
+    )]
     DeadLetter(Box<DeadLetterArgs>),
-    /// List payments in doubt that the service cannot end by itself, and record an operator's word on them
-    #[command(mut_arg(DURABILITY, hidden), after_help = help(&["in-doubt list --processor old", "in-doubt charged --reason \"their support, by phone\" --file ids.txt --dry-run", "in-doubt not-charged --reason \"not in their export\" --yes 4a7901b8-7d26-4d9d-aa19-4dc1c7cf60b3"], "done", "a payment was not decided, and the output says why", "it could not be done"))]
+    /// List payments in doubt that the service cannot end by itself, and record an operator's word
+    /// on them
+    #[command(
+        mut_arg(DURABILITY, hidden),
+        after_help = help(
+            &["in-doubt list --processor old", "in-doubt charged --reason \"their support, by phone\" --file ids.txt --dry-run", "in-doubt not-charged --reason \"not in their export\" --yes 4a7901b8-7d26-4d9d-aa19-4dc1c7cf60b3"],
+            "done",
+            "a payment was not decided, and the output says why",
+            "it could not be done",
+        ),
+    )]
     InDoubt(Box<InDoubtArgs>),
     /// Show which database the deployment lives in and on what terms, or declare what it is
-    #[command(mut_arg(DURABILITY, hidden), after_help = help(&["deployment show"], "done, and all instances serve", "something is held, or the declaration was refused", "it could not be done"))]
+    #[command(
+        mut_arg(DURABILITY, hidden),
+        after_help = help(
+            &["deployment show"],
+            "done, and all instances serve",
+            "something is held, or the declaration was refused",
+            "it could not be done",
+        ),
+    )]
     Deployment(Box<DeploymentArgs>),
-    /// Show which processors are in use, by whom they were switched and why; take one out of use, or put it back
-    #[command(mut_arg(DURABILITY, hidden), after_help = help(&["routing", "routing disable fallback --reason \"they have maintenance until 5\"", "routing enable fallback --reason \"they are back\""], "done", "there is no such processor", "it could not be done"))]
+    /// Show which processors are in use, by whom they were switched and why; take one out of use,
+    /// or put it back
+    #[command(
+        mut_arg(DURABILITY, hidden),
+        after_help = help(
+            &["routing", "routing disable fallback --reason \"they have maintenance until 5\"", "routing enable fallback --reason \"they are back\""],
+            "done",
+            "there is no such processor",
+            "it could not be done",
+        ),
+    )]
     Routing(Box<RoutingArgs>),
     /// Compare our ledger with the processors' records
-    #[command(mut_arg(DURABILITY, hidden), after_help = help(&["reconcile --from 2026-07-10 --to 2026-07-11", "reconcile --repair --from 1h", "reconcile --repair --ids posted.txt"], "they agree, at the end", "they differ", "it could not be done, or a processor did not say"))]
+    #[command(
+        mut_arg(DURABILITY, hidden),
+        after_help = help(
+            &["reconcile --from 2026-07-10 --to 2026-07-11", "reconcile --repair --from 1h", "reconcile --repair --ids posted.txt"],
+            "they agree, at the end",
+            "they differ",
+            "it could not be done, or a processor did not say",
+        ),
+    )]
     Reconcile(Box<ReconcileArgs>),
     /// Move the settled payments of past months out of the ledger, to files, while the service runs
-    #[command(mut_arg(DURABILITY, hidden), after_help = help(&["archive --before 2026-08 --to /srv/archive --dry-run"], "done", "a month could not be archived, or not all of it", "it could not be done; run it again"))]
+    #[command(
+        mut_arg(DURABILITY, hidden),
+        after_help = help(
+            &["archive --before 2026-08 --to /srv/archive --dry-run"],
+            "done",
+            "a month could not be archived, or not all of it",
+            "it could not be done; run it again",
+        ),
+    )]
     Archive(Box<ArchiveArgs>),
-    /// Take an archived month back from its file into the ledger, in one transaction, while the service runs
-    #[command(mut_arg(DURABILITY, hidden), after_help = help(&["restore 2026-07 --from /srv/archive --dry-run"], "done", "it was refused, and nothing was changed", "it could not be done, and nothing was changed unless the error says otherwise"))]
+    /// Take an archived month back from its file into the ledger, in one transaction, while the
+    /// service runs
+    #[command(
+        mut_arg(DURABILITY, hidden),
+        after_help = help(
+            &["restore 2026-07 --from /srv/archive --dry-run"],
+            "done",
+            "it was refused, and nothing was changed",
+            "it could not be done, and nothing was changed unless the error says otherwise",
+        ),
+    )]
     Restore(Box<RestoreArgs>),
     /// Ask the instance that listens on LISTEN whether it is ready
-    #[command(after_help = help(&["probe --listen 127.0.0.1:8080"], "it is", "", "it is not, or does not answer"))]
+    #[command(
+        after_help = help(
+            &["probe --listen 127.0.0.1:8080"],
+            "it is",
+            "",
+            "it is not, or does not answer",
+        )
+    )]
     Probe(ListenSettings),
     /// Print what makes a shell complete these commands
-    #[command(after_help = help(&["completions bash > /etc/bash_completion.d/payment-proxy"], "done", "", "it could not be done"))]
+    #[command(
+        after_help = help(
+            &["completions bash > /etc/bash_completion.d/payment-proxy"],
+            "done",
+            "",
+            "it could not be done",
+        )
+    )]
     Completions {
         /// The shell
         shell: Shell,
     },
     /// Write a man page for each of these commands
-    #[command(after_help = help(&["man /usr/local/share/man/man1"], "done", "", "it could not be done"))]
+    #[command(
+        after_help = help(&["man /usr/local/share/man/man1"], "done", "", "it could not be done")
+    )]
     Man {
         /// The folder, which is made where there is none
         folder: PathBuf,
@@ -99,7 +228,8 @@ fn hidden(argument: Arg) -> Arg {
     argument.hide(true)
 }
 
-/// Examples and exit codes of a command, for its help; an empty meaning is a code that it does not have.
+/// Examples and exit codes of a command, for its help; an empty meaning is a code that it does not
+/// have.
 fn help(examples: &[&str], zero: &str, one: &str, two: &str) -> String {
     let codes = [(0, zero), (1, one), (2, two)].into_iter();
     let used = codes.filter(|(_, meaning)| !meaning.is_empty());
@@ -137,7 +267,8 @@ impl Cli {
     /// Reads arguments and environment.
     ///
     /// # Errors
-    /// Help or version as clap prints it, or one line that names what is not accepted and what would be.
+    /// Help or version as clap prints it, or one line that names what is not accepted and what
+    /// would be.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, CliError> {
         let matches = Self::command()
             .try_get_matches_from(arguments)
@@ -236,23 +367,28 @@ mod tests {
         for (arguments, expected) in [
             (
                 ["serve", "--listen", "nowhere"],
-                "error: LISTEN (--listen): \"nowhere\" is not accepted: expected an address and port such as 127.0.0.1:8080 or name:8080, or unix:/path\n",
+                "error: LISTEN (--listen): \"nowhere\" is not accepted: expected an address and \
+                port such as 127.0.0.1:8080 or name:8080, or unix:/path\n",
             ),
             (
                 ["serve", "--queue-durability", "yes"],
-                "error: QUEUE_DURABILITY (--queue-durability): \"yes\" is not accepted: expected one of: unlogged, logged\n",
+                "error: QUEUE_DURABILITY (--queue-durability): \"yes\" is not accepted: expected \
+                one of: unlogged, logged\n",
             ),
             (
                 ["serve", "--allow-purge", "maybe"],
-                "error: ALLOW_PURGE (--allow-purge): \"maybe\" is not accepted: expected one of: true, false\n",
+                "error: ALLOW_PURGE (--allow-purge): \"maybe\" is not accepted: expected one of: \
+                true, false\n",
             ),
             (
                 ["serve", "--processor-timeout-ms", "0"],
-                "error: PROCESSOR_TIMEOUT_MS (--processor-timeout-ms): \"0\" is not accepted: expected a whole number of milliseconds, 1 or more\n",
+                "error: PROCESSOR_TIMEOUT_MS (--processor-timeout-ms): \"0\" is not accepted: \
+                expected a whole number of milliseconds, 1 or more\n",
             ),
             (
                 ["serve", "--log-format", "xml"],
-                "error: LOG_FORMAT (--log-format): \"xml\" is not accepted: expected one of: text, json\n",
+                "error: LOG_FORMAT (--log-format): \"xml\" is not accepted: expected one of: text, \
+                json\n",
             ),
         ] {
             assert_eq!(refusal(&arguments), expected);

@@ -10,11 +10,13 @@ use clap::CommandFactory;
 
 use crate::command::Cli;
 
-/// What the names of variables begin with that libraries read: of traces, of PostgreSQL, of certificates.
+/// What the names of variables begin with that libraries read: of traces, of PostgreSQL, of
+/// certificates.
 const LIBRARIES: [&str; 3] = ["OTEL_", "PG", "SSL_CERT_"];
 
-/// Starts this program anew, in this process, without the variables that are empty, if there are any. Each library
-/// reads its own, and some take the empty text for a value; nobody can take a variable out of a process that runs.
+/// Starts this program anew, in this process, without the variables that are empty, if there are
+/// any. Each library reads its own, and some take the empty text for a value; nobody can take a
+/// variable out of a process that runs.
 ///
 /// # Errors
 /// It cannot be started anew.

@@ -15,13 +15,14 @@
 //! The folders are floors, from the ground up; a module imports from its own floor and those below.
 //! [`domain`] has the values. [`config`] has one flag, one variable and one default per setting.
 //! [`telemetry`] is the log, the counters and the traces. [`store`] has the SQL statements,
-//! [`processors`] the calls to processors and what their replies prove. [`pipeline`] has the stages:
-//! [`pipeline::accept`] puts a payment into the queue if [`pipeline::queue_limit`] has space for it,
-//! [`store::claim`] takes it out for the length of a lease, [`pipeline::route`] chooses the processor
-//! (by the crate `router`), [`processors`] calls the processor and judges what its reply proves,
-//! [`pipeline::settle`] records the outcome, [`store::summary`] adds up. [`pipeline::worker`] moves
-//! payments from stage to stage. [`http`], [`cli`], [`scrape`] and [`probe`] are the interfaces,
-//! [`serve`] runs an instance from its start to its end, [`command`] is the command line.
+//! [`processors`] the calls to processors and what their replies prove. [`pipeline`] has the
+//! stages: [`pipeline::accept`] puts a payment into the queue if [`pipeline::queue_limit`] has
+//! space for it, [`store::claim`] takes it out for the length of a lease, [`pipeline::route`]
+//! chooses the processor (by the crate `router`), [`processors`] calls the processor and judges
+//! what its reply proves, [`pipeline::settle`] records the outcome, [`store::summary`] adds up.
+//! [`pipeline::worker`] moves payments from stage to stage. [`http`], [`cli`], [`scrape`] and
+//! [`probe`] are the interfaces, [`serve`] runs an instance from its start to its end, [`command`]
+//! is the command line.
 //!
 //! # What is guaranteed
 //!

@@ -16,7 +16,8 @@ use payment_proxy::{cli, environment, probe, serve};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Takes less time than the system's allocator; `make bench` shows what of it. A process has one by its nature.
+/// Takes less time than the system's allocator; `make bench` shows what of it. A process has one by
+/// its nature.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
@@ -49,12 +50,13 @@ fn main() -> ExitCode {
     run(cli, &counts).unwrap_or_else(|error| failed(log.as_ref(), &error))
 }
 
-/// How long a command that shows one look after the other has to give the terminal back after a signal.
+/// How long a command that shows one look after the other has to give the terminal back after a
+/// signal.
 const GRACE: Duration = Duration::from_millis(700);
 
-/// Ends a command at SIGINT or SIGTERM with the exit code of a process that a signal ended, whatever it waits for: a
-/// database or a processor that is silent, a lock, a name server, a person. What it had begun is undone, or goes on when
-/// it is run again, as after a crash.
+/// Ends a command at SIGINT or SIGTERM with the exit code of a process that a signal ended,
+/// whatever it waits for: a database or a processor that is silent, a lock, a name server, a
+/// person. What it had begun is undone, or goes on when it is run again, as after a crash.
 fn end_at_a_signal(grace: Duration) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let (mut interrupt, mut terminate) = {

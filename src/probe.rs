@@ -20,7 +20,8 @@ const STATUS_LINE_BYTES: usize = 12;
 ///
 /// # Errors
 ///
-/// Nothing listens there, or it does not answer in [`PROBE_TIMEOUT`], or it says that it is not ready.
+/// Nothing listens there, or it does not answer in [`PROBE_TIMEOUT`], or it says that it is not
+/// ready.
 pub fn probe(listen: &Listen) -> io::Result<()> {
     match listen {
         Listen::Tcp(_) | Listen::Name(_) => {

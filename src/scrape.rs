@@ -30,7 +30,8 @@ pub struct Scrape {
 }
 
 impl Scrape {
-    /// Shows these counts, this router, these pools, the queue through them, and what this instance finds in itself.
+    /// Shows these counts, this router, these pools, the queue through them, and what this instance
+    /// finds in itself.
     #[must_use]
     pub fn new(
         counts: Arc<Counts>,
@@ -48,7 +49,8 @@ impl Scrape {
         }
     }
 
-    /// All metrics as text. It waits for the database no longer than [`crate::store::queue_statistics::STATISTICS_TIMEOUT`].
+    /// All metrics as text. It waits for the database no longer than
+    /// [`crate::store::queue_statistics::STATISTICS_TIMEOUT`].
     pub async fn text(&self) -> String {
         let looked = self.look.get().await;
         let picture = Picture {
@@ -151,7 +153,8 @@ impl Picture {
             |kind, severity: Severity| vec![("kind", kind), ("severity", severity.as_str())];
         Gauge {
             name: "attention",
-            help: "1 for each kind of thing that wants an operator's attention; the runbook is docs/operations.md",
+            help: "1 for each kind of thing that wants an operator's attention; the runbook is \
+                docs/operations.md",
             values: values
                 .into_iter()
                 .map(|((kind, severity), value)| (labels(kind, severity), value))
@@ -264,7 +267,8 @@ impl Picture {
             ),
             single(
                 "queue_statistics_up",
-                "0 if the database did not tell the state of the queue in time; its metrics are absent then",
+                "0 if the database did not tell the state of the queue in time; its metrics are \
+                absent then",
                 truth(self.queue.is_some()),
             ),
         ]
@@ -276,7 +280,8 @@ fn queue(queue: &QueueStatistics) -> Vec<Gauge<'_>> {
     vec![
         single(
             "queue_payments",
-            "Payments accepted and not yet settled, of all instances; an estimate unless queue_payments_exact",
+            "Payments accepted and not yet settled, of all instances; an estimate unless \
+            queue_payments_exact",
             queue.queued.value as f64,
         ),
         single(
@@ -306,7 +311,8 @@ fn queue(queue: &QueueStatistics) -> Vec<Gauge<'_>> {
         ),
         single(
             "oldest_transaction_seconds",
-            "Age of the oldest open transaction of the database; vacuum removes nothing that died since",
+            "Age of the oldest open transaction of the database; vacuum removes nothing that died \
+            since",
             queue.oldest_transaction_seconds,
         ),
     ]

@@ -46,13 +46,15 @@ use files::Shares;
 use listen::listen;
 use operators::Operators;
 
-/// How long clients who come too early wait for an instance to be prepared, which takes some milliseconds; until
-/// then the kernel keeps them. A load balancer would pass a 503 on, while another instance serves.
+/// How long clients who come too early wait for an instance to be prepared, which takes some
+/// milliseconds; until then the kernel keeps them. A load balancer would pass a 503 on, while
+/// another instance serves.
 pub const START_TIMEOUT: Duration = Duration::from_millis(700);
 
 /// Runs an instance until `shutdown` is ready, then ends it in order within [`SHUTDOWN`].
 ///
-/// The API answers from the start; it accepts payments as soon as the database is there and migrated.
+/// The API answers from the start; it accepts payments as soon as the database is there and
+/// migrated.
 ///
 /// # Errors
 /// The address is taken, a processor cannot be called at all, the migrations are refused, or a part
@@ -128,7 +130,8 @@ pub async fn serve(
     state.started.store(true, Ordering::Relaxed);
     tracing::info!(start_seconds = started_at.elapsed().as_secs_f64(), "ready");
 
-    // Whatever breaks ends the instance, which is started anew then: it must not go on without one of its parts.
+    // Whatever breaks ends the instance, which is started anew then: it must not go on without one
+    // of its parts.
     let outcome = tokio::select! {
         () = &mut shutdown => Ok(()),
         broken = running.tasks.join_next() => broken_part(broken),
@@ -259,7 +262,8 @@ fn api(settings: &Settings, parts: &Parts, state: &State, acceptor: Acceptor) ->
     }
 }
 
-/// Waits until the database is prepared, and has `served` answer clients then, or after [`START_TIMEOUT`].
+/// Waits until the database is prepared, and has `served` answer clients then, or after
+/// [`START_TIMEOUT`].
 ///
 /// # Errors
 /// It cannot be prepared, or a part broke.
@@ -299,8 +303,8 @@ struct Running {
 }
 
 impl Running {
-    /// Starts what claims, charges, settles and watches. Returns the task that settles, which ends once all that
-    /// claims has.
+    /// Starts what claims, charges, settles and watches. Returns the task that settles, which ends
+    /// once all that claims has.
     fn start(&mut self, parts: Parts, state: &State, candidate: Candidate) -> JoinHandle<()> {
         let Parts {
             pools,
@@ -363,7 +367,8 @@ impl Running {
         });
     }
 
-    /// Ends the parts in order: nothing new is begun, what is open gets its time, and what became of it is recorded.
+    /// Ends the parts in order: nothing new is begun, what is open gets its time, and what became
+    /// of it is recorded.
     async fn end(mut self, settling: JoinHandle<()>, standby: Option<Pool>) {
         self.http_stop.cancel();
         self.stop.draining.cancel();
@@ -376,7 +381,8 @@ impl Running {
             );
             self.stop.now.cancel();
         }
-        // The last sender of completed claims goes with the worker and its calls; then settling ends by itself.
+        // The last sender of completed claims goes with the worker and its calls; then settling
+        // ends by itself.
         let _ = tokio::time::timeout(REQUESTS_DRAIN, async {
             while self.tasks.join_next().await.is_some() {}
         })
@@ -384,7 +390,8 @@ impl Running {
         self.tasks.abort_all();
         if !settling.is_finished() && tokio::time::timeout(SETTLE_DRAIN, settling).await.is_err() {
             tracing::error!(
-                "not everything was recorded; what is missing is asked of its processor after the lease"
+                "not everything was recorded; what is missing is asked of its processor after the \
+                lease"
             );
         }
         let flushed = self.tally.flush(&self.pools.requests);
@@ -401,8 +408,8 @@ impl Running {
     }
 }
 
-/// Migrates where that is for this role to do, waits until it is done where it is not, and writes down the
-/// fees. Goes on trying while the database is away.
+/// Migrates where that is for this role to do, waits until it is done where it is not, and writes
+/// down the fees. Goes on trying while the database is away.
 async fn prepare_when_reachable(
     settings: &Settings,
     pool: &Pool,
@@ -450,7 +457,8 @@ async fn prepare_when_reachable(
             Ok(Schema::Waits(missing)) => {
                 outage.over();
                 if admission.wait_for(&missing) {
-                    tracing::warn!(database.missing = %missing, "waiting for `payment-proxy migrate`, which is for another role than ours to run");
+                    tracing::warn!(database.missing = %missing, "waiting for `payment-proxy \
+                        migrate`, which is for another role than ours to run");
                 }
             }
             Err(error) => match database::database_error(&error) {

@@ -1,4 +1,5 @@
-//! Other people's checkouts: git that writes CRLF, a folder with a space and an umlaut, nobody's root, no `LANG`.
+//! Other people's checkouts: git that writes CRLF, a folder with a space and an umlaut, nobody's
+//! root, no `LANG`.
 
 #![allow(clippy::unwrap_used)] // a test that cannot set itself up has failed
 
@@ -81,7 +82,8 @@ fn a_checkout_is_the_same_byte_for_byte_whatever_git_is_told() {
     assert_eq!(changed, [""; 0]);
 }
 
-/// Runs a script of that checkout as a user who is not root, and in whose environment nothing is set but the `PATH`.
+/// Runs a script of that checkout as a user who is not root, and in whose environment nothing is
+/// set but the `PATH`.
 fn as_nobody(checkout: &Path, script: &str, arguments: &[&str]) -> std::process::Output {
     let script = checkout.join(script);
     let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
@@ -108,7 +110,8 @@ fn as_nobody(checkout: &Path, script: &str, arguments: &[&str]) -> std::process:
 fn scripts_run_from_a_folder_with_a_space_and_an_umlaut_as_nobody_without_a_language() {
     let folder = odd_folder();
     check_out(folder.path());
-    let query = r#""$0" "$TEST_DATABASE_URL" --no-psqlrc -Atc "SELECT count(*), current_setting('server_encoding')
+    let query = r#""$0" "$TEST_DATABASE_URL" --no-psqlrc -Atc "SELECT count(*),
+        current_setting('server_encoding')
         FROM pg_roles WHERE rolname IN ('payment_proxy', 'payment_proxy_owner', 'auditor')""#;
     let bin = as_nobody(folder.path(), "scripts/postgres.sh", &["bin"]);
     assert!(

@@ -15,7 +15,8 @@ const CONTEST: &str = include_str!("../docker-compose.contest.yml");
 const OBSERVABILITY: &str = include_str!("../docs/observability.md");
 const INSTANCES: [&str; 2] = ["api1", "api2"];
 
-/// Settings that have another name in `.env`: there is one password of each role, and init.sql sets it, too.
+/// Settings that have another name in `.env`: there is one password of each role, and init.sql sets
+/// it, too.
 const RENAMED: [(&str, &str); 2] = [
     ("DATABASE_PASSWORD", "PAYMENT_PROXY_PASSWORD"),
     ("MIGRATE_DATABASE_PASSWORD", "PAYMENT_PROXY_OWNER_PASSWORD"),
@@ -64,8 +65,8 @@ fn settings(command: &str) -> BTreeSet<String> {
     names.collect()
 }
 
-/// Whether a setting comes from `.env`, and is the program's default where that does not say it. Two of them name the
-/// database of the stack instead.
+/// Whether a setting comes from `.env`, and is the program's default where that does not say it.
+/// Two of them name the database of the stack instead.
 fn is_passed_on(setting: &str, value: &Value) -> bool {
     let name = RENAMED.iter().find(|(renamed, _)| *renamed == setting);
     match (name, value) {
@@ -245,7 +246,8 @@ fn passwords_are_demanded_and_made_once() {
         let said = String::from_utf8_lossy(&made.stdout).into_owned();
         (std::fs::read_to_string(&file).expect("a file"), said)
     };
-    // One is there already, behind another line and without an end of line; another one is there without a value.
+    // One is there already, behind another line and without an end of line; another one is there
+    // without a value.
     std::fs::write(&file, "GRAFANA_PASSWORD=\nAUDITOR_PASSWORD='a b#c'").expect("a file");
     let (first, said) = make();
     let lines: BTreeMap<&str, &str> = first

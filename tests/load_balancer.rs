@@ -139,8 +139,8 @@ impl Stack {
         counts.collect()
     }
 
-    /// Posts this many payments at once, as often as told, a twentieth of a second apart. Returns how
-    /// long each took; each has been accepted.
+    /// Posts this many payments at once, as often as told, a twentieth of a second apart. Returns
+    /// how long each took; each has been accepted.
     async fn crowds(&self, size: usize, times: u32) -> Vec<Duration> {
         let client = payment_proxy::config::tls::plain().build().unwrap();
         let mut posts = JoinSet::new();
@@ -247,7 +247,8 @@ async fn start_nginx(folder: &Path, configuration: &Path) -> (Child, u16) {
             .arg(folder.join("nginx.conf"))
             .spawn()
             .unwrap();
-        // Answered by nginx itself. Another test may have taken the port meanwhile: then the next one.
+        // Answered by nginx itself. Another test may have taken the port meanwhile: then the next
+        // one.
         let probe = format!("http://127.0.0.1:{port}/");
         while nginx.try_wait().unwrap().is_none() {
             if payment_proxy::config::tls::plain()

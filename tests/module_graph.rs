@@ -1,10 +1,11 @@
-//! The structure of the sources: imports among the modules go down, and none goes around in a circle.
+//! The structure of the sources: imports among the modules go down, and none goes around in a
+//! circle.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// The floors of the service from the ground up, each with its modules. A module imports from its own floor and those
-/// below.
+/// The floors of the service from the ground up, each with its modules. A module imports from its
+/// own floor and those below.
 const FLOORS: &[&[&str]] = &[
     &["domain"],
     &["config"],
@@ -46,7 +47,8 @@ impl Sources {
         Self(sources)
     }
 
-    /// What a path in the source of a module names, from the root of the crate on; none for other crates.
+    /// What a path in the source of a module names, from the root of the crate on; none for other
+    /// crates.
     fn absolute(&self, module: &[String], path: &str) -> Option<Module> {
         let mut parts = path.split("::").map(str::trim).peekable();
         let mut base = module.to_vec();
@@ -218,7 +220,8 @@ fn mentions(body: &str) -> Vec<String> {
         .collect()
 }
 
-/// Whether the code has that name as a word of its own: a type, a constant, or a function that is called.
+/// Whether the code has that name as a word of its own: a type, a constant, or a function that is
+/// called.
 fn is_named(body: &str, name: &str) -> bool {
     let is_word = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
     let is_function = name.starts_with(|letter: char| letter.is_ascii_lowercase());

@@ -1,4 +1,5 @@
-//! The documents are kept true: the configuration table, the table of guarantees, the runbook, and what they name.
+//! The documents are kept true: the configuration table, the table of guarantees, the runbook, and
+//! what they name.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};

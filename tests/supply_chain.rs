@@ -1,4 +1,5 @@
-//! What the program is made of, as far as it can be told without the internet; the rest is `make supply-chain`.
+//! What the program is made of, as far as it can be told without the internet; the rest is `make
+//! supply-chain`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -79,7 +80,8 @@ fn an_image_has_all_that_cargo_asks_for() {
         .chain(files.lines())
         .collect();
     output_of("git", &checked_out, Path::new(ROOT));
-    // As for a build, cargo looks for each target whose path is not said, though the target is not built.
+    // As for a build, cargo looks for each target whose path is not said, though the target is not
+    // built.
     cargo(&["fetch", "--target", &host()], folder.path());
 }
 
@@ -94,7 +96,8 @@ fn features(packages: &[&str]) -> BTreeSet<String> {
     lines.map(str::to_owned).collect()
 }
 
-/// So `make run` and `make bench` may build all programs at once, and measure the one that is shipped.
+/// So `make run` and `make bench` may build all programs at once, and measure the one that is
+/// shipped.
 #[test]
 fn the_other_crates_of_the_workspace_add_no_feature_to_the_service() {
     let service = features(&["payment-proxy"]);

@@ -25,8 +25,9 @@ const SOCKET_PORT: u16 = 5432;
 const SERVICE: &str = "payment_proxy";
 /// The passwords of all roles.
 pub(crate) const PASSWORD: &str = "torture";
-/// The line that makes a password matter over the socket. Not scram, whose client would hash for most
-/// of the time in a build without optimisation; a wrong password is refused with the same SQLSTATE.
+/// The line that makes a password matter over the socket. Not scram, whose client would hash for
+/// most of the time in a build without optimisation; a wrong password is refused with the same
+/// SQLSTATE.
 const SERVICE_NEEDS_PASSWORD: &str = "local all payment_proxy password\n";
 
 /// Where a server is reached that is not ours to start, over TCP.
@@ -141,7 +142,8 @@ impl Cluster {
         Ok(fs::rename(written, file)?)
     }
 
-    /// Gives the role of the instances another password, which nobody told them, and ends its connections.
+    /// Gives the role of the instances another password, which nobody told them, and ends its
+    /// connections.
     pub(crate) async fn change_password(&self) -> anyhow::Result<()> {
         self.execute(&format!("ALTER ROLE {SERVICE} PASSWORD 'another'"))
             .await?;
@@ -282,8 +284,8 @@ impl Cluster {
         Ok(all.len())
     }
 
-    /// Kills one process of the server that serves a client, as the kernel does when memory is short;
-    /// the server then ends all the others and recovers. False if there was none.
+    /// Kills one process of the server that serves a client, as the kernel does when memory is
+    /// short; the server then ends all the others and recovers. False if there was none.
     pub(crate) fn crash_one(&self, choose: impl FnOnce(usize) -> usize) -> bool {
         let Some(server) = self.process.pid() else {
             return false;
@@ -314,8 +316,8 @@ impl Cluster {
     }
 }
 
-/// The setting without which a checkpoint writes a file of its own about what is replicated from elsewhere, and
-/// stops the server where it cannot.
+/// The setting without which a checkpoint writes a file of its own about what is replicated from
+/// elsewhere, and stops the server where it cannot.
 pub(crate) fn no_replication_origins() -> anyhow::Result<&'static str> {
     let program = Path::new(&programs()?).join("postgres");
     let told = std::process::Command::new(program)

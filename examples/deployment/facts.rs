@@ -73,7 +73,8 @@ pub(crate) async fn gather(stack: &Stack, ledger: &Ledger) -> anyhow::Result<Fac
         "SELECT correlation_id, amount, processor, requested_at FROM payment_processed",
     );
     let dead = sqlx::query_as(
-        "SELECT correlation_id, amount, processor || ': ' || reason AS detail FROM payment_dead_letter",
+        "SELECT correlation_id, amount, processor || ': ' || reason AS detail FROM \
+        payment_dead_letter",
     );
     let queue = sqlx::query_as(
         "SELECT correlation_id, amount, payment_queue::text AS detail FROM payment_queue",
@@ -100,8 +101,8 @@ pub(crate) async fn gather(stack: &Stack, ledger: &Ledger) -> anyhow::Result<Fac
 }
 
 impl Facts {
-    /// From the first `requested_at` to the last, and at least that time: the clock of the database may
-    /// have been set.
+    /// From the first `requested_at` to the last, and at least that time: the clock of the database
+    /// may have been set.
     pub(crate) fn span(&self, at_least: Range<DateTime<Utc>>) -> Range<DateTime<Utc>> {
         self.recorded_payments
             .iter()

@@ -1,6 +1,6 @@
-//! A whole deployment of real processes, for `make torture` and `make drills`: PostgreSQL, two simulated
-//! processors, two instances and nginx; what its clients were told ([`ledger`]), what each side says at
-//! the end ([`facts`]), and what of that is wrong ([`verdict`]).
+//! A whole deployment of real processes, for `make torture` and `make drills`: PostgreSQL, two
+//! simulated processors, two instances and nginx; what its clients were told ([`ledger`]), what
+//! each side says at the end ([`facts`]), and what of that is wrong ([`verdict`]).
 
 pub(crate) mod cluster;
 pub(crate) mod facts;
@@ -84,7 +84,8 @@ impl Setup {
     }
 }
 
-/// The program `payment-proxy` that was built with this one: cargo puts examples into a folder beside it.
+/// The program `payment-proxy` that was built with this one: cargo puts examples into a folder
+/// beside it.
 pub(crate) fn built_with_this() -> anyhow::Result<PathBuf> {
     use anyhow::Context as _;
     let this = std::env::current_exe()?;
@@ -112,7 +113,8 @@ pub(crate) fn simulator(binary: &Path) -> anyhow::Result<PathBuf> {
     Ok(simulator)
 }
 
-/// A generator for one part of a run, so that its choices do not depend on how the parts take turns.
+/// A generator for one part of a run, so that its choices do not depend on how the parts take
+/// turns.
 pub(crate) fn generator(seed: u64, part: u64) -> StdRng {
     StdRng::seed_from_u64(StdRng::seed_from_u64(seed ^ part.rotate_left(32)).random())
 }

@@ -39,7 +39,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// One that is not started yet. `end` is what it is sent when this, or the whole torture, is gone.
+    /// One that is not started yet. `end` is what it is sent when this, or the whole torture, is
+    /// gone.
     pub(crate) fn new(
         name: &'static str,
         logs: &Path,
@@ -70,8 +71,8 @@ impl Process {
 
     /// Starts it with another log, and with other values of these variables, until it ends.
     ///
-    /// It has to be called on a thread that lives as long as the round, as workers of the runtime do:
-    /// the kernel's promise to end the child is bound to the thread that started it.
+    /// It has to be called on a thread that lives as long as the round, as workers of the runtime
+    /// do: the kernel's promise to end the child is bound to the thread that started it.
     pub(crate) fn start_with(&mut self, log: Log, variables: &[(&str, &str)]) -> io::Result<()> {
         self.unread = None;
         let mut file = OpenOptions::new();
@@ -115,7 +116,8 @@ impl Process {
         }
     }
 
-    /// Stops it where it stands with its children, and says which they are; [`thaw`] lets them go on.
+    /// Stops it where it stands with its children, and says which they are; [`thaw`] lets them go
+    /// on.
     pub(crate) fn freeze(&self) -> Option<Vec<Pid>> {
         let this = self.pid()?;
         // The parent first: it cannot start others after that.

@@ -1,5 +1,5 @@
-//! Three PostgreSQL under Patroni, etcd and HAProxy, each on a loopback address of its own, with the files of
-//! `deploy/ha`: the database of a deployment that may not fail.
+//! Three PostgreSQL under Patroni, etcd and HAProxy, each on a loopback address of its own, with
+//! the files of `deploy/ha`: the database of a deployment that may not fail.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
@@ -238,7 +238,8 @@ impl Replicas {
         Ok(self.etcd.lock().await.start()?)
     }
 
-    /// Ends HAProxy, and with it every connection to the database, and starts it again after that time.
+    /// Ends HAProxy, and with it every connection to the database, and starts it again after that
+    /// time.
     pub(crate) async fn restart_haproxy(&self, away: Duration) -> anyhow::Result<()> {
         let mut haproxy = self.haproxy.lock().await;
         haproxy.stop(Signal::SIGTERM, STOP_LIMIT).await;

@@ -27,7 +27,8 @@ use super::{Setup, simulator};
 
 /// How long anything has to be ready after its start.
 const READY_LIMIT: Duration = Duration::from_secs(60);
-/// How long an instance has to stop after SIGTERM; it promises 10 s, and a busy machine may add to that.
+/// How long an instance has to stop after SIGTERM; it promises 10 s, and a busy machine may add to
+/// that.
 pub(crate) const INSTANCE_STOP: Duration = Duration::from_secs(15);
 /// How long processors and nginx have to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -307,8 +308,9 @@ impl Stack {
         }
     }
 
-    /// The time of the database, and when the last heartbeat was written of an instance that serves. One
-    /// that ended before the clock was set back has its last in the future, and does not count.
+    /// The time of the database, and when the last heartbeat was written of an instance that
+    /// serves. One that ended before the clock was set back has its last in the future, and does
+    /// not count.
     async fn last_heartbeat(&self) -> anyhow::Result<(DateTime<Utc>, Option<DateTime<Utc>>)> {
         let mut connection = self.connect().await?;
         let read = sqlx::query_as(
@@ -398,7 +400,8 @@ impl Stack {
         Ok([one.stored().await?.len(), other.stored().await?.len()])
     }
 
-    /// Records what processors have charged beyond the first so many payments of each, where the ledger lacks it.
+    /// Records what processors have charged beyond the first so many payments of each, where the
+    /// ledger lacks it.
     pub(crate) async fn record_charges_after(&self, counts: [usize; 2]) -> anyhow::Result<()> {
         let mut ids = String::new();
         for (processor, count) in self.processors.iter().zip(counts) {

@@ -33,7 +33,8 @@ pub(crate) const LOST: &str = "accepted and lost";
 /// The kind of a payment that more than one processor has, or one has twice.
 pub(crate) const TWICE: &str = "charged twice";
 
-/// Compares what clients, ledger and processors say, payment by payment. An empty list: nothing is wrong.
+/// Compares what clients, ledger and processors say, payment by payment. An empty list: nothing is
+/// wrong.
 pub(crate) fn judge(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut found = |kind, what: Vec<String>| {

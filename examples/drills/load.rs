@@ -1,5 +1,5 @@
-//! The clients of a drill. Payments are due at a constant rate, whatever the replies are (open loop); each is
-//! posted through nginx until it is accepted.
+//! The clients of a drill. Payments are due at a constant rate, whatever the replies are (open
+//! loop); each is posted through nginx until it is accepted.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -20,7 +20,8 @@ use crate::deployment::ledger::{Ledger, Reply};
 
 /// How long a client waits for a reply; nginx may ask two instances for 5 s each.
 const TIMEOUT: Duration = Duration::from_secs(12);
-/// The pause of a client whose payment was not accepted, times the number of posts, up to the limit.
+/// The pause of a client whose payment was not accepted, times the number of posts, up to the
+/// limit.
 const RETRY: Range<Duration> = Duration::from_millis(300)..Duration::from_millis(1_000);
 const RETRY_TIMES: u32 = 5;
 /// Payments that are posted again at once.
@@ -168,8 +169,8 @@ impl Load {
         replied_at.filter(|at| *at >= since).min()
     }
 
-    /// Waits for the next acceptance of something that is due from now on. Returns how long that took, or
-    /// nothing if it took longer than `limit`.
+    /// Waits for the next acceptance of something that is due from now on. Returns how long that
+    /// took, or nothing if it took longer than `limit`.
     pub(crate) async fn accepted_again(&self, limit: Duration) -> Option<Duration> {
         let since = Instant::now();
         let mut seen = self.posts().len();

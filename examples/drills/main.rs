@@ -1,7 +1,9 @@
-//! `make drills` and `make failover`: one outage after the other, each on a fresh deployment of real
-//! processes under load, with a verdict on every payment, short enough to be run before a release.
+//! `make drills` and `make failover`: one outage after the other, each on a fresh deployment of
+//! real processes under load, with a verdict on every payment, short enough to be run before a
+//! release.
 //!
-//! Exit: 0 every drill passed or could not be run here, which is said; 1 one failed; 2 bad arguments.
+//! Exit: 0 every drill passed or could not be run here, which is said; 1 one failed; 2 bad
+//! arguments.
 
 #[allow(dead_code, reason = "the torture uses the rest of it")]
 #[path = "../deployment/mod.rs"]
@@ -24,14 +26,16 @@ use drill::Drill;
 use outcome::Outcome;
 use payment_proxy::config::QueueDurability;
 
-/// Files that this process and its children may have open, if the system lets them: thousands of clients.
+/// Files that this process and its children may have open, if the system lets them: thousands of
+/// clients.
 const FILES: u64 = 65_536;
 
 /// Walks outages one by one, and accounts for every payment after each
 #[derive(Debug, Parser)]
 #[command(max_term_width = 110)]
 struct Args {
-    /// The drills to run, in this order; without any all of one machine, or with --failover all of three
+    /// The drills to run, in this order; without any all of one machine, or with --failover all of
+    /// three
     #[arg(value_enum)]
     drills: Vec<Drill>,
     /// Run those whose database is three PostgreSQL under Patroni, with etcd and HAProxy

@@ -35,8 +35,8 @@ const DRAIN_BEYOND_DOUBT: Duration = Duration::from_secs(30);
 const DRAIN_POLL: Duration = Duration::from_millis(200);
 /// What `readyz` may take beyond `livez` at the same time.
 const READYZ_LIMIT: Duration = Duration::from_secs(1);
-/// How much worse than before an attack p99 may be, if it is more than the limit of the drill: the machine
-/// may be slow by itself.
+/// How much worse than before an attack p99 may be, if it is more than the limit of the drill: the
+/// machine may be slow by itself.
 const P99_TIMES: u32 = 5;
 /// Kinds of log lines that a finding quotes.
 const KINDS_NAMED: usize = 5;
@@ -315,7 +315,8 @@ async fn walk(
         lost = failover::post_all_again(&site).await?;
         drain(setup, stack).await?;
     }
-    // What a processor may still be about to store is stored after this; then nothing can change any more.
+    // What a processor may still be about to store is stored after this; then nothing can change
+    // any more.
     let slowest = site.said().slowest;
     tokio::time::sleep(slowest).await;
 
@@ -391,8 +392,8 @@ fn judge_figures(drill: Drill, site: &Site, outcome: &Outcome) {
     }
 }
 
-/// One line for each outage and kind at most, and one more for each span of time after which a storm is told
-/// of again.
+/// One line for each outage and kind at most, and one more for each span of time after which a
+/// storm is told of again.
 fn judge_logs(site: &Site, took: Duration, outcome: &mut Outcome) {
     let again = took.as_secs() / STORM_PAUSE.as_secs() + 1;
     let most = site.said().outages.max(1) + usize::try_from(again).unwrap_or(usize::MAX);

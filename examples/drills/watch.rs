@@ -1,5 +1,6 @@
-//! A probe of each instance, as a load balancer has: how long `readyz` takes, and what it says. `livez` is
-//! asked at the same time, which needs nothing but a CPU: what it takes is what the machine adds.
+//! A probe of each instance, as a load balancer has: how long `readyz` takes, and what it says.
+//! `livez` is asked at the same time, which needs nothing but a CPU: what it takes is what the
+//! machine adds.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};

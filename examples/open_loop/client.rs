@@ -1,5 +1,5 @@
-//! One connection that posts one payment after the other. It writes and reads by itself, because it shares the CPUs with
-//! what it measures: a client for all of HTTP takes a third to a half more.
+//! One connection that posts one payment after the other. It writes and reads by itself, because it
+//! shares the CPUs with what it measures: a client for all of HTTP takes a third to a half more.
 
 use std::cell::RefCell;
 use std::io::Write as _;
@@ -24,7 +24,8 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 const MOST_BYTES: usize = 16 * 1_024;
 const MOST_HEADERS: usize = 32;
 
-/// Amounts are of 1 to this many cents, so that an amount recorded for another payment is seen in sums.
+/// Amounts are of 1 to this many cents, so that an amount recorded for another payment is seen in
+/// sums.
 const MOST_CENTS: u32 = 50_000;
 
 /// A connection, and where to open it anew.
@@ -45,8 +46,8 @@ impl Client {
         })
     }
 
-    /// Takes payments from the schedule until there are no more, and notes what became of each. One that
-    /// was due longer ago than `timeout` is not posted.
+    /// Takes payments from the schedule until there are no more, and notes what became of each. One
+    /// that was due longer ago than `timeout` is not posted.
     pub(crate) async fn post_all(
         mut self,
         schedule: Rc<Schedule>,
@@ -100,7 +101,8 @@ impl Client {
         buffer.clear();
         write!(
             buffer,
-            "POST /payments HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            "POST /payments HTTP/1.1\r\nhost: {address}\r\ncontent-type: \
+            application/json\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         )?;
         stream.write_all(buffer).await?;
@@ -119,7 +121,8 @@ impl Client {
     }
 }
 
-/// The status of a reply and how many bytes it is long, body included; none where its head is not complete yet.
+/// The status of a reply and how many bytes it is long, body included; none where its head is not
+/// complete yet.
 ///
 /// # Errors
 /// It is no reply, or does not say how long it is, as all replies of the service do.

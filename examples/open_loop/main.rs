@@ -1,9 +1,11 @@
 //! Posts payments at a rate that does not depend on the replies: an open-loop load.
 //!
-//! A payment is due at its place in the schedule, and its latency counts from then on, whether or not a
-//! connection was free: a service that stalls is charged for all who would have come meanwhile.
+//! A payment is due at its place in the schedule, and its latency counts from then on, whether or
+//! not a connection was free: a service that stalls is charged for all who would have come
+//! meanwhile.
 //!
-//! Writes progress to standard error and the result to standard output, as JSON, one object per line.
+//! Writes progress to standard error and the result to standard output, as JSON, one object per
+//! line.
 
 mod client;
 mod schedule;
@@ -45,10 +47,12 @@ struct Args {
     /// Connections; a payment that finds none free waits, and the wait counts
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
     connections: u16,
-    /// Milliseconds after which a payment that found no connection free is not posted: its client went away
+    /// Milliseconds after which a payment that found no connection free is not posted: its client
+    /// went away
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
     timeout_ms: Option<u32>,
-    /// Writes what was posted there: id, milliseconds since 1970, status (0: no reply), microseconds, cents
+    /// Writes what was posted there: id, milliseconds since 1970, status (0: no reply),
+    /// microseconds, cents
     #[arg(long, value_name = "FILE")]
     posted: Option<PathBuf>,
 }

@@ -9,9 +9,10 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Semaphore;
 
-/// Payments come due on this grid, or on one that is twice, four or eight times as coarse, where that is fine enough
-/// for their rate: each tick wakes a CPU that the service could use. tokio's own timer knows whole milliseconds only,
-/// which is coarser than what is measured; this one is the kernel's.
+/// Payments come due on this grid, or on one that is twice, four or eight times as coarse, where
+/// that is fine enough for their rate: each tick wakes a CPU that the service could use. tokio's
+/// own timer knows whole milliseconds only, which is coarser than what is measured; this one is the
+/// kernel's.
 const TICK: Duration = Duration::from_micros(250);
 
 /// Payments due at a constant rate from its start on.
@@ -45,7 +46,8 @@ impl Schedule {
         )?;
         #[expect(
             deprecated,
-            reason = "what follows it is `unsafe`, and an OwnedFd is what it asks for: open and ours"
+            reason = "what follows it is `unsafe`, and an OwnedFd is what it asks for: open and \
+                ours"
         )]
         let timer = AsyncFd::new(OwnedFd::from(timer))?;
         let mut released = 0;
@@ -67,7 +69,8 @@ impl Schedule {
         Ok(())
     }
 
-    /// Waits until the next payment is due. Returns the moment at which it was, or none after the last.
+    /// Waits until the next payment is due. Returns the moment at which it was, or none after the
+    /// last.
     pub(crate) async fn next(&self) -> Option<Instant> {
         self.due
             .acquire()
@@ -79,7 +82,8 @@ impl Schedule {
     }
 }
 
-/// The time from one tick to the next: no two payments of that rate need be due on one, if they need not on the finest.
+/// The time from one tick to the next: no two payments of that rate need be due on one, if they
+/// need not on the finest.
 fn tick(rate: u32) -> Duration {
     let coarser = [8, 4, 2].map(|times| TICK * times);
     let fine_enough = |tick: &Duration| *tick * rate <= Duration::from_secs(1);

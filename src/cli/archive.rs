@@ -22,7 +22,8 @@ pub struct ArchiveArgs {
     /// All months before this one, such as 2026-08, by requestedAt in UTC
     #[arg(long, value_name = "MONTH")]
     pub before: Month,
-    /// The folder of the files, which is there already. What is in them is nowhere else: keep copies
+    /// The folder of the files, which is there already. What is in them is nowhere else: keep
+    /// copies
     #[arg(long, value_name = "FOLDER")]
     pub to: PathBuf,
     /// Only say what would be done
@@ -33,7 +34,8 @@ pub struct ArchiveArgs {
     pub json: bool,
 }
 
-/// Runs `archive`. Exits with [`DIFFERS`] when a month was refused, or payments of one stayed in the ledger.
+/// Runs `archive`. Exits with [`DIFFERS`] when a month was refused, or payments of one stayed in
+/// the ledger.
 ///
 /// # Errors
 /// As [`months::archive`].

@@ -57,10 +57,21 @@ pub enum DeadLetterAction {
         #[arg(required = true, value_parser = correlation_id)]
         ids: Vec<Uuid>,
         /// Why; it is kept, for auditors
-        #[arg(long, value_name = "TEXT", default_value = "no reason was given", value_parser = NonEmptyStringValueParser::new())]
+        #[arg(
+            long,
+            value_name = "TEXT",
+            default_value = "no reason was given",
+            value_parser = NonEmptyStringValueParser::new(),
+        )]
         reason: String,
         /// Who discards them
-        #[arg(long, env = "USER", value_name = "NAME", default_value = UNNAMED, value_parser = NonEmptyStringValueParser::new())]
+        #[arg(
+            long,
+            env = "USER",
+            value_name = "NAME",
+            default_value = UNNAMED,
+            value_parser = NonEmptyStringValueParser::new(),
+        )]
         by: String,
         /// Do it without asking
         #[arg(long)]

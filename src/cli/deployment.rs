@@ -1,4 +1,5 @@
-//! `payment-proxy deployment`: which database the deployment lives in, on what terms, and what operators declare of it.
+//! `payment-proxy deployment`: which database the deployment lives in, on what terms, and what
+//! operators declare of it.
 
 use std::process::ExitCode;
 
@@ -38,14 +39,16 @@ pub struct DeploymentArgs {
 pub enum DeploymentAction {
     /// Show which database it lives in, its terms, its instances and what was declared
     Show,
-    /// Declare what this database is, that a restore is over, or which terms hold; as the owner of the tables
+    /// Declare what this database is, that a restore is over, or which terms hold; as the owner of
+    /// the tables
     Declare {
         /// What it is
         declaration: DeclarationArg,
         /// Why, to be kept in the database
         #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
         reason: String,
-        /// With `clone`: delete the open payments and dead letters of the copy, which are the original's to charge
+        /// With `clone`: delete the open payments and dead letters of the copy, which are the
+        /// original's to charge
         #[arg(long)]
         discard: bool,
         /// With `terms`: the instance whose terms hold from now on; `show` has its id
@@ -60,7 +63,8 @@ pub enum DeploymentAction {
 /// What an operator can declare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum DeclarationArg {
-    /// The deployment's database, restored from a backup: every processor is asked for a payment before its first charge
+    /// The deployment's database, restored from a backup: every processor is asked for a payment
+    /// before its first charge
     Restored,
     /// A copy for tests: what is open in it is deleted and never charged
     Clone,
@@ -109,7 +113,8 @@ struct Declared {
     details: String,
 }
 
-/// Runs `deployment`. Exits with [`DIFFERS`] when something is held, or the declaration was refused.
+/// Runs `deployment`. Exits with [`DIFFERS`] when something is held, or the declaration was
+/// refused.
 ///
 /// # Errors
 /// The database did not answer, or does not allow it to this role.
@@ -209,7 +214,8 @@ async fn look(connection: &mut PgConnection) -> Result<Shown, sqlx::Error> {
     let instances = instances.collect();
     let declared = sqlx::query_as!(
         Declared,
-        r#"SELECT said_at AS at, said_by AS by, declaration, reason, details FROM deployment_declaration
+        r#"SELECT said_at AS at, said_by AS by, declaration, reason, details
+            FROM deployment_declaration
         ORDER BY id DESC LIMIT $1"#,
         WORDS
     )

@@ -1,4 +1,5 @@
-//! `payment-proxy in-doubt`: an operator's decision on payments that the service cannot end by itself.
+//! `payment-proxy in-doubt`: an operator's decision on payments that the service cannot end by
+//! itself.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -42,7 +43,12 @@ pub enum InDoubtAction {
         #[arg(long, value_name = "NAME")]
         processor: Option<String>,
         /// How many, at most
-        #[arg(long, value_name = "NUMBER", default_value = LISTED, value_parser = clap::value_parser!(i64).range(1..))]
+        #[arg(
+            long,
+            value_name = "NUMBER",
+            default_value = LISTED,
+            value_parser = clap::value_parser!(i64).range(1..),
+        )]
         limit: i64,
     },
     /// Record that their processor charged them
@@ -50,11 +56,13 @@ pub enum InDoubtAction {
         #[command(flatten)]
         #[allow(missing_docs)]
         decision: Decision,
-        /// The requestedAt that the processor has, of all of them; without it the one that was sent, or that of the file
+        /// The requestedAt that the processor has, of all of them; without it the one that was
+        /// sent, or that of the file
         #[arg(long, value_name = "TIME", value_parser = moment::argument)]
         requested_at: Option<DateTime<Utc>>,
     },
-    /// Record that their processor did not charge them, and never will: any processor may get them then
+    /// Record that their processor did not charge them, and never will: any processor may get them
+    /// then
     NotCharged {
         #[command(flatten)]
         #[allow(missing_docs)]
@@ -68,15 +76,25 @@ pub struct Decision {
     /// The correlation ids
     #[arg(required_unless_present = "file", value_parser = correlation_id)]
     pub ids: Vec<Uuid>,
-    /// A file with one correlation id per line, and where it is to be another than the one that was sent, the
-    /// requestedAt after a comma; - for standard input
+    /// A file with one correlation id per line, and where it is to be another than the one that was
+    /// sent, the requestedAt after a comma; - for standard input
     #[arg(long, value_name = "FILE", conflicts_with = "ids")]
     pub file: Option<PathBuf>,
     /// How this is known; it is kept, for auditors
-    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        value_parser = clap::builder::NonEmptyStringValueParser::new(),
+    )]
     pub reason: String,
     /// Who says so
-    #[arg(long, env = "USER", value_name = "NAME", default_value = UNNAMED, value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(
+        long,
+        env = "USER",
+        value_name = "NAME",
+        default_value = UNNAMED,
+        value_parser = clap::builder::NonEmptyStringValueParser::new(),
+    )]
     pub by: String,
     /// Do it without asking
     #[arg(long)]
@@ -146,7 +164,8 @@ pub async fn in_doubt(args: InDoubtArgs) -> anyhow::Result<ExitCode> {
     if !decision.dry_run && !decision.yes {
         let count = payments.len();
         let question = format!(
-            "Record that {count} in doubt {} {said}? This cannot be undone, and if it is wrong money is.",
+            "Record that {count} in doubt {} {said}? This cannot be undone, and if it is wrong \
+            money is.",
             if count == 1 { "was" } else { "were" }
         );
         if !confirm(&question)? {

@@ -1,4 +1,5 @@
-//! The commands of operators and auditors: what they print, and the exit code that says how it went.
+//! The commands of operators and auditors: what they print, and the exit code that says how it
+//! went.
 
 mod archive;
 mod dead_letter;
@@ -42,10 +43,12 @@ pub const DIFFERS: u8 = 1;
 /// The exit code when it could not be done.
 pub const FAILED: u8 = 2;
 
-/// Who decided something, where neither `--by` nor the environment says it. The role of the database is kept, too.
+/// Who decided something, where neither `--by` nor the environment says it. The role of the
+/// database is kept, too.
 const UNNAMED: &str = "unnamed";
 
-/// Columns of a terminal for which output is made, where it goes to a file or a pipe and `COLUMNS` does not say more.
+/// Columns of a terminal for which output is made, where it goes to a file or a pipe and `COLUMNS`
+/// does not say more.
 const COLUMNS: u16 = 80;
 /// The fewest columns for which output is made.
 const COLUMNS_MIN: u16 = 40;
@@ -65,7 +68,8 @@ fn width() -> usize {
     columns.unwrap_or(COLUMNS).max(COLUMNS_MIN).into()
 }
 
-/// A table without lines, as wide as the output at most. The columns from `numbers` on are aligned to the right.
+/// A table without lines, as wide as the output at most. The columns from `numbers` on are aligned
+/// to the right.
 fn table<const N: usize>(
     header: [&str; N],
     numbers: usize,
@@ -95,8 +99,8 @@ fn plain<R: Into<Row>>(
     table
 }
 
-/// A table whose rows are followed by a text each: in the same line where there is room, otherwise below. Each row is
-/// one line: the last columns go into the texts where there is no room for all.
+/// A table whose rows are followed by a text each: in the same line where there is room, otherwise
+/// below. Each row is one line: the last columns go into the texts where there is no room for all.
 fn table_with_texts<const N: usize>(
     header: [&str; N],
     rows: impl IntoIterator<Item = ([String; N], String)>,
@@ -151,8 +155,8 @@ fn field(name: &str, text: &str) -> String {
     wrapped(&format!("{name:NAME$}"), &" ".repeat(NAME), text)
 }
 
-/// A text in lines that fit; `first` stands before the first and `others` before each other. A word that does not fit,
-/// such as a path or an id, stays in one piece: people copy it.
+/// A text in lines that fit; `first` stands before the first and `others` before each other. A word
+/// that does not fit, such as a path or an id, stays in one piece: people copy it.
 fn wrapped(first: &str, others: &str, text: &str) -> String {
     let options = textwrap::Options::new(width())
         .initial_indent(first)
@@ -162,8 +166,8 @@ fn wrapped(first: &str, others: &str, text: &str) -> String {
     textwrap::fill(text, options)
 }
 
-/// Connections to the database, the first of which has been made: so that an error says what was tried and why it
-/// failed, which a pool does not.
+/// Connections to the database, the first of which has been made: so that an error says what was
+/// tried and why it failed, which a pool does not.
 ///
 /// # Errors
 /// No connection can be made.
@@ -191,7 +195,8 @@ async fn connected(
 /// `payment-proxy migrate`.
 ///
 /// # Errors
-/// As [`crate::store::database::migrate`]; one that says that there is no connection names what was tried.
+/// As [`crate::store::database::migrate`]; one that says that there is no connection names what was
+/// tried.
 pub async fn migrate(settings: &MigrateSettings) -> anyhow::Result<()> {
     let migrated = crate::store::database::migrate(settings).await;
     migrated.map_err(|error| naming(&settings.owner(), error))
@@ -208,8 +213,8 @@ fn naming(settings: &DatabaseSettings, error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-/// An error as people read it: each cause once, and what to do where the database lacks what this program needs, or
-/// does not allow it to this role.
+/// An error as people read it: each cause once, and what to do where the database lacks what this
+/// program needs, or does not allow it to this role.
 #[must_use]
 pub fn explained(error: &anyhow::Error) -> String {
     let mut text = String::new();
@@ -257,7 +262,8 @@ fn database_words(error: &sqlx::Error) -> String {
     }
 }
 
-/// Whether it says that there is no connection: none to that address, no such role, password or database.
+/// Whether it says that there is no connection: none to that address, no such role, password or
+/// database.
 fn is_about_connecting(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut => true,

@@ -1,5 +1,5 @@
-//! What commands print. A reader that has seen enough (`| head`) ends nothing: the rest is dropped, the command
-//! does what it was asked to do and exits with the code that tells how it went.
+//! What commands print. A reader that has seen enough (`| head`) ends nothing: the rest is dropped,
+//! the command does what it was asked to do and exits with the code that tells how it went.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -67,7 +67,8 @@ pub fn confirm(question: &str) -> anyhow::Result<bool> {
     let input = io::stdin();
     if !input.is_terminal() {
         anyhow::bail!(
-            "{question} Nobody can be asked, because standard input is no terminal: --yes does it without asking"
+            "{question} Nobody can be asked, because standard input is no terminal: --yes does it \
+            without asking"
         );
     }
     complain(&format_args!(

@@ -68,8 +68,8 @@ pub async fn payment(args: PaymentArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Prints the life of a payment for people, without the middle of a long one unless they want it. Returns whether
-/// anything is known of it.
+/// Prints the life of a payment for people, without the middle of a long one unless they want it.
+/// Returns whether anything is known of it.
 pub(super) async fn print_life(pool: &PgPool, id: Uuid, all: bool) -> anyhow::Result<bool> {
     let events = life(pool, id).await?;
     if events.is_empty() {

@@ -12,7 +12,8 @@ impl Progress {
     /// Nothing is done yet of `things`.
     pub(super) fn new(things: &str) -> Self {
         let line = format!(
-            "{{prefix}}{{wide_bar}} {{human_pos}} of {{human_len}} {things}, {{speed}}, {{eta}} left"
+            "{{prefix}}{{wide_bar}} {{human_pos}} of {{human_len}} {things}, {{speed}}, {{eta}} \
+            left"
         );
         let style = ProgressStyle::with_template(&line);
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());

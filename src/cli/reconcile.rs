@@ -38,16 +38,16 @@ pub struct ReconcileArgs {
     /// The last requestedAt that is compared; without it, everything
     #[arg(long, value_name = "TIME", value_parser = moment::argument)]
     pub to: Option<DateTime<Utc>>,
-    /// Compare the payments with these correlation ids, also those that we do not have at all: a file with one per line, -
-    /// for standard input
+    /// Compare the payments with these correlation ids, also those that we do not have at all: a
+    /// file with one per line, - for standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "to"])]
     pub ids: Option<PathBuf>,
-    /// Put right what the processors prove; as the owner of the tables (MIGRATE_DATABASE_URL) where the service may
-    /// not change what is recorded
+    /// Put right what the processors prove; as the owner of the tables (MIGRATE_DATABASE_URL) where
+    /// the service may not change what is recorded
     #[arg(long)]
     pub repair: bool,
-    /// The processors' admin token, to compare their totals as well: only those show payments that we
-    /// do not know at all
+    /// The processors' admin token, to compare their totals as well: only those show payments that
+    /// we do not know at all
     #[arg(
         long,
         env = "PROCESSOR_TOKEN",
@@ -58,8 +58,8 @@ pub struct ReconcileArgs {
     /// Payments per second that are looked up, at most: whoever posts meanwhile shares the CPUs
     #[arg(long, value_name = "PAYMENTS", default_value_t = NonZeroU32::new(RATE).expect("not 0"))]
     pub rate: NonZeroU32,
-    /// A processor that is gone and cannot be asked: it is taken to have no payments but those that our records place
-    /// there, and of these it is not known
+    /// A processor that is gone and cannot be asked: it is taken to have no payments but those that
+    /// our records place there, and of these it is not known
     #[arg(long, value_name = "NAME")]
     pub without: Vec<String>,
     /// Print JSON
@@ -67,8 +67,9 @@ pub struct ReconcileArgs {
     pub json: bool,
 }
 
-/// Runs `reconcile`. Exits with [`DIFFERS`] when ledger and processors do not agree at its end, with [`FAILED`] when
-/// that is not known: a processor was not asked or did not answer, or payments are archived.
+/// Runs `reconcile`. Exits with [`DIFFERS`] when ledger and processors do not agree at its end,
+/// with [`FAILED`] when that is not known: a processor was not asked or did not answer, or payments
+/// are archived.
 ///
 /// # Errors
 /// The range is upside down, the ids cannot be read, or the database did not answer.

@@ -25,8 +25,8 @@ pub struct RestoreArgs {
     /// The folder that its file is in
     #[arg(long, value_name = "FOLDER")]
     pub from: PathBuf,
-    /// Restore it although payments of the month were recorded or changed after the export: they stay as they are,
-    /// beside those of the file
+    /// Restore it although payments of the month were recorded or changed after the export: they
+    /// stay as they are, beside those of the file
     #[arg(long)]
     pub keep_late: bool,
     /// Only say what would be done

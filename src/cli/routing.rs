@@ -44,7 +44,13 @@ pub struct SwitchArgs {
     #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     pub reason: String,
     /// Who does it
-    #[arg(long, env = "USER", value_name = "NAME", default_value = UNNAMED, value_parser = NonEmptyStringValueParser::new())]
+    #[arg(
+        long,
+        env = "USER",
+        value_name = "NAME",
+        default_value = UNNAMED,
+        value_parser = NonEmptyStringValueParser::new(),
+    )]
     pub by: String,
 }
 

@@ -1,4 +1,5 @@
-//! The settings of an instance: one flag and one environment variable each, one default, in one place.
+//! The settings of an instance: one flag and one environment variable each, one default, in one
+//! place.
 
 pub mod tls;
 
@@ -52,12 +53,20 @@ pub struct DatabaseSettings {
     pub database_password_file: Option<InFile<Password>>,
 
     /// Whether accepted payments survive a crash of the database server, at the cost of speed
-    #[arg(long, global = true, env = "QUEUE_DURABILITY", value_name = "QUEUE_DURABILITY", value_enum, default_value_t = QueueDurability::Unlogged)]
+    #[arg(
+        long,
+        global = true,
+        env = "QUEUE_DURABILITY",
+        value_name = "QUEUE_DURABILITY",
+        value_enum,
+        default_value_t = QueueDurability::Unlogged,
+    )]
     pub queue_durability: QueueDurability,
 }
 
 impl DatabaseSettings {
-    /// How to connect, under the name that the URL gives in `application_name`, or else as `application`.
+    /// How to connect, under the name that the URL gives in `application_name`, or else as
+    /// `application`.
     #[must_use]
     pub fn connect_options(&self, application: &str) -> PgConnectOptions {
         let options = self.database_url.0.clone();
@@ -148,8 +157,15 @@ impl MigrateSettings {
 /// The setting that `serve` and `migrate` share.
 #[derive(Debug, Clone, Args)]
 pub struct PurgeSettings {
-    /// Whether `POST /purge-payments` empties queue and ledger (`true` or `false`). `migrate` grants the right to it
-    #[arg(long, env = "ALLOW_PURGE", value_name = "ALLOW_PURGE", default_value = "false", action = clap::ArgAction::Set)]
+    /// Whether `POST /purge-payments` empties queue and ledger (`true` or `false`). `migrate`
+    /// grants the right to it
+    #[arg(
+        long,
+        env = "ALLOW_PURGE",
+        value_name = "ALLOW_PURGE",
+        default_value = "false",
+        action = clap::ArgAction::Set,
+    )]
     pub allow_purge: bool,
 }
 
@@ -175,16 +191,23 @@ pub struct ProcessorsSettings {
         env = "PROCESSORS",
         value_name = "PROCESSORS",
         hide_env_values = true,
-        default_value = "default,0.05,http://payment-processor-default:8080 fallback,0.15,http://payment-processor-fallback:8080"
+        default_value = "default,0.05,http://payment-processor-default:8080 \
+            fallback,0.15,http://payment-processor-fallback:8080"
     )]
     pub processors: Processors,
 
     /// Milliseconds that a processor has to answer one call
-    #[arg(long = "processor-timeout-ms", env = "PROCESSOR_TIMEOUT_MS", value_name = "PROCESSOR_TIMEOUT_MS", default_value = "15000", value_parser = milliseconds)]
+    #[arg(
+        long = "processor-timeout-ms",
+        env = "PROCESSOR_TIMEOUT_MS",
+        value_name = "PROCESSOR_TIMEOUT_MS",
+        default_value = "15000",
+        value_parser = milliseconds,
+    )]
     pub processor_timeout: Duration,
 
-    /// A file with the certificates of the authorities (PEM) that vouch for processors whose URL is `https`, and no
-    /// others; without it, those that the system trusts
+    /// A file with the certificates of the authorities (PEM) that vouch for processors whose URL is
+    /// `https`, and no others; without it, those that the system trusts
     #[arg(long, env = "PROCESSOR_CA_FILE", value_name = "PROCESSOR_CA_FILE")]
     pub processor_ca_file: Option<InFile<Authorities>>,
 }
@@ -265,12 +288,19 @@ pub struct Settings {
     )]
     pub worker_threads: NonZeroUsize,
 
-    /// Where traces are exported to, by OTLP over HTTP, such as http://collector:4318; they are not without it
-    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "OTEL_EXPORTER_OTLP_ENDPOINT", hide_env_values = true, value_parser = http_url)]
+    /// Where traces are exported to, by OTLP over HTTP, such as http://collector:4318; they are not
+    /// without it
+    #[arg(
+        long,
+        env = "OTEL_EXPORTER_OTLP_ENDPOINT",
+        value_name = "OTEL_EXPORTER_OTLP_ENDPOINT",
+        hide_env_values = true,
+        value_parser = http_url,
+    )]
     pub otel_exporter_otlp_endpoint: Option<Url>,
 
-    /// The admin token of simulated processors. With it operators can make them slow or failing, and make
-    /// payments up: never where processors are real
+    /// The admin token of simulated processors. With it operators can make them slow or failing,
+    /// and make payments up: never where processors are real
     #[arg(
         long,
         env = "SIMULATOR_TOKEN",
@@ -280,7 +310,13 @@ pub struct Settings {
     pub simulator_token: Option<SimulatorToken>,
 
     /// Milliseconds after an unanswered call in which the processor may still charge the payment
-    #[arg(long = "late-charge-ms", env = "LATE_CHARGE_MS", value_name = "LATE_CHARGE_MS", default_value = "60000", value_parser = milliseconds)]
+    #[arg(
+        long = "late-charge-ms",
+        env = "LATE_CHARGE_MS",
+        value_name = "LATE_CHARGE_MS",
+        default_value = "60000",
+        value_parser = milliseconds,
+    )]
     pub late_charge: Duration,
 }
 
@@ -443,7 +479,8 @@ impl fmt::Debug for Password {
     }
 }
 
-/// What stands in a file, as orchestrators hand over secrets; a newline at its end does not belong to it.
+/// What stands in a file, as orchestrators hand over secrets; a newline at its end does not belong
+/// to it.
 #[derive(Debug, Clone)]
 pub struct InFile<T>(pub T);
 
@@ -562,7 +599,8 @@ impl fmt::Display for DatabaseUrl {
 pub enum Listen {
     /// A TCP address.
     Tcp(SocketAddr),
-    /// `host:port`: the first address of this machine that the name leads to when an instance starts.
+    /// `host:port`: the first address of this machine that the name leads to when an instance
+    /// starts.
     Name(String),
     /// A unix socket, made at start and open to every local user.
     Unix(PathBuf),
@@ -579,7 +617,8 @@ impl FromStr for Listen {
                 Ok(address) => Ok(Self::Tcp(address)),
                 Err(_) if is_name_and_port(text) => Ok(Self::Name(text.to_owned())),
                 Err(_) => Err(
-                    "expected an address and port such as 127.0.0.1:8080 or name:8080, or unix:/path"
+                    "expected an address and port such as 127.0.0.1:8080 or name:8080, or \
+                    unix:/path"
                         .to_owned(),
                 ),
             },
@@ -626,8 +665,9 @@ const QUERY_HASH_BYTES: usize = 4;
 pub struct Processors(pub Vec<ProcessorSettings>);
 
 impl ProcessorSettings {
-    /// The URL in the one form that all ways to write it have in common, for others to read: in the place of its query,
-    /// which may be a secret, stands a part of that query's hash, which tells it from another one and does not tell it.
+    /// The URL in the one form that all ways to write it have in common, for others to read: in the
+    /// place of its query, which may be a secret, stands a part of that query's hash, which tells
+    /// it from another one and does not tell it.
     #[must_use]
     pub fn address(&self) -> String {
         // Reading it has made scheme and host lower case and left out a default port.
@@ -661,7 +701,8 @@ impl FromStr for Processors {
                 return Err(match earlier.name == processor.name {
                     true => format!("the name {:?} stands twice", processor.name),
                     false => format!(
-                        "the names {:?} and {:?} differ by case only, which people take for one processor",
+                        "the names {:?} and {:?} differ by case only, which people take for one \
+                        processor",
                         earlier.name, processor.name
                     ),
                 });
@@ -679,7 +720,8 @@ impl FromStr for Processors {
     }
 }
 
-/// Reads the `number`-th processor. What is wrong with it is said without its URL, which may hold secrets.
+/// Reads the `number`-th processor. What is wrong with it is said without its URL, which may hold
+/// secrets.
 fn parse_processor(number: usize, text: &str) -> Result<ProcessorSettings, String> {
     let parts: Vec<&str> = text.splitn(3, ',').collect();
     let [name, fee, url] = parts[..] else {

@@ -8,9 +8,9 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
-/// A builder of clients that trust nobody by TLS, which is as good as none: for plain HTTP. It reads no store of
-/// certificates, which a container may not have, and no variable that leads to a proxy: they carry tokens, mostly
-/// to this very machine.
+/// A builder of clients that trust nobody by TLS, which is as good as none: for plain HTTP. It
+/// reads no store of certificates, which a container may not have, and no variable that leads to a
+/// proxy: they carry tokens, mostly to this very machine.
 pub fn plain() -> reqwest::ClientBuilder {
     provide();
     reqwest::Client::builder().tls_certs_only([]).no_proxy()

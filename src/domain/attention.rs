@@ -1,14 +1,15 @@
-//! What wants an operator's attention: one list, the same for `payment-proxy status`, `GET /attention`, the
-//! live page and the metric `attention`.
+//! What wants an operator's attention: one list, the same for `payment-proxy status`, `GET
+//! /attention`, the live page and the metric `attention`.
 //!
 //! # To add a kind
 //!
-//! 1. Add a line to `kinds!` below: name, machine name, severity, headline, what an operator does about it. No number
-//!    that changes is in the headline: it is read aloud to whoever cannot see the page, each time that it changes.
+//! 1. Add a line to `kinds!` below: name, machine name, severity, headline, what an operator does
+//!    about it. No number that changes is in the headline: it is read aloud to whoever cannot see
+//!    the page, each time that it changes.
 //! 2. Add a line where it is found. What the database tells goes into
-//!    [`in_database`](crate::store::situation::in_database). What only an instance
-//!    knows goes into `serve`, as `own.add(move || found().then(|| Attention::Kind.item("...")))`: each
-//!    instance writes its own items into its row of `service_instance` with every heartbeat, so that every
+//!    [`in_database`](crate::store::situation::in_database). What only an instance knows goes into
+//!    `serve`, as `own.add(move || found().then(|| Attention::Kind.item("...")))`: each instance
+//!    writes its own items into its row of `service_instance` with every heartbeat, so that every
 //!    reader of the list finds the items of all living instances.
 
 use std::borrow::Cow;
@@ -59,23 +60,28 @@ kinds! {
     /// Nothing is known of the deployment.
     DatabaseAway = "database_away", Alarm,
         "The database does not answer.",
-        "start or reach PostgreSQL; clients get 503 meanwhile, and what was accepted is in the database";
+        "start or reach PostgreSQL; clients get 503 meanwhile, and what was accepted is in the \
+        database";
     /// Two processors have charged one payment.
     ChargedTwice = "charged_twice", Alarm,
         "A payment was charged twice.",
-        "the log says CHARGED TWICE with the id; have one of the charges refunded, `payment-proxy reconcile` lists both";
+        "the log says CHARGED TWICE with the id; have one of the charges refunded, `payment-proxy \
+        reconcile` lists both";
     /// The database refuses what became of payments.
     Unrecorded = "unrecorded", Alarm,
         "The database refuses to record payments.",
-        "the instance keeps it and tries again: its log says why (task settle); do not end it before that is put right";
+        "the instance keeps it and tries again: its log says why (task settle); do not end it \
+        before that is put right";
     /// The database is a copy of the deployment's, so nobody may serve from it yet.
     DatabaseCopy = "database_copy", Alarm,
         "The database is a copy.",
-        "nothing is accepted or charged until `payment-proxy deployment declare` says what it is: docs/clocks-and-copies.md";
+        "nothing is accepted or charged until `payment-proxy deployment declare` says what it is: \
+        docs/clocks-and-copies.md";
     /// An instance that must not serve: its terms contradict the others'.
     InstanceHeld = "instance_held", Alarm,
         "An instance contradicts the others.",
-        "it accepts and charges nothing: `payment-proxy deployment` shows why, docs/clocks-and-copies.md what to do";
+        "it accepts and charges nothing: `payment-proxy deployment` shows why, \
+        docs/clocks-and-copies.md what to do";
     /// Nobody serves.
     NoInstance = "no_instance", Alarm,
         "No instance is alive.",
@@ -99,19 +105,23 @@ kinds! {
     /// A processor has something of our payments that we cannot have sent.
     Mismatch = "mismatch", Alarm,
         "A processor has payments otherwise than we sent them.",
-        "neither recorded nor charged elsewhere; `dead-letter list` says what it has: ask those who run it, then retry or discard";
+        "neither recorded nor charged elsewhere; `dead-letter list` says what it has: ask those \
+        who run it, then retry or discard";
     /// Payments in doubt at a processor that no living instance is configured with.
     Stranded = "stranded", Alarm,
         "Payments are in doubt at a removed processor.",
-        "add that processor to PROCESSORS again, or ask it by other means and say so with `payment-proxy in-doubt`";
+        "add that processor to PROCESSORS again, or ask it by other means and say so with \
+        `payment-proxy in-doubt`";
     /// A crash or a failover emptied an unlogged queue.
     QueueEmptied = "queue_emptied", Alarm,
         "The queue was emptied.",
-        "`SELECT * FROM audit.balance()` says how many accepted payments are missing; QUEUE_DURABILITY=logged keeps them";
+        "`SELECT * FROM audit.balance()` says how many accepted payments are missing; \
+        QUEUE_DURABILITY=logged keeps them";
     /// Ledger and processors differ, by what `payment-proxy reconcile` found last.
     Unreconciled = "unreconciled", Alarm,
         "Ledger and processors differ.",
-        "table reconcile_finding has the ids; `payment-proxy reconcile` compares again and takes out what agrees";
+        "table reconcile_finding has the ids; `payment-proxy reconcile` compares again and takes \
+        out what agrees";
     /// An instance ended without signing off.
     InstanceDied = "instance_died", Watch,
         "An instance died.",
@@ -127,11 +137,13 @@ kinds! {
     /// Doubts wait, and sums of hours may be of others.
     ClockStep = "clock_step", Watch,
         "The database's clock was set.",
-        "payments go on; see to the time synchronisation of the database server: docs/clocks-and-copies.md";
+        "payments go on; see to the time synchronisation of the database server: \
+        docs/clocks-and-copies.md";
     /// The database was restored, and that is not over.
     AsksFirst = "asks_first", Watch,
         "The database was restored.",
-        "when nothing that the dump lacks can be posted again: `payment-proxy deployment declare checked`";
+        "when nothing that the dump lacks can be posted again: `payment-proxy deployment declare \
+        checked`";
     /// Programs of several versions.
     Programs = "programs", Watch,
         "Instances run different programs.",
@@ -139,7 +151,8 @@ kinds! {
     /// Lines of an instance's log are missing.
     LogLinesDropped = "log_lines_dropped", Watch,
         "Lines of a log are missing.",
-        "see to the disk or the reader of that instance's standard error; the metric log_lines_dropped_total counts";
+        "see to the disk or the reader of that instance's standard error; the metric \
+        log_lines_dropped_total counts";
     /// Vacuum cannot clean up.
     LongTransaction = "long_transaction", Watch,
         "A transaction is open for long.",
@@ -147,7 +160,8 @@ kinds! {
     /// Payments wait for longer than they should.
     PaymentsWait = "payments_wait", Watch,
         "Payments wait.",
-        "`payment-proxy status` shows which processors are slow or failing; the queue drains when they are not";
+        "`payment-proxy status` shows which processors are slow or failing; the queue drains when \
+        they are not";
     /// A processor is not used, because payments fail there.
     ProcessorFailing = "processor_failing", Watch,
         "A processor is failing.",
@@ -155,7 +169,8 @@ kinds! {
     /// An operator took a processor out.
     ProcessorOff = "processor_off", Watch,
         "A processor is switched off.",
-        "put it back into use when the reason is gone: `payment-proxy routing enable NAME --reason TEXT`";
+        "put it back into use when the reason is gone: `payment-proxy routing enable NAME --reason \
+        TEXT`";
 }
 
 /// How urgent an item is.
@@ -230,7 +245,8 @@ impl Attention {
     }
 }
 
-/// What an instance finds in itself. A source is asked at every heartbeat and every look, so it may not block.
+/// What an instance finds in itself. A source is asked at every heartbeat and every look, so it may
+/// not block.
 #[derive(Default)]
 pub struct OwnAttention(Vec<Source>);
 
@@ -272,8 +288,8 @@ pub(crate) fn in_order(mut items: Vec<Item>) -> Vec<Item> {
     items
 }
 
-/// The list as an instance tells it: what the database told, or that it told nothing, and what this instance
-/// finds in itself, which may be newer than its last heartbeat.
+/// The list as an instance tells it: what the database told, or that it told nothing, and what this
+/// instance finds in itself, which may be newer than its last heartbeat.
 #[must_use]
 pub fn list(in_database: Result<Vec<Item>, String>, own: &OwnAttention) -> Vec<Item> {
     let mut items = in_database.unwrap_or_else(|reason| vec![Attention::DatabaseAway.item(reason)]);

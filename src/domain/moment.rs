@@ -20,8 +20,8 @@ pub fn argument(text: &str) -> Result<DateTime<Utc>, String> {
     read(text, Utc::now())
 }
 
-/// Reads a moment: a date (its first moment), a date with a time, either with a zone or else in UTC; a length of time,
-/// which is so long before `now`; or `now`.
+/// Reads a moment: a date (its first moment), a date with a time, either with a zone or else in
+/// UTC; a length of time, which is so long before `now`; or `now`.
 ///
 /// # Errors
 /// The text is none of these; the error shows examples.
@@ -37,7 +37,8 @@ pub fn read(text: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, String> {
 
 /// A date or a time, in the zone that it names or in UTC.
 fn instant(text: &str) -> Option<Timestamp> {
-    // Of a text that names a zone, the others would take the date and the time alone, or the offset.
+    // Of a text that names a zone, the others would take the date and the time alone, or the
+    // offset.
     if text.contains('[') {
         return text
             .parse::<ZonedDateTime>()

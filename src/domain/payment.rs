@@ -39,7 +39,8 @@ pub enum InvalidPayment {
     #[error("the field `{0}` is missing")]
     Missing(&'static str),
     #[error(
-        "`correlationId` must be a string with a UUID such as \"4a7901b8-7d26-4d9d-aa19-4dc1c7cf60b3\""
+        "`correlationId` must be a string with a UUID such as \
+        \"4a7901b8-7d26-4d9d-aa19-4dc1c7cf60b3\""
     )]
     CorrelationId,
     #[error("`amount` must be a JSON number such as 19.90")]
@@ -62,7 +63,14 @@ pub(crate) struct Body<'a> {
     correlation_id: Option<&'a RawValue>,
     /// What is to be charged, with at most two decimals. More of them are refused, not rounded
     #[serde(borrow)]
-    #[schema(value_type = f64, format = "decimal", required = true, minimum = 0.01, maximum = 999_999_999_999.99, example = 20.5)]
+    #[schema(
+        value_type = f64,
+        format = "decimal",
+        required = true,
+        minimum = 0.01,
+        maximum = 999_999_999_999.99,
+        example = 20.5,
+    )]
     amount: Option<&'a RawValue>,
 }
 
@@ -81,8 +89,8 @@ impl Payment {
             };
             return Err(malformed(&detail));
         }
-        // Of an object whose fields are taken as they stand, only a field that stands twice is wrong
-        // otherwise than in its syntax. Which of the two is meant nobody can know.
+        // Of an object whose fields are taken as they stand, only a field that stands twice is
+        // wrong otherwise than in its syntax. Which of the two is meant nobody can know.
         let body: Body<'_> = serde_json::from_str(body).map_err(|error| match error.is_data() {
             true => InvalidPayment::Repeated(error.to_string()),
             false => malformed(&error.to_string()),
@@ -118,8 +126,8 @@ pub fn parse_uuid(text: &str) -> Option<Uuid> {
 /// Digits before the point of an amount below [`AMOUNT_LIMIT`], at most.
 const AMOUNT_WHOLE_DIGITS: i64 = 12;
 
-/// Reads a number of valid JSON syntax by its digits: exactly, or not at all. However many zeros stand where they mean
-/// nothing, and whatever its exponent, the value counts.
+/// Reads a number of valid JSON syntax by its digits: exactly, or not at all. However many zeros
+/// stand where they mean nothing, and whatever its exponent, the value counts.
 pub(crate) fn parse_amount(raw: &str) -> Result<Decimal, InvalidPayment> {
     let Some(first) = raw
         .bytes()
@@ -140,7 +148,8 @@ pub(crate) fn parse_amount(raw: &str) -> Result<Decimal, InvalidPayment> {
         return Err(InvalidPayment::AmountNotPositive);
     }
     let trailing_zeros = digits().rev().take_while(|digit| *digit == b'0').count();
-    // The significant digits, and how many of them stand before the point. Both lengths are those of a body.
+    // The significant digits, and how many of them stand before the point. Both lengths are those
+    // of a body.
     let significant = written - leading_zeros - trailing_zeros;
     let before_point = (whole.len() as i64 - leading_zeros as i64).saturating_add(exponent);
     if before_point > AMOUNT_WHOLE_DIGITS {
@@ -178,7 +187,8 @@ pub(crate) struct Amount;
 
 impl PartialSchema for Amount {
     fn schema() -> RefOr<Schema> {
-        // No `multipleOf`: in floating point, which validators compute in, 19.9 is no multiple of .01.
+        // No `multipleOf`: in floating point, which validators compute in, 19.9 is no multiple of
+        // .01.
         ObjectBuilder::new()
             .schema_type(Type::Number)
             .format(Some(SchemaFormat::Custom("decimal".to_owned())))
@@ -266,7 +276,8 @@ mod tests {
         }
     }
 
-    /// A spelling of `digits` with the point after `before_point` of them, times a power of ten that makes up for it.
+    /// A spelling of `digits` with the point after `before_point` of them, times a power of ten
+    /// that makes up for it.
     fn spelled(digits: &str, before_point: i64, shift: i64, zeros: usize) -> String {
         let point = before_point + shift;
         let (before, after) = match usize::try_from(point) {

@@ -1,13 +1,15 @@
-//! Text of others, as it may be shown: nothing in it moves the cursor, hides, or turns the order of what is read.
+//! Text of others, as it may be shown: nothing in it moves the cursor, hides, or turns the order of
+//! what is read.
 
 use std::fmt::{self, Write as _};
 
 use icu_properties::CodePointMapData;
 use icu_properties::props::GeneralCategory;
 
-/// Leaves out what is no visible character: controls (an escape sequence begins with one), format characters (such as
-/// U+202E, which turns the order of letters, and U+200B, which has no width), separators of lines and paragraphs,
-/// and code points that stand for nothing or for something private.
+/// Leaves out what is no visible character: controls (an escape sequence begins with one), format
+/// characters (such as U+202E, which turns the order of letters, and U+200B, which has no width),
+/// separators of lines and paragraphs, and code points that stand for nothing or for something
+/// private.
 pub fn printable(text: &str) -> impl Iterator<Item = char> {
     text.chars().filter(|letter| is_printable(*letter))
 }

@@ -1,12 +1,13 @@
 //! The clock of this machine that goes on while the machine is suspended (Linux: `CLOCK_BOOTTIME`).
 //!
-//! What must *not* happen any more after a deadline is compared with this clock: a machine that resumes sends no
-//! charge whose time is over, and claims nothing before it has asked what became of the deployment. What may happen
-//! only *after* enough time has passed is compared with the monotonic clock ([`Instant`](std::time::Instant)), which
-//! stands still meanwhile and at worst makes an instance wait longer.
+//! What must *not* happen any more after a deadline is compared with this clock: a machine that
+//! resumes sends no charge whose time is over, and claims nothing before it has asked what became
+//! of the deployment. What may happen only *after* enough time has passed is compared with the
+//! monotonic clock ([`Instant`](std::time::Instant)), which stands still meanwhile and at worst
+//! makes an instance wait longer.
 //!
-//! A hypervisor that stops a machine and gives it back the time of before (a snapshot, a pause that the guest is not
-//! told of) stops both clocks, and nothing on that machine can tell.
+//! A hypervisor that stops a machine and gives it back the time of before (a snapshot, a pause that
+//! the guest is not told of) stops both clocks, and nothing on that machine can tell.
 
 use std::fmt;
 use std::ops::Add;

@@ -1,5 +1,6 @@
-//! The open connections of an address. Where there are too many, the one whose client has kept us waiting for longest
-//! makes room for the next: clients that send a byte now and then cannot keep others out.
+//! The open connections of an address. Where there are too many, the one whose client has kept us
+//! waiting for longest makes room for the next: clients that send a byte now and then cannot keep
+//! others out.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -75,7 +76,8 @@ impl Wait {
         Some(self.epoch.elapsed().saturating_sub(since))
     }
 
-    /// Waits until the connection is to be closed for another. A client that has sent its request meanwhile keeps it.
+    /// Waits until the connection is to be closed for another. A client that has sent its request
+    /// meanwhile keeps it.
     pub(super) async fn evicted(&self) {
         loop {
             self.eviction.notified().await;
@@ -139,7 +141,8 @@ impl OpenConnections {
                 tracing::warn!(
                     connections.closed = times,
                     connections.most = self.most,
-                    "too many clients: those that have been silent or slow for longest are disconnected"
+                    "too many clients: those that have been silent or slow for longest are \
+                    disconnected"
                 );
             }
         }

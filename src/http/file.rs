@@ -1,4 +1,5 @@
-//! Files that are part of the program: compressed once, at their first request, and known again by their `ETag`.
+//! Files that are part of the program: compressed once, at their first request, and known again by
+//! their `ETag`.
 
 use std::io::Write as _;
 use std::sync::{Arc, OnceLock};
@@ -27,8 +28,8 @@ pub(super) const JSON: &str = "application/json";
 /// Everything comes from this address, and nothing stands inline.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-/// What may be kept, as long as it is asked each time whether it is still the same: the next version
-/// of the program may stand here the next time.
+/// What may be kept, as long as it is asked each time whether it is still the same: the next
+/// version of the program may stand here the next time.
 const REVALIDATE: &str = "no-cache";
 /// Bytes of the hash that stand in an `ETag`.
 const TAG_BYTES: usize = 12;
@@ -41,7 +42,8 @@ pub(super) struct File {
     coded: Arc<OnceLock<Coded>>,
 }
 
-/// What is made of a file when it is asked for the first time: an instance has dozens of files, and most are never read.
+/// What is made of a file when it is asked for the first time: an instance has dozens of files, and
+/// most are never read.
 #[derive(Debug)]
 struct Coded {
     gzip: Bytes,
@@ -75,8 +77,8 @@ impl File {
         self.coded.get_or_init(|| Coded::of(&self.plain))
     }
 
-    /// The reply to a request with those headers: the file, compressed where the client takes that, or
-    /// that it has it already.
+    /// The reply to a request with those headers: the file, compressed where the client takes that,
+    /// or that it has it already.
     pub(super) fn reply(&self, request: &HeaderMap) -> Response {
         let mut response = if self.is_known(request) {
             StatusCode::NOT_MODIFIED.into_response()
@@ -108,8 +110,8 @@ impl File {
     }
 }
 
-/// Whether the client takes gzip (RFC 9110, 12.5.3): it names it, or everything, with a weight that is
-/// not zero.
+/// Whether the client takes gzip (RFC 9110, 12.5.3): it names it, or everything, with a weight that
+/// is not zero.
 fn takes_gzip(request: &HeaderMap) -> bool {
     let weight_of = |wanted: &[&str]| {
         list(request, &ACCEPT_ENCODING).find_map(|coding| {
@@ -140,7 +142,8 @@ fn list<'a>(
         .flat_map(|value| value.split(','))
 }
 
-/// Keeps what is true now, or for operators only, out of every cache, and browsers from taking it for what it is not.
+/// Keeps what is true now, or for operators only, out of every cache, and browsers from taking it
+/// for what it is not.
 pub(super) async fn keep_from_caches(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();

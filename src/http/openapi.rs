@@ -18,8 +18,8 @@ use super::problem::ProblemBody;
 /// Where the document is.
 pub const DOCUMENT_PATH: &str = "/openapi.json";
 
-/// The routes, and the document that they make. `tags` are its groups of operations and what they are
-/// for.
+/// The routes, and the document that they make. `tags` are its groups of operations and what they
+/// are for.
 pub(super) fn split<S: Clone + Send + Sync + 'static>(
     router: OpenApiRouter<S>,
     title: &str,
@@ -60,8 +60,8 @@ pub(super) fn split<S: Clone + Send + Sync + 'static>(
     (routes, document)
 }
 
-/// Says of the parameters of `path` that they may be empty, which utoipa has no word for. A schema that
-/// says it makes generators write a class for what is a time.
+/// Says of the parameters of `path` that they may be empty, which utoipa has no word for. A schema
+/// that says it makes generators write a class for what is a time.
 pub(super) fn allow_empty_parameters(document: &mut OpenApi, path: &str) {
     let get = operation(document, path, |item| &mut item.get);
     for parameter in get
@@ -76,8 +76,8 @@ pub(super) fn allow_empty_parameters(document: &mut OpenApi, path: &str) {
     }
 }
 
-/// Says that a POST to `path` may come without its body. utoipa makes such a body a union with null, for which
-/// generators write clients that cannot leave it out.
+/// Says that a POST to `path` may come without its body. utoipa makes such a body a union with
+/// null, for which generators write clients that cannot leave it out.
 pub(super) fn allow_no_body(document: &mut OpenApi, path: &str) {
     let post = operation(document, path, |item| &mut item.post);
     if let Some(RefOr::T(body)) = post.and_then(|post| post.request_body.as_mut()) {

@@ -1,5 +1,6 @@
 //! The operator's API, on an address of its own and never behind the public load balancer: what the
-//! router knows and why it decides as it does, switches to take a processor out of use, and the live page.
+//! router knows and why it decides as it does, switches to take a processor out of use, and the
+//! live page.
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
@@ -176,7 +177,10 @@ async fn metrics(State(api): State<OperatorApi>) -> impl IntoResponse {
 /// As this instance and the database tell it.
 #[utoipa::path(
     get, path = "/attention", tag = "attention", operation_id = "getAttention",
-    responses((status = 200, description = "Empty where all is well", body = Vec<Item>), OperatorProblems)
+    responses(
+        (status = 200, description = "Empty where all is well", body = Vec<Item>),
+        OperatorProblems,
+    )
 )]
 async fn attention(State(api): State<OperatorApi>) -> Json<Vec<Item>> {
     Json(api.scrape.attention().await)
@@ -187,7 +191,10 @@ async fn attention(State(api): State<OperatorApi>) -> Json<Vec<Item>> {
 /// Breakers, beliefs and decisions are those of the instance that answers.
 #[utoipa::path(
     get, path = "/routing", tag = "routing", operation_id = "getRouting",
-    responses((status = 200, description = "What is known now", body = Explanation), OperatorProblems)
+    responses(
+        (status = 200, description = "What is known now", body = Explanation),
+        OperatorProblems,
+    )
 )]
 async fn explain(State(api): State<OperatorApi>) -> Json<Explanation> {
     Json(api.router.explain())

@@ -1,5 +1,6 @@
-//! A parameter of a query that an operation does not have is refused, not ignored: whoever misspells `from` would
-//! take the total of everything for that of a day. Which ones there are is what the OpenAPI document says.
+//! A parameter of a query that an operation does not have is refused, not ignored: whoever
+//! misspells `from` would take the total of everything for that of a day. Which ones there are is
+//! what the OpenAPI document says.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -172,8 +172,8 @@ pub(super) struct PaymentView {
     archived_in: Option<String>,
 }
 
-/// Why a payment was given up: `refused`, the processor will never take it; `mismatch`, the processor has
-/// this id with other particulars
+/// Why a payment was given up: `refused`, the processor will never take it; `mismatch`, the
+/// processor has this id with other particulars
 #[derive(ToSchema)]
 #[schema(rename_all = "lowercase")]
 #[allow(dead_code)] // the words of the query below, for the document

@@ -29,8 +29,8 @@ pub(super) async fn live() -> StatusCode {
 
 /// Whether the instance takes payments
 ///
-/// It does while the database accepts payments and records what became of them, and no shutdown is under
-/// way.
+/// It does while the database accepts payments and records what became of them, and no shutdown is
+/// under way.
 #[utoipa::path(
     get, path = "/readyz", tag = "probes", operation_id = "getReadiness",
     responses((status = 204, description = "The instance takes payments"), NotReady)

@@ -28,7 +28,8 @@ use super::timeouts::TooSlow;
 use crate::store::database::{Condition, Validity, is_transient};
 use crate::telemetry::log::Storm;
 
-/// Seconds after which a client should try again what could not be done, for want of the database or of room.
+/// Seconds after which a client should try again what could not be done, for want of the database
+/// or of room.
 const RETRY_AFTER_SECONDS: &str = "1";
 
 /// An error (RFC 9457): `type` says what kind it is, `detail` what to change, or when to try again
@@ -148,7 +149,8 @@ pub struct Problem {
 #[derive(Debug, Clone)]
 struct Cause(Arc<sqlx::Error>);
 
-/// Requests that failed for want of the database, or were refused by it: logged now and then, with their number.
+/// Requests that failed for want of the database, or were refused by it: logged now and then, with
+/// their number.
 #[derive(Debug)]
 pub(super) struct FailedRequests {
     validity: Arc<Validity>,
@@ -334,7 +336,8 @@ impl IntoResponse for Problem {
             .with_detail(self.detail)
             .into_response();
         let headers = response.headers_mut();
-        // Some statuses may be kept by caches that are told nothing, 404 among them (RFC 9110, 15.1).
+        // Some statuses may be kept by caches that are told nothing, 404 among them (RFC 9110,
+        // 15.1).
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         let more = match self.kind {
             kind if tells_when(kind) => Some((RETRY_AFTER, RETRY_AFTER_SECONDS)),
@@ -352,7 +355,8 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Answers in time, even if the database does not, and tells the log of what the database did not do.
+/// Answers in time, even if the database does not, and tells the log of what the database did not
+/// do.
 pub(super) async fn in_time(
     State(failed): State<Arc<FailedRequests>>,
     request: Request,

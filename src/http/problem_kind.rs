@@ -1,5 +1,5 @@
-//! The kinds of problems that the APIs report: the `type` of each (RFC 9457), what it means and what
-//! its reader does about it.
+//! The kinds of problems that the APIs report: the `type` of each (RFC 9457), what it means and
+//! what its reader does about it.
 
 use axum::http::StatusCode;
 

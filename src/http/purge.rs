@@ -13,8 +13,8 @@ problems!(pub(super) PurgeProblems: [ProblemKind::PurgeNotAllowed, ProblemKind::
 
 /// Deletes all payments, where that is allowed
 ///
-/// Deletes every payment that was ever accepted, settled or not. It is for tests; a deployment allows
-/// it by `ALLOW_PURGE=true` only.
+/// Deletes every payment that was ever accepted, settled or not. It is for tests; a deployment
+/// allows it by `ALLOW_PURGE=true` only.
 #[utoipa::path(
     post, path = "/purge-payments", tag = "payments", operation_id = "purgePayments",
     responses((status = 204, description = "All payments are deleted"), PurgeProblems)

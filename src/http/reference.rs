@@ -1,6 +1,6 @@
-//! The APIs for people to read: a page of both documents at `/docs/` of the operators' address, and a
-//! page for each kind of problem at `/problems/`. They are made of the documents at the start, have no
-//! scripts, and ask for nothing but their style sheet.
+//! The APIs for people to read: a page of both documents at `/docs/` of the operators' address, and
+//! a page for each kind of problem at `/problems/`. They are made of the documents at the start,
+//! have no scripts, and ask for nothing but their style sheet.
 
 use std::fmt::Write as _;
 

@@ -1,8 +1,9 @@
-//! Which sessions were signed out before their end. The database has them, so that every instance knows, after a
-//! restart, too.
+//! Which sessions were signed out before their end. The database has them, so that every instance
+//! knows, after a restart, too.
 //!
-//! While the database does not answer, an instance goes by what it read last; one that has read nothing since its
-//! start believes a cookie whose seal is right. Whatever changes something needs the database as well.
+//! While the database does not answer, an instance goes by what it read last; one that has read
+//! nothing since its start believes a cookie whose seal is right. Whatever changes something needs
+//! the database as well.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};

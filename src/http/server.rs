@@ -108,7 +108,8 @@ fn refusal<B: Body>(request: &Request<B>, too_long: &Total) -> Option<Problem> {
     })
 }
 
-/// A host with or without a port, or nothing, which a client sends whose request target names no host.
+/// A host with or without a port, or nothing, which a client sends whose request target names no
+/// host.
 fn is_host(value: &[u8]) -> bool {
     let is_plain = |authority: &Authority| {
         let port = authority.as_str().strip_prefix(authority.host());
@@ -118,8 +119,8 @@ fn is_host(value: &[u8]) -> bool {
         || (!value.contains(&b'@') && Authority::try_from(value).is_ok_and(|host| is_plain(&host)))
 }
 
-/// A name or an IPv4 address without a port, as nginx sends it, or nothing. Parsing an [`Authority`] takes twenty times
-/// as long, which every request would pay.
+/// A name or an IPv4 address without a port, as nginx sends it, or nothing. Parsing an
+/// [`Authority`] takes twenty times as long, which every request would pay.
 fn is_name(value: &[u8]) -> bool {
     value
         .iter()
@@ -260,7 +261,8 @@ mod tests {
         assert!(is_served(&mut connect().await).await);
     }
 
-    /// Sends one byte after the other, with a pause in between, until the server closes. Returns what it said.
+    /// Sends one byte after the other, with a pause in between, until the server closes. Returns
+    /// what it said.
     async fn sends_slowly(stream: &mut TcpStream, bytes: &str, pause: Duration) -> String {
         for byte in bytes.bytes() {
             if stream.write_all(&[byte]).await.is_err() {

@@ -1,9 +1,10 @@
 //! Who is an operator: a program says the token with every call, a browser says it once and gets a
 //! cookie.
 //!
-//! The cookie holds the id of a session, the time at which it ends, and a seal of both that only the token can make.
-//! So every instance believes it, it outlives restarts and ends by itself, and whoever gets hold of it does not have
-//! the token. What is kept is which sessions were [signed out](super::Revoked) before their end.
+//! The cookie holds the id of a session, the time at which it ends, and a seal of both that only
+//! the token can make. So every instance believes it, it outlives restarts and ends by itself, and
+//! whoever gets hold of it does not have the token. What is kept is which sessions were [signed
+//! out](super::Revoked) before their end.
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -59,7 +60,8 @@ pub(super) async fn authorize(
     next.run(request).await
 }
 
-/// The token of credentials of the scheme `Bearer`, whose name is written in any case (RFC 9110, 11.1 and 11.4).
+/// The token of credentials of the scheme `Bearer`, whose name is written in any case (RFC 9110,
+/// 11.1 and 11.4).
 fn bearer_token(credentials: &str) -> Option<&str> {
     let (scheme, token) = credentials.split_once(' ')?;
     let is_bearer = scheme.eq_ignore_ascii_case("Bearer");
@@ -189,7 +191,10 @@ pub(super) struct Session {
 /// Whether its cookie is one that was given, has not ended and was not taken back.
 #[utoipa::path(
     get, path = "/session", tag = "session", operation_id = "getSession", security(()),
-    responses((status = 200, description = "Whether the cookie is good", body = Session), SessionProblems)
+    responses(
+        (status = 200, description = "Whether the cookie is good", body = Session),
+        SessionProblems,
+    )
 )]
 pub(super) async fn show(State(api): State<OperatorApi>, headers: HeaderMap) -> Json<Session> {
     Json(Session {
@@ -219,7 +224,8 @@ fn sealed_session(headers: &HeaderMap, token: &OperatorToken) -> Option<SessionI
         .find_map(|value| SessionId::read(value, token))
 }
 
-/// Whether a page of this address asks. The cookie's `SameSite` does not tell ports of a host apart.
+/// Whether a page of this address asks. The cookie's `SameSite` does not tell ports of a host
+/// apart.
 fn is_our_page(headers: &HeaderMap) -> bool {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     match (text(FETCH_SITE), text(ORIGIN.as_str())) {
@@ -249,6 +255,7 @@ fn cookie(headers: &HeaderMap, value: &str, lifetime: TimeDelta) -> String {
 fn foreign_page() -> Problem {
     Problem::new(
         ProblemKind::ForeignPage,
-        "with a cookie only pages of this address may ask for that; programs use Authorization: Bearer",
+        "with a cookie only pages of this address may ask for that; programs use Authorization: \
+        Bearer",
     )
 }

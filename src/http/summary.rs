@@ -38,8 +38,8 @@ problems!(
 
 /// Totals of what was settled, for each processor
 ///
-/// Counts the payments whose `requestedAt` lies from `from` to `to`, both included. Where it is read from a
-/// standby of the database, `Seconds-Behind` says how old it may be.
+/// Counts the payments whose `requestedAt` lies from `from` to `to`, both included. Where it is
+/// read from a standby of the database, `Seconds-Behind` says how old it may be.
 #[utoipa::path(
     get, path = "/payments-summary", tag = "payments", operation_id = "getPaymentsSummary",
     params(Range),
@@ -99,7 +99,8 @@ fn time(name: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>, Problem
     match DateTime::parse_from_rfc3339(text) {
         Ok(time) => Ok(Some(time.to_utc())),
         Err(_) => Err(Problem::invalid_parameter(format!(
-            "`{name}` must be a time such as 2026-07-10T12:34:56.000Z (a + stands as %2B in a query)"
+            "`{name}` must be a time such as 2026-07-10T12:34:56.000Z (a + stands as %2B in a \
+            query)"
         ))),
     }
 }

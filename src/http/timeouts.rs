@@ -64,8 +64,8 @@ impl Drop for Unanswered {
     }
 }
 
-/// Wakes a task at a deadline that moves most of the time, mostly away: the timer is then left as it is,
-/// and looked at when it fires.
+/// Wakes a task at a deadline that moves most of the time, mostly away: the timer is then left as
+/// it is, and looked at when it fires.
 #[derive(Default)]
 struct Alarm(Option<Pin<Box<Sleep>>>);
 
@@ -237,7 +237,8 @@ pub(super) struct PatientBody {
 }
 
 impl PatientBody {
-    /// A body that has so long, from when it is first waited for. Once it is there, `requests` are told so.
+    /// A body that has so long, from when it is first waited for. Once it is there, `requests` are
+    /// told so.
     pub(super) fn new(body: Incoming, limits: Limits, requests: Arc<Requests>) -> Self {
         if body.is_end_stream() {
             requests.is_whole();

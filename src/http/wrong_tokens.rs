@@ -1,5 +1,5 @@
-//! Wrong tokens at the operators' address: each is answered late, all are counted, and the log says how
-//! many there were. The right token is never kept waiting for them.
+//! Wrong tokens at the operators' address: each is answered late, all are counted, and the log says
+//! how many there were. The right token is never kept waiting for them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,8 +13,8 @@ use crate::telemetry::metrics::Total;
 
 /// How long the answer to a wrong token is kept back.
 pub(super) const WRONG_TOKEN_PAUSE: Duration = Duration::from_secs(1);
-/// Answers that are kept back at once, at most. Each holds a connection, of which operators need some. What is
-/// beyond is refused at once, and its connection closed.
+/// Answers that are kept back at once, at most. Each holds a connection, of which operators need
+/// some. What is beyond is refused at once, and its connection closed.
 pub(super) const WRONG_TOKENS_PAUSED: usize = 64;
 /// The least time between two lines of the log about wrong tokens.
 pub(super) const WRONG_TOKENS_TOLD_EVERY: Duration = Duration::from_secs(10);

@@ -52,8 +52,8 @@ pub const ACCEPT_WAIT: Duration = Duration::from_millis(5);
 /// of a second; who waits longer is better told to come again.
 pub const ACCEPT_BACKLOG: usize = 600;
 /// How long a client waits for its commit before it gets 503. Less than the 5 s after which nginx
-/// gives up, and more than [`ACQUIRE_TIMEOUT`](crate::store::database::ACQUIRE_TIMEOUT), after which the
-/// reason is known.
+/// gives up, and more than [`ACQUIRE_TIMEOUT`](crate::store::database::ACQUIRE_TIMEOUT), after
+/// which the reason is known.
 pub const ACCEPT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Attempts to write, each on a new connection: that of a server that restarted or became a standby
 /// since is of no use, a new one is.
@@ -259,8 +259,9 @@ impl Waiting {
 }
 
 /// How fast one commit follows another: at once as long as few payments come, and
-/// [`ACCEPT_SPACING`] apart from [`ACCEPT_SPACING_FROM`] on. Spaced commits are larger, which halves
-/// the work for each payment; at that rate a payment waits longer for a CPU than for the commit.
+/// [`ACCEPT_SPACING`] apart from [`ACCEPT_SPACING_FROM`] on. Spaced commits are larger, which
+/// halves the work for each payment; at that rate a payment waits longer for a CPU than for the
+/// commit.
 #[derive(Debug)]
 struct Commits {
     batcher: Batcher,
@@ -464,7 +465,8 @@ impl Writer {
 /// it.
 ///
 /// With `claimed_for` they are claimed by the same commit, as
-/// [`claim_queued`](crate::store::claim::claim_queued) would right after it. The claims are returned.
+/// [`claim_queued`](crate::store::claim::claim_queued) would right after it. The claims are
+/// returned.
 ///
 /// A payment that is being settled at this moment may enter the queue once more; the claim sees
 /// that it is settled and removes it. The client is answered by the ledger all the same.
@@ -690,9 +692,12 @@ async fn find(
     let rows = sqlx::query!(
         r#"SELECT correlation_id AS "correlation_id!", amount AS "amount!"
         FROM payment_queue WHERE correlation_id = ANY ($1)
-        UNION ALL SELECT correlation_id, amount FROM payment_processed WHERE correlation_id = ANY ($1)
-        UNION ALL SELECT correlation_id, amount FROM payment_dead_letter WHERE correlation_id = ANY ($1)
-        UNION ALL SELECT correlation_id, amount FROM payment_archived WHERE correlation_id = ANY ($1)"#,
+        UNION ALL SELECT correlation_id, amount FROM payment_processed
+            WHERE correlation_id = ANY ($1)
+        UNION ALL SELECT correlation_id, amount FROM payment_dead_letter
+            WHERE correlation_id = ANY ($1)
+        UNION ALL SELECT correlation_id, amount FROM payment_archived
+            WHERE correlation_id = ANY ($1)"#,
         &ids,
     )
     .fetch_all(connection)

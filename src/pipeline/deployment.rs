@@ -164,7 +164,8 @@ impl Member {
             self.router.observe(Event::Instances { alive });
         }
         let rows = sqlx::query!(
-            r#"SELECT processor, failing AS "failing?", min_response_time_ms, answered_at, recovered_at, enabled,
+            r#"SELECT processor, failing AS "failing?", min_response_time_ms, answered_at,
+                recovered_at, enabled,
                 (extract(epoch FROM next_poll_at - now()) * 1000)::float8 AS "next_poll_in_ms"
             FROM processor_health"#
         )
@@ -246,8 +247,9 @@ impl Member {
         }
     }
 
-    /// Puts what this instance has claimed, and not recorded, into a queue that was emptied, in doubt
-    /// at its processor, so that none of it is charged elsewhere when its client posts it again.
+    /// Puts what this instance has claimed, and not recorded, into a queue that was emptied, in
+    /// doubt at its processor, so that none of it is charged elsewhere when its client posts it
+    /// again.
     async fn put_back(&self) -> Result<(), sqlx::Error> {
         let claims = self.in_flight.claims();
         let ids: Vec<Uuid> = claims.iter().map(|(id, _)| *id).collect();
@@ -291,16 +293,19 @@ impl Member {
                     (id, seen_at, processors, attention, terms, program, held, queue_life)
                 VALUES ($1, now(), $4, $5::text::jsonb, $6::text::jsonb, $7, $8, $9)
                 ON CONFLICT ON CONSTRAINT service_instance_pkey DO UPDATE
-                SET seen_at = excluded.seen_at, attention = excluded.attention, held = excluded.held,
+                SET seen_at = excluded.seen_at, attention = excluded.attention,
+                    held = excluded.held,
                     queue_life = excluded.queue_life
             ), forgotten AS (
                 DELETE FROM service_instance
-                WHERE $8::text IS NULL AND seen_at NOT BETWEEN now() - $3::interval AND now() + $3::interval
+                WHERE $8::text IS NULL AND seen_at NOT BETWEEN now() - $3::interval
+                    AND now() + $3::interval
             )
             SELECT now() AS "database_now!",
                 (SELECT count(*) FROM service_instance WHERE id <> $1 AND held IS NULL
                     AND seen_at BETWEEN now() - $2::interval AND now() + $2::interval) AS "others!",
-                coalesce((SELECT identity = database_identity() AND terms = $6::text::jsonb FROM deployment), false)
+                coalesce((SELECT identity = database_identity() AND terms = $6::text::jsonb
+                    FROM deployment), false)
                     AS "agrees!",
                 coalesce((SELECT asks_first FROM deployment), false) AS "asks_first!",
                 $9::uuid IS NOT NULL AND queue_is_gathered($9, $1, $2) AS "gathered!""#,
@@ -348,7 +353,8 @@ impl Member {
     /// Takes the next poll of a processor, if nobody else has it.
     async fn take_poll(&self, processor: &str) -> Result<bool, sqlx::Error> {
         let taken = sqlx::query!(
-            "INSERT INTO processor_health AS h (processor, next_poll_at, poller) VALUES ($1, now() + $3::interval, $2)
+            "INSERT INTO processor_health AS h (processor, next_poll_at, poller) VALUES ($1,
+                now() + $3::interval, $2)
             ON CONFLICT ON CONSTRAINT processor_health_pkey
             DO UPDATE SET next_poll_at = now() + $3::interval, poller = $2
             WHERE h.next_poll_at <= now() OR h.next_poll_at > now() + $3::interval + $4::interval",

@@ -225,21 +225,26 @@ pub async fn write(pool: &PgPool, instance: Uuid, minute: &Minute) -> Result<(),
     sqlx::query!(
         r#"WITH sample AS (
             SELECT percentile_disc(ARRAY[0.5, 0.99]) WITHIN GROUP (ORDER BY took) AS latency
-            FROM generate_series($2::timestamptz, $2 + interval '59 s', interval '1 s') AS slot (starts_at)
+            FROM generate_series($2::timestamptz, $2 + interval '59 s',
+                interval '1 s') AS slot (starts_at)
             CROSS JOIN LATERAL (
                 SELECT extract(epoch FROM settled_at - accepted_at)::float8 * 1000 AS took
                 FROM payment_processed
-                WHERE requested_at >= slot.starts_at AND requested_at < slot.starts_at + interval '1 s'
+                WHERE requested_at >= slot.starts_at
+                    AND requested_at < slot.starts_at + interval '1 s'
                 ORDER BY requested_at LIMIT $8
             ) AS payment
         ), forgotten AS (
-            DELETE FROM service_minute WHERE minute NOT BETWEEN now() - $9::interval AND now() + $9::interval
+            DELETE FROM service_minute WHERE minute NOT BETWEEN now() - $9::interval
+                AND now() + $9::interval
         )
         INSERT INTO service_minute AS m
-            (minute, instance, observed_seconds, accepted, refused, queued, p50_ms, p99_ms, processors)
+            (minute, instance, observed_seconds, accepted, refused, queued, p50_ms, p99_ms,
+                processors)
         SELECT $2, $1, $3, $4, $5, $6, latency[1], latency[2], $7::text::jsonb FROM sample
         ON CONFLICT ON CONSTRAINT service_minute_pkey DO UPDATE
-        SET observed_seconds = m.observed_seconds + excluded.observed_seconds, accepted = m.accepted + excluded.accepted,
+        SET observed_seconds = m.observed_seconds + excluded.observed_seconds,
+            accepted = m.accepted + excluded.accepted,
             refused = m.refused + excluded.refused, queued = greatest(m.queued, excluded.queued),
             p50_ms = excluded.p50_ms, p99_ms = excluded.p99_ms"#,
         instance,
@@ -336,7 +341,8 @@ impl History {
             place.filter(|place| *place < minutes)
         };
         let seen = sqlx::query!(
-            r#"SELECT minute, count(*) AS "instances!", sum(accepted)::bigint AS accepted, sum(refused)::bigint AS refused,
+            r#"SELECT minute, count(*) AS "instances!", sum(accepted)::bigint AS accepted,
+                sum(refused)::bigint AS refused,
                 max(queued) AS queued, max(p50_ms) AS p50_ms, max(p99_ms) AS p99_ms,
                 jsonb_agg(processors)::text AS "processors!"
             FROM service_minute WHERE minute >= $1 AND minute < $2 GROUP BY minute"#,

@@ -4,8 +4,8 @@
 //! No post counts the queue. An instance polls the length of the queue, and adds what it has
 //! accepted since, and what waits for its commit. So the queue exceeds its limit only by what the
 //! *other* instances accept between two polls, [`QUEUE_LIMIT_POLL`] apart. Beyond
-//! [`COUNTED`](crate::store::queue_statistics::COUNTED) payments the length is an estimate from the server's
-//! statistics, which may be a second older.
+//! [`COUNTED`](crate::store::queue_statistics::COUNTED) payments the length is an estimate from the
+//! server's statistics, which may be a second older.
 
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};

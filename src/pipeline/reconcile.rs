@@ -1,13 +1,14 @@
 //! Reconcile: our ledger against the processors' own records, payment by payment.
 //!
-//! Every payment of the range is looked up at every processor. A payment counts as compared when every processor
-//! that the database knows has answered for it: one that is missing from `PROCESSORS`, or gives no answer, may have
-//! it as well. What one lookup each proves beyond doubt can be repaired; everything else is for a person to decide.
+//! Every payment of the range is looked up at every processor. A payment counts as compared when
+//! every processor that the database knows has answered for it: one that is missing from
+//! `PROCESSORS`, or gives no answer, may have it as well. What one lookup each proves beyond doubt
+//! can be repaired; everything else is for a person to decide.
 //!
 //! Payments that are in flight are left out, and archived payments are compared by totals only.
 //!
-//! Given a list of ids it compares these, also those that our tables lack: what a backup does not know, and what an
-//! unlogged queue lost in a crash.
+//! Given a list of ids it compares these, also those that our tables lack: what a backup does not
+//! know, and what an unlogged queue lost in a crash.
 
 mod ask;
 mod ledger;
@@ -43,9 +44,9 @@ pub const RATE: u32 = 300;
 /// How often a statement is tried whose failure may pass, [`RETRY_PAUSE`] apart.
 pub const ATTEMPTS: u32 = 20;
 
-/// Compares the payments settled with `from <= requestedAt <= to`, and those accepted in that time that
-/// are queued or dead, or the payments with the given ids; with `repair` it puts right what is proved. `progress` is
-/// told how many payments of about how many have been looked up.
+/// Compares the payments settled with `from <= requestedAt <= to`, and those accepted in that time
+/// that are queued or dead, or the payments with the given ids; with `repair` it puts right what is
+/// proved. `progress` is told how many payments of about how many have been looked up.
 ///
 /// Of archived payments only the totals are compared.
 ///
@@ -279,8 +280,8 @@ impl Run<'_> {
     }
 }
 
-/// What differs, and the charge that is to be recorded where that is proved. Where a processor was not asked or gave
-/// no answer, only what its answer could not change.
+/// What differs, and the charge that is to be recorded where that is proved. Where a processor was
+/// not asked or gave no answer, only what its answer could not change.
 fn difference(row: &Row, answers: &Answers) -> Option<(Difference, Option<Charge>)> {
     if answers.charges.len() > 1 {
         let charges = answers.charges.iter();

@@ -10,7 +10,8 @@ use tokio::sync::Notify;
 
 use crate::telemetry::metrics::Counts;
 
-/// Processors that attempts of this instance have shown to be back, until the other instances are told.
+/// Processors that attempts of this instance have shown to be back, until the other instances are
+/// told.
 #[derive(Debug, Default)]
 pub struct Recovered {
     processors: Mutex<Vec<usize>>,
@@ -38,8 +39,8 @@ impl Recovered {
     }
 }
 
-/// Shares a router among the tasks of an instance. Its time goes on from here. A breaker that changes its state is
-/// counted, and logged once.
+/// Shares a router among the tasks of an instance. Its time goes on from here. A breaker that
+/// changes its state is counted, and logged once.
 pub fn share(router: Router, recovered: &Arc<Recovered>, counts: &Arc<Counts>) -> SharedRouter {
     let (origin, epoch) = (router.now(), Instant::now());
     let rng = SmallRng::from_rng(&mut rand::rng());

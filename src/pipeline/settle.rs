@@ -51,8 +51,8 @@ pub const SETTLE_SOON_FROM: Duration = Duration::from_millis(500);
 pub const SETTLE_MAX_ITEMS: usize = 128;
 /// A smaller number that suffices once [`SETTLE_SPACING`] has passed since the last settle began.
 pub const SETTLE_MIN_ITEMS: usize = 16;
-/// See [`SETTLE_MIN_ITEMS`]. Twenty settles a second of each instance are few for any database; that
-/// pause saves a sixth of the whole work for a payment at 1,500 payments a second
+/// See [`SETTLE_MIN_ITEMS`]. Twenty settles a second of each instance are few for any database;
+/// that pause saves a sixth of the whole work for a payment at 1,500 payments a second
 /// (docs/performance.md), and is short beside the 1.5 s after which an audit may compare.
 pub const SETTLE_SPACING: Duration = Duration::from_millis(50);
 /// Most claims of an instance whose outcome is not recorded yet, open calls included. Beyond that
@@ -409,7 +409,8 @@ impl Storms {
             }
         }
         if let Some((payments, id)) = self.row_gone.note_all(gone.len()).zip(gone.first()) {
-            tracing::warn!(payments, payment.id = %id, "recorded a charge whose queue row was gone or held for another processor");
+            tracing::warn!(payments, payment.id = %id, "recorded a charge whose queue row was gone \
+                or held for another processor");
         }
         if let Some((payments, id)) = self
             .recorded_before
@@ -620,7 +621,8 @@ async fn settle(
             FROM payment_processed WHERE correlation_id = ANY ($1)
             UNION ALL
             SELECT a.correlation_id,
-                CASE WHEN a.month = date_trunc('month', c.requested_at AT TIME ZONE 'UTC') THEN $3 ELSE 'archived' END
+                CASE WHEN a.month = date_trunc('month', c.requested_at AT TIME ZONE 'UTC') THEN $3
+                    ELSE 'archived' END
             FROM UNNEST($1::uuid[], $2::timestamptz[]) AS c (correlation_id, requested_at)
             JOIN payment_archived a ON a.correlation_id = c.correlation_id"#,
             &not_recorded,
@@ -706,9 +708,11 @@ async fn release(
         SET processor = CASE WHEN NOT ($4::bool[])[array_position($1, id)] THEN processor END,
             requested_at = CASE WHEN NOT ($4::bool[])[array_position($1, id)] THEN requested_at END,
             doubt_until = CASE WHEN NOT ($4::bool[])[array_position($1, id)]
-                THEN coalesce(($5::timestamptz[])[array_position($1, id)], now() + $7::interval) END,
+                THEN coalesce(($5::timestamptz[])[array_position($1, id)],
+                    now() + $7::interval) END,
             lease_until = CASE WHEN NOT ($4::bool[])[array_position($1, id)]
-                THEN now() + ($6::int[])[array_position($1, id)] * interval '1 millisecond' ELSE '-infinity' END
+                THEN now() + ($6::int[])[array_position($1, id)] * interval '1 millisecond'
+                    ELSE '-infinity' END
         WHERE id = ANY ($1)
             AND correlation_id = ($2::uuid[])[array_position($1, id)]
             AND attempt = ($3::int[])[array_position($1, id)]
@@ -716,11 +720,13 @@ async fn release(
         )
         INSERT INTO payment_attempt
             (correlation_id, requested_at, outcome, processor, reason, first_claim, last_claim)
-        SELECT correlation_id, ($8::timestamptz[])[n], CASE WHEN ($4::bool[])[n] THEN 'not_charged' ELSE 'in_doubt' END,
+        SELECT correlation_id, ($8::timestamptz[])[n], CASE WHEN ($4::bool[])[n] THEN 'not_charged'
+            ELSE 'in_doubt' END,
             ($9::text[])[n], ($10::text[])[n], attempt, attempt
         FROM released ORDER BY correlation_id
         ON CONFLICT ON CONSTRAINT payment_attempt_pkey DO UPDATE
-        SET reason = excluded.reason, last_claim = excluded.last_claim, last_ended_at = excluded.last_ended_at"#,
+        SET reason = excluded.reason, last_claim = excluded.last_claim,
+            last_ended_at = excluded.last_ended_at"#,
         &ids,
         &correlation_ids,
         &attempts,
@@ -764,7 +770,8 @@ async fn dead_letter(pool: &PgPool, dead: &[(&Claim, &str, bool)]) -> Result<(),
             WHERE id = ANY ($1) AND attempt = ($2::int[])[array_position($1, id)]
                 AND correlation_id = ($5::uuid[])[array_position($1, id)]
             RETURNING correlation_id, amount, accepted_at, attempt, processor,
-                ($3::text[])[array_position($1, id)] AS reason, requested_at, ($4::bool[])[array_position($1, id)] AS held
+                ($3::text[])[array_position($1, id)] AS reason, requested_at,
+                    ($4::bool[])[array_position($1, id)] AS held
         ), attempted AS (
             INSERT INTO payment_attempt
                 (correlation_id, requested_at, outcome, processor, reason, first_claim, last_claim,
@@ -774,11 +781,13 @@ async fn dead_letter(pool: &PgPool, dead: &[(&Claim, &str, bool)]) -> Result<(),
                 statement_timestamp(), statement_timestamp()
             FROM removed ORDER BY correlation_id
             ON CONFLICT ON CONSTRAINT payment_attempt_pkey DO UPDATE
-            SET reason = excluded.reason, last_claim = excluded.last_claim, last_ended_at = excluded.last_ended_at
+            SET reason = excluded.reason, last_claim = excluded.last_claim,
+                last_ended_at = excluded.last_ended_at
         )
         INSERT INTO payment_dead_letter
             (correlation_id, amount, accepted_at, attempt, processor, reason, requested_at)
-        SELECT correlation_id, amount, accepted_at, attempt, processor, reason, CASE WHEN held THEN requested_at END
+        SELECT correlation_id, amount, accepted_at, attempt, processor, reason, CASE WHEN held
+            THEN requested_at END
         FROM removed
         ON CONFLICT ON CONSTRAINT payment_dead_letter_pkey DO NOTHING"#,
         &ids,

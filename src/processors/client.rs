@@ -29,9 +29,11 @@ use crate::telemetry::log::Storm;
 use crate::telemetry::metrics::ProcessorCounts;
 use crate::telemetry::trace::Tracer;
 
-/// How long a processor has for `GET /payments/{id}`, which its configured delay does not slow down.
+/// How long a processor has for `GET /payments/{id}`, which its configured delay does not slow
+/// down.
 pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a processor has for `GET /payments/service-health`; two early callers wait for its next window.
+/// How long a processor has for `GET /payments/service-health`; two early callers wait for its next
+/// window.
 pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long a processor has for its totals of a range.
 pub const SUMMARY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -93,7 +95,8 @@ pub fn processors(
 pub struct Posted {
     /// The reply.
     pub reply: Reply,
-    /// It was not sent for a reason that says nothing of the processor: no file for a connection, or too late.
+    /// It was not sent for a reason that says nothing of the processor: no file for a connection,
+    /// or too late.
     pub(super) is_our_fault: bool,
     /// The connection over which it came, if that can be used again.
     line: Option<Line>,
@@ -109,8 +112,8 @@ struct PaymentRequest {
 }
 
 impl ProcessorClient {
-    /// A client for one processor; `timeout` is what it has for one payment, `names` tells its address, `authorities`
-    /// vouch for it where its URL is `https`.
+    /// A client for one processor; `timeout` is what it has for one payment, `names` tells its
+    /// address, `authorities` vouch for it where its URL is `https`.
     ///
     /// # Errors
     /// What the system trusts cannot be read, or the URL cannot take a path.
@@ -210,8 +213,8 @@ impl ProcessorClient {
             }) => {
                 let now = SystemTime::now();
                 let reply = read_post(id, &head, body.as_deref(), now);
-                // An answer that ends a connection which had served others may have been meant for one of those, or
-                // for nobody: no later answer will show it.
+                // An answer that ends a connection which had served others may have been meant for
+                // one of those, or for nobody: no later answer will show it.
                 let may_be_stray = line.is_none() && !is_first;
                 match reply {
                     Reply::Documented(Documented::Stored) if !is_followed => (reply, line),
@@ -245,7 +248,8 @@ impl ProcessorClient {
         }
     }
 
-    /// Asks whether the processor has a payment. Its answer may be late news: an absence is nothing to act upon.
+    /// Asks whether the processor has a payment. Its answer may be late news: an absence is nothing
+    /// to act upon.
     pub async fn lookup(&self, correlation_id: Uuid) -> Lookup {
         let line = self.connections.idle();
         match self.ask(correlation_id, line, deadline()).await.0 {
@@ -255,10 +259,11 @@ impl ProcessorClient {
         }
     }
 
-    /// Asks whether the processor has a payment after a reply to its POST, over the same connection. The answers come in
-    /// the order of the requests, so the reply was the one to the POST where this one is understood. An absence is told
-    /// twice in a row: what nobody asked for could be taken for the first. After a reply with which an absence proves
-    /// nothing anyway it is asked once.
+    /// Asks whether the processor has a payment after a reply to its POST, over the same
+    /// connection. The answers come in the order of the requests, so the reply was the one to the
+    /// POST where this one is understood. An absence is told twice in a row: what nobody asked for
+    /// could be taken for the first. After a reply with which an absence proves nothing anyway it
+    /// is asked once.
     pub async fn lookup_after(&self, posted: &mut Posted, correlation_id: Uuid) -> Lookup {
         let line = posted.line.take();
         match posted.reply {
@@ -267,7 +272,8 @@ impl ProcessorClient {
         }
     }
 
-    /// Asks whether the processor has a payment, over a connection of its own. An absence is told twice in a row.
+    /// Asks whether the processor has a payment, over a connection of its own. An absence is told
+    /// twice in a row.
     pub async fn lookup_anew(&self, correlation_id: Uuid) -> Lookup {
         self.ask_twice(correlation_id, None).await
     }
@@ -283,7 +289,8 @@ impl ProcessorClient {
         self.ask(correlation_id, again, until).await.0
     }
 
-    /// Asks over that connection, or over a new one. Returns the connection, too, if it can be used again.
+    /// Asks over that connection, or over a new one. Returns the connection, too, if it can be used
+    /// again.
     async fn ask(
         &self,
         correlation_id: Uuid,

@@ -26,7 +26,8 @@ use crate::store::claim::{Claim, EarlierAttempt};
 use crate::telemetry::metrics::AttemptOutcome;
 use crate::telemetry::trace::{AttemptEnd, Subject};
 
-/// For how long a processor is left alone after a call that was not made through a fault of our own.
+/// For how long a processor is left alone after a call that was not made through a fault of our
+/// own.
 const OUR_FAULT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Why a claim was not carried out to its end.
@@ -47,7 +48,8 @@ pub enum Outcome {
     },
     /// The processor of the claim may have charged it or may yet do so.
     InDoubt {
-        /// From when on a 404 is proof; `None`: a call was left open just now, the time starts anew.
+        /// From when on a 404 is proof; `None`: a call was left open just now, the time starts
+        /// anew.
         until: Option<DateTime<Utc>>,
         /// What was seen, for the history of the payment.
         reason: String,
@@ -95,8 +97,8 @@ pub async fn charge(
     decide(verdict, said, claim.earlier)
 }
 
-/// Finds out whether a payment in doubt was charged, and posts it again to the same processor, under
-/// the same requested_at, where it was not. `permit` is asked for when it is needed.
+/// Finds out whether a payment in doubt was charged, and posts it again to the same processor,
+/// under the same requested_at, where it was not. `permit` is asked for when it is needed.
 pub async fn resolve(
     client: &ProcessorClient,
     claim: &Claim,

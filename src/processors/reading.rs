@@ -1,10 +1,11 @@
-//! What the replies of a processor say. They are read here and nowhere else: for payments, health, totals, and by
-//! `reconcile`.
+//! What the replies of a processor say. They are read here and nowhere else: for payments, health,
+//! totals, and by `reconcile`.
 //!
-//! A reply says something only in the shape that the processor gives it: status, media type and body, as
-//! `docs/replies.md` lists them. Whatever answers in another shape is something in between, which cannot know what
-//! the processor does. Inside of the shape every way of writing the same value is read: order and number of fields,
-//! zones and fractions of a time, spellings of a number.
+//! A reply says something only in the shape that the processor gives it: status, media type and
+//! body, as `docs/replies.md` lists them. Whatever answers in another shape is something in
+//! between, which cannot know what the processor does. Inside of the shape every way of writing the
+//! same value is read: order and number of fields, zones and fractions of a time, spellings of a
+//! number.
 
 use std::time::{Duration, SystemTime};
 
@@ -65,7 +66,8 @@ struct Record<'a> {
     requested_at: &'a RawValue,
 }
 
-/// Reads what came back from the `POST` of that payment at the time `now`; `body` is `None` where it is not complete.
+/// Reads what came back from the `POST` of that payment at the time `now`; `body` is `None` where
+/// it is not complete.
 #[must_use]
 pub fn read_post(
     correlation_id: Uuid,
@@ -115,7 +117,8 @@ fn documented(
     }
 }
 
-/// How long whoever gets this 429 shall wait, where it is the processor's own: a text without a media type.
+/// How long whoever gets this 429 shall wait, where it is the processor's own: a text without a
+/// media type.
 fn too_many(head: &Response<()>, body: Option<&[u8]>, now: SystemTime) -> Option<Duration> {
     let is_text = body.is_some_and(|body| !body.is_empty() && str::from_utf8(body).is_ok());
     let is_ours = is_text && !head.headers().contains_key(CONTENT_TYPE);
@@ -164,7 +167,8 @@ pub fn read_record(correlation_id: Uuid, body: &[u8]) -> Lookup {
     }
 }
 
-/// Reads what came back from `GET /payments/service-health`. `Ok(None)`: it was asked too often, which is no news.
+/// Reads what came back from `GET /payments/service-health`. `Ok(None)`: it was asked too often,
+/// which is no news.
 ///
 /// # Errors
 /// What is wrong with it, in words.
@@ -192,8 +196,8 @@ fn strange(status: StatusCode) -> String {
     format!("answered {}", status.as_u16())
 }
 
-/// An amount as a JSON number, or as one in a string, in any spelling. `Ok(None)`: there is none, or one that no
-/// payment can have and that a [`Decimal`] does not hold.
+/// An amount as a JSON number, or as one in a string, in any spelling. `Ok(None)`: there is none,
+/// or one that no payment can have and that a [`Decimal`] does not hold.
 fn read_amount(raw: &str) -> Result<Option<Decimal>, ()> {
     if raw == "null" {
         return Ok(None);
@@ -207,7 +211,8 @@ fn read_amount(raw: &str) -> Result<Option<Decimal>, ()> {
     Ok(read.or_else(|| Decimal::from_str_exact(number).ok()))
 }
 
-/// A time in ISO 8601, in UTC where it has no zone, to the microsecond; finer digits are cut off, as the tables do.
+/// A time in ISO 8601, in UTC where it has no zone, to the microsecond; finer digits are cut off,
+/// as the tables do.
 fn read_time(text: &str) -> Option<DateTime<Utc>> {
     let (date, rest) = text.trim().split_once(['T', 't', ' '])?;
     let zone_at = rest.find(['Z', 'z', '+', '-']).unwrap_or(rest.len());
@@ -277,8 +282,9 @@ fn only<'a>(head: &'a Response<()>, name: &HeaderName) -> Option<&'a str> {
     values.next().is_none().then(|| value.trim())
 }
 
-/// `Retry-After` in seconds or as a date (RFC 9110, 10.2.3), at most [`MAX_RETRY_AFTER`]. A date is counted from the
-/// reply's own `Date`, where it has one, so that clocks which differ do not matter.
+/// `Retry-After` in seconds or as a date (RFC 9110, 10.2.3), at most [`MAX_RETRY_AFTER`]. A date is
+/// counted from the reply's own `Date`, where it has one, so that clocks which differ do not
+/// matter.
 fn retry_after(head: &Response<()>, now: SystemTime) -> Option<Duration> {
     let value = only(head, &RETRY_AFTER)?;
     let wait = if !value.is_empty() && value.bytes().all(|digit| digit.is_ascii_digit()) {

@@ -8,8 +8,8 @@ use crate::telemetry::log::LOG_DRAIN;
 
 /// How long open requests have to end after the stop signal.
 pub const REQUESTS_DRAIN: Duration = Duration::from_secs(2);
-/// How long calls to processors have to end after the stop signal. Those left open then are resolved
-/// by the next claim.
+/// How long calls to processors have to end after the stop signal. Those left open then are
+/// resolved by the next claim.
 pub const CALLS_DRAIN: Duration = Duration::from_millis(5_250);
 /// How long the ends of calls have to be recorded after that.
 pub const SETTLE_DRAIN: Duration = Duration::from_secs(2);

@@ -1,20 +1,24 @@
-//! How many files, connections included, an instance may have open, and what they are for. Clients, operators and
-//! processors have a share each, which nobody exceeds; what is left over is for the database and for all else.
+//! How many files, connections included, an instance may have open, and what they are for. Clients,
+//! operators and processors have a share each, which nobody exceeds; what is left over is for the
+//! database and for all else.
 
 use http1_client::MOST_CONNECTIONS;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::http::Limits;
 
-/// Files that are asked for, where the system lets us: more than all limits of an instance together.
+/// Files that are asked for, where the system lets us: more than all limits of an instance
+/// together.
 const WANTED: u64 = 16_384;
-/// Files that are in no share: the database (20), listeners, the log, collectors, threads that resolve names.
+/// Files that are in no share: the database (20), listeners, the log, collectors, threads that
+/// resolve names.
 const KEPT: u64 = 128;
 /// Operators take so many at most; there are few of them.
 const OPERATORS: u64 = 128;
 /// Each share has at least so many, however few there are.
 const LEAST: u64 = 16;
-/// Of the connections to a processor, one in so many is kept for questions: look-ups and its health.
+/// Of the connections to a processor, one in so many is kept for questions: look-ups and its
+/// health.
 const FOR_QUESTIONS: usize = 4;
 
 /// Raises the limit as far as is allowed and useful. Returns what it is now.
@@ -46,7 +50,8 @@ impl Shares {
                 files.most = files,
                 clients.most = self.clients,
                 processor.connections.most = self.processor,
-                "few files may be open (ulimit -n), so fewer clients can be connected than otherwise"
+                "few files may be open (ulimit -n), so fewer clients can be connected than \
+                otherwise"
             );
         }
     }
@@ -58,7 +63,8 @@ impl Shares {
     }
 }
 
-/// Shares so many files: half of them for at most `clients` clients, the rest for calls to so many processors.
+/// Shares so many files: half of them for at most `clients` clients, the rest for calls to so many
+/// processors.
 pub(super) fn share(files: u64, clients: usize, processors: usize) -> Shares {
     let operators = (files / 16).clamp(LEAST, OPERATORS);
     let rest = files.saturating_sub(KEPT + operators);

@@ -15,8 +15,8 @@ use crate::config::Listen;
 use crate::http;
 use crate::telemetry::metrics::Counts;
 
-/// Clients that the kernel connects before they are accepted: as many come at once when a load balancer starts anew. The
-/// kernel has a limit of its own (`net.core.somaxconn`).
+/// Clients that the kernel connects before they are accepted: as many come at once when a load
+/// balancer starts anew. The kernel has a limit of its own (`net.core.somaxconn`).
 const LISTEN_BACKLOG: u32 = 4_096;
 
 /// Listens. Returns what serves `routes` there, within those limits, until `stop`.
@@ -46,7 +46,8 @@ pub(super) async fn listen(
             })
         }
         Listen::Unix(path) => {
-            // A socket that a killed instance left behind would be in the way; one in use would not answer here.
+            // A socket that a killed instance left behind would be in the way; one in use would not
+            // answer here.
             if std::os::unix::net::UnixStream::connect(path).is_err() {
                 let _ = std::fs::remove_file(path);
             }

@@ -1,6 +1,6 @@
-//! What operators ask of an instance, answered on a thread and by connections of its own: no payment waits while
-//! metrics are written or a snapshot is taken, and an instance that has more payments than it can serve can still be
-//! looked at.
+//! What operators ask of an instance, answered on a thread and by connections of its own: no
+//! payment waits while metrics are written or a snapshot is taken, and an instance that has more
+//! payments than it can serve can still be looked at.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -42,7 +42,8 @@ pub(super) struct Operators {
 }
 
 impl Operators {
-    /// Starts the thread, which listens when this returns. What is returned lasts until `stop`, or until it breaks.
+    /// Starts the thread, which listens when this returns. What is returned lasts until `stop`, or
+    /// until it breaks.
     ///
     /// # Errors
     /// It cannot listen there.

@@ -1,5 +1,5 @@
-//! The parts of an instance through which payments go, connected with each other. None of them runs yet, so tests take
-//! their steps one by one.
+//! The parts of an instance through which payments go, connected with each other. None of them runs
+//! yet, so tests take their steps one by one.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;

@@ -1,14 +1,18 @@
-//! Archive: the settled payments of a past month go from the ledger to a file, while the service runs, and come back.
+//! Archive: the settled payments of a past month go from the ledger to a file, while the service
+//! runs, and come back.
 //!
-//! First they are exported: hour by hour into a CSV file, which is read back and must add up, for each hour and
-//! processor, to the totals that the database keeps. Then exactly what is in that file, line by line, moves from
-//! `payment_processed` to `payment_archived` (that the payment was charged, and with what amount) and
-//! `payment_archived_hour` (the totals), in small transactions. What was changed meanwhile stays in the ledger.
+//! First they are exported: hour by hour into a CSV file, which is read back and must add up, for
+//! each hour and processor, to the totals that the database keeps. Then exactly what is in that
+//! file, line by line, moves from `payment_processed` to `payment_archived` (that the payment was
+//! charged, and with what amount) and `payment_archived_hour` (the totals), in small transactions.
+//! What was changed meanwhile stays in the ledger.
 //!
-//! It can be interrupted at any moment and run again: until the month is in `payment_archived_month`, nothing has
-//! moved, and from then on the file is complete and on the disk. No file is ever written over.
+//! It can be interrupted at any moment and run again: until the month is in
+//! `payment_archived_month`, nothing has moved, and from then on the file is complete and on the
+//! disk. No file is ever written over.
 //!
-//! [`restore`] takes a month back, in one transaction. At every instant a payment is known in one of both places.
+//! [`restore`] takes a month back, in one transaction. At every instant a payment is known in one
+//! of both places.
 
 mod export;
 mod file;
@@ -39,8 +43,8 @@ pub use step::{Doing, Step};
 use rows::totals;
 use step::Telling;
 
-/// How long after its end a month may be archived at the earliest. Whatever was sent in it is decided then, and
-/// nobody asks for parts of its last hour any more.
+/// How long after its end a month may be archived at the earliest. Whatever was sent in it is
+/// decided then, and nobody asks for parts of its last hour any more.
 pub const REST: TimeDelta = TimeDelta::days(1);
 
 /// Payments that are named one by one, at most; of more, their number is told.
@@ -78,7 +82,8 @@ pub enum State {
     },
     /// It is archived.
     Moved {
-        /// Payments of the month that are in the ledger all the same: they were recorded or changed after the export.
+        /// Payments of the month that are in the ledger all the same: they were recorded or changed
+        /// after the export.
         left: i64,
     },
 }
@@ -91,12 +96,12 @@ impl State {
     }
 }
 
-/// Archives the months before `before` into `folder`, the oldest first; with `dry_run` it only says what it would do.
-/// `progress` is told of each step.
+/// Archives the months before `before` into `folder`, the oldest first; with `dry_run` it only says
+/// what it would do. `progress` is told of each step.
 ///
 /// # Errors
-/// A month is not over, the database refuses, the folder cannot be written to, or a file is not what it should be.
-/// Doing it again goes on where it was.
+/// A month is not over, the database refuses, the folder cannot be written to, or a file is not
+/// what it should be. Doing it again goes on where it was.
 pub async fn archive(
     settings: &DatabaseSettings,
     before: Month,
@@ -161,7 +166,8 @@ async fn begin(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// The months before `before` of which something is in the ledger, or may be since an archive was interrupted.
+/// The months before `before` of which something is in the ledger, or may be since an archive was
+/// interrupted.
 async fn due(connection: &mut PgConnection, before: Month) -> Result<Vec<Month>, sqlx::Error> {
     let months = sqlx::query_scalar!(
         r#"SELECT m.month AS "month!" FROM (
@@ -269,8 +275,10 @@ async fn refusal(
     }
     let row = sqlx::query!(
         r#"SELECT
-            (SELECT count(*) FROM payment_queue WHERE requested_at >= $1 AND requested_at < $2) AS "open!",
-            (SELECT count(*) FROM payment_dead_letter WHERE requested_at >= $1 AND requested_at < $2) AS "dead!""#,
+            (SELECT count(*) FROM payment_queue WHERE requested_at >= $1
+                AND requested_at < $2) AS "open!",
+            (SELECT count(*) FROM payment_dead_letter WHERE requested_at >= $1
+                AND requested_at < $2) AS "dead!""#,
         month.start(),
         month.end()
     )
@@ -282,7 +290,8 @@ async fn refusal(
             "{dead} dead letters may have been charged in it: retry or discard them"
         )),
         (open, _) => Some(format!(
-            "{open} payments in the queue may have been charged in it, and their processor is still asked"
+            "{open} payments in the queue may have been charged in it, and their processor is \
+            still asked"
         )),
     })
 }

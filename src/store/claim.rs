@@ -200,7 +200,8 @@ async fn claim_up_to(
             SELECT correlation_id FROM payment_archived
             WHERE correlation_id = ANY (ARRAY(SELECT correlation_id FROM free))
         ), removed AS (
-            DELETE FROM payment_queue WHERE correlation_id = ANY (ARRAY(SELECT correlation_id FROM recorded))
+            DELETE FROM payment_queue WHERE correlation_id = ANY (ARRAY(SELECT correlation_id
+                FROM recorded))
         )
         UPDATE payment_queue
         SET attempt = attempt + 1,
@@ -264,7 +265,8 @@ pub async fn claim_in_doubt(
     let rows = sqlx::query_as!(
         ClaimRow,
         r#"WITH in_doubt AS MATERIALIZED (
-            SELECT id, least(doubt_until, now() + $3::interval + $4::interval) AS doubt_until FROM payment_queue
+            SELECT id, least(doubt_until, now() + $3::interval + $4::interval) AS doubt_until
+                FROM payment_queue
             WHERE id <= $2 AND processor = ANY ($6)
                 AND (lease_until <= now() OR lease_until > now() + $3::interval + $5::interval)
             ORDER BY id LIMIT $1

@@ -1,20 +1,23 @@
 //! The database server's clock, as one instance may believe it.
 //!
-//! Leases, doubts and polls are stored with times of the database's clock, which all instances share. That
-//! clock can be set, and a failover can lead to a server with another one. An early end of a lease or a poll is
-//! harmless: the next claim asks, and posts to, the same processor under the same `requested_at`. An early end
-//! of a doubt is not: a payment that its processor may still charge would go to another one.
+//! Leases, doubts and polls are stored with times of the database's clock, which all instances
+//! share. That clock can be set, and a failover can lead to a server with another one. An early end
+//! of a lease or a poll is harmless: the next claim asks, and posts to, the same processor under
+//! the same `requested_at`. An early end of a doubt is not: a payment that its processor may still
+//! charge would go to another one.
 //!
-//! So no doubt has ended before this instance, by its own monotonic clock, has seen enough time pass. It
-//! compares both clocks whenever it reads the database's: in its heartbeat, and in the very statement that
-//! claims payments in doubt. An absence is proof only if
+//! So no doubt has ended before this instance, by its own monotonic clock, has seen enough time
+//! pass. It compares both clocks whenever it reads the database's: in its heartbeat, and in the
+//! very statement that claims payments in doubt. An absence is proof only if
 //!
-//! - the instance has watched the database's clock for as long as the longest doubt, without a step and
-//!   without a gap (an attempt from before that time is old enough whatever the clocks said then), and
-//! - the doubt is over by the database's clock *and* by the time that the instance has computed from its own.
+//! - the instance has watched the database's clock for as long as the longest doubt, without a step
+//!   and without a gap (an attempt from before that time is old enough whatever the clocks said
+//!   then), and
+//! - the doubt is over by the database's clock *and* by the time that the instance has computed
+//!   from its own.
 //!
-//! The monotonic clock stands still while the machine is suspended. Then the database's clock seems to have
-//! stepped forward, and the instance waits longer than it must.
+//! The monotonic clock stands still while the machine is suspended. Then the database's clock seems
+//! to have stepped forward, and the instance waits longer than it must.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -27,8 +30,8 @@ use crate::domain::attention::{Attention, Item};
 use crate::domain::lease::LeasePolicy;
 use crate::telemetry::metrics::Total;
 
-/// Clocks may differ in rate by one part in so many before that counts as a step. A server that slews its
-/// clock does so by a twelfth at most.
+/// Clocks may differ in rate by one part in so many before that counts as a step. A server that
+/// slews its clock does so by a twelfth at most.
 pub const RATE_PARTS: u32 = 10;
 /// A difference beyond that is a step.
 pub const STEP_TOLERANCE: Duration = Duration::from_millis(500);
@@ -72,8 +75,8 @@ struct Watch {
     last_step: Option<ClockStep>,
 }
 
-/// A time in which the clock was watched. Offsets are microseconds by which the database's clock is ahead of a clock
-/// that showed 1970 at the origin.
+/// A time in which the clock was watched. Offsets are microseconds by which the database's clock is
+/// ahead of a clock that showed 1970 at the origin.
 #[derive(Debug, Clone, Copy)]
 struct Steady {
     since: Instant,
@@ -86,7 +89,8 @@ struct Steady {
 }
 
 impl DatabaseClock {
-    /// A clock of which nothing is known, where claims and doubts last for these terms. Its `steps` are counted.
+    /// A clock of which nothing is known, where claims and doubts last for these terms. Its `steps`
+    /// are counted.
     #[must_use]
     pub fn new(terms: LeasePolicy, steps: Total) -> Self {
         Self {
@@ -153,8 +157,8 @@ impl DatabaseClock {
         });
     }
 
-    /// Whether a doubt that lasts until then is over beyond doubt, where a statement that was sent at that instant
-    /// read this time. The statement has to be [observed](Self::observe) before.
+    /// Whether a doubt that lasts until then is over beyond doubt, where a statement that was sent
+    /// at that instant read this time. The statement has to be [observed](Self::observe) before.
     #[must_use]
     pub fn is_over(
         &self,
@@ -173,8 +177,8 @@ impl DatabaseClock {
         watched >= self.longest_doubt && doubt_until.timestamp_micros() + allowance <= now
     }
 
-    /// Whether the clock has been watched for as long as the longest doubt: whatever was sent by anybody before that
-    /// time is answered or lost.
+    /// Whether the clock has been watched for as long as the longest doubt: whatever was sent by
+    /// anybody before that time is answered or lost.
     #[must_use]
     pub fn is_trusted(&self, now: Instant) -> bool {
         self.lock().steady.is_some_and(|steady| {
@@ -184,7 +188,8 @@ impl DatabaseClock {
         })
     }
 
-    /// What the database's clock shows at that instant, as far as this instance knows: for labels, not for proofs.
+    /// What the database's clock shows at that instant, as far as this instance knows: for labels,
+    /// not for proofs.
     #[must_use]
     pub fn estimate(&self, at: Instant) -> Option<DateTime<Utc>> {
         let watch = self.lock();

@@ -52,7 +52,8 @@ pub async fn list(
 ) -> Result<Vec<DeadLetter>, sqlx::Error> {
     let mut letters = sqlx::query_as!(
         DeadLetter,
-        "SELECT correlation_id, amount, accepted_at, died_at, attempt, processor, reason, requested_at
+        "SELECT correlation_id, amount, accepted_at, died_at, attempt, processor, reason,
+            requested_at
         FROM payment_dead_letter WHERE $1::uuid IS NULL OR correlation_id = $1
         ORDER BY died_at DESC LIMIT $2",
         id,
@@ -94,7 +95,8 @@ pub async fn retry(pool: &PgPool, ids: Option<&[Uuid]>) -> Result<Vec<Uuid>, sql
         FROM revived ORDER BY correlation_id
         -- A payment that was posted again while it died: what is known of it counts.
         ON CONFLICT ON CONSTRAINT payment_queue_correlation_id_key DO UPDATE
-        SET processor = excluded.processor, requested_at = excluded.requested_at, doubt_until = excluded.doubt_until
+        SET processor = excluded.processor, requested_at = excluded.requested_at,
+            doubt_until = excluded.doubt_until
         RETURNING correlation_id",
         ids,
         interval(HELD_DOUBT)

@@ -1,4 +1,5 @@
-//! The processors' fees and since when: the ledger does not say what a processor kept, and an auditor asks.
+//! The processors' fees and since when: the ledger does not say what a processor kept, and an
+//! auditor asks.
 
 use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
@@ -6,8 +7,8 @@ use sqlx::{PgExecutor, PgPool};
 
 use crate::config::Processors;
 
-/// A configured name that the database knows in another spelling, and that spelling: people, and the systems that they
-/// copy names to, take both for one processor.
+/// A configured name that the database knows in another spelling, and that spelling: people, and
+/// the systems that they copy names to, take both for one processor.
 ///
 /// # Errors
 /// The database did not answer.
@@ -18,7 +19,8 @@ pub async fn other_spelling(
     let names: Vec<String> = processors.0.iter().map(|each| each.name.clone()).collect();
     let known = sqlx::query!(
         r#"SELECT c.name AS "name!", f.processor FROM UNNEST($1::text[]) AS c (name)
-        JOIN processor_fee f ON lower(f.processor) = lower(c.name) AND f.processor <> c.name LIMIT 1"#,
+        JOIN processor_fee f ON lower(f.processor) = lower(c.name)
+            AND f.processor <> c.name LIMIT 1"#,
         &names
     )
     .fetch_optional(pool)
@@ -26,8 +28,8 @@ pub async fn other_spelling(
     Ok(known.map(|row| (row.name, row.processor)))
 }
 
-/// Writes down the configured fees that are new: from now on, or from ever for a processor that had none.
-/// Returns how many there were.
+/// Writes down the configured fees that are new: from now on, or from ever for a processor that had
+/// none. Returns how many there were.
 ///
 /// # Errors
 /// The database did not confirm; doing it again is safe.
@@ -53,14 +55,15 @@ pub struct Kept {
     pub payments: i64,
     /// Their sum.
     pub amount: Decimal,
-    /// What it kept of that, to the cent: sums that large have no more digits. None where nobody knows its fee.
+    /// What it kept of that, to the cent: sums that large have no more digits. None where nobody
+    /// knows its fee.
     pub fee: Option<Decimal>,
     /// The share that each processor that was asked for kept at that time, in their order.
     pub shares: Vec<Option<Decimal>>,
 }
 
-/// What the processors kept of the payments with `from <= requestedAt <= to`, an absent end being open, and the shares
-/// of `names` at those times: `audit.fees`, which auditors ask, too.
+/// What the processors kept of the payments with `from <= requestedAt <= to`, an absent end being
+/// open, and the shares of `names` at those times: `audit.fees`, which auditors ask, too.
 ///
 /// # Errors
 /// The database did not answer, or the range cuts through an hour that is archived.
@@ -75,7 +78,8 @@ pub async fn kept(
         r#"SELECT f.processor AS "processor!", f.payments AS "payments!", f.amount AS "amount!",
             round(f.fee, 2) AS fee,
             ARRAY(
-                SELECT audit.fee_at(n.name, f.since) FROM UNNEST($1::text[]) WITH ORDINALITY AS n (name, place)
+                SELECT audit.fee_at(n.name, f.since)
+                    FROM UNNEST($1::text[]) WITH ORDINALITY AS n (name, place)
                 ORDER BY n.place
             ) AS "shares!: Vec<Option<Decimal>>"
         FROM audit.fees($2, $3) AS f"#,

@@ -100,7 +100,8 @@ pub async fn list(
     let mut connection = pool.acquire().await?;
     let configured = configured(&mut connection).await?;
     let rows = sqlx::query!(
-        r#"SELECT q.correlation_id, q.amount, q.processor AS "processor!", q.requested_at AS "requested_at!",
+        r#"SELECT q.correlation_id, q.amount, q.processor AS "processor!",
+            q.requested_at AS "requested_at!",
             q.doubt_until AS "doubt_until!", q.accepted_at, a.reason AS "reason?"
         FROM (
             SELECT * FROM (SELECT * FROM payment_queue ORDER BY id LIMIT $5) AS oldest
@@ -184,7 +185,8 @@ pub async fn decide(
         let (ids, requested): (Vec<Uuid>, Vec<_>) = part.iter().copied().unzip();
         let rows = sqlx::query_as!(
             Decided,
-            r#"SELECT correlation_id AS "correlation_id!", outcome AS "outcome!", processor, requested_at
+            r#"SELECT correlation_id AS "correlation_id!", outcome AS "outcome!", processor,
+                requested_at
             FROM decide_in_doubt($1, $2, $3, $4, $5, $6)"#,
             &ids,
             &requested as &[Option<DateTime<Utc>>],

@@ -67,7 +67,8 @@ impl QueueStatistics {
         // A payment in doubt waits to be asked for, or has been for too long.
         let row = sqlx::query!(
             r#"SELECT queued AS "queued!", in_doubt AS "in_doubt!", dead_letters AS "dead_letters!",
-                coalesce(greatest(extract(epoch FROM clock_timestamp() - accepted_at), 0), 0)::float8 AS "oldest_age!",
+                coalesce(greatest(extract(epoch FROM clock_timestamp() - accepted_at), 0),
+                    0)::float8 AS "oldest_age!",
                 oldest_transaction_seconds() AS "oldest_transaction!",
                 pg_stat_get_live_tuples('payment_queue'::regclass) AS "queue_estimate!",
                 pg_stat_get_live_tuples('payment_dead_letter'::regclass) AS "dead_letter_estimate!",
@@ -83,7 +84,8 @@ impl QueueStatistics {
                 FROM (SELECT * FROM payment_queue ORDER BY id LIMIT $1::bigint + 1) AS oldest
             ) AS queue, (
                 SELECT count(*) AS dead_letters
-                FROM (SELECT FROM payment_dead_letter ORDER BY correlation_id LIMIT $1::bigint + 1) AS letters
+                FROM (SELECT FROM payment_dead_letter
+                    ORDER BY correlation_id LIMIT $1::bigint + 1) AS letters
             ) AS dead_letter"#,
             COUNTED,
             interval(LONGEST_DOUBT_PAUSE),
@@ -112,7 +114,8 @@ impl QueueStatistics {
 /// The database did not answer.
 pub async fn queued(pool: &PgPool) -> Result<Count, sqlx::Error> {
     let row = sqlx::query!(
-        r#"SELECT count(*) AS "counted!", pg_stat_get_live_tuples('payment_queue'::regclass) AS "estimate!"
+        r#"SELECT count(*) AS "counted!",
+            pg_stat_get_live_tuples('payment_queue'::regclass) AS "estimate!"
         FROM (SELECT FROM payment_queue ORDER BY id LIMIT $1::bigint + 1) AS oldest"#,
         COUNTED,
     )

@@ -1,5 +1,5 @@
-//! The situation of the deployment at one moment: the state of the queue, and what wants an operator's attention as far
-//! as the database and the router tell.
+//! The situation of the deployment at one moment: the state of the queue, and what wants an
+//! operator's attention as far as the database and the router tell.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,18 +21,19 @@ use crate::store::switch::{self, Switch};
 
 /// A payment that was accepted longer ago than this and is still open is reported.
 pub const STUCK_AFTER: Duration = Duration::from_secs(60);
-/// Payments wait if the oldest was accepted longer ago than this. Below it, what a processor last said of its
-/// health may be older than what it does.
+/// Payments wait if the oldest was accepted longer ago than this. Below it, what a processor last
+/// said of its health may be older than what it does.
 pub const WAITING_AFTER: Duration = Duration::from_secs(10);
-/// A processor that is given up for longer is reported. Many an outage is over by then, and payments went elsewhere.
+/// A processor that is given up for longer is reported. Many an outage is over by then, and
+/// payments went elsewhere.
 pub const FAILING_AFTER: Duration = Duration::from_secs(2);
 /// For how long it is reported that the queue was emptied.
 pub const EMPTIED_TOLD: Duration = Duration::from_hours(24);
 /// A transaction that is open for longer is reported: vacuum cannot clean the queue behind it.
 pub const LONG_TRANSACTION: Duration = Duration::from_secs(60);
 
-/// What the database tells, including what the living instances wrote there. `queue` and `switches` were read just
-/// before.
+/// What the database tells, including what the living instances wrote there. `queue` and `switches`
+/// were read just before.
 ///
 /// # Errors
 /// The database did not answer.
@@ -43,7 +44,8 @@ pub async fn in_database(
 ) -> Result<Vec<Item>, sqlx::Error> {
     let instances = sqlx::query!(
         r#"SELECT seen_at BETWEEN now() - $1::interval AND now() + $1::interval AS "alive!",
-            extract(epoch FROM now() - seen_at)::float8 AS "silent_for!", processors, attention::text AS "attention!",
+            extract(epoch FROM now() - seen_at)::float8 AS "silent_for!", processors,
+                attention::text AS "attention!",
             program, held
         FROM service_instance"#,
         interval(INSTANCE_TTL)
@@ -74,7 +76,8 @@ pub async fn in_database(
         .await?;
     if asks_first == Some(true) {
         items.push(Attention::AsksFirst.item(
-            "the database was restored: every processor is asked for a payment before its first charge",
+            "the database was restored: every processor is asked for a payment before its first \
+            charge",
         ));
     }
     let emptied = sqlx::query_scalar!(
@@ -86,7 +89,8 @@ pub async fn in_database(
     .await?;
     if let Some(noticed_at) = emptied {
         items.push(Attention::QueueEmptied.item(format!(
-            "a crash or a failover of the database server emptied the unlogged queue, noticed at {}",
+            "a crash or a failover of the database server emptied the unlogged queue, noticed at \
+            {}",
             format_time(noticed_at)
         )));
     }
@@ -175,7 +179,8 @@ async fn mismatches(connection: &mut PgConnection) -> Result<Option<Item>, sqlx:
     Ok((held > 0).then(|| Attention::Mismatch.item(text())))
 }
 
-/// The processors that this instance has given up for longer than [`FAILING_AFTER`], by what its router knows.
+/// The processors that this instance has given up for longer than [`FAILING_AFTER`], by what its
+/// router knows.
 #[must_use]
 pub fn failing(router: &Explanation) -> Option<Item> {
     let given_up = |report: &&ProcessorReport| {
@@ -218,8 +223,10 @@ async fn unreconciled(connection: &mut PgConnection) -> Result<Option<Item>, sql
     let found = sqlx::query!(
         r#"SELECT
             (SELECT string_agg(f.payments || ' ' || f.kind, ', ' ORDER BY f.kind)
-                FROM (SELECT kind, count(*) AS payments FROM reconcile_finding GROUP BY kind) AS f) AS payments,
-            (SELECT nullif(array_to_string(r.totals_differ, ', '), '') FROM reconcile_run r ORDER BY r.id DESC LIMIT 1)
+                FROM (SELECT kind, count(*) AS payments
+                    FROM reconcile_finding GROUP BY kind) AS f) AS payments,
+            (SELECT nullif(array_to_string(r.totals_differ, ', '), '') FROM reconcile_run r
+                ORDER BY r.id DESC LIMIT 1)
                 AS totals"#
     )
     .fetch_one(connection)

@@ -1,11 +1,13 @@
 //! Summary: what was settled, per processor, over a range of `requestedAt`.
 //!
-//! The totals by second, minute and hour that the database keeps (`payment_rollup`) cover the inside of
-//! a range; only its two edges are added up payment by payment. So the time that a summary takes does
-//! not depend on how much was ever settled, and it is exact to the microsecond and the cent.
+//! The totals by second, minute and hour that the database keeps (`payment_rollup`) cover the
+//! inside of a range; only its two edges are added up payment by payment. So the time that a
+//! summary takes does not depend on how much was ever settled, and it is exact to the microsecond
+//! and the cent.
 //!
-//! Of payments that were archived (see [`archive`](crate::store::archive)) only the totals by hour are left, so there
-//! a range must consist of whole hours. For any other there is no summary, rather than a wrong one.
+//! Of payments that were archived (see [`archive`](crate::store::archive)) only the totals by hour
+//! are left, so there a range must consist of whole hours. For any other there is no summary,
+//! rather than a wrong one.
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use rust_decimal::Decimal;
@@ -64,23 +66,25 @@ fn cut_words(hours: &[DateTime<Utc>]) -> String {
     )
 }
 
-/// How much older than now what this database tells may be, in seconds: the age of the last heartbeat that it has.
-/// On a standby that is the delay of replication and up to a heartbeat's interval more, by the clocks of two servers;
-/// it grows while the standby gets nothing, and nothing says so otherwise.
+/// How much older than now what this database tells may be, in seconds: the age of the last
+/// heartbeat that it has. On a standby that is the delay of replication and up to a heartbeat's
+/// interval more, by the clocks of two servers; it grows while the standby gets nothing, and
+/// nothing says so otherwise.
 ///
 /// # Errors
 /// The database did not answer, or no instance ever gave a heartbeat.
 pub async fn seconds_behind(database: impl PgExecutor<'_>) -> Result<f64, sqlx::Error> {
     sqlx::query_scalar!(
-        r#"SELECT greatest(extract(epoch FROM clock_timestamp() - max(seen_at)), 0)::float8 AS "behind!"
+        r#"SELECT greatest(extract(epoch FROM clock_timestamp() - max(seen_at)),
+            0)::float8 AS "behind!"
         FROM service_instance HAVING max(seen_at) IS NOT NULL"#
     )
     .fetch_one(database)
     .await
 }
 
-/// Adds up the payments with `from <= requestedAt <= to`; an absent end is open. One statement, so one
-/// moment.
+/// Adds up the payments with `from <= requestedAt <= to`; an absent end is open. One statement, so
+/// one moment.
 ///
 /// # Errors
 /// As [`NoSummary`] says.
@@ -99,8 +103,10 @@ pub async fn summarize(
     let ends: Vec<Option<DateTime<Utc>>> = pieces.iter().map(|piece| piece.end).collect();
     let rows = sqlx::query!(
         r#"WITH piece AS (
-            SELECT unit, coalesce(starts_at, '-infinity') AS starts_at, coalesce(ends_at, 'infinity') AS ends_at
-            FROM UNNEST($1::text[], $2::timestamptz[], $3::timestamptz[]) AS p (unit, starts_at, ends_at)
+            SELECT unit, coalesce(starts_at, '-infinity') AS starts_at, coalesce(ends_at,
+                'infinity') AS ends_at
+            FROM UNNEST($1::text[], $2::timestamptz[], $3::timestamptz[]) AS p (unit, starts_at,
+                ends_at)
         ), part AS (
             SELECT r.processor, r.requests, r.amount
             FROM piece p JOIN payment_rollup r
@@ -117,10 +123,12 @@ pub async fn summarize(
             WHERE p.unit = 'payment'
             UNION ALL
             SELECT h.processor, h.requests, h.amount
-            FROM piece p JOIN payment_archived_hour h ON h.starts_at >= p.starts_at AND h.starts_at < p.ends_at
+            FROM piece p JOIN payment_archived_hour h ON h.starts_at >= p.starts_at
+                AND h.starts_at < p.ends_at
             WHERE p.unit = 'hour'
         )
-        SELECT processor, sum(requests)::bigint AS "total_requests!", sum(amount) AS "total_amount!",
+        SELECT processor, sum(requests)::bigint AS "total_requests!",
+            sum(amount) AS "total_amount!",
             NULL::timestamptz AS cut_hour
         FROM part GROUP BY processor HAVING sum(requests) <> 0
         UNION ALL

@@ -1,5 +1,5 @@
-//! Operators' switches: a processor is taken out of use, or put back, for all instances, and it is kept who did so,
-//! when and why.
+//! Operators' switches: a processor is taken out of use, or put back, for all instances, and it is
+//! kept who did so, when and why.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -42,7 +42,8 @@ pub async fn list(connection: &mut PgConnection) -> Result<Vec<Switch>, sqlx::Er
             s.switched_by AS "switched_by?", s.reason AS "reason?"
         FROM processor_health h LEFT JOIN LATERAL (
             SELECT * FROM (
-                SELECT * FROM processor_switch w WHERE w.processor = h.processor ORDER BY w.switched_at DESC LIMIT 1
+                SELECT * FROM processor_switch w WHERE w.processor = h.processor
+                    ORDER BY w.switched_at DESC LIMIT 1
             ) AS last WHERE last.enabled = h.enabled
         ) AS s ON true
         ORDER BY h.processor"#
@@ -63,8 +64,8 @@ pub async fn list(connection: &mut PgConnection) -> Result<Vec<Switch>, sqlx::Er
     Ok(switches.collect())
 }
 
-/// Takes a processor out of use, or puts it back, for all instances and until it is said otherwise. Returns false
-/// where no instance has ever heard of it.
+/// Takes a processor out of use, or puts it back, for all instances and until it is said otherwise.
+/// Returns false where no instance has ever heard of it.
 ///
 /// # Errors
 /// The database did not confirm.

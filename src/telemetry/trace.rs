@@ -1,12 +1,13 @@
 //! Traces: one span per payment life, under the trace of the client that posted it.
 //!
-//! A life begins at one instance and may end at another, and no `tracing` span crosses a queue. So the
-//! queue keeps the client's `traceparent`, and everything else follows from the payment's id: the id of the
-//! span of its life and, where the client sent no `traceparent`, the id of the trace. Whoever settles a
-//! payment exports the span of its whole life, once; the spans below it (`accept`, one `charge` per
-//! attempt, `settle`) are exported where they happen.
+//! A life begins at one instance and may end at another, and no `tracing` span crosses a queue. So
+//! the queue keeps the client's `traceparent`, and everything else follows from the payment's id:
+//! the id of the span of its life and, where the client sent no `traceparent`, the id of the trace.
+//! Whoever settles a payment exports the span of its whole life, once; the spans below it
+//! (`accept`, one `charge` per attempt, `settle`) are exported where they happen.
 //!
-//! Without an exporter nothing of this is done but one thing: the client's `traceparent` goes on to the processor.
+//! Without an exporter nothing of this is done but one thing: the client's `traceparent` goes on to
+//! the processor.
 
 mod resource;
 
@@ -37,7 +38,8 @@ const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the last spans have to be exported when the instance stops.
 pub const TRACES_DRAIN: Duration = Duration::from_millis(500);
 
-/// Where the spans of an instance go: to a collector, or nowhere, which is the default. Clones are one tracer.
+/// Where the spans of an instance go: to a collector, or nowhere, which is the default. Clones are
+/// one tracer.
 #[derive(Clone, Default)]
 pub struct Tracer(Option<Arc<Export>>);
 
@@ -58,8 +60,9 @@ impl fmt::Debug for Tracer {
 }
 
 impl Tracer {
-    /// Exports spans to the collector at `endpoint`, by OTLP over HTTP, and counts them in `counts`. The variables of
-    /// OpenTelemetry for the sampler, the batches, the headers and the resource hold.
+    /// Exports spans to the collector at `endpoint`, by OTLP over HTTP, and counts them in
+    /// `counts`. The variables of OpenTelemetry for the sampler, the batches, the headers and the
+    /// resource hold.
     ///
     /// # Errors
     /// The exporter cannot be made.
@@ -342,8 +345,8 @@ impl Life<'_> {
     }
 }
 
-/// The span of a payment's life has the same id wherever and whenever it is asked for. Both halves of the
-/// payment's id count, since clients may count in either.
+/// The span of a payment's life has the same id wherever and whenever it is asked for. Both halves
+/// of the payment's id count, since clients may count in either.
 fn life_span_id(id: Uuid) -> SpanId {
     /// An odd number, so that no two upper halves are multiplied to the same.
     const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;

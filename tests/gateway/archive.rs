@@ -1,4 +1,5 @@
-//! Old months leave the books while the service runs, and nothing is lost, doubled or charged again.
+//! Old months leave the books while the service runs, and nothing is lost, doubled or charged
+//! again.
 
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -26,9 +27,13 @@ pub const PAYMENTS: i64 = 10_000;
 pub async fn fill(database: &Database) {
     database
         .execute(&format!(
-            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
-             SELECT gen_random_uuid(), (random() * 100 + 0.01)::numeric(14,2), (ARRAY['default', 'fallback'])[1 + n % 2],
-                 date_trunc('milliseconds', '{BEGIN}'::timestamptz + (n - 0.5) / {PAYMENTS} * interval '{HOURS} hours'), now(), 1
+            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at,
+                accepted_at, attempt)
+             SELECT gen_random_uuid(), (random() * 100 + 0.01)::numeric(14,2), (ARRAY['default',
+                 'fallback'])[1 + n % 2],
+                 date_trunc('milliseconds',
+                     '{BEGIN}'::timestamptz + (n - 0.5) / {PAYMENTS} * interval '{HOURS} hours'),
+                         now(), 1
              FROM generate_series(1, {PAYMENTS}) AS n"
         ))
         .await;
@@ -49,7 +54,8 @@ pub fn month(text: &str) -> Month {
     text.parse().expect("a month")
 }
 
-/// The summary of every hour of the books of these tests, and of every longer range that begins there.
+/// The summary of every hour of the books of these tests, and of every longer range that begins
+/// there.
 pub async fn whole_hours(database: &Database) -> Vec<Vec<(String, Totals)>> {
     let mut found = Vec::new();
     for (first, last) in (0..HOURS).flat_map(|first| (first..HOURS).map(move |last| (first, last)))
@@ -90,7 +96,8 @@ pub async fn run(command: &mut Command) -> (Option<i32>, String) {
 /// Ids and amounts of what is settled in these months, in cents.
 async fn settled(database: &Database, condition: &str) -> Vec<(Uuid, i64)> {
     let query = format!(
-        "SELECT correlation_id, (amount * 100)::bigint FROM payment_processed WHERE {condition} ORDER BY correlation_id"
+        "SELECT correlation_id, (amount * 100)::bigint FROM payment_processed WHERE {condition} \
+        ORDER BY correlation_id"
     );
     sqlx::query_as(sqlx::AssertSqlSafe(query))
         .fetch_all(&database.pool)
@@ -197,7 +204,8 @@ async fn an_archive_that_is_killed_goes_on_and_takes_only_what_is_in_its_file() 
     // It cannot have come to the end of June when it is killed.
     let mut last = database.pool.begin().await.expect("a transaction");
     sqlx::query(
-        "SELECT FROM payment_processed ORDER BY requested_at DESC, correlation_id LIMIT 1 FOR UPDATE",
+        "SELECT FROM payment_processed ORDER BY requested_at DESC, correlation_id LIMIT 1 FOR \
+        UPDATE",
     )
     .execute(&mut *last)
     .await
@@ -224,7 +232,8 @@ async fn an_archive_that_is_killed_goes_on_and_takes_only_what_is_in_its_file() 
     let changed = settled(&database, "requested_at > '2025-06-01T02:00Z'").await[0].0;
     database
         .execute(&format!(
-            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at,
+                accepted_at, attempt)
              VALUES (gen_random_uuid(), 5, 'default', '2025-06-01T02:30:00Z', now(), 1);
              UPDATE payment_processed SET processor = 'third' WHERE correlation_id = '{changed}'"
         ))
@@ -334,7 +343,8 @@ async fn an_archive_that_was_killed_before_its_commit_finds_its_own_file() {
     let mut archiving = command.spawn().expect("the program starts");
     eventually("it commits", async || {
         let committing =
-            "pg_stat_activity WHERE datname = current_database() AND query = 'COMMIT' AND wait_event = 'PgSleep'";
+            "pg_stat_activity WHERE datname = current_database() AND query = 'COMMIT' AND \
+            wait_event = 'PgSleep'";
         database.count(committing).await > 0
     })
     .await;
@@ -360,11 +370,14 @@ async fn a_month_that_is_not_over_or_not_decided_is_not_archived() {
     let database = filled().await;
     database
         .execute(
-            "INSERT INTO payment_queue (correlation_id, amount, attempt, processor, requested_at, doubt_until)
+            "INSERT INTO payment_queue (correlation_id, amount, attempt, processor, requested_at,
+                doubt_until)
              VALUES (gen_random_uuid(), 1, 1, 'default', '2025-05-31T23:00:00Z', now());
-             INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt, processor, reason, requested_at)
+             INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt,
+                 processor, reason, requested_at)
              VALUES (gen_random_uuid(), 1, now(), 1, 'default', 'held', '2025-06-01T00:00:00Z');
-             INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+             INSERT INTO payment_processed (correlation_id, amount, processor, requested_at,
+                 accepted_at, attempt)
              VALUES (gen_random_uuid(), 1, 'default', now(), now(), 1)",
         )
         .await;

@@ -192,7 +192,8 @@ async fn an_archived_month_comes_back_by_a_command() {
     assert_eq!(content(&database).await[..4], archived[..4]);
 }
 
-/// A statement of the owner, or a change of the file, and what `restore` says of it with which exit code.
+/// A statement of the owner, or a change of the file, and what `restore` says of it with which exit
+/// code.
 type Harm<'a> = (&'a str, &'a dyn Fn(&str) -> Option<String>, &'a str, i32);
 
 #[tokio::test]
@@ -202,31 +203,61 @@ async fn a_month_that_cannot_come_back_whole_changes_nothing() {
     let file = folder.path().join("payments-2025-06.csv");
     let text = std::fs::read_to_string(&file).expect("a file");
     let as_it_is = |text: &str| Some(text.to_owned());
-    let late = "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
-        VALUES ('00000000-0000-4000-8000-000000000001', 5, 'default', '2025-06-01T00:30:00Z', now(), 1)";
+    let late = "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at,
+        accepted_at, attempt)
+        VALUES ('00000000-0000-4000-8000-000000000001', 5, 'default', '2025-06-01T00:30:00Z', now(),
+            1)";
     let harms: &[Harm<'_>] = &[
         ("SELECT", &|_| None, "No such file", 2),
-        ("SELECT", &|_| Some(String::new()), "names of the columns", 2),
-        ("SELECT", &|text| Some(cut(text, 2_000)), "has 1999 payments, which must be 6000", 2),
-        ("SELECT", &|text| Some(text[..text.len() - 1].to_owned()), "SHA-256", 2),
-        ("SELECT", &|text| Some(text.replacen("default", "Default", 1)), "SHA-256", 2),
-        ("SELECT", &|text| Some(format!("{text}{}\n", text.lines().last()?)), "has 6001 payments", 2),
+        (
+            "SELECT",
+            &|_| Some(String::new()),
+            "names of the columns",
+            2,
+        ),
+        (
+            "SELECT",
+            &|text| Some(cut(text, 2_000)),
+            "has 1999 payments, which must be 6000",
+            2,
+        ),
+        (
+            "SELECT",
+            &|text| Some(text[..text.len() - 1].to_owned()),
+            "SHA-256",
+            2,
+        ),
+        (
+            "SELECT",
+            &|text| Some(text.replacen("default", "Default", 1)),
+            "SHA-256",
+            2,
+        ),
+        (
+            "SELECT",
+            &|text| Some(format!("{text}{}\n", text.lines().last()?)),
+            "has 6001 payments",
+            2,
+        ),
         (
             "DELETE FROM payment_archived WHERE correlation_id =
-                (SELECT max(correlation_id::text)::uuid FROM payment_archived WHERE month = '2025-06-01')",
+                (SELECT max(correlation_id::text)::uuid FROM payment_archived
+                    WHERE month = '2025-06-01')",
             &as_it_is,
             "neither archived",
             2,
         ),
         (
             "UPDATE payment_archived SET amount = amount + 1 WHERE correlation_id =
-                (SELECT max(correlation_id::text)::uuid FROM payment_archived WHERE month = '2025-06-01')",
+                (SELECT max(correlation_id::text)::uuid FROM payment_archived
+                    WHERE month = '2025-06-01')",
             &as_it_is,
             "neither archived",
             2,
         ),
         (
-            "UPDATE payment_archived_hour SET requests = requests + 1 WHERE starts_at = '2025-06-01T01:00Z'",
+            "UPDATE payment_archived_hour SET requests = requests + 1 WHERE starts_at = \
+            '2025-06-01T01:00Z'",
             &as_it_is,
             "differ in the hour from 2025-06-01 01:00:00 UTC",
             2,
@@ -243,7 +274,12 @@ async fn a_month_that_cannot_come_back_whole_changes_nothing() {
             "has 6000 payments, which must be 6001",
             2,
         ),
-        (late, &as_it_is, "00000000-0000-4000-8000-000000000001 was recorded or changed", 1),
+        (
+            late,
+            &as_it_is,
+            "00000000-0000-4000-8000-000000000001 was recorded or changed",
+            1,
+        ),
     ];
     for (statement, harm, expected, code) in harms {
         let mut undo = database.pool.begin().await.expect("a transaction");
@@ -283,7 +319,8 @@ async fn a_month_that_cannot_come_back_whole_changes_nothing() {
             .await;
     }
 
-    // The late one stays where it is told to, and the whole month can be archived anew, in another place.
+    // The late one stays where it is told to, and the whole month can be archived anew, in another
+    // place.
     let mut command = restoring(&database, "2025-06", folder.path());
     let (code, said) = run(command.arg("--keep-late")).await;
     assert_eq!(code, Some(0), "{said}");
@@ -553,7 +590,8 @@ async fn settle_while_archiving(
     let mut moving = database.pool.begin().await.expect("a transaction");
     let moved = format!(
         "INSERT INTO payment_archived (correlation_id, amount, month)
-         SELECT correlation_id, amount, '2025-06-01' FROM payment_processed WHERE correlation_id = '{known}';
+         SELECT correlation_id, amount, '2025-06-01' FROM payment_processed
+             WHERE correlation_id = '{known}';
          DELETE FROM payment_processed WHERE correlation_id = '{known}'"
     );
     sqlx::raw_sql(sqlx::AssertSqlSafe(moved))

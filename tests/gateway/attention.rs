@@ -100,7 +100,8 @@ async fn one_list_of_what_wants_attention_is_told_by_status_api_page_and_metric(
     database.execute(&format!("{switch} = 'default'")).await;
     database
         .execute(
-            "INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt, processor, reason)
+            "INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt,
+                processor, reason)
              VALUES (gen_random_uuid(), 1, now(), 1, 'default', 'no')",
         )
         .await;

@@ -1,4 +1,5 @@
-//! What an auditor finds in psql: every query of docs/auditing.md, as role `auditor`, on books with content.
+//! What an auditor finds in psql: every query of docs/auditing.md, as role `auditor`, on books with
+//! content.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use payment_proxy::config::QueueDurability;
@@ -179,7 +180,8 @@ async fn every_query_of_the_auditing_page_answers_its_question() {
     // A month that is long over.
     owner
         .execute(
-            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at,
+                accepted_at, attempt)
              VALUES (gen_random_uuid(), 19.90, 'default', '2020-01-05T12:00:00Z', now(), 1)",
         )
         .await;
@@ -316,13 +318,17 @@ async fn the_summary_in_psql_gives_the_numbers_of_the_api_for_any_range() {
     let begin: DateTime<Utc> = "2026-07-10T22:59:58Z".parse().expect("a time");
     database
         .execute(
-            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
-             SELECT gen_random_uuid(), (random() * 10000 + 0.01)::numeric(14,2), (ARRAY['default', 'fallback', 'third'])[1 + n % 3],
+            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at,
+                accepted_at, attempt)
+             SELECT gen_random_uuid(), (random() * 10000 + 0.01)::numeric(14,2), (ARRAY['default',
+                 'fallback', 'third'])[1 + n % 3],
                  '2026-07-10T22:59:58Z'::timestamptz + random() * interval '3 hours', now(), 1
              FROM generate_series(1, 20000) AS n;
              -- On the very edges of second, minute and hour.
-             INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
-             SELECT gen_random_uuid(), 0.01, 'default', '2026-07-10T23:00:00Z'::timestamptz + n * interval '1 second', now(), 1
+             INSERT INTO payment_processed (correlation_id, amount, processor, requested_at,
+                 accepted_at, attempt)
+             SELECT gen_random_uuid(), 0.01, 'default',
+                 '2026-07-10T23:00:00Z'::timestamptz + n * interval '1 second', now(), 1
              FROM generate_series(0, 7200) AS n",
         )
         .await;
@@ -364,8 +370,10 @@ async fn a_question_that_makes_no_sense_is_an_error_and_not_a_wrong_table() {
     let database = Database::migrated().await;
     database
         .execute(
-            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
-             SELECT gen_random_uuid(), 1, 'default', '2026-07-10T22:59:58Z'::timestamptz + n * interval '37 min', now(), 1
+            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at,
+                accepted_at, attempt)
+             SELECT gen_random_uuid(), 1, 'default',
+                 '2026-07-10T22:59:58Z'::timestamptz + n * interval '37 min', now(), 1
              FROM generate_series(1, 200) AS n;
              INSERT INTO processor_fee VALUES ('default', '-infinity', 0.05)",
         )
@@ -437,11 +445,13 @@ async fn a_question_that_makes_no_sense_is_an_error_and_not_a_wrong_table() {
     }
 }
 
-/// A function of the schema `audit`: its name, the types of its arguments and what it says of itself.
+/// A function of the schema `audit`: its name, the types of its arguments and what it says of
+/// itself.
 async fn audit_functions(database: &Database) -> Vec<(String, Vec<String>, String)> {
     sqlx::query_as(
         "SELECT p.oid::regproc::text, ARRAY(
-             SELECT format_type(t.type, NULL) FROM unnest(p.proargtypes) WITH ORDINALITY AS t (type, place)
+             SELECT format_type(t.type, NULL) FROM unnest(p.proargtypes) WITH ORDINALITY AS t (type,
+                 place)
              ORDER BY t.place
          ), obj_description(p.oid, 'pg_proc')
          FROM pg_proc p WHERE p.pronamespace = 'audit'::regnamespace ORDER BY 1",
@@ -513,7 +523,8 @@ async fn every_function_for_auditors_takes_null_for_an_open_end_or_refuses_it() 
 async fn fees_one_by_one(database: &Database) -> Vec<(String, Option<Decimal>)> {
     sqlx::query_as(
         "SELECT p.processor, sum(p.amount * (
-            SELECT f.fee FROM processor_fee f WHERE f.processor = p.processor AND f.valid_from <= p.requested_at
+            SELECT f.fee FROM processor_fee f WHERE f.processor = p.processor
+                AND f.valid_from <= p.requested_at
             ORDER BY f.valid_from DESC LIMIT 1
         )) FROM payment_processed p GROUP BY p.processor ORDER BY p.processor",
     )
@@ -526,18 +537,22 @@ async fn fees_one_by_one(database: &Database) -> Vec<(String, Option<Decimal>)> 
 async fn whoever_says_a_fee_says_the_same() {
     const TOKEN: &str = "a-token-of-some-length";
     let database = Database::migrated().await;
-    // A fee that changed in the middle of a day, an hour and a second; one that changed long before; a processor that
-    // is not configured any more, and one that never was.
+    // A fee that changed in the middle of a day, an hour and a second; one that changed long
+    // before; a processor that is not configured any more, and one that never was.
     database
         .execute(
-            "INSERT INTO processor_fee VALUES ('default', '-infinity', 0.05), ('default', '2025-05-31T23:30:00.5Z', 0.07),
-                ('fallback', '-infinity', 0.2), ('fallback', '2020-01-01T00:00:00Z', 0.15), ('gone', '-infinity', 0.3);
-             INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+            "INSERT INTO processor_fee VALUES ('default', '-infinity', 0.05), ('default',
+                '2025-05-31T23:30:00.5Z', 0.07),
+                ('fallback', '-infinity', 0.2), ('fallback', '2020-01-01T00:00:00Z', 0.15), ('gone',
+                    '-infinity', 0.3);
+             INSERT INTO payment_processed (correlation_id, amount, processor, requested_at,
+                 accepted_at, attempt)
              SELECT gen_random_uuid(), (random() * 100 + 0.01)::numeric(14,2),
                  (ARRAY['default', 'fallback', 'gone'])[1 + n % 3],
                  '2025-05-31T22:00:00Z'::timestamptz + n * interval '3.7 s', now(), 1
              FROM generate_series(1, 3000) AS n;
-             INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+             INSERT INTO payment_processed (correlation_id, amount, processor, requested_at,
+                 accepted_at, attempt)
              VALUES (gen_random_uuid(), 10, 'default', '2025-05-31T23:30:00.499999Z', now(), 1),
                  (gen_random_uuid(), 10, 'default', '2025-05-31T23:30:00.5Z', now(), 1),
                  (gen_random_uuid(), 10, 'fallback', '2019-12-31T23:59:59.999999Z', now(), 1),
@@ -575,7 +590,8 @@ async fn whoever_says_a_fee_says_the_same() {
             ),
             (
                 "audit.fees_by_day",
-                "SELECT processor, sum(fee) FROM audit.fees_by_day('2019-12-31', '2025-06-01') GROUP BY 1 ORDER BY 1",
+                "SELECT processor, sum(fee) FROM audit.fees_by_day('2019-12-31', '2025-06-01') \
+                GROUP BY 1 ORDER BY 1",
             ),
         ] {
             let told: Vec<(String, Option<Decimal>)> = sqlx::query_as(query)
@@ -672,11 +688,14 @@ fn is_near(told: Decimal, exact: Decimal) -> bool {
 async fn everything_in_the_database_says_what_it_is() {
     let database = Database::migrated().await;
     let silent = "SELECT format('%s %s', c.relkind, c.oid::regclass) AS thing FROM pg_class c
-            WHERE c.relnamespace IN ('public'::regnamespace, 'audit'::regnamespace) AND c.relkind IN ('r', 'p', 'v', 'm')
+            WHERE c.relnamespace IN ('public'::regnamespace, 'audit'::regnamespace)
+                AND c.relkind IN ('r', 'p', 'v', 'm')
                 AND obj_description(c.oid, 'pg_class') IS NULL
         UNION ALL
-        SELECT format('column %s.%s', c.oid::regclass, a.attname) FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
-            WHERE c.relnamespace IN ('public'::regnamespace, 'audit'::regnamespace) AND c.relkind IN ('r', 'p', 'v', 'm')
+        SELECT format('column %s.%s', c.oid::regclass, a.attname) FROM pg_class c
+            JOIN pg_attribute a ON a.attrelid = c.oid
+            WHERE c.relnamespace IN ('public'::regnamespace, 'audit'::regnamespace)
+                AND c.relkind IN ('r', 'p', 'v', 'm')
                 AND a.attnum > 0 AND NOT a.attisdropped AND col_description(c.oid, a.attnum) IS NULL
         UNION ALL
         SELECT format('function %s', p.oid::regprocedure) FROM pg_proc p

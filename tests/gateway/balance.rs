@@ -24,10 +24,13 @@ struct Balance {
 
 async fn balance(database: &Database) -> Balance {
     sqlx::query_as(
-        "SELECT coalesce(sum(accepted), 0)::bigint AS accepted, coalesce(sum(settled), 0)::bigint AS settled,
+        "SELECT coalesce(sum(accepted), 0)::bigint AS accepted, coalesce(sum(settled),
+            0)::bigint AS settled,
             coalesce(sum(archived), 0)::bigint AS archived, coalesce(sum(dead), 0)::bigint AS dead,
-            coalesce(sum(open), 0)::bigint AS open, coalesce(sum(discarded), 0)::bigint AS discarded,
-            coalesce(sum(missing), 0)::bigint AS missing, coalesce(sum(uncounted), 0)::bigint AS uncounted,
+            coalesce(sum(open), 0)::bigint AS open, coalesce(sum(discarded),
+                0)::bigint AS discarded,
+            coalesce(sum(missing), 0)::bigint AS missing, coalesce(sum(uncounted),
+                0)::bigint AS uncounted,
             coalesce(sum(amount_missing), 0) AS amount_missing
         FROM audit.balance()",
     )
@@ -134,8 +137,10 @@ async fn a_settled_payment_that_is_removed_or_changed_by_force_is_told() {
     // Put in by hand.
     database
         .execute(
-            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
-             VALUES (gen_random_uuid(), 5, 'default', now() - interval '3 h', now() - interval '3 h', 1)",
+            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at,
+                accepted_at, attempt)
+             VALUES (gen_random_uuid(), 5, 'default', now() - interval '3 h',
+                 now() - interval '3 h', 1)",
         )
         .await;
     let (accepted, missing, uncounted, _) = told(&balance(&database).await);
@@ -159,8 +164,10 @@ async fn what_becomes_of_a_payment_in_the_usual_ways_is_no_loss() {
     until_counted(&database, 25).await;
     database
         .execute(&format!(
-            "WITH gone AS (DELETE FROM payment_queue WHERE correlation_id IN ('{}', '{}') RETURNING *)
-             INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt, processor, reason)
+            "WITH gone AS (DELETE FROM payment_queue WHERE correlation_id IN ('{}',
+                '{}') RETURNING *)
+             INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt,
+                 processor, reason)
              SELECT correlation_id, amount, accepted_at, 1, 'default', 'none' FROM gone",
             open[0], open[1]
         ))
@@ -240,13 +247,16 @@ async fn archived_and_restored_payments_are_no_loss() {
     database
         .execute(
             "BEGIN; SET LOCAL session_replication_role = replica;
-             UPDATE payment_processed SET accepted_at = '2025-06-01T12:10Z', requested_at = '2025-06-01T12:10:01Z';
+             UPDATE payment_processed SET accepted_at = '2025-06-01T12:10Z',
+                 requested_at = '2025-06-01T12:10:01Z';
              UPDATE payment_accepted_hour SET starts_at = '2025-06-01T12:00Z';
              COMMIT;
              BEGIN; SET LOCAL session_replication_role = replica;
              DELETE FROM payment_rollup;
-             INSERT INTO payment_rollup SELECT unit, date_trunc(unit, requested_at, 'UTC'), processor, count(*), sum(amount)
-             FROM payment_processed, unnest(ARRAY['hour', 'minute', 'second']) AS unit GROUP BY 1, 2, 3;
+             INSERT INTO payment_rollup SELECT unit, date_trunc(unit, requested_at, 'UTC'),
+                 processor, count(*), sum(amount)
+             FROM payment_processed, unnest(ARRAY['hour', 'minute', 'second']) AS unit GROUP BY 1,
+                 2, 3;
              COMMIT",
         )
         .await;
@@ -291,7 +301,8 @@ async fn neither_accepting_nor_settling_runs_a_trigger_to_count_what_is_missing(
     // 4: by INSERT, 8: by DELETE. A settle inserts into the ledger and deletes from the queue.
     let triggers: Vec<String> = sqlx::query_scalar(
         "SELECT tgname::text FROM pg_trigger WHERE NOT tgisinternal AND (
-            tgrelid = 'payment_queue'::regclass OR tgrelid = 'payment_processed'::regclass AND tgtype & 4 <> 0
+            tgrelid = 'payment_queue'::regclass OR tgrelid = 'payment_processed'::regclass
+                AND tgtype & 4 <> 0
         ) ORDER BY 1",
     )
     .fetch_all(&database.pool)

@@ -18,7 +18,8 @@ async fn plain(
 ) -> Vec<(String, Totals)> {
     let rows: Vec<(String, i64, Decimal)> = sqlx::query_as(
         "SELECT processor, count(*), sum(amount) FROM payment_processed
-         WHERE ($1::timestamptz IS NULL OR requested_at >= $1) AND ($2::timestamptz IS NULL OR requested_at <= $2)
+         WHERE ($1::timestamptz IS NULL OR requested_at >= $1) AND ($2::timestamptz IS NULL
+             OR requested_at <= $2)
          GROUP BY processor ORDER BY processor",
     )
     .bind(from)
@@ -71,8 +72,10 @@ async fn summary_of_any_range_is_exact_whatever_changes_the_books() {
     let mut rng = StdRng::seed_from_u64(20_260_710);
     database
         .execute(
-            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
-             SELECT gen_random_uuid(), (random() * 10000 + 0.01)::numeric(14,2), (ARRAY['default', 'fallback', 'third'])[1 + n % 3],
+            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at,
+                accepted_at, attempt)
+             SELECT gen_random_uuid(), (random() * 10000 + 0.01)::numeric(14,2), (ARRAY['default',
+                 'fallback', 'third'])[1 + n % 3],
                  '2026-07-10T22:59:58Z'::timestamptz + random() * interval '3 hours', now(), 1
              FROM generate_series(1, 30000) AS n",
         )
@@ -81,7 +84,8 @@ async fn summary_of_any_range_is_exact_whatever_changes_the_books() {
     // Corrections by hand, as an operator would make them.
     database
         .execute(
-            "UPDATE payment_processed SET processor = 'default', amount = amount + 1, requested_at = requested_at + interval '7 min'
+            "UPDATE payment_processed SET processor = 'default', amount = amount + 1,
+                requested_at = requested_at + interval '7 min'
              WHERE processor = 'third' AND amount < 3000;
              DELETE FROM payment_processed WHERE amount > 8000",
         )

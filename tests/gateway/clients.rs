@@ -31,7 +31,8 @@ fn tools() -> Option<PathBuf> {
     }
     assert!(
         std::env::var_os(NOT_INSTALLED).is_some(),
-        "`make test` installs linters and generators into tests/clients, or: . scripts/venv.sh; client_tools"
+        "`make test` installs linters and generators into tests/clients, or: . scripts/venv.sh; \
+        client_tools"
     );
     eprintln!("NOT RUN: the tools of tests/clients are not installed");
     None
@@ -177,7 +178,8 @@ fn example(language: &str) -> &'static str {
     block.expect("an example")
 }
 
-/// Pays with a client of the page: once, once more, with the amount of another, and while the service is away.
+/// Pays with a client of the page: once, once more, with the amount of another, and while the
+/// service is away.
 async fn pays(folder: &Path, program: &str, script: &str) {
     let site = site().await;
     let url = format!("http://{}", site.public);
@@ -208,8 +210,8 @@ async fn pays(folder: &Path, program: &str, script: &str) {
     }
 }
 
-/// What comes from something between a client and the service, and is no word of it on a payment; the last is a word of
-/// the service, which asks for a pause.
+/// What comes from something between a client and the service, and is no word of it on a payment;
+/// the last is a word of the service, which asks for a pause.
 const BETWEEN: [&str; 4] = [
     "403 Forbidden\r\nContent-Type: text/html\r\n",
     "404 Not Found\r\n",
@@ -217,8 +219,8 @@ const BETWEEN: [&str; 4] = [
     "503 Service Unavailable\r\nContent-Type: application/problem+json\r\nRetry-After: 3\r\n",
 ];
 
-/// Something in between, which answers the first request by itself, and then the second with the last of [`BETWEEN`].
-/// Returns its address, and when each connection came.
+/// Something in between, which answers the first request by itself, and then the second with the
+/// last of [`BETWEEN`]. Returns its address, and when each connection came.
 async fn between(first: &'static str, service: String) -> (String, Arc<Mutex<Vec<Instant>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");

@@ -81,7 +81,8 @@ async fn a_step_forward_of_the_databases_clock_charges_nothing_twice() {
     .await;
 
     server.set_clock(85);
-    // By the database's clock lease and doubt are over, and the processor does not have the payment yet.
+    // By the database's clock lease and doubt are over, and the processor does not have the payment
+    // yet.
     assert_eq!(bench.worker.in_doubt_step().await.expect("an answer"), 1);
     assert!(bench.worker.clock.last_step().is_some(), "seen at once");
     let ends = ends(&mut bench, 2).await;
@@ -115,7 +116,8 @@ async fn a_step_back_with_a_crash_leaves_no_payment_stuck() {
     let gateway = Gateway::start(&database, &urls, &SETTINGS).await;
     gateway.until_settled(&ids).await;
     assert_eq!(default.processor.payments().len(), ids.len());
-    // Health is asked for again, and the dead instance, last seen a day ahead, is none of those that are alive.
+    // Health is asked for again, and the dead instance, last seen a day ahead, is none of those
+    // that are alive.
     eventually("the processor was asked for its health", async || {
         database
             .count("processor_health WHERE answered_at <= now()")
@@ -131,8 +133,10 @@ async fn payments_that_are_stuck_behind_a_clock_that_was_set_back_are_counted_as
     let database = Database::migrated().await;
     database
         .execute(
-            "INSERT INTO payment_queue (correlation_id, amount, lease_until, attempt, processor, requested_at, doubt_until)
-            SELECT gen_random_uuid(), 1, now() + interval '1 day 20 s', 1, 'default', now() + interval '1 day',
+            "INSERT INTO payment_queue (correlation_id, amount, lease_until, attempt, processor,
+                requested_at, doubt_until)
+            SELECT gen_random_uuid(), 1, now() + interval '1 day 20 s', 1, 'default',
+                now() + interval '1 day',
                 now() + interval '1 day 80 s'
             FROM generate_series(1, 3)",
         )

@@ -40,17 +40,23 @@ impl Site {
         let gateway = Gateway::start(&database, &processors, &[]).await;
         database
             .execute(&format!(
-                "INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt, processor, reason)
+                "INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt,
+                    processor, reason)
                  VALUES ('{ID}', 999999999999.99, now(), 12345, '{LONG_NAME}', '{REASON} {REASON}');
                  INSERT INTO payment_attempt
-                    (correlation_id, requested_at, outcome, processor, reason, first_claim, last_claim)
+                    (correlation_id, requested_at, outcome, processor, reason, first_claim,
+                        last_claim)
                  VALUES ('{ID}', now(), 'in_doubt', '{LONG_NAME}', '{REASON}', 1, 12345);
                  INSERT INTO payment_queue
-                    (correlation_id, amount, accepted_at, attempt, processor, requested_at, doubt_until)
-                 VALUES (gen_random_uuid(), 1, now() - interval '5 min', 1, 'removed', now() - interval '5 min', now());
+                    (correlation_id, amount, accepted_at, attempt, processor, requested_at,
+                        doubt_until)
+                 VALUES (gen_random_uuid(), 1, now() - interval '5 min', 1, 'removed',
+                     now() - interval '5 min', now());
                  INSERT INTO payment_attempt
-                    (correlation_id, requested_at, outcome, processor, reason, first_claim, last_claim)
-                 SELECT correlation_id, now(), 'in_doubt', 'removed', '{REASON}', 1, 1 FROM payment_queue;
+                    (correlation_id, requested_at, outcome, processor, reason, first_claim,
+                        last_claim)
+                 SELECT correlation_id, now(), 'in_doubt', 'removed', '{REASON}', 1, 1
+                     FROM payment_queue;
                  INSERT INTO processor_health (processor) VALUES ('removed');
                  INSERT INTO payment_processed
                     (correlation_id, amount, processor, requested_at, accepted_at, attempt)
@@ -105,7 +111,8 @@ async fn what_every_command_prints_fits_eighty_columns() {
         run(&mut program(&site.database.url, &disable)).await.0 == 0
     })
     .await;
-    let late = "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+    let late = "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at,
+        accepted_at, attempt)
         VALUES (gen_random_uuid(), 1, 'default', '2025-05-01Z', now(), 1)";
     let declared = format!("{REASON}, {REASON}");
     // In this order, each with a part of what it has to say.

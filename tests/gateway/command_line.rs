@@ -126,12 +126,15 @@ async fn status_tells_how_the_deployment_is_and_what_wants_attention() {
     // A dead letter, and a payment that is open for too long.
     database
         .execute(
-            "INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt, processor, reason)
+            "INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt,
+                processor, reason)
              VALUES (gen_random_uuid(), 1, now(), 1, 'default', 'no');
              INSERT INTO payment_queue (correlation_id, amount, accepted_at, lease_until, attempt)
              VALUES (gen_random_uuid(), 1, now() - interval '5 min', now() + interval '1 hour', 1);
-             INSERT INTO payment_attempt (correlation_id, requested_at, outcome, processor, reason, first_claim, last_claim)
-             SELECT correlation_id, now(), 'not_charged', 'default', 'answered 500', 1, 1 FROM payment_queue",
+             INSERT INTO payment_attempt (correlation_id, requested_at, outcome, processor, reason,
+                 first_claim, last_claim)
+             SELECT correlation_id, now(), 'not_charged', 'default', 'answered 500', 1, 1
+                 FROM payment_queue",
         )
         .await;
     let (code, text) = run(&mut status(&[])).await;
@@ -192,7 +195,8 @@ async fn a_watched_status_goes_on_until_it_is_interrupted() {
     assert_eq!(child.wait().await.expect("it ends").code(), Some(1));
 }
 
-/// On a terminal it shows one look after the other in the same place, and then gives the terminal back.
+/// On a terminal it shows one look after the other in the same place, and then gives the terminal
+/// back.
 #[tokio::test]
 async fn a_watched_status_on_a_terminal_leaves_it_as_it_was() {
     let database = Database::migrated().await;
@@ -361,12 +365,16 @@ async fn of_a_long_life_people_see_how_it_began_and_what_came_lately() {
     let (database, id) = (Database::migrated().await, Uuid::new_v4());
     database
         .execute(&format!(
-            "INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt, processor, reason)
+            "INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt,
+                processor, reason)
              VALUES ('{id}', 1, now() - interval '2 h', 1000, 'default', 'the last');
-             INSERT INTO payment_attempt (correlation_id, requested_at, outcome, processor, reason, first_claim,
+             INSERT INTO payment_attempt (correlation_id, requested_at, outcome, processor, reason,
+                 first_claim,
                 last_claim, first_ended_at, last_ended_at)
-             SELECT '{id}'::uuid, requested_at, 'not_charged', 'default', 'reason ' || n, n, n, requested_at, requested_at
-             FROM generate_series(1, 1000) AS n, LATERAL (SELECT now() - interval '1 h' + n * interval '1 s') AS s (requested_at)"
+             SELECT '{id}'::uuid, requested_at, 'not_charged', 'default', 'reason ' || n, n, n,
+                 requested_at, requested_at
+             FROM generate_series(1, 1000) AS n,
+                 LATERAL (SELECT now() - interval '1 h' + n * interval '1 s') AS s (requested_at)"
         ))
         .await;
     let id = id.to_string();

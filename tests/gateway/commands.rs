@@ -121,7 +121,8 @@ async fn a_signal_ends_commands_that_wait_for_a_lock_a_processor_an_instance_or_
     // A processor.
     database
         .execute(
-            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at,
+                accepted_at, attempt)
              VALUES (gen_random_uuid(), 1, 'default', now() - interval '1 min', now(), 1)",
         )
         .await;
@@ -532,7 +533,8 @@ async fn a_switch_is_kept_with_its_author_and_reason_and_shown_to_all() {
 #[tokio::test]
 async fn a_discard_asks_and_is_told_afterwards() {
     let database = Database::migrated().await;
-    let dead = "INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt, processor, reason)";
+    let dead = "INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt, \
+        processor, reason)";
     database
         .execute(&format!(
             "{dead} VALUES ('{ID}', 19.90, now(), 1, 'default', 'no')"

@@ -21,7 +21,8 @@ async fn settle(database: &Database) -> Duration {
     let begin = Instant::now();
     let refused: i64 = database
         .value(
-            "SELECT count(*) FROM payment_queue q, settle_payments(ARRAY[q.correlation_id], 'default',
+            "SELECT count(*) FROM payment_queue q, settle_payments(ARRAY[q.correlation_id],
+                'default',
                 ARRAY[q.amount], ARRAY[q.requested_at], ARRAY[q.accepted_at], ARRAY[1]) s
              WHERE num_nonnulls(s.removed_ids, s.recorded_ids) <> 0",
         )

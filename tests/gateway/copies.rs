@@ -1,4 +1,5 @@
-//! Copies of the database: dumps that are restored, templates, standbys, and what is declared of them.
+//! Copies of the database: dumps that are restored, templates, standbys, and what is declared of
+//! them.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -141,7 +142,8 @@ async fn a_restored_dump_is_held_and_then_charges_nothing_twice() {
     .await;
     let queued = gateway.post_many(20).await;
     let dump = dump(&database);
-    // They are settled after it, some by one processor and some by the other, and so are others that it lacks.
+    // They are settled after it, some by one processor and some by the other, and so are others
+    // that it lacks.
     for half in [&queued[..10], &queued[10..]] {
         let name = if half[0] == queued[0] {
             "default"
@@ -150,9 +152,13 @@ async fn a_restored_dump_is_held_and_then_charges_nothing_twice() {
         };
         database
             .execute(&format!(
-                "UPDATE payment_queue SET processor = '{name}', requested_at = now(), doubt_until = now()
+                "UPDATE payment_queue SET processor = '{name}', requested_at = now(),
+                    doubt_until = now()
                 WHERE correlation_id = ANY ('{{{}}}')",
-                half.iter().map(Uuid::to_string).collect::<Vec<_>>().join(",")
+                half.iter()
+                    .map(Uuid::to_string)
+                    .collect::<Vec<_>>()
+                    .join(",")
             ))
             .await;
     }
@@ -259,12 +265,16 @@ async fn an_address_that_leads_to_a_copy_from_one_connection_to_the_next_charges
     let ids = gateway.post_many(5).await;
     gateway.until_settled(&ids).await;
     restore(&dump(&original), &copy);
-    copy.execute("INSERT INTO payment_queue (correlation_id, amount) SELECT gen_random_uuid(), 1 FROM generate_series(1, 50)")
-        .await;
+    copy.execute(
+        "INSERT INTO payment_queue (correlation_id, amount) SELECT gen_random_uuid(), 1 \
+        FROM generate_series(1, 50)",
+    )
+    .await;
     forwarder.turn_to(second.socket());
     original
         .execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'payment-proxy'",
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = \
+            'payment-proxy'",
         )
         .await;
     is_held(&gateway, "this database is a copy").await;
@@ -273,7 +283,8 @@ async fn an_address_that_leads_to_a_copy_from_one_connection_to_the_next_charges
     // Back at the original it goes on by itself.
     forwarder.turn_to(first.socket());
     copy.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'payment-proxy%'",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE \
+        'payment-proxy%'",
     )
     .await;
     gateway.until_ready().await;
@@ -287,9 +298,11 @@ async fn a_clone_never_charges_what_the_queue_of_the_original_holds() {
     database
         .execute(
             "INSERT INTO payment_queue (correlation_id, amount) VALUES (gen_random_uuid(), 1);
-            INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt, processor, reason)
+            INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt,
+                processor, reason)
             VALUES (gen_random_uuid(), 1, now(), 1, 'default', 'a test');
-            INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+            INSERT INTO payment_processed (correlation_id, amount, processor, requested_at,
+                accepted_at, attempt)
             VALUES (gen_random_uuid(), 1, 'default', now(), now(), 1)",
         )
         .await;

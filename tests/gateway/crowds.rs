@@ -1,4 +1,5 @@
-//! More clients than there is room for, and fewer files than are needed: others are served all the same.
+//! More clients than there is room for, and fewer files than are needed: others are served all the
+//! same.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -80,7 +81,8 @@ async fn clients_that_send_slowly_keep_nobody_out() {
         "{took:?}, which is as long as slow clients may take"
     );
     gateway.until_settled(&ids).await;
-    // They made room: for others, where there was none, or because they were slower than the least rate.
+    // They made room: for others, where there was none, or because they were slower than the least
+    // rate.
     let is_closed = |client: &UnixStream| {
         let read = client.try_read(&mut [0; 1_024]);
         !matches!(read, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
@@ -137,8 +139,8 @@ async fn where_files_are_few_idle_clients_leave_some_for_processors_and_the_data
 async fn running_out_of_files_is_told_of_once_and_is_no_fault_of_a_processor() {
     let (database, default) = (Database::create().await, processor().await);
     let gateway = Gateway::start(&database, &processors(&[&default]), &[]).await;
-    // What clients and the database need is open. Then the system has no more than a few files left, whatever the
-    // shares are.
+    // What clients and the database need is open. Then the system has no more than a few files
+    // left, whatever the shares are.
     let mut ids = gateway.post_many(8).await;
     gateway.until_settled(&ids).await;
     gateway.leave_files(2);

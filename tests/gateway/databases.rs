@@ -1,5 +1,6 @@
-//! Other people's databases: whatever the server, the database or the role have set, what our statements rest on is
-//! said by us or refused in one line, and a charge that we hold is never thrown away.
+//! Other people's databases: whatever the server, the database or the role have set, what our
+//! statements rest on is said by us or refused in one line, and a charge that we hold is never
+//! thrown away.
 
 mod locks;
 mod refused;

@@ -114,7 +114,8 @@ async fn a_payment_posted_while_it_is_being_settled_is_removed_by_the_claim() {
     // What the race of a POST with the settle of the same id leaves behind.
     database
         .execute(&format!(
-            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at,
+                accepted_at, attempt)
              VALUES ('{id}', 19.90, 'default', now(), now(), 1);
              INSERT INTO payment_queue (correlation_id, amount) VALUES ('{id}', 19.90)",
             id = payment.correlation_id

@@ -139,8 +139,10 @@ async fn what_is_being_charged_when_the_queue_is_emptied_is_not_charged_again_wh
 #[tokio::test]
 async fn a_claim_by_the_statement_that_accepts_gives_way_to_what_is_put_back() {
     let database = Database::migrated().await;
-    let put_back = "SELECT put_back_payments(ARRAY[correlation_id], ARRAY[amount], ARRAY[accepted_at],
-        ARRAY[1], ARRAY['default'], ARRAY[now()], interval '1 min', interval '1 min') FROM payment_queue";
+    let put_back = "SELECT put_back_payments(ARRAY[correlation_id], ARRAY[amount],
+        ARRAY[accepted_at],
+        ARRAY[1], ARRAY['default'], ARRAY[now()], interval '1 min', interval '1 min')
+            FROM payment_queue";
     let is_put_back = "payment_queue WHERE processor = 'default' AND attempt = 2";
     let payment = new_payment();
     enqueue(&database.pool, std::slice::from_ref(&payment))
@@ -155,7 +157,10 @@ async fn a_claim_by_the_statement_that_accepts_gives_way_to_what_is_put_back() {
         WHERE attempt = 1";
     for statements in [[claim, put_back, release], [claim, release, put_back]] {
         database
-            .execute("UPDATE payment_queue SET attempt = 0, processor = NULL, requested_at = NULL, doubt_until = NULL")
+            .execute(
+                "UPDATE payment_queue SET attempt = 0, processor = NULL, requested_at = NULL, \
+                doubt_until = NULL",
+            )
             .await;
         for statement in statements {
             database.execute(statement).await;

@@ -51,8 +51,8 @@ async fn variables_that_are_empty_mean_the_same_as_none() {
         let said = String::from_utf8_lossy(&stderr);
         assert!(matches!(status.code(), Some(0 | 1)), "{command:?}: {said}");
     }
-    // What the gateway of a test is given is not empty, and everything else is. Whom to trust by TLS is found out
-    // at the start.
+    // What the gateway of a test is given is not empty, and everything else is. Whom to trust by
+    // TLS is found out at the start.
     let processors = processors(&[&default]) + " other,0.15,https://127.0.0.1:1";
     let kept = ["LISTEN", "DATABASE_URL", "PROCESSORS"];
     let empty = empty

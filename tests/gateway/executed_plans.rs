@@ -1,4 +1,5 @@
-//! The plans by which the server executed the statements of the service, as the server itself tells them.
+//! The plans by which the server executed the statements of the service, as the server itself tells
+//! them.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
@@ -10,15 +11,16 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
 use crate::support::Database;
 
-/// Collects plans while it lives, of what is executed on this thread in sessions that began after it.
+/// Collects plans while it lives, of what is executed on this thread in sessions that began after
+/// it.
 pub struct ExecutedPlans {
     plans: Arc<Mutex<Vec<String>>>,
     _collecting: DefaultGuard,
 }
 
 impl ExecutedPlans {
-    /// Has the server tell the plan of every statement, those inside of functions included, to its client, as
-    /// a notice, which sqlx logs.
+    /// Has the server tell the plan of every statement, those inside of functions included, to its
+    /// client, as a notice, which sqlx logs.
     pub async fn of(database: &Database) -> Self {
         let name = database.url.rsplit('/').next().expect("the URL has a path");
         database

@@ -191,7 +191,8 @@ async fn a_charge_whose_queue_row_is_gone_is_recorded_all_the_same() {
     assert_eq!(recorded(&database).await.len(), 1);
 }
 
-/// A charge that is recorded, and whose payment is in the queue and held for its processor once again.
+/// A charge that is recorded, and whose payment is in the queue and held for its processor once
+/// again.
 async fn recorded_and_held(database: &Database) -> Claim {
     let claim = claim_one(database, "default").await;
     assert_eq!(end(database, &claim, charged(&claim)).await, []);
@@ -366,7 +367,10 @@ async fn two_ends_of_one_row_in_a_batch_are_one_release_by_the_newer() {
             1
         );
         database
-            .execute("UPDATE payment_queue SET processor = 'default', requested_at = now(), doubt_until = now()")
+            .execute(
+                "UPDATE payment_queue SET processor = 'default', requested_at = now(), \
+                doubt_until = now()",
+            )
             .await;
     }
 }
@@ -408,7 +412,8 @@ async fn the_queue_takes_no_amount_that_is_none_and_no_half_of_the_evidence() {
     let database = Database::migrated().await;
     let insert = async |amount: &str, evidence: &str| {
         let statement = format!(
-            "INSERT INTO payment_queue (correlation_id, amount, processor, requested_at, doubt_until)
+            "INSERT INTO payment_queue (correlation_id, amount, processor, requested_at,
+                doubt_until)
             VALUES (gen_random_uuid(), {amount}, {evidence})"
         );
         let outcome = sqlx::raw_sql(sqlx::AssertSqlSafe(statement))

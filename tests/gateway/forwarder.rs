@@ -1,4 +1,5 @@
-//! What stands between an instance and its database: an address that can lead elsewhere, and lines that can die.
+//! What stands between an instance and its database: an address that can lead elsewhere, and lines
+//! that can die.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};

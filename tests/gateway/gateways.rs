@@ -56,8 +56,8 @@ fn reply(status: u16, media_type: Option<&str>, body: &str) -> String {
     format!("HTTP/1.1 {status} S\r\n{media_type}Content-Length: {length}\r\n\r\n{body}")
 }
 
-/// A gateway before a processor. It answers every POST at once with the next of these replies, and passes it on
-/// [`LATE`] all the same; GETs it passes on, unless it has a page of its own for them.
+/// A gateway before a processor. It answers every POST at once with the next of these replies, and
+/// passes it on [`LATE`] all the same; GETs it passes on, unless it has a page of its own for them.
 struct Front {
     url: String,
     /// Whether it answers look-ups with a page that says 404.
@@ -198,8 +198,8 @@ async fn a_page_that_says_404_is_no_absence() {
     agree(&database, &default, &fallback, 1).await;
 }
 
-/// Answers over every connection the first POST as a processor does, and all others with `stray` first, as if that
-/// had been meant for the one before; look-ups with 404.
+/// Answers over every connection the first POST as a processor does, and all others with `stray`
+/// first, as if that had been meant for the one before; look-ups with 404.
 async fn out_of_step(listener: TcpListener, stray: String) {
     while let Ok((mut client, _)) = listener.accept().await {
         let stray = stray.clone();
@@ -321,7 +321,8 @@ async fn a_processor_that_asks_for_patience_by_a_date_gets_it() {
                         let until = std::time::SystemTime::now() + wait;
                         let until = httpdate::fmt_http_date(until);
                         format!(
-                            "HTTP/1.1 429 S\r\nRetry-After: {until}\r\nContent-Length: 4\r\n\r\nwait"
+                            "HTTP/1.1 429 S\r\nRetry-After: {until}\r\nContent-Length: \
+                            4\r\n\r\nwait"
                         )
                     } else {
                         passed_on(&http, &format!("{url}{path}")).await

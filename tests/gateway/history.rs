@@ -163,8 +163,10 @@ async fn history_adds_up_instances_keeps_two_days_and_leaves_gaps_unknown() {
     assert_eq!(rows, 3, "what is too old is removed");
     database
         .execute(
-            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
-             SELECT gen_random_uuid(), 1, 'default', date_trunc('minute', now()) - interval '5 min' + interval '1 s',
+            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at,
+                accepted_at, attempt)
+             SELECT gen_random_uuid(), 1, 'default', date_trunc('minute',
+                 now()) - interval '5 min' + interval '1 s',
                 date_trunc('minute', now()) - interval '5 min', 1 FROM generate_series(1, 6)",
         )
         .await;

@@ -1,4 +1,5 @@
-//! Payments in doubt that only an operator can end: their processor left `PROCESSORS`, or never says what it did.
+//! Payments in doubt that only an operator can end: their processor left `PROCESSORS`, or never
+//! says what it did.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use payment_proxy::pipeline::settle::{Anomaly, CompletedClaim, record};
@@ -24,7 +25,8 @@ async fn strand(database: &Database, count: usize) -> Vec<String> {
     for id in &ids {
         database
             .execute(&format!(
-                "INSERT INTO payment_queue (correlation_id, amount, accepted_at, attempt, processor, requested_at, doubt_until)
+                "INSERT INTO payment_queue (correlation_id, amount, accepted_at, attempt, processor,
+                    requested_at, doubt_until)
                  VALUES ('{id}', 19.90, now() - interval '5 min', 3, 'old',
                     date_trunc('milliseconds', now() - interval '5 min'), now() - interval '3 min')"
             ))
@@ -87,7 +89,12 @@ async fn payments_of_a_removed_processor_are_told_of_once_and_ended_by_an_operat
     );
 
     // A list from a pipe, one of it under another requestedAt.
-    let at = text(&database, "SELECT to_char((now() - interval '4 min') AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS')").await;
+    let at = text(
+        &database,
+        "SELECT to_char((now() - interval '4 min') AT TIME ZONE 'UTC', \
+        'YYYY-MM-DD\"T\"HH24:MI:SS')",
+    )
+    .await;
     let mut child = command(&[
         "charged",
         "--file",
@@ -135,7 +142,8 @@ async fn payments_of_a_removed_processor_are_told_of_once_and_ended_by_an_operat
     let recorded = "SELECT string_agg(processor, ' ' ORDER BY processor) FROM payment_processed";
     assert_eq!(text(&database, recorded).await, "default old old");
     let at_old = format!(
-        "SELECT to_char(requested_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS') FROM payment_processed WHERE correlation_id = '{stamped}'"
+        "SELECT to_char(requested_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS') FROM \
+        payment_processed WHERE correlation_id = '{stamped}'"
     );
     assert_eq!(text(&database, &at_old).await, at);
     let (_, life) = run(&mut program(&database.url, &["payment", charged])).await;
@@ -254,7 +262,8 @@ async fn an_operators_word_respects_a_live_lease_and_a_late_success_stays_a_fact
     end(&database, &claim, refused).await;
     assert_eq!(database.count("payment_dead_letter").await, 0);
 
-    // Another processor has it now: what the first claim says late is an opinion, unless it is a success.
+    // Another processor has it now: what the first claim says late is an opinion, unless it is a
+    // success.
     let claims = claim_queued(&database.pool, production_terms(), "fallback", 1, 0).await;
     let second = claims.expect("an answer").pop().expect("it is free");
     let late = Outcome::InDoubt {

@@ -1,4 +1,5 @@
-//! Two instances in one process share what a process has one of, its log and its allocator, and nothing else.
+//! Two instances in one process share what a process has one of, its log and its allocator, and
+//! nothing else.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;

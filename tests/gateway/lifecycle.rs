@@ -207,7 +207,8 @@ fn a_bad_setting_stops_the_start_with_one_line() {
     let told = String::from_utf8(output.stderr).expect("text");
     assert_eq!(
         told,
-        "error: PROCESSORS (--processors): its value is not accepted: in entry 1 expected name,fee,url\n"
+        "error: PROCESSORS (--processors): its value is not accepted: in entry 1 expected \
+        name,fee,url\n"
     );
 }
 
@@ -215,12 +216,15 @@ fn a_bad_setting_stops_the_start_with_one_line() {
 async fn while_none_waits_a_payment_is_claimed_by_the_commit_that_accepts_it() {
     let (database, default) = (Database::create().await, processor().await);
     let gateway = Gateway::start(&database, &processors(&[&default]), &[]).await;
-    // The first must not come before the worker has found the queue to be empty, and none while it looks: a look holds
-    // all the slots that there are without traffic. The next look is a quarter of a second later, at the least.
+    // The first must not come before the worker has found the queue to be empty, and none while it
+    // looks: a look holds all the slots that there are without traffic. The next look is a quarter
+    // of a second later, at the least.
     let post_between_looks = async || {
         eventually("the worker has just looked", async || {
-            let just_looked = "pg_stat_activity WHERE datname = current_database() AND state = 'idle'
-                AND query LIKE '%WITH free AS MATERIALIZED%' AND state_change > clock_timestamp() - interval '50 ms'";
+            let just_looked = "pg_stat_activity WHERE datname = current_database()
+                AND state = 'idle'
+                AND query LIKE '%WITH free AS MATERIALIZED%'
+                    AND state_change > clock_timestamp() - interval '50 ms'";
             database.count(just_looked).await > 0
         })
         .await;
@@ -230,7 +234,8 @@ async fn while_none_waits_a_payment_is_claimed_by_the_commit_that_accepts_it() {
     let updates = async || {
         // Counters of a session come to be seen when it is idle for a second.
         let written: i64 = sqlx::query_scalar(
-            "SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'payment_queue' AND n_tup_ins = n_tup_del",
+            "SELECT n_tup_upd FROM pg_stat_user_tables WHERE relname = 'payment_queue' AND \
+            n_tup_ins = n_tup_del",
         )
         .fetch_optional(&database.pool)
         .await
@@ -241,7 +246,8 @@ async fn while_none_waits_a_payment_is_claimed_by_the_commit_that_accepts_it() {
     let inserted = async |count: i64| {
         database
             .count(&format!(
-                "pg_stat_user_tables WHERE relname = 'payment_queue' AND n_tup_ins = {count} AND n_tup_del = {count}"
+                "pg_stat_user_tables WHERE relname = 'payment_queue' AND n_tup_ins = {count} AND \
+                n_tup_del = {count}"
             ))
             .await
             == 1

@@ -101,8 +101,8 @@ fn breaker_change(line: &str) -> Option<[&str; 3]> {
     Some([processor, from, to])
 }
 
-/// Posts while a storm goes on, until all of it is settled, of which few lines are logged. How often
-/// a breaker changes is a matter of timing, so each such line has to tell of a change.
+/// Posts while a storm goes on, until all of it is settled, of which few lines are logged. How
+/// often a breaker changes is a matter of timing, so each such line has to tell of a change.
 async fn tells_little_of(gateway: &Gateway, storm: impl Future<Output = ()>) {
     let before = gateway.log().lines().count();
     let ids = under_load(gateway, storm).await;

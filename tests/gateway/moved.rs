@@ -1,5 +1,5 @@
-//! Names of processors, as a system resolves them: in a mount namespace with files of its own under `/etc`, and a
-//! name server on loopback.
+//! Names of processors, as a system resolves them: in a mount namespace with files of its own under
+//! `/etc`, and a name server on loopback.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -17,7 +17,8 @@ use uuid::Uuid;
 
 use crate::support::{CENTS, Database, Gateway, TIMEOUT, eventually, processor};
 
-/// How long the name server says that its answers hold, in seconds, as that of a container engine does.
+/// How long the name server says that its answers hold, in seconds, as that of a container engine
+/// does.
 const TTL: u32 = 600;
 /// How much later than it should an address may be found, on a busy machine.
 const SLACK: Duration = Duration::from_secs(3);
@@ -75,7 +76,8 @@ impl System {
         self.folder.path().join(name)
     }
 
-    /// What stands in `/etc/hosts`, beside `localhost`. Written in place: that very file is mounted.
+    /// What stands in `/etc/hosts`, beside `localhost`. Written in place: that very file is
+    /// mounted.
     fn set_hosts(&self, line: &str) {
         let text = format!("127.0.0.1 localhost\n{line}\n");
         std::fs::write(self.file("hosts"), text).expect("it is ours");

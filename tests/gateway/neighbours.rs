@@ -1,5 +1,5 @@
-//! A database that fails in every way that databases do: told of once, refused with 503, survived without a
-//! restart, and nothing that was accepted is lost or doubled.
+//! A database that fails in every way that databases do: told of once, refused with 503, survived
+//! without a restart, and nothing that was accepted is lost or doubled.
 
 pub mod full_disk;
 #[path = "../../examples/deployment/volume.rs"]
@@ -20,7 +20,8 @@ use crate::metrics::free_address;
 use crate::server::Server;
 use crate::support::{CENTS, Database, Gateway, eventually, payment_json, processor, processors};
 
-/// No client waits longer for an answer, whatever the database does; with what a busy machine may add.
+/// No client waits longer for an answer, whatever the database does; with what a busy machine may
+/// add.
 const LONGEST_ANSWER: Duration = ANSWER_DEADLINE.saturating_add(Duration::from_secs(15));
 /// Tasks of an instance that use the database, each of which may tell once that it fails.
 const TASKS: usize = 6;
@@ -116,7 +117,8 @@ impl Site {
         futures_util::future::join_all(summaries).await;
     }
 
-    /// Two payments, each of which one of the instance's two writers accepts: the table is locked until both are at it.
+    /// Two payments, each of which one of the instance's two writers accepts: the table is locked
+    /// until both are at it.
     async fn both_writers_write(&mut self) {
         let lock = self.database.lock("payment_queue").await;
         let (first, second) = (Uuid::new_v4(), Uuid::new_v4());
@@ -171,8 +173,8 @@ impl Site {
         assert!(log.lines().count() < 4 * TASKS, "{log}");
     }
 
-    /// The database works again: so does the instance, by itself. Clients post again what was not accepted, and
-    /// everything is settled once.
+    /// The database works again: so does the instance, by itself. Clients post again what was not
+    /// accepted, and everything is settled once.
     async fn recovers(&mut self) {
         self.gateway.until_ready().await;
         eventually("payments are accepted", async || self.post(5).await.0 == 5).await;
@@ -352,8 +354,9 @@ async fn connections_that_fall_silent_are_given_up() {
     let limit = (REQUESTS - 10).to_string();
     let settings = [("QUEUE_LIMIT", limit.as_str())];
     let mut site = Site::open(&url, Database::at(&database.url), &settings).await;
-    // All connections have just been used, so the next one to use them does not try them first. With payments in
-    // the queue that is the look at its length: without another one after it there will be no room for all.
+    // All connections have just been used, so the next one to use them does not try them first.
+    // With payments in the queue that is the look at its length: without another one after it there
+    // will be no room for all.
     site.summaries().await;
     site.both_writers_write().await;
     forwarder.silence();

@@ -1,4 +1,5 @@
-//! The shipped files for Prometheus and Grafana, with a real Prometheus that scrapes a real instance.
+//! The shipped files for Prometheus and Grafana, with a real Prometheus that scrapes a real
+//! instance.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -18,7 +18,8 @@ const EXAMPLES: &str = "15";
 /// Of the random requests.
 const SEED: &str = "20260710";
 
-/// Lets a TCP port lead to a unix socket, which schemathesis cannot call. Returns the port's address.
+/// Lets a TCP port lead to a unix socket, which schemathesis cannot call. Returns the port's
+/// address.
 async fn forward(socket: PathBuf) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
@@ -49,8 +50,9 @@ async fn schemathesis(address: &str, arguments: &[&str]) {
         .arg("run")
         .arg(format!("http://{address}{DOCUMENT_PATH}"))
         .args(["--seed", SEED, "--max-examples", EXAMPLES, "--no-color"])
-        // A connection whose last request was refused with its body unread may be closed any moment; its
-        // client learns that with the next request. An instance that is gone fails these, too.
+        // A connection whose last request was refused with its body unread may be closed any
+        // moment; its client learns that with the next request. An instance that is gone fails
+        // these, too.
         .args(["--request-retries", "2"])
         .args(arguments)
         .current_dir(folder.path())
@@ -262,7 +264,8 @@ fn operation_ids_speak_and_are_unique_in_both_documents() {
     assert_eq!(ids.len(), all);
 }
 
-/// Generators make a double of a number and a class of a union, unless the document says what it is.
+/// Generators make a double of a number and a class of a union, unless the document says what it
+/// is.
 #[test]
 fn money_is_decimal_and_a_time_is_a_time_in_both_documents() {
     let (mut amounts, mut times) = (0, 0);
@@ -298,8 +301,8 @@ fn money_is_decimal_and_a_time_is_a_time_in_both_documents() {
     );
 }
 
-/// Routes are made with `routes!`, which takes documented handlers only. What is made by other means is
-/// in no document, unless it is one of these.
+/// Routes are made with `routes!`, which takes documented handlers only. What is made by other
+/// means is in no document, unless it is one of these.
 #[test]
 fn every_route_is_in_a_document() {
     /// The documents and their pages, the files of the live page, and its feed, which never ends.

@@ -107,13 +107,18 @@ async fn reconcile_names_and_repairs_what_is_provable() {
     };
     database
         .execute(&format!(
-            "UPDATE payment_processed SET requested_at = requested_at - interval '1 s' WHERE correlation_id = '{other_stamp}';
-             UPDATE payment_processed SET processor = 'fallback' WHERE correlation_id = '{other_processor}';
-             WITH gone AS (DELETE FROM payment_processed WHERE correlation_id = '{queued}' RETURNING *)
+            "UPDATE payment_processed SET requested_at = requested_at - interval '1 s'
+                WHERE correlation_id = '{other_stamp}';
+             UPDATE payment_processed SET processor = 'fallback'
+                 WHERE correlation_id = '{other_processor}';
+             WITH gone AS (DELETE FROM payment_processed
+                 WHERE correlation_id = '{queued}' RETURNING *)
              INSERT INTO payment_queue (correlation_id, amount, accepted_at)
              SELECT correlation_id, amount, accepted_at FROM gone;
-             WITH gone AS (DELETE FROM payment_processed WHERE correlation_id = '{dead}' RETURNING *)
-             INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt, processor, reason)
+             WITH gone AS (DELETE FROM payment_processed
+                 WHERE correlation_id = '{dead}' RETURNING *)
+             INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt,
+                 processor, reason)
              SELECT correlation_id, amount, accepted_at, 1, 'default', 'none' FROM gone"
         ))
         .await;
@@ -164,7 +169,8 @@ async fn reconcile_leaves_to_a_person_what_is_not_provable() {
     charge(&fallback, Uuid::new_v4(), "5.00").await;
     database
         .execute(&format!(
-            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at,
+                accepted_at, attempt)
              VALUES ('{uncharged}', 19.90, 'default', now(), now(), 1);
              UPDATE payment_processed SET amount = 7 WHERE correlation_id = '{}'",
             ids[1]
@@ -226,10 +232,12 @@ async fn reconcile_says_which_processor_it_did_not_ask_and_repairs_nothing_that_
             "UPDATE payment_processed SET processor = 'fallback', requested_at = '2026-07-01T00:00Z'
              WHERE correlation_id = '{}';
              WITH gone AS (DELETE FROM payment_processed WHERE correlation_id = '{}' RETURNING *)
-             INSERT INTO payment_queue (correlation_id, amount, accepted_at, processor, requested_at, doubt_until)
+             INSERT INTO payment_queue (correlation_id, amount, accepted_at, processor,
+                 requested_at, doubt_until)
              SELECT correlation_id, amount, accepted_at, 'fallback', now(), now() FROM gone;
              WITH gone AS (DELETE FROM payment_processed WHERE correlation_id = '{}' RETURNING *)
-             INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt, processor, reason)
+             INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt,
+                 processor, reason)
              SELECT correlation_id, amount, accepted_at, 1, 'fallback', 'none' FROM gone",
             ids[0], ids[1], ids[2]
         ))
@@ -270,7 +278,8 @@ async fn reconcile_says_which_processor_it_did_not_ask_and_repairs_nothing_that_
     assert_eq!(report["notKnown"][0]["payments"], 3);
     assert_eq!(tables().await, before, "nothing was repaired");
 
-    // Asked, it has the first one as well; of the others its "no" is an answer, and the default's "yes" is proof.
+    // Asked, it has the first one as well; of the others its "no" is an answer, and the default's
+    // "yes" is proof.
     let running = [&default, &fallback];
     let (code, report) = command(&database, &running, &["reconcile", "--repair"]).await;
     let findings = report["findings"].as_array().expect("findings");
@@ -309,7 +318,8 @@ async fn reconcile_says_what_of_the_range_is_archived() {
     charge_at(&default, id, "5.00", "2025-06-01T12:00:00.000Z").await;
     database
         .execute(&format!(
-            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at,
+                accepted_at, attempt)
              VALUES ('{id}', 5, 'default', '2025-06-01T12:00:00Z', '2025-06-01T12:00:00Z', 1)"
         ))
         .await;
@@ -399,7 +409,8 @@ async fn a_charge_that_is_far_from_its_payment_is_not_recorded() {
     charge_at(&default, id, "19.90", "0001-01-01T00:00:00.000Z").await;
     database
         .execute(&format!(
-            "INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt, processor, reason)
+            "INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt,
+                processor, reason)
              VALUES ('{id}', 19.90, now(), 1, 'default', 'none')"
         ))
         .await;
@@ -510,11 +521,14 @@ async fn a_list_of_ids_brings_back_what_processors_have_and_the_ledger_lacks() {
     }
     database
         .execute(&format!(
-            "INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt, processor, reason)
+            "INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt,
+                processor, reason)
              VALUES ('{dead}', 19.90, now() - interval '1 h', 1, 'fallback', 'none');
              INSERT INTO payment_queue
-                (correlation_id, amount, accepted_at, attempt, processor, requested_at, lease_until, doubt_until)
-             VALUES ('{held}', 19.90, now(), 1, 'default', now(), now() + interval '1 min', now() + interval '2 min')"
+                (correlation_id, amount, accepted_at, attempt, processor, requested_at, lease_until,
+                    doubt_until)
+             VALUES ('{held}', 19.90, now(), 1, 'default', now(), now() + interval '1 min',
+                 now() + interval '2 min')"
         ))
         .await;
     let given = [twice, old, future, odd, nowhere, dead, held, kept[0]].map(|id| id.to_string());

@@ -18,8 +18,9 @@ use crate::support::{
     processor, processors, production_terms,
 };
 
-/// Posts payments to a deployment whose processors have these faults, waits until all are settled, and
-/// checks that each is on one processor and that the books agree with both to the cent and the requested_at.
+/// Posts payments to a deployment whose processors have these faults, waits until all are settled,
+/// and checks that each is on one processor and that the books agree with both to the cent and the
+/// requested_at.
 async fn settled_once_in_spite_of(faults: Faults, count: usize) -> (Running, Running) {
     let (database, default, fallback) = (
         Database::create().await,
@@ -317,7 +318,10 @@ async fn what_cannot_be_written_down_soon_is_not_claimed() {
     assert_eq!(claimed.await, 3 + PLACES as i64);
     // Payments in doubt have places of their own.
     database
-        .execute("UPDATE payment_queue SET lease_until = now() - interval '1 ms' WHERE processor IS NOT NULL")
+        .execute(
+            "UPDATE payment_queue SET lease_until = now() - interval '1 ms' WHERE processor \
+            IS NOT NULL",
+        )
         .await;
     let doubtful = bench.worker.in_doubt_step().await.expect("an answer");
     assert_eq!(doubtful, 3 + PLACES);
@@ -334,7 +338,10 @@ async fn no_connection_is_held_during_calls() {
     })
     .await;
     let busy = database
-        .count("pg_stat_activity WHERE datname = current_database() AND application_name = 'payment-proxy' AND state <> 'idle'")
+        .count(
+            "pg_stat_activity WHERE datname = current_database() AND application_name = \
+            'payment-proxy' AND state <> 'idle'",
+        )
         .await;
     assert!(
         busy <= 1,
@@ -347,7 +354,8 @@ async fn a_machine_that_was_suspended_after_the_claim_sends_nothing_when_it_resu
     let (database, default) = (Database::migrated().await, processor().await);
     let bench = Bench::new(&database, &[&default], production_terms());
     let worker = &bench.worker;
-    // Before anything else is done, and while the connection is made: the clock is read before and after it.
+    // Before anything else is done, and while the connection is made: the clock is read before and
+    // after it.
     for reads_before in [0, 1] {
         let reads = AtomicUsize::new(0);
         let clock = UptimeClock::new(move || {

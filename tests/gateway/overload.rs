@@ -149,7 +149,8 @@ async fn a_503_says_whether_the_payment_may_have_been_accepted() {
         })
         .await;
     };
-    // The server refuses what each writer took first, for the lock. The rest is with it when clients are told.
+    // The server refuses what each writer took first, for the lock. The rest is with it when
+    // clients are told.
     let (mut posts, second, rest) = tokio::join!(
         offer(&gateway, 1),
         async {

@@ -147,7 +147,10 @@ impl Site {
         cluster.execute(&allow).await;
         if !allowed {
             cluster
-                .execute(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"))
+                .execute(&format!(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE \
+                    datname = '{name}'"
+                ))
                 .await;
         }
     }
@@ -181,8 +184,8 @@ async fn gateway(database: &Database, processors: &str, url: &str, settings: Set
     Gateway::start(database, processors, &[&own, settings].concat()).await
 }
 
-/// A port that stays the same when the instance is started anew. It is none of those that the system
-/// gives to others meanwhile.
+/// A port that stays the same when the instance is started anew. It is none of those that the
+/// system gives to others meanwhile.
 fn free_port() -> u16 {
     let first = 10_000 + u16::try_from(std::process::id() % 20_000).expect("below 20,000");
     let mut ports = (first..32_000).chain(10_000..first);
@@ -532,7 +535,10 @@ async fn the_page_fits_a_phone_and_obeys_preferences() {
     assert_ne!(ground().await, light);
     let moving = async || {
         browser
-            .run("return document.getAnimations().filter((each) => each.playState === 'running').length")
+            .run(
+                "return document.getAnimations().filter((each) => each.playState === \
+                'running').length",
+            )
             .await
     };
     eventually("what moved has come to rest", async || moving().await == 0).await;
@@ -731,7 +737,8 @@ async fn viewers_share_one_look_a_second_and_without_viewers_there_is_none() {
     // Nothing but the page looks for the newest dead letter.
     let looks = async || {
         sqlx::query_scalar::<_, i64>(
-            "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'payment_dead_letter_died_at_idx'",
+            "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = \
+            'payment_dead_letter_died_at_idx'",
         )
         .fetch_one(&site.database.pool)
         .await

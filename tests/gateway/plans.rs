@@ -1,7 +1,7 @@
 //! The hot statements read what they need and no more, at the size of a bad day.
 //!
-//! What a statement reads is counted by the server itself, in the very statements of the service and
-//! through its own pools, so that a plan that changes with statistics or with caching is seen.
+//! What a statement reads is counted by the server itself, in the very statements of the service
+//! and through its own pools, so that a plan that changes with statistics or with caching is seen.
 
 use payment_proxy::config::QueueDurability;
 use payment_proxy::pipeline::settle::{Anomaly, CompletedClaim, record};
@@ -39,7 +39,8 @@ async fn reads(pools: &Pools, table: &str) -> (i64, i64) {
         }
     }
     sqlx::query_as(
-        "SELECT coalesce(seq_scan, 0), coalesce((SELECT sum(idx_tup_read) FROM pg_stat_user_indexes i WHERE i.relid = t.relid), 0)::bigint
+        "SELECT coalesce(seq_scan, 0), coalesce((SELECT sum(idx_tup_read)
+            FROM pg_stat_user_indexes i WHERE i.relid = t.relid), 0)::bigint
          FROM pg_stat_user_tables t WHERE relname = $1",
     )
     .bind(table)
@@ -135,7 +136,8 @@ async fn posting_does_not_search_old_books() {
     database
         .execute(&format!(
             "ALTER TABLE payment_processed DISABLE TRIGGER USER;
-             INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+             INSERT INTO payment_processed (correlation_id, amount, processor, requested_at,
+                 accepted_at, attempt)
              SELECT gen_random_uuid(), 19.90, 'default', now() - n * interval '1 ms', now(), 1
              FROM generate_series(1, {MANY}) AS n;
              ALTER TABLE payment_processed ENABLE TRIGGER USER;
@@ -174,7 +176,8 @@ async fn posting_does_not_search_old_books() {
             "{per_summary} rows read for a summary, analyzed: {analyzed}"
         );
     }
-    // Nor does anything else that becomes of a payment, and of what is archived neither is searched.
+    // Nor does anything else that becomes of a payment, and of what is archived neither is
+    // searched.
     let processed = reads(&pools, "payment_processed").await.0;
     churn(&pools, EXECUTIONS).await;
     // Settled twice, each row is looked at.
@@ -292,7 +295,8 @@ async fn a_deep_queue_is_read_by_index_without_sorting_and_updated_in_place() {
             for costly in ["Seq Scan on payment_", "Bitmap Heap Scan"] {
                 assert!(!plan.contains(costly), "{costly} in {plan}");
             }
-            // Posts and settles sort the batch that they were given; a claim must not sort the queue.
+            // Posts and settles sort the batch that they were given; a claim must not sort the
+            // queue.
             assert!(
                 !plan.contains("Sort Key") || statement.starts_with("INSERT"),
                 "a sort in {plan}"
@@ -351,7 +355,8 @@ async fn a_held_snapshot_costs_a_deep_queue_two_dead_rows_a_payment_until_it_end
     database.execute("VACUUM payment_queue").await;
     assert_eq!(dead_rows(&pools).await, dead, "the snapshot needs them");
 
-    // A connection that is closed has its snapshot until the server notices; this is answered when it is gone.
+    // A connection that is closed has its snapshot until the server notices; this is answered when
+    // it is gone.
     sqlx::raw_sql("ROLLBACK")
         .execute(&mut holder)
         .await

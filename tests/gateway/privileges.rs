@@ -25,9 +25,11 @@ const FORBIDDEN: &[&str] = &[
     "TRUNCATE payment_processed CASCADE",
     "BEGIN; LOCK TABLE payment_processed IN ACCESS EXCLUSIVE MODE",
     "INSERT INTO payment_rollup VALUES ('hour', now(), 'default', 1, 1)",
-    "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt, settled_at)
+    "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at,
+        attempt, settled_at)
      VALUES (gen_random_uuid(), 1, 'default', now(), now(), 1, '2020-01-01')",
-    "INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt, processor, reason, died_at)
+    "INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt, processor,
+        reason, died_at)
      VALUES (gen_random_uuid(), 1, now(), 1, 'default', 'none', '2020-01-01')",
     "INSERT INTO payment_queue (id, correlation_id, amount) OVERRIDING SYSTEM VALUE
      VALUES (9223372036854775807, gen_random_uuid(), 1)",
@@ -73,7 +75,8 @@ const FORBIDDEN: &[&str] = &[
     "ALTER TABLE payment_queue SET (autovacuum_enabled = off)",
     "ALTER FUNCTION payment_rollup_count() SECURITY INVOKER",
     "CREATE INDEX ON payment_processed (amount)",
-    "CREATE TRIGGER mine AFTER INSERT ON payment_processed EXECUTE FUNCTION payment_rollup_count('1')",
+    "CREATE TRIGGER mine AFTER INSERT ON payment_processed EXECUTE FUNCTION \
+    payment_rollup_count('1')",
     "CREATE RULE mine AS ON INSERT TO payment_processed DO INSTEAD NOTHING",
     "CREATE OR REPLACE FUNCTION accept_payments() RETURNS void LANGUAGE sql AS ''",
     "CREATE TABLE mine (id integer)",
@@ -125,7 +128,8 @@ const FORBIDDEN: &[&str] = &[
     "CHECKPOINT",
 ];
 
-/// What nobody may do either who has got hold of an auditor's password, with that role's limits lifted.
+/// What nobody may do either who has got hold of an auditor's password, with that role's limits
+/// lifted.
 const FORBIDDEN_TO_AUDITORS: &[&str] = &[
     "INSERT INTO payment_queue (correlation_id, amount) VALUES (gen_random_uuid(), 1)",
     "DELETE FROM payment_processed",
@@ -196,7 +200,8 @@ async fn the_services_role_can_do_all_of_a_payments_life_and_nothing_else() {
     let both = processors(&[&default, &fallback]);
     let gateway = Gateway::spawn(&service.url, &both, &[("QUEUE_DURABILITY", "logged")]);
 
-    // It waits until the owner has migrated, and given the queue the durability that it was told of.
+    // It waits until the owner has migrated, and given the queue the durability that it was told
+    // of.
     let waits = |lines: usize| gateway.log().matches(WAITING).count() == lines;
     eventually("it waits for the tables", async || waits(1)).await;
     gateway.refuses().await;
@@ -255,15 +260,21 @@ async fn the_services_role_can_do_all_of_a_payments_life_and_nothing_else() {
     }
     assert_eq!(admin.count("payment_processed").await, 25);
 
-    // What was seen of a settled payment's attempts does not change, nor is anything seen of it later.
+    // What was seen of a settled payment's attempts does not change, nor is anything seen of it
+    // later.
     let seen = "SELECT string_agg(a::text, ' ' ORDER BY a::text) FROM payment_attempt a";
     let before: Option<String> = admin.value(seen).await;
     let settled = "(SELECT correlation_id FROM payment_processed)";
     for forged in [
-        format!("UPDATE payment_attempt SET reason = 'forged', last_ended_at = '2020-01-01' WHERE correlation_id IN {settled}"),
+        format!(
+            "UPDATE payment_attempt SET reason = 'forged', last_ended_at = '2020-01-01' WHERE \
+            correlation_id IN {settled}"
+        ),
         "UPDATE payment_attempt SET last_claim = 0".to_owned(),
-        "INSERT INTO payment_attempt (correlation_id, requested_at, outcome, processor, reason, first_claim, last_claim)
-             SELECT correlation_id, '2020-01-01', 'refused', 'default', 'forged', 1, 1 FROM payment_processed"
+        "INSERT INTO payment_attempt (correlation_id, requested_at, outcome, processor, reason,
+            first_claim, last_claim)
+             SELECT correlation_id, '2020-01-01', 'refused', 'default', 'forged', 1, 1
+                 FROM payment_processed"
             .to_owned(),
     ] {
         service.execute(&forged).await;
@@ -273,9 +284,11 @@ async fn the_services_role_can_do_all_of_a_payments_life_and_nothing_else() {
     // Of an open payment it is added to, under the time of the database.
     service
         .execute(
-            "INSERT INTO payment_attempt (correlation_id, requested_at, outcome, processor, reason, first_claim,
+            "INSERT INTO payment_attempt (correlation_id, requested_at, outcome, processor, reason,
+                first_claim,
                 last_claim, first_ended_at, last_ended_at)
-             VALUES (gen_random_uuid(), now(), 'not_charged', 'default', 'seen', 1, 1, '2020-01-01', '2020-01-01')",
+             VALUES (gen_random_uuid(), now(), 'not_charged', 'default', 'seen', 1, 1, '2020-01-01',
+                 '2020-01-01')",
         )
         .await;
     let past =
@@ -290,7 +303,8 @@ async fn the_services_role_can_do_all_of_a_payments_life_and_nothing_else() {
     service
         .execute("SELECT record_fees('{default,new}', '{0.5,0.1}')")
         .await;
-    let changed = "processor_fee WHERE processor = 'default' AND valid_from BETWEEN now() - interval '1 min' AND now()";
+    let changed = "processor_fee WHERE processor = 'default' AND valid_from BETWEEN now() - \
+        interval '1 min' AND now()";
     assert_eq!(admin.count(changed).await, 1);
 
     // It sees how old the oldest transaction is, and what no other role says.
@@ -328,13 +342,15 @@ async fn the_service_ends_a_doubt_by_an_operators_word_and_an_auditor_does_not()
     let id = Uuid::new_v4().to_string();
     admin
         .execute(&format!(
-            "INSERT INTO payment_queue (correlation_id, amount, processor, requested_at, doubt_until)
+            "INSERT INTO payment_queue (correlation_id, amount, processor, requested_at,
+                doubt_until)
              VALUES ('{id}', 19.90, 'old', now(), now())"
         ))
         .await;
     let auditor = connect_as(&admin, "auditor");
     let decide = format!(
-        "SELECT * FROM decide_in_doubt(ARRAY['{id}'::uuid], ARRAY[NULL::timestamptz], true, 'me', 'so', false)"
+        "SELECT * FROM decide_in_doubt(ARRAY['{id}'::uuid], ARRAY[NULL::timestamptz], true, 'me', \
+        'so', false)"
     );
     refused(&auditor, &decide).await;
     refused(&auditor, "SELECT discard_dead_letters('{}', 'me', 'so')").await;
@@ -569,7 +585,8 @@ async fn an_administrator_who_is_no_superuser_installs_and_is_told_what_that_cos
         pool: service.pool.clone(),
     };
     let gateway = Gateway::start(&by_tcp, &processors(&[&default]), &password).await;
-    // A server that has just been made may write to a busy disk for longer than a post waits; the same id is posted again.
+    // A server that has just been made may write to a busy disk for longer than a post waits; the
+    // same id is posted again.
     let id = Uuid::new_v4();
     eventually("a payment is accepted", async || {
         gateway.post(id, CENTS).await == StatusCode::ACCEPTED

@@ -12,7 +12,8 @@ use crate::support::{Database, eventually, expire_lease, production_terms};
 
 /// Payments in a deep queue.
 const MANY: u64 = 1_000_000;
-/// What a queue, and a look at the length, may take at best on a busy machine; to read the whole queue takes several times that.
+/// What a queue, and a look at the length, may take at best on a busy machine; to read the whole
+/// queue takes several times that.
 const QUICK: Duration = Duration::from_millis(25);
 
 async fn queue(pools: &Pools) -> QueueStatistics {
@@ -39,9 +40,12 @@ async fn queue_statistics_tell_what_is_queued_in_doubt_and_dead() {
     database
         .execute(
             "INSERT INTO payment_queue (correlation_id, amount, accepted_at)
-             SELECT gen_random_uuid(), 19.90, now() - n * interval '1 s' FROM generate_series(1, 30) AS n;
-             INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt, processor, reason)
-             SELECT gen_random_uuid(), 19.90, now(), 1, 'default', 'none' FROM generate_series(1, 3)",
+             SELECT gen_random_uuid(), 19.90, now() - n * interval '1 s' FROM generate_series(1,
+                 30) AS n;
+             INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt,
+                 processor, reason)
+             SELECT gen_random_uuid(), 19.90, now(), 1, 'default', 'none' FROM generate_series(1,
+                 3)",
         )
         .await;
     let claims = claim_queued(&pools.claims, production_terms(), "default", 10, 0)

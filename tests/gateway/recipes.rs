@@ -1,9 +1,10 @@
-//! Every block of commands of the READMEs and of docs/, as it stands there: typed into a shell by a person, line by line, each
-//! in a terminal of its own, on a private deployment. What takes containers or many minutes is checked without being run.
+//! Every block of commands of the READMEs and of docs/, as it stands there: typed into a shell by a
+//! person, line by line, each in a terminal of its own, on a private deployment. What takes
+//! containers or many minutes is checked without being run.
 //!
-//! A person pauses for longer than a session may idle in a transaction (10 s), so no block may hold one from one line to
-//! the next, and the service goes on meanwhile. A person stops at a line that has failed, so each line says so by its exit
-//! code, and leaves the ledger as it was.
+//! A person pauses for longer than a session may idle in a transaction (10 s), so no block may hold
+//! one from one line to the next, and the service goes on meanwhile. A person stops at a line that
+//! has failed, so each line says so by its exit code, and leaves the ledger as it was.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -23,7 +24,8 @@ const TOKEN: &str = "an-operator-says-this";
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a person reads what a line has said, at least.
 const READS: Duration = Duration::from_millis(150);
-/// How long a person watches what goes on until Ctrl-C; longer where nothing is there to be seen yet.
+/// How long a person watches what goes on until Ctrl-C; longer where nothing is there to be seen
+/// yet.
 const WATCHES_SECONDS: [u32; 2] = [2, 20];
 
 /// Blocks of a page that another test runs, with its source and name.
@@ -118,7 +120,8 @@ fn blocks(page: &str, text: &str) -> Vec<Block> {
 
 #[test]
 fn blocks_are_found_however_they_are_written() {
-    let text = "a\n\n    make run # x\n    make test\n\nb\n    no code\n\n- c\n\n    no code\n\nd\n\n```sql\n\nSELECT\n```\n";
+    let text = "a\n\n    make run # x\n    make test\n\nb\n    no code\n\n- c\n\n    no \
+        code\n\nd\n\n```sql\n\nSELECT\n```\n";
     let found = blocks("page", text);
     let found: Vec<(&str, String)> = found
         .iter()
@@ -131,7 +134,8 @@ fn blocks_are_found_however_they_are_written() {
     );
 }
 
-/// What a text tells a reader to write to one of our tables in SQL, in a block or within a sentence.
+/// What a text tells a reader to write to one of our tables in SQL, in a block or within a
+/// sentence.
 fn changes_the_ledger(text: &str) -> Vec<String> {
     const WRITES: [&str; 9] = [
         "INSERT INTO ",
@@ -228,7 +232,11 @@ fn lines(block: &Block) -> Vec<Line<'_>> {
         Some("payment-proxy") => Line::Program(line),
         Some("make") => Line::Make(line),
         Some("docker") => Line::Compose(line),
-        _ => panic!("{page} has a block that nobody runs, at {line:?}: say in {} what is to be done with it", file!()),
+        _ => panic!(
+            "{page} has a block that nobody runs, at {line:?}: say in {} what is to be \
+            done with it",
+            file!()
+        ),
     });
     commands.collect()
 }
@@ -314,7 +322,8 @@ fn check_compose(line: &str) {
     );
 }
 
-/// A deployment with the rights and the settings that `make run` has, and a month that is long over.
+/// A deployment with the rights and the settings that `make run` has, and a month that is long
+/// over.
 struct Deployment {
     admin: Database,
     gateway: Gateway,
@@ -387,7 +396,8 @@ impl Deployment {
             assert!(reply.expect("a reply").status().is_success());
             self.admin
                 .execute(&format!(
-                    "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+                    "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at,
+                        accepted_at, attempt)
                      VALUES ('{id}', {CENTS} / 100.0, 'default', '{at}', '{at}', 1)"
                 ))
                 .await;
@@ -420,16 +430,19 @@ impl Deployment {
         words.collect::<Vec<_>>().join(" ")
     }
 
-    /// Payments in doubt at a processor that was removed, and the files that an operator wrote of it.
+    /// Payments in doubt at a processor that was removed, and the files that an operator wrote of
+    /// it.
     async fn strand_payments(&self) {
         for file in ["charged.txt", "absent.txt"] {
             let id = Uuid::new_v4();
             self.admin
                 .execute(&format!(
                     "INSERT INTO payment_queue
-                         (correlation_id, amount, accepted_at, attempt, processor, requested_at, doubt_until)
+                         (correlation_id, amount, accepted_at, attempt, processor, requested_at,
+                             doubt_until)
                      VALUES ('{id}', 19.90, now() - interval '5 min', 3, 'old',
-                         date_trunc('milliseconds', now() - interval '5 min'), now() - interval '3 min')"
+                         date_trunc('milliseconds', now() - interval '5 min'),
+                             now() - interval '3 min')"
                 ))
                 .await;
             std::fs::write(self.folder.path().join(file), format!("{id}\n")).expect("a file");
@@ -448,7 +461,8 @@ impl Deployment {
         of("default") + of("fallback")
     }
 
-    /// What goes on between one line and the next: somebody pays, and heartbeats and polls have their turn.
+    /// What goes on between one line and the next: somebody pays, and heartbeats and polls have
+    /// their turn.
     async fn goes_on(&self) {
         self.gateway
             .until_settled(&self.gateway.post_many(1).await)
@@ -457,7 +471,8 @@ impl Deployment {
     }
 }
 
-/// Types a line into a shell, with those settings and no others. What goes on by itself is ended with Ctrl-C.
+/// Types a line into a shell, with those settings and no others. What goes on by itself is ended
+/// with Ctrl-C.
 async fn type_line(line: &str, settings: &[(&str, String)]) -> Output {
     let bin = Path::new(env!("CARGO_BIN_EXE_payment-proxy"))
         .parent()
@@ -526,8 +541,8 @@ impl std::fmt::Display for Stopped {
     }
 }
 
-/// Types one step after the other, with a pause between them, until one fails: it ends otherwise than by 0 or by
-/// Ctrl-C, or it says nothing.
+/// Types one step after the other, with a pause between them, until one fails: it ends otherwise
+/// than by 0 or by Ctrl-C, or it says nothing.
 async fn type_block(
     steps: impl IntoIterator<Item = (String, Settings)>,
     mut pause: impl AsyncFnMut(),
@@ -579,8 +594,9 @@ async fn a_block_stops_at_the_step_that_fails_and_says_which() {
     assert_eq!((&*trace, pauses.get()), ("one\ntwo\nthree\n", 2));
 }
 
-/// How a step can fail that a person types: the database is not there, the folder is not, or processors are not
-/// configured. `reconcile` is at work for hours and outwaits an outage, for longer than anybody waits here.
+/// How a step can fail that a person types: the database is not there, the folder is not, or
+/// processors are not configured. `reconcile` is at work for hours and outwaits an outage, for
+/// longer than anybody waits here.
 fn failing(line: &str, settings: &Settings) -> Vec<(String, Settings)> {
     let mut faults = Vec::new();
     let with = |name: &str, value: &str| {

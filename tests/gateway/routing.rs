@@ -181,8 +181,9 @@ async fn health_reaches_every_instance_within_100_ms() {
             let since_answer = (Utc::now() - timed).num_microseconds();
             delays.push(since_answer.expect("no longer than a test") as f64 / 1e3 - age);
         }
-        // The machine may have other things to do now and then. Without hints it would be anything up to a
-        // second, and three of five in both instances within a tenth of that once in 10,000 runs.
+        // The machine may have other things to do now and then. Without hints it would be anything
+        // up to a second, and three of five in both instances within a tenth of that once in 10,000
+        // runs.
         if delays.iter().all(|delays| mostly_within(delays, 100.0)) {
             return;
         }

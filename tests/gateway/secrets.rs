@@ -7,8 +7,8 @@ use crate::support::{Database, Gateway, processor, processors};
 
 /// Words after which a secret would stand.
 const SECRETS: [&str; 4] = ["PASSWORD", "TOKEN", "SECRET", "CREDENTIAL"];
-/// What is not taken from the environment and is no secret either: the cluster of the tests, which lets in nobody but
-/// over a socket of its own, and the admin token of simulated processors.
+/// What is not taken from the environment and is no secret either: the cluster of the tests, which
+/// lets in nobody but over a socket of its own, and the admin token of simulated processors.
 const NO_SECRETS: [&str; 2] = ["test", "123"];
 
 /// The secrets that a line gives away.

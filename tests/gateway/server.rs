@@ -203,11 +203,12 @@ pub fn psql() -> PathBuf {
     Path::new(String::from_utf8_lossy(&bin.stdout).trim()).join("psql")
 }
 
-/// The service's password, with characters that mean something in URLs, shells, SQL and files of settings.
+/// The service's password, with characters that mean something in URLs, shells, SQL and files of
+/// settings.
 pub const SERVICES_PASSWORD: &str = "/#?@:% it's a \"nasty\" \\ one $1 ü";
 
-/// Runs init.sql, as an installation does, on a database of that name. The roles are those of the cluster, so tests do
-/// it one after the other.
+/// Runs init.sql, as an installation does, on a database of that name. The roles are those of the
+/// cluster, so tests do it one after the other.
 pub fn run_init_sql(database: &Database) {
     let name = database.url.rsplit('/').next().expect("a name");
     let cluster = std::env::var("TEST_DATABASE_URL").expect("a cluster");
@@ -215,7 +216,8 @@ pub fn run_init_sql(database: &Database) {
     assert!(said.is_ok(), "{said:?}");
 }
 
-/// Runs init.sql on a database of that name, as whom that URL says. Returns what it said, or why it stopped.
+/// Runs init.sql on a database of that name, as whom that URL says. Returns what it said, or why it
+/// stopped.
 pub fn init_sql(url: &str, name: &str) -> Result<String, String> {
     let root = env!("CARGO_MANIFEST_DIR");
     let mut turn = std::fs::File::open(format!("{root}/init.sql")).expect("init.sql");

@@ -204,7 +204,8 @@ async fn what_a_processor_said_is_for_operators_and_shown_without_tricks() {
                 (correlation_id, amount, accepted_at, attempt, processor, reason, requested_at)
              VALUES ('{refused}', 19.90, now(), 1, 'default',
                 U&'default answered 400: at Db.java:17 \\202Edias ton\\200B', NULL),
-                ('{held}', 19.90, now(), 1, 'default', 'default has this id with amount 1.00', now())"
+                ('{held}', 19.90, now(), 1, 'default', 'default has this id with amount 1.00',
+                    now())"
         ))
         .await;
     for (id, reason) in [(refused, "refused"), (held, "mismatch")] {

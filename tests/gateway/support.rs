@@ -491,7 +491,8 @@ pub fn resolver() -> Resolver {
 pub async fn hold(database: &Database, correlation_id: Uuid) {
     database
         .execute(&format!(
-            "INSERT INTO payment_queue (correlation_id, amount, processor, requested_at, doubt_until)
+            "INSERT INTO payment_queue (correlation_id, amount, processor, requested_at,
+                doubt_until)
              VALUES ('{correlation_id}', 19.90, 'default', now(), now())"
         ))
         .await;

@@ -267,7 +267,8 @@ async fn by_the_word_of_an_operator_the_newer_instance_serves_and_the_older_is_h
     older.refuses().await;
 }
 
-/// From now on the database's clock is set forward again after every heartbeat: nobody seems to be alive by it.
+/// From now on the database's clock is set forward again after every heartbeat: nobody seems to be
+/// alive by it.
 async fn set_the_clock_forward_all_the_time(database: &Database) {
     database
         .execute(
@@ -342,7 +343,10 @@ async fn what_a_contradiction_says_tells_no_secret_of_a_url() {
     let (_, shown) = show(&database);
     let told = other.get("/readyz").await.text().await.expect("a body");
     let kept: String = database
-        .value("SELECT string_agg(terms::text, '') FROM (SELECT terms FROM service_instance UNION ALL SELECT terms FROM deployment) t")
+        .value(
+            "SELECT string_agg(terms::text, '') FROM (SELECT terms FROM service_instance UNION \
+            ALL SELECT terms FROM deployment) t",
+        )
         .await;
     for text in [told, other.log(), serving.log(), shown.to_string(), kept] {
         assert!(!text.contains("secret"), "{text}");

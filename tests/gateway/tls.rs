@@ -120,7 +120,8 @@ async fn a_processor_is_called_by_tls_only_if_our_authority_vouches_for_its_name
     }
 }
 
-/// Answers a POST with so many bytes and, in the same breath, with what nobody asked for; anything else with 503.
+/// Answers a POST with so many bytes and, in the same breath, with what nobody asked for; anything
+/// else with 503.
 async fn say_too_much(listener: TcpListener, bytes: usize) {
     loop {
         let mut client = listener.accept().await.expect("a connection").0;
@@ -129,7 +130,8 @@ async fn say_too_much(listener: TcpListener, bytes: usize) {
             while let Ok(1..) = client.read(&mut request).await {
                 let mut reply = "HTTP/1.1 503 S\r\nContent-Length: 0\r\n\r\n".to_owned();
                 if request.starts_with(b"POST") {
-                    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 900\r\nX: ";
+                    let head = "HTTP/1.1 200 OK\r\nContent-Type: \
+                        application/json\r\nContent-Length: 900\r\nX: ";
                     let stored = r#"{"message":"payment processed successfully"}"#;
                     let rest = format!("\r\n\r\n{stored:<900}");
                     let filled = "x".repeat(bytes - head.len() - rest.len());
@@ -147,7 +149,8 @@ async fn say_too_much(listener: TcpListener, bytes: usize) {
 #[tokio::test]
 async fn what_follows_a_reply_by_tls_is_not_taken_for_the_next() {
     let authority = Authority::new();
-    // As much as is read at once, a little less, and a little more: the rest is where the last read left it.
+    // As much as is read at once, a little less, and a little more: the rest is where the last read
+    // left it.
     for bytes in 1_020..=1_028 {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let plain = listener.local_addr().expect("an address").to_string();

@@ -1,5 +1,5 @@
-//! What the fuzz targets check, on the corpus that is kept and on mutations of it: always the same ones.
-//! `make fuzz` looks further.
+//! What the fuzz targets check, on the corpus that is kept and on mutations of it: always the same
+//! ones. `make fuzz` looks further.
 
 #![allow(unreachable_pub)]
 

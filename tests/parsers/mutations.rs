@@ -13,7 +13,8 @@ const CHANGES: usize = 4;
 /// Bytes that mean something to a parser.
 const MEANINGFUL: &[u8] = b"\0\t\n \"%&+-./019:=ETZ[\\]eu{}\x7f\xc3\xff";
 
-/// Runs a property on the corpus of a fuzz target, which is in that folder, then on mutations of it.
+/// Runs a property on the corpus of a fuzz target, which is in that folder, then on mutations of
+/// it.
 pub fn check(folder: &Path, property: fn(&[u8])) {
     let files = std::fs::read_dir(folder).expect("a corpus");
     let mut files: Vec<_> = files.map(|file| file.expect("a file").path()).collect();
@@ -41,7 +42,8 @@ fn tell_and_check(input: &[u8], property: fn(&[u8])) {
     }
 }
 
-/// One of the corpus, changed in a few places: a bit, a byte, a piece that goes or comes from another.
+/// One of the corpus, changed in a few places: a bit, a byte, a piece that goes or comes from
+/// another.
 fn mutate(corpus: &[Vec<u8>], random: &mut StdRng) -> Vec<u8> {
     let mut bytes = corpus.choose(random).expect("there are some").clone();
     for _ in 0..random.random_range(1..=CHANGES) {

@@ -1,4 +1,5 @@
-//! What holds of the parsers whatever they are given. The fuzz targets (`fuzz/`) are these functions.
+//! What holds of the parsers whatever they are given. The fuzz targets (`fuzz/`) are these
+//! functions.
 
 use std::time::SystemTime;
 
@@ -19,7 +20,8 @@ use rust_decimal::prelude::ToPrimitive as _;
 use serde_json::Value;
 use uuid::Uuid;
 
-/// A payment that is read can be recorded, is what another reader of JSON sees, and reads the same again.
+/// A payment that is read can be recorded, is what another reader of JSON sees, and reads the same
+/// again.
 pub fn payment(body: &[u8]) {
     let payment = match Payment::from_json(body) {
         Ok(payment) => payment,

@@ -1,8 +1,10 @@
-//! The clocks of the simulation. They stand still, except in [`World::pass`](crate::world::World::pass).
+//! The clocks of the simulation. They stand still, except in
+//! [`World::pass`](crate::world::World::pass).
 //!
-//! Three clocks go together: tokio's, by which calls and processors wait and instances watch the database's, is
-//! paused and moved by hand; the database's is a row of a table, which `now()` and `clock_timestamp()` read; the
-//! machine's goes on, and what is compared with it is moved when it is used ([`Moment`]). And the database's can step.
+//! Three clocks go together: tokio's, by which calls and processors wait and instances watch the
+//! database's, is paused and moved by hand; the database's is a row of a table, which `now()` and
+//! `clock_timestamp()` read; the machine's goes on, and what is compared with it is moved when it
+//! is used ([`Moment`]). And the database's can step.
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -35,8 +37,8 @@ impl StillRuntime {
             .start_paused(true)
             .build()
             .expect("a runtime");
-        // A paused clock jumps to the next timer whenever all tasks wait, be it only for the network.
-        // It does not while a blocking task runs.
+        // A paused clock jumps to the next timer whenever all tasks wait, be it only for the
+        // network. It does not while a blocking task runs.
         let (ends, ended) = mpsc::channel();
         runtime.spawn_blocking(move || ended.recv());
         Self {
@@ -73,7 +75,8 @@ pub async fn until(what: &str, mut check: impl FnMut() -> bool) {
 #[derive(Debug, Clone, Copy)]
 pub struct Moment(i64);
 
-/// What PostgreSQL takes for the time in the database of the simulation, whatever a session has as its search path.
+/// What PostgreSQL takes for the time in the database of the simulation, whatever a session has as
+/// its search path.
 const DATABASE_CLOCK: &str = "CREATE SCHEMA sim;
     CREATE TABLE sim.clock (time timestamptz NOT NULL);
     INSERT INTO sim.clock VALUES (clock_timestamp());
@@ -83,7 +86,8 @@ const DATABASE_CLOCK: &str = "CREATE SCHEMA sim;
         LANGUAGE sql STABLE AS 'SELECT time FROM sim.clock';
     CREATE FUNCTION pg_catalog.clock_timestamp() RETURNS timestamptz
         LANGUAGE sql STABLE AS 'SELECT time FROM sim.clock'";
-/// What the database's clock goes on with every claim and post, so that no two attempts have the same time.
+/// What the database's clock goes on with every claim and post, so that no two attempts have the
+/// same time.
 const TICK: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]

@@ -33,9 +33,11 @@ pub struct Row {
 
 async fn rows(world: &World<'_>) -> Vec<Row> {
     sqlx::query_as(
-        "SELECT 'queue' AS slot, correlation_id AS id, amount, attempt, processor, requested_at, doubt_until,
+        "SELECT 'queue' AS slot, correlation_id AS id, amount, attempt, processor, requested_at,
+            doubt_until,
             now() AS seen_at FROM payment_queue
-        UNION ALL SELECT 'recorded', correlation_id, amount, attempt, processor, requested_at, NULL, NULL
+        UNION ALL SELECT 'recorded', correlation_id, amount, attempt, processor, requested_at, NULL,
+            NULL
             FROM payment_processed
         UNION ALL SELECT 'dead', correlation_id, amount, attempt, processor, NULL, NULL, NULL
             FROM payment_dead_letter",
@@ -101,8 +103,8 @@ pub async fn check(world: &mut World<'_>) -> Checked {
     Ok(())
 }
 
-/// Whatever a processor has stored, or still works on, is in our books or stands in its queue row: that
-/// processor and that requested_at. And nothing is in our books that it has not stored.
+/// Whatever a processor has stored, or still works on, is in our books or stands in its queue row:
+/// that processor and that requested_at. And nothing is in our books that it has not stored.
 fn check_charges(world: &World<'_>, now: &[Row]) -> Checked {
     let mut charges = BTreeMap::new();
     for (index, site) in world.sites.iter().enumerate() {
@@ -155,8 +157,8 @@ fn check_charges(world: &World<'_>, now: &[Row]) -> Checked {
     Ok(())
 }
 
-/// A doubt lasts for as long as a processor may still charge, by a clock that does not step. Of one that does, it is
-/// [`check_charges`] that no doubt may end too early.
+/// A doubt lasts for as long as a processor may still charge, by a clock that does not step. Of one
+/// that does, it is [`check_charges`] that no doubt may end too early.
 fn check_doubts(world: &World<'_>, now: &[Row]) -> Checked {
     let longest = world.terms.lease + world.terms.late_charge;
     if world.clock.stepped_since(Instant::now() - longest) {

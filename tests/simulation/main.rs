@@ -1,13 +1,14 @@
-//! Whole lives of payments at random: posts, duplicates, faults, crashes between any two steps, lost
-//! leases, workers that come back late, restarts, and all the time in the world.
+//! Whole lives of payments at random: posts, duplicates, faults, crashes between any two steps,
+//! lost leases, workers that come back late, restarts, and all the time in the world.
 //!
 //! The database, the HTTP and the processors are real, and so is every stage from accept to settle.
-//! Two things are in the hand of the test: the order of the steps, and the clock ([`clock`]). So a crash
-//! happens at an exact point, and a late charge comes exactly as late as a processor may be.
+//! Two things are in the hand of the test: the order of the steps, and the clock ([`clock`]). So a
+//! crash happens at an exact point, and a late charge comes exactly as late as a processor may be.
 //!
-//! proptest draws the sequences ([`step`]) and shrinks one that breaks a rule ([`invariants`]). The seed
-//! is printed with it: `PROPTEST_RNG_SEED=... cargo nextest run --test simulation` draws the same again.
-//! What failed once stands in `regressions.txt` and runs first. `PROPTEST_CASES` sets how many sequences.
+//! proptest draws the sequences ([`step`]) and shrinks one that breaks a rule ([`invariants`]). The
+//! seed is printed with it: `PROPTEST_RNG_SEED=... cargo nextest run --test simulation` draws the
+//! same again. What failed once stands in `regressions.txt` and runs first. `PROPTEST_CASES` sets
+//! how many sequences.
 
 #![allow(missing_docs, unreachable_pub)]
 
@@ -31,7 +32,8 @@ use crate::world::{Ground, World};
 
 /// Sequences in a run of all tests; `PROPTEST_CASES` asks for others.
 const CASES: u32 = 150;
-/// How long a sequence that fails is made smaller, in milliseconds: one that waits in vain takes 40 s each time.
+/// How long a sequence that fails is made smaller, in milliseconds: one that waits in vain takes 40
+/// s each time.
 const SHRINK_MS: u32 = 120_000;
 /// Where the seeds of failed sequences are kept.
 const REGRESSIONS: &str = "tests/simulation/regressions.txt";

@@ -118,8 +118,8 @@ impl Site {
         way.clone()
     }
 
-    /// What shows that a request has arrived and is not answered yet: requests in the works, and those
-    /// that will never be answered.
+    /// What shows that a request has arrived and is not answered yet: requests in the works, and
+    /// those that will never be answered.
     pub fn pending(&self) -> (usize, u64) {
         (
             self.processor.in_service(),
@@ -132,7 +132,8 @@ impl Site {
         self.processor.injected().gateway_gave_up
     }
 
-    /// Requests since the last [`Self::prepare`] that the front has answered and not yet brought to the processor's end.
+    /// Requests since the last [`Self::prepare`] that the front has answered and not yet brought to
+    /// the processor's end.
     pub fn on_the_way(&self) -> usize {
         self.front.on_the_way()
     }

@@ -13,12 +13,12 @@ pub const SITES: usize = 2;
 /// Steps in a sequence, at most.
 const STEPS: usize = 80;
 
-/// One thing that happens. Where the worker that is named has nothing to do it with, another one does it;
-/// numbers beyond what is there wrap around; with nothing there, nothing happens.
+/// One thing that happens. Where the worker that is named has nothing to do it with, another one
+/// does it; numbers beyond what is there wrap around; with nothing there, nothing happens.
 #[derive(Debug, Clone)]
 pub enum Step {
-    /// Clients post payments, which are accepted together; a worker has them claimed for a processor by
-    /// the same commit, or not.
+    /// Clients post payments, which are accepted together; a worker has them claimed for a
+    /// processor by the same commit, or not.
     Post {
         posted: Vec<Posted>,
         claimed: Option<(usize, usize)>,
@@ -47,13 +47,15 @@ pub enum Step {
     },
     /// A worker dies with all that it holds: claims, calls under way, ends that are not recorded.
     Crash { worker: usize },
-    /// A worker is told to stop: it sends nothing more, leaves open calls open, and records every end.
+    /// A worker is told to stop: it sends nothing more, leaves open calls open, and records every
+    /// end.
     Stop { worker: usize },
     /// Time goes by, for calls, leases and doubts.
     Pass(Duration),
     /// The database's clock is set forward or back, by so many seconds.
     SetClock(i64),
-    /// All connections to a processor are cut and new ones refused for a while; it goes on with its work.
+    /// All connections to a processor are cut and new ones refused for a while; it goes on with its
+    /// work.
     CutOff { site: usize },
     /// A processor dies and comes back: what it was working on is not stored.
     Restart { site: usize },

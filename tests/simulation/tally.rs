@@ -1,4 +1,5 @@
-//! What the sequences came across, so that a run that met nothing cannot pass for one that proved something.
+//! What the sequences came across, so that a run that met nothing cannot pass for one that proved
+//! something.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -105,7 +105,10 @@ impl<'a> World<'a> {
     async fn begin(ground: &'a Ground) -> Self {
         ground
             .database
-            .execute("DELETE FROM payment_queue; DELETE FROM payment_processed; DELETE FROM payment_dead_letter; DELETE FROM payment_attempt")
+            .execute(
+                "DELETE FROM payment_queue; DELETE FROM payment_processed; DELETE FROM \
+                payment_dead_letter; DELETE FROM payment_attempt",
+            )
             .await;
         let sites = vec![Site::open("default").await, Site::open("fallback").await];
         let terms = LeasePolicy::new(CALL_TIMEOUT, LATE_CHARGE);
@@ -416,7 +419,8 @@ impl<'a> World<'a> {
         self.met(Met::LateEnd, usize::from(!held));
     }
 
-    /// As on SIGTERM: what is not sent is given back, what is sent gets its time, and no end is lost.
+    /// As on SIGTERM: what is not sent is given back, what is sent gets its time, and no end is
+    /// lost.
     async fn stop(&mut self, worker: usize) -> Checked {
         self.actors[worker].drain();
         self.send_all(worker).await;
@@ -442,8 +446,8 @@ impl<'a> World<'a> {
         let (begun_at, database) = (Instant::now(), self.clock.database());
         let target = begun_at + length;
         loop {
-            // From one call that is over to the next, so that its worker hears of it in time; and workers look at
-            // the database's clock.
+            // From one call that is over to the next, so that its worker hears of it in time; and
+            // workers look at the database's clock.
             let dues = self.actors.iter().flat_map(|actor| &actor.calls);
             let next = dues.map(|call| call.due).min();
             let look = Instant::now() + WATCH_GAP - Duration::from_secs(1);

@@ -1,6 +1,6 @@
-//! One request and its reply, over one connection. What is written and read is decided by `ureq-proto`; here it is
-//! written and read, in the task that waits for the reply and with one buffer for both: of calls that are open hundreds
-//! wait at once.
+//! One request and its reply, over one connection. What is written and read is decided by
+//! `ureq-proto`; here it is written and read, in the task that waits for the reply and with one
+//! buffer for both: of calls that are open hundreds wait at once.
 
 use std::mem::MaybeUninit;
 use std::{fmt, io};
@@ -14,7 +14,8 @@ use ureq_proto::client::state::{RecvBody, RecvResponse, SendRequest};
 use ureq_proto::client::{Call, RecvBodyResult, RecvResponseResult, SendRequestResult};
 use ureq_proto::{BodyMode, Error};
 
-/// Bytes that there is room for before each write and read: most requests, and most replies, are shorter.
+/// Bytes that there is room for before each write and read: most requests, and most replies, are
+/// shorter.
 const ROOM: usize = 1_024;
 /// A line of a request, at most.
 const MAX_LINE_BYTES: usize = 64 * 1_024;
@@ -46,7 +47,8 @@ impl fmt::Debug for Connection {
 
 impl Stream for TcpStream {
     fn unread(&mut self) -> Unread {
-        // The kernel is asked only where its queue of events has told of something since the last read.
+        // The kernel is asked only where its queue of events has told of something since the last
+        // read.
         let peek = || SockRef::from(&*self).peek(&mut [MaybeUninit::uninit()]);
         match self.try_io(Interest::READABLE, peek) {
             Ok(1..) => Unread::Bytes,
@@ -86,7 +88,8 @@ pub enum Broken {
     Stuck,
 }
 
-/// A request that is written down. In a box, as all that waits for a reply: a call is moved several times.
+/// A request that is written down. In a box, as all that waits for a reply: a call is moved several
+/// times.
 #[derive(Debug)]
 pub struct Prepared(Box<Call<RecvResponse>>);
 
@@ -148,7 +151,8 @@ impl Connection {
             }
             let new = self.read().await?;
             read += new;
-            // What is no HTTP is seen at once; a long head that comes byte by byte is not parsed each time.
+            // What is no HTTP is seen at once; a long head that comes byte by byte is not parsed
+            // each time.
             if (self.buffer.len() <= ROOM || ends_head(&self.buffer, new))
                 && let Some(response) = self.parse(&mut call)?
             {
@@ -254,7 +258,8 @@ fn ends_head(read: &[u8], new: usize) -> bool {
     has(EMPTY_LINE) || has(b"\n\n")
 }
 
-/// Whether it is beyond doubt where the reply ends (RFC 9112, 6.3): only then can another one follow it.
+/// Whether it is beyond doubt where the reply ends (RFC 9112, 6.3): only then can another one
+/// follow it.
 fn is_plain(response: &Response<()>) -> bool {
     let headers = response.headers();
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
@@ -282,7 +287,8 @@ fn write(
         let length = body.len().into();
         request.headers_mut().insert(CONTENT_LENGTH, length);
     }
-    // Without it a processor may compress what it answers (RFC 9110, 12.5.3), and nobody here reads that.
+    // Without it a processor may compress what it answers (RFC 9110, 12.5.3), and nobody here reads
+    // that.
     let headers = request.headers_mut();
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let mut call = Call::new(request)?.proceed();

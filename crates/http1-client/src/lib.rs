@@ -1,9 +1,9 @@
-//! An HTTP/1.1 client for calls that must not be repeated: one request, one response, and what proves
-//! that no byte of the request was written.
+//! An HTTP/1.1 client for calls that must not be repeated: one request, one response, and what
+//! proves that no byte of the request was written.
 //!
-//! [`Connections`] keeps the connections to one server and uses them again. [`exchange`] writes a request
-//! and reads its response over one of them, and decides whether another request may follow it.
-//! [`Resolver`] finds addresses as the system does, within limits.
+//! [`Connections`] keeps the connections to one server and uses them again. [`exchange`] writes a
+//! request and reads its response over one of them, and decides whether another request may follow
+//! it. [`Resolver`] finds addresses as the system does, within limits.
 //!
 //! A request is sent once. [`Failed`] tells what is certain where no response came: every kind but
 //! [`Failed::NoReply`] proves that nothing was sent.

@@ -14,7 +14,8 @@ use super::connect::{CONNECT_TIMEOUT, Connector};
 use super::exchange::{Connection, Then};
 use super::resolver::Resolver;
 
-/// Connections to one processor, at most: the 800 requests that it serves and the 500 that it lets wait.
+/// Connections to one processor, at most: the 800 requests that it serves and the 500 that it lets
+/// wait.
 pub const MOST_CONNECTIONS: usize = 1_300;
 /// Those of them that are kept open while idle: as many as it takes payments at once.
 const IDLE_CONNECTIONS: usize = 800;
@@ -87,7 +88,8 @@ pub enum Failed {
     /// No connection was made, so no byte of the request was written.
     #[error("{0}")]
     NotConnected(String),
-    /// As before, and it is our own fault: this process may open no more files, or no more for this processor.
+    /// As before, and it is our own fault: this process may open no more files, or no more for this
+    /// processor.
     #[error("no more connections may be open here: {0}")]
     OutOfFiles(String),
     /// As before: whoever wanted it sent does not any more.
@@ -99,7 +101,8 @@ pub enum Failed {
 }
 
 impl Connections {
-    /// At most `most` connections to addresses that these names tell, secured as `tls` says, or not at all.
+    /// At most `most` connections to addresses that these names tell, secured as `tls` says, or not
+    /// at all.
     pub fn new(names: Resolver, tls: Option<ClientConfig>, most: usize) -> Self {
         Self {
             connector: Connector::new(names, tls),
@@ -138,13 +141,14 @@ impl Connections {
             .await
     }
 
-    /// Sends a request over that connection, or over a new one, and waits up to `within` for the head of its response.
-    /// It is sent once. `is_due` is asked just before the first byte is written: a search for an address, a connection
-    /// or a suspended machine may have taken longer than the request is good for.
+    /// Sends a request over that connection, or over a new one, and waits up to `within` for the
+    /// head of its response. It is sent once. `is_due` is asked just before the first byte is
+    /// written: a search for an address, a connection or a suspended machine may have taken longer
+    /// than the request is good for.
     ///
     /// # Errors
-    /// No response arrived within `within`, or the connection broke, or something came over it before the request was
-    /// sent, or it was not due any more.
+    /// No response arrived within `within`, or the connection broke, or something came over it
+    /// before the request was sent, or it was not due any more.
     pub async fn send_over(
         &self,
         line: Option<Line>,
@@ -192,8 +196,8 @@ impl Connections {
         })
     }
 
-    /// A new connection. Where there are as many as there may be, one that nobody uses makes room, or it is waited for
-    /// until one ends.
+    /// A new connection. Where there are as many as there may be, one that nobody uses makes room,
+    /// or it is waited for until one ends.
     async fn open(&self, to: Uri) -> Result<Open, Failed> {
         let place = match Arc::clone(&self.places).try_acquire_owned() {
             Ok(place) => Some(place),
@@ -272,7 +276,8 @@ impl Idle {
         drop(oldest);
     }
 
-    /// Takes out what is idle for too long, and says when the next one will be: where there is none nobody looks any more.
+    /// Takes out what is idle for too long, and says when the next one will be: where there is none
+    /// nobody looks any more.
     fn outdated(&self) -> (Vec<(Instant, Open)>, Option<Instant>) {
         let mut kept = self.lock();
         let connections = &mut kept.connections;
@@ -401,7 +406,8 @@ mod tests {
     #[tokio::test]
     async fn one_connection_serves_one_request_after_the_other() {
         let (listener, caller) = Caller::of("http").await;
-        let chunked = "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 404 No\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
+        let chunked = "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 404 No\r\nTransfer-Encoding: \
+            chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
         let replies = async {
             let (mut client, _) = listener.accept().await.expect("a client");
             for reply in [SHORT, chunked, "HTTP/1.1 204 No\r\n\r\n", SHORT] {

@@ -1,9 +1,11 @@
-//! The addresses of processors, as the system resolves names: by `getaddrinfo`, and so by `/etc/hosts`, by
-//! `/etc/resolv.conf` as it is now, and by whatever else `/etc/nsswitch.conf` says.
+//! The addresses of processors, as the system resolves names: by `getaddrinfo`, and so by
+//! `/etc/hosts`, by `/etc/resolv.conf` as it is now, and by whatever else `/etc/nsswitch.conf`
+//! says.
 //!
-//! The two families of addresses are asked for at the same time, because a name server may be silent for one of
-//! them and a single question for both then waits for seconds. `getaddrinfo` blocks and cannot be broken off, so each
-//! question has a thread of its own, and their number is limited.
+//! The two families of addresses are asked for at the same time, because a name server may be
+//! silent for one of them and a single question for both then waits for seconds. `getaddrinfo`
+//! blocks and cannot be broken off, so each question has a thread of its own, and their number is
+//! limited.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,20 +22,20 @@ use hyper_util::client::legacy::connect::dns::Name;
 use tokio::sync::Notify;
 use tower_service::Service;
 
-/// How long an address is believed, whatever the name server says: that of a container engine says ten minutes, and a
-/// processor that is started anew has another address at once.
+/// How long an address is believed, whatever the name server says: that of a container engine says
+/// ten minutes, and a processor that is started anew has another address at once.
 pub const NAME_TTL: Duration = Duration::from_secs(2);
 /// How long it is believed that a name has no address.
 const ABSENCE_TTL: Duration = Duration::from_millis(250);
 /// How long addresses of one family wait for those of the other (the resolution delay of RFC 8305).
 const OTHER_FAMILY: Duration = Duration::from_millis(50);
-/// After how long without an answer a question is asked again: the system repeats one that was lost after 5 s, and it
-/// does not look again into files that were changed meanwhile.
+/// After how long without an answer a question is asked again: the system repeats one that was lost
+/// after 5 s, and it does not look again into files that were changed meanwhile.
 const ASK_AGAIN: Duration = Duration::from_millis(400);
 /// The longest such pause, to which each further question doubles it.
 const ASK_AGAIN_AT_MOST: Duration = Duration::from_secs(2);
-/// Questions for one family of one name that may be open at once. Each holds a thread, for 10 s where one name server
-/// is silent, for 30 s where three are.
+/// Questions for one family of one name that may be open at once. Each holds a thread, for 10 s
+/// where one name server is silent, for 30 s where three are.
 const OPEN_QUESTIONS: usize = 16;
 /// Bytes of the stack of such a thread.
 const STACK_BYTES: usize = 512 * 1024;
@@ -400,7 +402,8 @@ mod tests {
             }
         }
         assert_eq!(asked.open, OPEN_QUESTIONS);
-        // An answer to an old question is taken where there is none to a newer one, and not otherwise.
+        // An answer to an old question is taken where there is none to a newer one, and not
+        // otherwise.
         asked.answered(begin + LONG, Ok(vec![V4]));
         asked.answered(begin, Ok(vec![V6]));
         let answer = asked.answer.expect("an answer");

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::Time;
 
-/// An exponentially weighted rate: a count of which half is forgotten in each half-life, divided by the
-/// time that such a count stands for (half-life / ln 2).
+/// An exponentially weighted rate: a count of which half is forgotten in each half-life, divided by
+/// the time that such a count stands for (half-life / ln 2).
 #[derive(Debug, Clone)]
 pub(super) struct Arrivals {
     half_life: f64,

@@ -10,9 +10,10 @@
 //!            successes in a row
 //! ```
 //!
-//! An open breaker lets one real payment through now and then, a half-open one a few at a time. Permits that
-//! come back unused count for nothing and are given again at once, so no state is without a way out. While a
-//! backlog waits, an open breaker closes at the first good news: trials would cost more time than they save.
+//! An open breaker lets one real payment through now and then, a half-open one a few at a time.
+//! Permits that come back unused count for nothing and are given again at once, so no state is
+//! without a way out. While a backlog waits, an open breaker closes at the first good news: trials
+//! would cost more time than they save.
 
 use std::fmt;
 
@@ -160,7 +161,8 @@ impl Breaker {
         }
     }
 
-    /// Takes a permit. Returns whether it is a probe, which has to come back through [`Breaker::returned`].
+    /// Takes a permit. Returns whether it is a probe, which has to come back through
+    /// [`Breaker::returned`].
     pub fn take(&mut self, now: Time, policy: &Policy, alive: u32) -> bool {
         if self.state == State::Closed {
             return false;
@@ -206,8 +208,8 @@ impl Breaker {
         }
     }
 
-    /// An attempt failed. A failure that nobody proved (a time-out) counts only if it was sent in the
-    /// present state: it says nothing about a processor that has changed since.
+    /// An attempt failed. A failure that nobody proved (a time-out) counts only if it was sent in
+    /// the present state: it says nothing about a processor that has changed since.
     pub fn failed(
         &mut self,
         now: Time,

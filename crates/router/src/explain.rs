@@ -10,8 +10,9 @@ use super::processor_state::{self, ProcessorState};
 use super::router::{LeftOut, Record, Router, Weighed};
 use super::{Decision, Queue, Time};
 
-/// For so long after its last payment something is known of a processor's chance to charge. The belief forgets with a
-/// half-life of two seconds, so after that little is left of it but the prior.
+/// For so long after its last payment something is known of a processor's chance to charge. The
+/// belief forgets with a half-life of two seconds, so after that little is left of it but the
+/// prior.
 pub(super) const CHANCE_KNOWN: Duration = Duration::from_secs(30);
 
 /// A picture of the router at one moment.
@@ -24,7 +25,8 @@ pub struct Explanation {
     pub arrivals_per_second: f64,
     /// The processors in order of preference.
     pub processors: Vec<ProcessorReport>,
-    /// The last decisions about payments, newest first. One of each run of equal ones is kept, and one each 100 ms.
+    /// The last decisions about payments, newest first. One of each run of equal ones is kept, and
+    /// one each 100 ms.
     pub decisions: Vec<PastDecision>,
 }
 
@@ -44,9 +46,11 @@ pub struct ProcessorReport {
     pub posterior_successes: f64,
     /// Failures, the prior included, that count at present.
     pub posterior_failures: f64,
-    /// The mean of the posterior. None if no payment went there for 30 s: nothing is known of it then.
+    /// The mean of the posterior. None if no payment went there for 30 s: nothing is known of it
+    /// then.
     pub success_probability: Option<f64>,
-    /// How many milliseconds ago the last payment of this instance went there or came back. None: none ever did.
+    /// How many milliseconds ago the last payment of this instance went there or came back. None:
+    /// none ever did.
     pub asked_ms_ago: Option<f64>,
     /// Expected milliseconds until it answers.
     pub latency_ms: f64,
@@ -56,7 +60,8 @@ pub struct ProcessorReport {
     pub cap: u32,
     /// Milliseconds for which it has told us to stay away.
     pub throttled_for_ms: f64,
-    /// The utility of sending it a payment now, by the mean of the posterior. None if none may be sent.
+    /// The utility of sending it a payment now, by the mean of the posterior. None if none may be
+    /// sent.
     pub utility: Option<f64>,
     /// What its health endpoint said last.
     pub health: Option<HealthReport>,

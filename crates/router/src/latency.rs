@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::{Policy, Time};
 
-/// A moving average over replies that also counts what has *not* been answered: the latency is at least
-/// the age of the oldest request in flight that was sent after the newest one answered. A processor that
-/// stops answering therefore looks slower with every moment, long before its first late reply.
+/// A moving average over replies that also counts what has *not* been answered: the latency is at
+/// least the age of the oldest request in flight that was sent after the newest one answered. A
+/// processor that stops answering therefore looks slower with every moment, long before its first
+/// late reply.
 #[derive(Debug, Clone)]
 pub struct Latency {
     average: f64,
@@ -31,13 +32,14 @@ impl Latency {
 
     /// A request was sent.
     pub fn sent(&mut self, at: Time) {
-        // Two threads may report in the wrong order; a moment more or less does no harm, an unordered
-        // list would.
+        // Two threads may report in the wrong order; a moment more or less does no harm, an
+        // unordered list would.
         let at = self.unanswered.back().map_or(at, |last| at.max(*last));
         self.unanswered.push_back(at);
     }
 
-    /// A request that was sent then has ended now, in a way that shows how long the processor takes.
+    /// A request that was sent then has ended now, in a way that shows how long the processor
+    /// takes.
     pub fn ended(&mut self, sent_at: Time, now: Time, policy: &Policy) {
         self.gone(sent_at);
         let newest = self.newest_answered.unwrap_or(sent_at);

@@ -1,18 +1,21 @@
 //! Which processor a payment is sent to, and when none is.
 //!
-//! [`Router`] is a pure core: it is told what happened ([`Router::observe`]) and asked what to do with the
-//! next payment ([`Router::decide`]); time and randomness are arguments. [`SharedRouter`] puts it behind a
-//! lock for the threads of an instance and hands out [`Permit`]s that find their own way back; it is given a
-//! clock, a source of randomness, and whom to tell of a breaker that changed.
+//! [`Router`] is a pure core: it is told what happened ([`Router::observe`]) and asked what to do
+//! with the next payment ([`Router::decide`]); time and randomness are arguments. [`SharedRouter`]
+//! puts it behind a lock for the threads of an instance and hands out [`Permit`]s that find their
+//! own way back; it is given a clock, a source of randomness, and whom to tell of a breaker that
+//! changed.
 //!
-//! For each processor that can take a payment the router computes a [utility](utility::utility) in shares
-//! of the amount: what is left after the fee, less the price of its latency, of failed attempts, of waiting
-//! for a free slot and of being too slow for an audit. How likely an attempt succeeds is sampled from a
-//! [posterior](posterior::Posterior) that forgets (Thompson sampling), so an uncertain processor is tried
-//! now and then. The best processor gets the payment, unless
+//! For each processor that can take a payment the router computes a [utility](utility::utility) in
+//! shares of the amount: what is left after the fee, less the price of its latency, of failed
+//! attempts, of waiting for a free slot and of being too slow for an audit. How likely an attempt
+//! succeeds is sampled from a [posterior](posterior::Posterior) that forgets (Thompson sampling),
+//! so an uncertain processor is tried now and then. The best processor gets the payment, unless
 //!
-//! - its [breaker](breaker::Breaker) is open: then it gets one real payment now and then as a probe;
-//! - its slots are all taken, and waiting for one is still worth more than the next best: then [`Decision::Wait`];
+//! - its [breaker](breaker::Breaker) is open: then it gets one real payment now and then as a
+//!   probe;
+//! - its slots are all taken, and waiting for one is still worth more than the next best: then
+//!   [`Decision::Wait`];
 //! - a cheaper one has gone out only just now: then [`Decision::Hold`].
 
 use std::time::Duration;
@@ -74,12 +77,14 @@ pub enum Decision {
         /// Whether the permit was given to find out about a processor whose breaker is not closed.
         probe: bool,
     },
-    /// Keep it: a cheaper processor went out only just now and may be back soon. Ask again at `until`.
+    /// Keep it: a cheaper processor went out only just now and may be back soon. Ask again at
+    /// `until`.
     Hold {
         /// When to ask again.
         until: Time,
     },
-    /// Keep it: nothing better can be done at present. Ask again at `until`, or when a permit comes back.
+    /// Keep it: nothing better can be done at present. Ask again at `until`, or when a permit comes
+    /// back.
     Wait {
         /// When to ask again.
         until: Time,

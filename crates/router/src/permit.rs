@@ -34,15 +34,17 @@ struct Deciding {
 pub struct Plan {
     /// One for each payment that may be sent now.
     pub permits: Vec<Permit>,
-    /// When to ask again, if less was granted than wanted. A permit that comes back is a reason to ask sooner.
+    /// When to ask again, if less was granted than wanted. A permit that comes back is a reason to
+    /// ask sooner.
     pub retry_in: Option<Duration>,
 }
 
 impl SharedRouter {
     /// Shares a router that decides by `rng`.
     ///
-    /// `clock` tells the time. `on_change` is told of each change of a breaker, with the name of its processor; it is
-    /// called after the decision, by the thread whose event brought the change about.
+    /// `clock` tells the time. `on_change` is told of each change of a breaker, with the name of
+    /// its processor; it is called after the decision, by the thread whose event brought the change
+    /// about.
     pub fn new(
         router: Router,
         rng: SmallRng,
@@ -85,9 +87,9 @@ impl SharedRouter {
         plan
     }
 
-    /// A permit for a payment that can go nowhere but to this processor, if it has room for it: caps and a
-    /// 429 are respected, and so is the pacing of a breaker that is not closed, but no preference is. None
-    /// while an operator has taken the processor out.
+    /// A permit for a payment that can go nowhere but to this processor, if it has room for it:
+    /// caps and a 429 are respected, and so is the pacing of a breaker that is not closed, but no
+    /// preference is. None while an operator has taken the processor out.
     pub fn try_permit(&self, processor: usize) -> Option<Permit> {
         let now = self.now();
         let probe = self.lock().router.permit_for(processor, now)?;
@@ -136,8 +138,9 @@ impl SharedRouter {
     }
 }
 
-/// The right to have one payment in flight at a processor. It gives itself back, whatever happens to the
-/// future that holds it: unused if nothing was sent, and with an unknown outcome if something was.
+/// The right to have one payment in flight at a processor. It gives itself back, whatever happens
+/// to the future that holds it: unused if nothing was sent, and with an unknown outcome if
+/// something was.
 #[must_use = "dropping a permit gives it back unused"]
 pub struct Permit {
     router: SharedRouter,

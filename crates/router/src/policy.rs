@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-/// The longest time for which a processor that says `Retry-After` is left alone. A longer one is cut to this, so that
-/// no header takes a processor out of use for good.
+/// The longest time for which a processor that says `Retry-After` is left alone. A longer one is
+/// cut to this, so that no header takes a processor out of use for good.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 
-/// Every constant of the router. The default is what is shipped; `make routing-bench` shows what it earns.
+/// Every constant of the router. The default is what is shipped; `make routing-bench` shows what it
+/// earns.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
     /// Successes that every processor is credited with before anything is known of it.
@@ -18,8 +19,9 @@ pub struct Policy {
 
     /// Price of one second until a payment is settled, as a share of its amount.
     pub price_per_second: f64,
-    /// A wait for a slot that is this long costs twice the price per second, and a longer one more than in
-    /// proportion: what waits is a backlog, and all of it is lost if there is no time left to drain it.
+    /// A wait for a slot that is this long costs twice the price per second, and a longer one more
+    /// than in proportion: what waits is a backlog, and all of it is lost if there is no time left
+    /// to drain it.
     pub wait_doubles_at: Duration,
     /// Price of a failed attempt, as a share of the amount.
     pub price_per_failure: f64,
@@ -33,23 +35,26 @@ pub struct Policy {
     /// For how long an outage of a cheaper processor is waited for before a higher fee is paid.
     pub hold: Duration,
 
-    /// For how long a cheaper processor that is out, too, is waited for after a dearer one has come back: what
-    /// ended one outage has often ended the other, and the probes will tell in a moment.
+    /// For how long a cheaper processor that is out, too, is waited for after a dearer one has come
+    /// back: what ended one outage has often ended the other, and the probes will tell in a moment.
     pub shared_outage_hold: Duration,
     /// Latency from which payments are sent in bursts.
     pub burst_from: Duration,
-    /// Payments to a processor slower than `burst_from` go out together within this time, and the next ones
-    /// only when those are back. An audit can then disagree only in the moment in which a burst ends.
+    /// Payments to a processor slower than `burst_from` go out together within this time, and the
+    /// next ones only when those are back. An audit can then disagree only in the moment in which a
+    /// burst ends.
     pub burst: Duration,
 
-    /// Payments in flight at one processor from all instances together, at most. Below the 800 that a
-    /// processor serves at once, because look-ups of single payments share those.
+    /// Payments in flight at one processor from all instances together, at most. Below the 800 that
+    /// a processor serves at once, because look-ups of single payments share those.
     pub shared_cap: u32,
-    /// Payments in flight at one processor from this instance, at most: it has files for the connections of so many.
+    /// Payments in flight at one processor from this instance, at most: it has files for the
+    /// connections of so many.
     pub own_cap: u32,
     /// Payments in flight at one processor from all instances together that are always allowed.
     pub floor: u32,
-    /// Payments in flight for each payment that arrives during one latency (Little's law asks for 1).
+    /// Payments in flight for each payment that arrives during one latency (Little's law asks for
+    /// 1).
     pub headroom: f64,
     /// The least time for which arrivals find room, however fast the processor is: that of eight
     /// commits of a crowd. They come all to one instance for a moment where the load balancer turns
@@ -64,8 +69,8 @@ pub struct Policy {
     pub probe_every: Duration,
     /// Probes in flight at one processor from all instances together, at most.
     pub probes_in_flight: u32,
-    /// A processor that reports a higher minimal response time than this is not probed, because a slow
-    /// probe may be in flight while an audit looks.
+    /// A processor that reports a higher minimal response time than this is not probed, because a
+    /// slow probe may be in flight while an audit looks.
     pub probe_slowest: Duration,
     /// Permits at a time while a breaker is half open, in each instance.
     pub trial_permits: u32,
@@ -78,13 +83,16 @@ pub struct Policy {
     pub latency_memory: Duration,
     /// Latency that is assumed before anything is known.
     pub latency_prior: Duration,
-    /// Latencies above this are not told apart, so that one absurd reply is forgotten in finite time.
+    /// Latencies above this are not told apart, so that one absurd reply is forgotten in finite
+    /// time.
     pub latency_longest: Duration,
-    /// A reply to a request this much older than the newest one answered says nothing about the present.
+    /// A reply to a request this much older than the newest one answered says nothing about the
+    /// present.
     pub latency_disorder: Duration,
     /// Silence after which a newer report of the health endpoint replaces the measured latency.
     pub latency_stale: Duration,
-    /// Time in which half of the distance to the prior is covered when neither replies nor reports come.
+    /// Time in which half of the distance to the prior is covered when neither replies nor reports
+    /// come.
     pub latency_half_life: Duration,
     /// Time after which a report of the health endpoint is too old to be used.
     pub health_expires: Duration,

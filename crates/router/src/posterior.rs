@@ -7,12 +7,13 @@ use rand_distr::{Beta, Distribution};
 
 use super::Time;
 
-/// Decay is applied in steps of at least this much time, so that a burst of replies costs no exponentials.
+/// Decay is applied in steps of at least this much time, so that a burst of replies costs no
+/// exponentials.
 const DECAY_STEP: Duration = Duration::from_millis(10);
 
-/// `Beta(a + S, b + F)` with a fixed prior `a`, `b`, and S successes and F failures of which half are
-/// forgotten in each half-life (discounted Thompson sampling, Raj and Kalyani 2017, with time in place
-/// of rounds).
+/// `Beta(a + S, b + F)` with a fixed prior `a`, `b`, and S successes and F failures of which half
+/// are forgotten in each half-life (discounted Thompson sampling, Raj and Kalyani 2017, with time
+/// in place of rounds).
 #[derive(Debug, Clone)]
 pub struct Posterior {
     prior: (f64, f64),

@@ -33,7 +33,8 @@ pub(super) struct Load {
 pub(super) enum Slot {
     /// Now.
     Free,
-    /// It has no slot free; one is expected then, and the seconds until one is left for the next payment.
+    /// It has no slot free; one is expected then, and the seconds until one is left for the next
+    /// payment.
     Taken { until: Time, wait: f64 },
     /// Not in any foreseeable time.
     Closed,
@@ -72,7 +73,8 @@ impl ProcessorState {
         let prior = (policy.prior_successes, policy.prior_failures);
         Self {
             name: terms.name,
-            // A fee that no float can tell (there is none in a decimal's range) would be all of the amount.
+            // A fee that no float can tell (there is none in a decimal's range) would be all of the
+            // amount.
             fee: terms.fee.to_f64().unwrap_or(1.0),
             enabled: true,
             breaker: Breaker::new(now),
@@ -140,8 +142,8 @@ impl ProcessorState {
         self.breaker.reported(health.failing, health.at, policy)
     }
 
-    /// It is back, as `change` says, and a backlog waits, which is not kept waiting for the probes that are still
-    /// under way.
+    /// It is back, as `change` says, and a backlog waits, which is not kept waiting for the probes
+    /// that are still under way.
     pub(super) fn trust(&mut self, now: Time, change: Change) -> Change {
         self.burst_began = now;
         Change {
@@ -150,8 +152,9 @@ impl ProcessorState {
         }
     }
 
-    /// Whether a probe could still be under way while an audit looks, as far as the health endpoint knows.
-    /// What it said before the last processor came back is out of date; then one probe is risked.
+    /// Whether a probe could still be under way while an audit looks, as far as the health endpoint
+    /// knows. What it said before the last processor came back is out of date; then one probe is
+    /// risked.
     pub(super) fn too_slow_to_probe(&self, now: Time, recovery: Time, policy: &Policy) -> bool {
         self.health.is_some_and(|health| {
             health.min_response_time > policy.probe_slowest
@@ -160,7 +163,8 @@ impl ProcessorState {
         })
     }
 
-    /// What it is worth to send it a payment, with that chance of success, in those seconds and after that wait.
+    /// What it is worth to send it a payment, with that chance of success, in those seconds and
+    /// after that wait.
     pub(super) fn worth(&self, success: f64, latency: f64, wait: f64, policy: &Policy) -> f64 {
         let outlook = Outlook {
             fee: self.fee,
@@ -268,10 +272,11 @@ pub(super) fn hard_cap(policy: &Policy, alive: u32) -> u32 {
         .max(1)
 }
 
-/// How many payments this instance keeps in flight at a processor with that latency (seconds) while it has
-/// that many to send (per second): Little's law with headroom, so that a processor that becomes slow gets
-/// more slots, not fewer. It is slow by decree, not by load; a limiter that follows the gradient of the
-/// latency would starve it. The fastest gets slots for what commits bring at once.
+/// How many payments this instance keeps in flight at a processor with that latency (seconds) while
+/// it has that many to send (per second): Little's law with headroom, so that a processor that
+/// becomes slow gets more slots, not fewer. It is slow by decree, not by load; a limiter that
+/// follows the gradient of the latency would starve it. The fastest gets slots for what commits
+/// bring at once.
 pub(super) fn cap(latency: f64, demand: f64, policy: &Policy, alive: u32) -> u32 {
     let floor = f64::from((policy.floor / alive.max(1)).max(1));
     let latency = latency.max(policy.room_for.as_secs_f64());

@@ -49,9 +49,11 @@ pub struct Router {
     pub(super) now: Time,
     /// What the decision that is being made makes of each processor.
     weighed: Vec<Weighed>,
-    /// The last decision to send to each processor: an explanation as soon as a payment goes out by it.
+    /// The last decision to send to each processor: an explanation as soon as a payment goes out by
+    /// it.
     granted: Vec<Option<Record>>,
-    /// Decisions about payments, the newest first. One that gave a permit for which there was no payment is not there.
+    /// Decisions about payments, the newest first. One that gave a permit for which there was no
+    /// payment is not there.
     pub(super) decisions: VecDeque<Record>,
 }
 
@@ -118,8 +120,8 @@ impl Router {
         self.states.get(processor).map(|state| state.name.as_str())
     }
 
-    /// Learns from what has happened. Returns the change of state that it brought about, if any, for the
-    /// caller to log. Events of processors that are not in the terms are ignored.
+    /// Learns from what has happened. Returns the change of state that it brought about, if any,
+    /// for the caller to log. Events of processors that are not in the terms are ignored.
     pub fn observe(&mut self, event: Event, now: Time) -> Option<StateChange> {
         let now = self.advance(now);
         let policy = &self.policy;
@@ -187,8 +189,8 @@ impl Router {
         Some(StateChange { processor, change })
     }
 
-    /// Decides for the next payment. With [`Decision::Send`] a permit is taken, which has to come back by
-    /// [`Event::Finished`].
+    /// Decides for the next payment. With [`Decision::Send`] a permit is taken, which has to come
+    /// back by [`Event::Finished`].
     pub fn decide<R: Rng + ?Sized>(&mut self, now: Time, rng: &mut R, queue: Queue) -> Decision {
         let now = self.advance(now);
         let decision = self.choose(now, rng, queue);
@@ -201,7 +203,8 @@ impl Router {
         decision
     }
 
-    /// A payment goes out by the permit that [`Router::decide`] gave at that moment for this processor.
+    /// A payment goes out by the permit that [`Router::decide`] gave at that moment for this
+    /// processor.
     pub fn carried_out(&mut self, processor: usize, decided_at: Time) {
         let granted = self.granted.get_mut(processor);
         // Another decision for that processor may have come in between.
@@ -211,8 +214,9 @@ impl Router {
         }
     }
 
-    /// A permit for a payment that can go nowhere else, if the processor has room. It respects the caps and
-    /// a 429, and the pacing of a breaker that is not closed, but no preference. Returns whether it is a probe.
+    /// A permit for a payment that can go nowhere else, if the processor has room. It respects the
+    /// caps and a 429, and the pacing of a breaker that is not closed, but no preference. Returns
+    /// whether it is a probe.
     pub fn permit_for(&mut self, processor: usize, now: Time) -> Option<bool> {
         let now = self.advance(now);
         let state = self.states.get_mut(processor)?;
@@ -286,7 +290,8 @@ impl Router {
         }
     }
 
-    /// Until when to wait for a processor that has just gone out and is worth more than that when it is up.
+    /// Until when to wait for a processor that has just gone out and is worth more than that when
+    /// it is up.
     fn worth_holding(&self, worth: f64, now: Time) -> Option<Time> {
         let policy = &self.policy;
         let prior = policy.prior_successes / (policy.prior_successes + policy.prior_failures);
@@ -317,8 +322,8 @@ impl Router {
         self.now
     }
 
-    /// A decision to send is kept when a payment goes out by it: a worker that finds the queue empty asks, too. One to
-    /// keep payments is kept where there are some.
+    /// A decision to send is kept when a payment goes out by it: a worker that finds the queue
+    /// empty asks, too. One to keep payments is kept where there are some.
     fn remember(&mut self, now: Time, decision: Decision, queue: Queue) {
         let weighed = &self.weighed;
         let record = || Record {

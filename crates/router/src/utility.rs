@@ -24,10 +24,11 @@ const LEAST_SUCCESS: f64 = 1e-3;
 /// U = (1 - fee) - (c L + a) / theta + a - c W (1 + W / D) - p s(L)
 /// ```
 ///
-/// with c the price per second, a the price of a failed attempt, `1 / theta` the expected number of attempts,
-/// L the latency, W the wait for a slot, D the wait at which the price of a second has doubled, p the price of
-/// slowness, and s rising from 0 to 1 between `slow_from` and `slow_fully`. Not `theta (1 - fee)`: a failed
-/// attempt that is proved costs time and nothing else, the payment is still there.
+/// with c the price per second, a the price of a failed attempt, `1 / theta` the expected number of
+/// attempts, L the latency, W the wait for a slot, D the wait at which the price of a second has
+/// doubled, p the price of slowness, and s rising from 0 to 1 between `slow_from` and `slow_fully`.
+/// Not `theta (1 - fee)`: a failed attempt that is proved costs time and nothing else, the payment
+/// is still there.
 pub fn utility(outlook: Outlook, policy: &Policy) -> f64 {
     let Outlook {
         fee,

@@ -1,8 +1,8 @@
-//! `src/permit.rs`, the shipped file, compiled against loom's locks and run in every interleaving of
-//! its threads: permits never exceed the cap and none is lost.
+//! `src/permit.rs`, the shipped file, compiled against loom's locks and run in every interleaving
+//! of its threads: permits never exceed the cap and none is lost.
 //!
-//! loom repeats a run until all orders of its lock operations have been seen, so what a run does must not
-//! depend on time or chance. One processor, whose breaker does not trip, sees to that.
+//! loom repeats a run until all orders of its lock operations have been seen, so what a run does
+//! must not depend on time or chance. One processor, whose breaker does not trip, sees to that.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 

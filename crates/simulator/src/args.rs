@@ -14,8 +14,8 @@ use super::{Faults, Limits, Settings, start};
 /// Simulate one payment processor, with every rule of the real one and faults on demand
 ///
 /// The admin endpoints change all of this while it runs; GET and PUT /admin/faults take the faults
-/// as JSON (replyLost, slowMs, ...; what is not named is off), GET /admin/configurations tells delay and
-/// failure, GET /admin/payment-ids lists what is stored. All want the token.
+/// as JSON (replyLost, slowMs, ...; what is not named is off), GET /admin/configurations tells
+/// delay and failure, GET /admin/payment-ids lists what is stored. All want the token.
 #[derive(Debug, Clone, PartialEq, clap::Args)]
 pub struct Args {
     /// Address and port to listen on

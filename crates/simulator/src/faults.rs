@@ -30,13 +30,15 @@ pub struct Faults {
     /// Rate of payments that are refused with 429, nothing stored
     #[arg(long = "fault-too-many", env = "SIMULATOR_FAULT_TOO_MANY", default_value_t = 0.0, value_name = "RATE", help_heading = HEADING)]
     pub too_many: f64,
-    /// Rate of payments whose gateway gives up at once, with a status or page of its own; they are stored all the same
+    /// Rate of payments whose gateway gives up at once, with a status or page of its own; they are
+    /// stored all the same
     #[arg(long = "fault-gateway-gave-up", env = "SIMULATOR_FAULT_GATEWAY_GAVE_UP", default_value_t = 0.0, value_name = "RATE", help_heading = HEADING)]
     pub gateway_gave_up: f64,
     /// Rate of payments that a gateway turns away with a status or page of its own, nothing stored
     #[arg(long = "fault-gateway-refused", env = "SIMULATOR_FAULT_GATEWAY_REFUSED", default_value_t = 0.0, value_name = "RATE", help_heading = HEADING)]
     pub gateway_refused: f64,
-    /// Rate of payments that are answered with 500 and an error of the processor's database; half of them are stored
+    /// Rate of payments that are answered with 500 and an error of the processor's database; half
+    /// of them are stored
     #[arg(long = "fault-fail-with-text", env = "SIMULATOR_FAULT_FAIL_WITH_TEXT", default_value_t = 0.0, value_name = "RATE", help_heading = HEADING)]
     pub fail_with_text: f64,
     /// Rate of payments that are slow, whatever else happens to them
@@ -45,7 +47,8 @@ pub struct Faults {
     /// How much longer a slow payment takes, in milliseconds
     #[arg(long = "fault-slow-ms", env = "SIMULATOR_FAULT_SLOW_MS", default_value_t = 0, value_name = "MS", help_heading = HEADING)]
     pub slow_ms: u64,
-    /// Rate of payments whose reply is followed by another one that nobody asked for, at once or when the next request comes
+    /// Rate of payments whose reply is followed by another one that nobody asked for, at once or
+    /// when the next request comes
     #[arg(long = "fault-unasked", env = "SIMULATOR_FAULT_UNASKED", default_value_t = 0.0, value_name = "RATE", help_heading = HEADING)]
     pub unasked: f64,
     /// Rate of lookups (GET /payments/{id}) whose connection is closed or reset without a reply

@@ -1,5 +1,5 @@
-//! What answers in the place of a processor: gateways and balancers with pages and statuses of their own, and replies
-//! that nobody asked for.
+//! What answers in the place of a processor: gateways and balancers with pages and statuses of
+//! their own, and replies that nobody asked for.
 
 use bytes::Bytes;
 use hyper::StatusCode;
@@ -8,7 +8,8 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use super::body::Body;
 use super::http::{Reply, empty};
 
-/// Statuses with which gateways give up, turn away and send elsewhere, and those of a processor, which they have, too.
+/// Statuses with which gateways give up, turn away and send elsewhere, and those of a processor,
+/// which they have, too.
 const STATUSES: [u16; 26] = [
     200, 201, 202, 204, 302, 307, 400, 401, 403, 404, 408, 409, 413, 415, 422, 425, 429, 499, 500,
     502, 503, 504, 520, 522, 524, 599,
@@ -19,7 +20,8 @@ const PAGE: &[u8] =
 /// An error as gateways send it.
 const ERROR: &[u8] = br#"{"message":"upstream request timeout","request_id":"7d3f"}"#;
 
-/// A reply that no processor sends, whatever its status: a page, an error in JSON, or nothing at all.
+/// A reply that no processor sends, whatever its status: a page, an error in JSON, or nothing at
+/// all.
 pub(super) fn reply(which: usize) -> Reply {
     let status = STATUSES[which % STATUSES.len()];
     let code = StatusCode::from_u16(status).expect("a status");
@@ -47,8 +49,8 @@ pub(super) struct Unasked {
 }
 
 impl Unasked {
-    /// One that looks like the processor's own. None of them says that something is stored: whoever believes its
-    /// processor cannot tell that one from the answer to its request.
+    /// One that looks like the processor's own. None of them says that something is stored: whoever
+    /// believes its processor cannot tell that one from the answer to its request.
     pub(super) fn new(which: usize) -> Self {
         const REPLIES: [&[u8]; 7] = [
             b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",

@@ -22,7 +22,8 @@ const MAX_BODY: usize = 64 * 1024;
 /// What a request that is refused for the moment is told.
 const TOO_MANY: &[u8] = b"Too many requests. Please try again after 5 second(s).";
 
-/// A line of what the real processor says of where an error came from, and how often it stands there: some 2 KB.
+/// A line of what the real processor says of where an error came from, and how often it stands
+/// there: some 2 KB.
 const STACK: &str =
     "   at Npgsql.Internal.NpgsqlConnector.ReadMessage(\"INSERT INTO \\\"payments\\\"\")\n";
 /// See [`STACK`].

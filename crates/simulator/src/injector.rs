@@ -191,8 +191,8 @@ impl FaultInjector {
 }
 
 impl State {
-    /// Counts this arrival of an id while it meets faults; a payment that was answered is not expected
-    /// back, so that the memory needed stays small. Who asks for one may ask again.
+    /// Counts this arrival of an id while it meets faults; a payment that was answered is not
+    /// expected back, so that the memory needed stays small. Who asks for one may ask again.
     fn remember(&mut self, id: Uuid, call: Call, nth: u64, again: bool) {
         if again || (call == Call::Lookup && nth > 0) {
             self.seen.insert((id, call), nth + 1);

@@ -11,7 +11,8 @@ use hyper::body::{Body, Frame};
 use super::Processor;
 use super::wire::PaymentReply;
 
-/// Payments per chunk: so few that no payment waits long for the records, which are locked meanwhile.
+/// Payments per chunk: so few that no payment waits long for the records, which are locked
+/// meanwhile.
 const CHUNK: usize = 1024;
 
 /// The body of the listing: the payments that were stored when it began, in the order of storing,

@@ -139,7 +139,8 @@ fn insert(processor: &Processor, payment: Payment, plan: Plan) -> Outcome {
     }
     let stored = processor.store(payment);
     if let Err(error) = &stored {
-        tracing::error!(payment.id = %payment.id, %error, "payment not stored: the journal cannot be written");
+        tracing::error!(payment.id = %payment.id, %error, "payment not stored: the journal cannot \
+            be written");
     }
     match (plan.ending, stored) {
         (Ending::ReplyLost, _) => Outcome::Lost,

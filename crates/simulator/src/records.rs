@@ -117,7 +117,8 @@ impl Records {
         &self.rows
     }
 
-    /// Sums `requested_at BETWEEN from AND to`, both ends included; with either missing, everything.
+    /// Sums `requested_at BETWEEN from AND to`, both ends included; with either missing,
+    /// everything.
     pub(super) fn summary(
         &self,
         from: Option<DateTime<Utc>>,

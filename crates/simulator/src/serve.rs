@@ -23,8 +23,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long to wait when the system has no more file descriptors for a connection.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(10);
-/// How long the port of a listener that was closed may be taken. A program that this process is starting at that moment
-/// has a copy of the listener until it runs.
+/// How long the port of a listener that was closed may be taken. A program that this process is
+/// starting at that moment has a copy of the listener until it runs.
 const BIND_WITHIN: Duration = Duration::from_secs(1);
 /// The pause before the next attempt to take it.
 const BIND_AGAIN_AFTER: Duration = Duration::from_millis(1);

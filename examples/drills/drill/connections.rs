@@ -16,7 +16,8 @@ const CUTS: usize = 10;
 const CUT_PAUSE: Duration = Duration::from_millis(150);
 /// Calls are open for so long.
 const SLOW: Duration = Duration::from_millis(300);
-/// Lines at WARN or ERROR that an instance may write in all: the three outages of each side, some kinds each.
+/// Lines at WARN or ERROR that an instance may write in all: the three outages of each side, some
+/// kinds each.
 const MOST_LINES: usize = 30;
 
 pub(super) async fn broken(site: &Site) -> anyhow::Result<()> {

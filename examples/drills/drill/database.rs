@@ -10,8 +10,8 @@ use crate::site::Site;
 
 /// How long each table is locked.
 const LOCKED: Duration = Duration::from_secs(6);
-/// How long a transaction stays open beside the maintenance of an index. Below the limit that the database
-/// has for one that idles.
+/// How long a transaction stays open beside the maintenance of an index. Below the limit that the
+/// database has for one that idles.
 const OPEN: Duration = Duration::from_secs(8);
 /// How long the server stands still.
 const FROZEN: Duration = Duration::from_secs(15);
@@ -26,7 +26,8 @@ const BACK_AFTER_CRASH: Duration = Duration::from_secs(15);
 /// How long nobody may be accepted during the maintenance of an index.
 const MAINTENANCE_GAP: Duration = Duration::from_secs(1);
 
-/// What that transaction holds: all that `CONCURRENTLY` waits for, a snapshot and the lock of a writer.
+/// What that transaction holds: all that `CONCURRENTLY` waits for, a snapshot and the lock of a
+/// writer.
 const HELD: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ;
     LOCK TABLE payment_processed, payment_queue IN ROW EXCLUSIVE MODE;
     SELECT count(*) FROM payment_processed";

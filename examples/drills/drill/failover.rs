@@ -16,7 +16,8 @@ const AWAY: Duration = Duration::from_secs(60);
 const HAPROXY_AWAY: Duration = Duration::from_secs(1);
 /// How long a payment takes at the processors, so that calls are open when the leader goes.
 const DELAY: Duration = Duration::from_millis(300);
-/// How soon there is a new leader: Patroni's `ttl`, and what it takes to promote one on a busy machine.
+/// How soon there is a new leader: Patroni's `ttl`, and what it takes to promote one on a busy
+/// machine.
 const LEADER_LIMIT: Duration = Duration::from_secs(60);
 /// The time between two looks for it.
 const LEADER_POLL: Duration = Duration::from_millis(10);
@@ -46,7 +47,8 @@ async fn begin(site: &Site, what: &'static str) -> anyhow::Result<Before> {
     begin_with(site, what).await
 }
 
-/// The same with payments that wait in the queue, because both processors fail until there is a new leader.
+/// The same with payments that wait in the queue, because both processors fail until there is a new
+/// leader.
 async fn begin_with_backlog(site: &Site, what: &'static str) -> anyhow::Result<Before> {
     site.slow_processors(DELAY).await?;
     tokio::time::sleep(DELAY * 2).await;
@@ -69,8 +71,9 @@ async fn begin_with(site: &Site, what: &'static str) -> anyhow::Result<Before> {
     })
 }
 
-/// Waits for the new leader and the first acceptance after it. Every other payment that was accepted shortly before
-/// is posted again at that moment, by impatient clients: some of these are being charged. The rest shows what is lost.
+/// Waits for the new leader and the first acceptance after it. Every other payment that was
+/// accepted shortly before is posted again at that moment, by impatient clients: some of these are
+/// being charged. The rest shows what is lost.
 async fn new_leader(site: &Site, before: &Before) -> anyhow::Result<()> {
     let replicas = site.replicas()?;
     let lead = loop {
@@ -209,9 +212,9 @@ pub(super) async fn lost_standby(site: &Site) -> anyhow::Result<()> {
     replicas.until_complete().await
 }
 
-/// After the loss of an unlogged queue: compares what was lost with what an auditor is told, and posts all accepted
-/// payments again, as careful clients do. Returns how many were lost, all of which nobody had charged if the verdict
-/// that follows finds nothing wrong.
+/// After the loss of an unlogged queue: compares what was lost with what an auditor is told, and
+/// posts all accepted payments again, as careful clients do. Returns how many were lost, all of
+/// which nobody had charged if the verdict that follows finds nothing wrong.
 pub(crate) async fn post_all_again(site: &Site) -> anyhow::Result<usize> {
     let facts = facts::gather(&site.stack, &site.ledger).await?;
     let lost = judge(&facts);

@@ -24,8 +24,8 @@ use crate::site::Site;
 
 /// As many as one who means harm needs.
 const SLOW_CLIENTS: usize = 4_200;
-/// The pause between two bytes of a slow client; the shorter one is below each time that nginx allows
-/// between two reads.
+/// The pause between two bytes of a slow client; the shorter one is below each time that nginx
+/// allows between two reads.
 const BYTE_EVERY: Duration = Duration::from_secs(6);
 const BYTE_BELOW_LIMITS_EVERY: Duration = Duration::from_millis(800);
 /// How long they go on: several times longer than nginx waits for a head.
@@ -33,8 +33,8 @@ const SLOW_FOR: Duration = Duration::from_secs(24);
 
 /// Idle clients at each instance that may open 1,024 files.
 const IDLE_CLIENTS: usize = 1_300;
-/// The pause between two of them. A client may be silent for a second before it makes room, so an instance
-/// with 1,024 files takes some 400 a second.
+/// The pause between two of them. A client may be silent for a second before it makes room, so an
+/// instance with 1,024 files takes some 400 a second.
 const IDLE_EVERY: Duration = Duration::from_millis(8);
 const IDLE_FOR: Duration = Duration::from_secs(6);
 

@@ -46,7 +46,8 @@ pub(crate) enum Drill {
     FrozenDatabase,
     /// PostgreSQL killed with all its processes, three times (logged queue)
     KilledDatabase,
-    /// The database's clock 85 s ahead while calls are open, 10 hours back with a crash, 10 minutes back
+    /// The database's clock 85 s ahead while calls are open, 10 hours back with a crash, 10 minutes
+    /// back
     ClockSteps,
     /// The volume of the database's tables full for 8 s, and a checkpoint meanwhile
     FullDisk,
@@ -126,8 +127,8 @@ impl Drill {
             )
     }
 
-    /// The highest p99 with which it passes: for attacks of which others should notice little. It has room for
-    /// a machine whose CPUs the attack itself takes.
+    /// The highest p99 with which it passes: for attacks of which others should notice little. It
+    /// has room for a machine whose CPUs the attack itself takes.
     pub(crate) fn p99_limit(self) -> Option<Duration> {
         match self {
             Self::SlowClients | Self::FewFiles | Self::DocsLoad | Self::WrongTokens => {

@@ -20,8 +20,8 @@ const GUESS_FOR: Duration = Duration::from_secs(10);
 /// What an operator waits for metrics meanwhile, at most.
 const OPERATOR_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long after its begin an auditor's transaction has to be over: the limit of `end_long_audits`, the
-/// pause between two looks, and some time.
+/// How long after its begin an auditor's transaction has to be over: the limit of
+/// `end_long_audits`, the pause between two looks, and some time.
 const AUDIT_LIMIT: Duration = Duration::from_secs(75);
 /// How soon the end is in a log.
 const TOLD_LIMIT: Duration = Duration::from_secs(5);

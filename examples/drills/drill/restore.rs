@@ -93,8 +93,8 @@ pub(super) async fn restored_dump(site: &Site) -> anyhow::Result<()> {
         format!("ready only after {}", millis(ready))
     });
 
-    // Half of what was settled after the dump comes back by a list of ids, and the rest as clients post it
-    // again, together with what waited in the lost queue.
+    // Half of what was settled after the dump comes back by a list of ids, and the rest as clients
+    // post it again, together with what waited in the lost queue.
     let lacking: Vec<Uuid> = settled.difference(&known).copied().collect();
     site.must(lacking.len() > 1, || "the dump lacks nothing".to_owned());
     let listed = &lacking[..lacking.len() / 2];
@@ -169,7 +169,8 @@ async fn ledger_ids(site: &Site) -> anyhow::Result<HashSet<Uuid>> {
 
 /// The payments that the database knows.
 async fn known_ids(site: &Site) -> anyhow::Result<HashSet<Uuid>> {
-    let query = "SELECT correlation_id FROM payment_processed UNION SELECT correlation_id FROM payment_queue";
+    let query = "SELECT correlation_id FROM payment_processed UNION SELECT correlation_id FROM \
+        payment_queue";
     ids(site, query).await
 }
 

@@ -1,5 +1,5 @@
-//! The clients: they post payments through nginx, again when they got no acceptance, and some of them
-//! more often than they should.
+//! The clients: they post payments through nginx, again when they got no acceptance, and some of
+//! them more often than they should.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,8 @@ use crate::deployment::generator;
 use crate::deployment::ledger::{Ledger, Reply};
 use crate::deployment::stack::Stack;
 
-/// Clients at once: enough that some of them go on while others wait for an instance that is stopped.
+/// Clients at once: enough that some of them go on while others wait for an instance that is
+/// stopped.
 const CLIENTS: u32 = 256;
 /// How long a client waits for a reply; nginx may ask two instances for 5 s each.
 const TIMEOUT: Duration = Duration::from_secs(12);
@@ -102,7 +103,8 @@ impl Clients {
         self.ledger.accepted()
     }
 
-    /// Posts again what was accepted after the first `count` payments, each until it is accepted. Returns how many.
+    /// Posts again what was accepted after the first `count` payments, each until it is accepted.
+    /// Returns how many.
     pub(crate) async fn post_again(&self, count: usize) -> anyhow::Result<usize> {
         let payments = self.ledger.accepted_after(count);
         let posted = payments.len();

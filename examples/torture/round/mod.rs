@@ -1,8 +1,10 @@
-//! One round of torture: a whole deployment of real processes, clients that post payments, and trouble.
+//! One round of torture: a whole deployment of real processes, clients that post payments, and
+//! trouble.
 //!
-//! Told in order: [`pace`] says how hard, [`Stack`] starts everything, [`clients`] post and remember what
-//! they were told ([`Ledger`]), [`trouble`] does its worst meanwhile ([`Timeline`] writes it down), then
-//! all is healed and drained, and [`verdict`] compares what clients, ledger and processors say.
+//! Told in order: [`pace`] says how hard, [`Stack`] starts everything, [`clients`] post and
+//! remember what they were told ([`Ledger`]), [`trouble`] does its worst meanwhile ([`Timeline`]
+//! writes it down), then all is healed and drained, and [`verdict`] compares what clients, ledger
+//! and processors say.
 
 mod clients;
 mod pace;
@@ -81,7 +83,8 @@ impl Plan {
     }
 }
 
-/// Runs a round. What it finds is in the report; where anything is wrong, all that it wrote is kept.
+/// Runs a round. What it finds is in the report; where anything is wrong, all that it wrote is
+/// kept.
 ///
 /// # Errors
 /// Something could not be started, or did not come back: there is no verdict.
@@ -174,7 +177,8 @@ async fn torment_stack(
     }
     report.drain = drained_at.elapsed();
     timeline.note("drained", &format!("{:?}", report.drain));
-    // What a processor may still be about to store is stored after this; then nothing can change any more.
+    // What a processor may still be about to store is stored after this; then nothing can change
+    // any more.
     tokio::time::sleep(plan.pace.longest_charge()).await;
 
     let facts = facts::gather(stack, &ledger).await?;

@@ -8,8 +8,8 @@ use payment_proxy::domain::lease::LeasePolicy;
 /// The times of a round.
 #[derive(Debug, Clone)]
 pub(crate) struct Pace {
-    /// `PROCESSOR_TIMEOUT_MS` of the instances. Shorter than the slowest charge, so that payments are
-    /// stored after their call was given up.
+    /// `PROCESSOR_TIMEOUT_MS` of the instances. Shorter than the slowest charge, so that payments
+    /// are stored after their call was given up.
     pub(crate) processor_timeout: Duration,
     /// `LATE_CHARGE_MS` of the instances. Longer than the slowest charge, as it has to be.
     pub(crate) late_charge: Duration,

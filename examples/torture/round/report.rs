@@ -159,7 +159,8 @@ pub(crate) fn progress(
         .flat_map(|processor| processor.injected().into_values())
         .sum();
     format!(
-        "{:4} s  payments {:6}  accepted {:6}  refused {:3}  unanswered {:3}  settled {:6}  killed {:3}  terminated {:3}  stopped {:3}  database {:3}  faults {:6}",
+        "{:4} s  payments {:6}  accepted {:6}  refused {:3}  unanswered {:3}  settled {:6}  killed \
+        {:3}  terminated {:3}  stopped {:3}  database {:3}  faults {:6}",
         begun_at.elapsed().as_secs(),
         clients.payments,
         clients.accepted,

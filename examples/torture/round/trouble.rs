@@ -1,9 +1,10 @@
-//! Trouble: one hand for each instance, for the database, for its clock and for each processor, all at
-//! work at once.
+//! Trouble: one hand for each instance, for the database, for its clock and for each processor, all
+//! at work at once.
 //!
-//! Each hand draws from a deck of its own. The first pass goes through the cards as they are listed, so
-//! that a short round meets the worst of them, and then they are shuffled. What a card needs is drawn
-//! before it is played, so that a seed means the same choices however the machine is busy.
+//! Each hand draws from a deck of its own. The first pass goes through the cards as they are
+//! listed, so that a short round meets the worst of them, and then they are shuffled. What a card
+//! needs is drawn before it is played, so that a seed means the same choices however the machine is
+//! busy.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -34,13 +35,13 @@ const SHORT_STOP: Range<Duration> = Duration::from_millis(100)..Duration::from_m
 const BEYOND: Range<Duration> = Duration::from_millis(100)..Duration::from_millis(2_000);
 /// How long the role of the instances has another password than they know.
 const LOCKED_OUT: Range<Duration> = Duration::from_millis(200)..Duration::from_millis(3_000);
-/// How long a processor is slow before the clock goes ahead: calls have to be open there, and it must not have stored
-/// what they are about.
+/// How long a processor is slow before the clock goes ahead: calls have to be open there, and it
+/// must not have stored what they are about.
 const SLOW_BEFORE: Range<Duration> = Duration::from_millis(300)..Duration::from_millis(1_000);
 /// How long a database goes on after the dump that then takes its place.
 const AFTER_DUMP: Range<Duration> = Duration::from_millis(500)..Duration::from_millis(4_000);
-/// How long payments that wait when a restored database is declared may take to be settled, beyond the longest doubt:
-/// every processor has to answer for each.
+/// How long payments that wait when a restored database is declared may take to be settled, beyond
+/// the longest doubt: every processor has to answer for each.
 const CHECK_LIMIT: Duration = Duration::from_secs(90);
 /// How long an instance that must not serve has to say that it is held, its start included.
 const HELD_LIMIT: Duration = Duration::from_secs(30);
@@ -278,11 +279,13 @@ impl Hand {
         Ok(instance.start_with(log, &[])?)
     }
 
-    /// Starts an instance that means the other processor by each name, beside one that serves: it has to
-    /// say so and to stay held. What it would charge would be in the ledger of the wrong processor.
+    /// Starts an instance that means the other processor by each name, beside one that serves: it
+    /// has to say so and to stay held. What it would charge would be in the ledger of the wrong
+    /// processor.
     async fn swap_urls(&self, index: usize, time: Duration) -> anyhow::Result<()> {
-        // In this order for both hands, and nobody else waits for one lock while holding another. Where
-        // nothing else serves, terms may be replaced, and that is no fault; so nothing else is hurt.
+        // In this order for both hands, and nobody else waits for one lock while holding another.
+        // Where nothing else serves, terms may be replaced, and that is no fault; so nothing else
+        // is hurt.
         let (mut one, mut other) = (
             self.stack.instances[0].lock().await,
             self.stack.instances[1].lock().await,
@@ -445,10 +448,11 @@ impl Hand {
         }
     }
 
-    /// Puts a dump in the place of the database that went on after it was made, as operators do who have lost that: both
-    /// instances are ended, they start held, and the restore is declared. What the dump lacks comes back from clients
-    /// and from the processors' lists. Nothing else happens to instances and database meanwhile: an instance charges
-    /// nothing before it has watched the clock for as long as a doubt lasts.
+    /// Puts a dump in the place of the database that went on after it was made, as operators do who
+    /// have lost that: both instances are ended, they start held, and the restore is declared. What
+    /// the dump lacks comes back from clients and from the processors' lists. Nothing else happens
+    /// to instances and database meanwhile: an instance charges nothing before it has watched the
+    /// clock for as long as a doubt lasts.
     async fn restore_dump(
         &self,
         clients: &Clients,
@@ -531,9 +535,9 @@ impl Hand {
         Ok(())
     }
 
-    /// Sets the clock of the database ahead and back in turns. It stays so until the next turn, or until all
-    /// is healed. When it goes ahead calls are open at a slow processor: their leases and doubts seem to be over, and
-    /// the other processor is the better one.
+    /// Sets the clock of the database ahead and back in turns. It stays so until the next turn, or
+    /// until all is healed. When it goes ahead calls are open at a slow processor: their leases and
+    /// doubts seem to be over, and the other processor is the better one.
     async fn hurt_clock(mut self, off: Range<Duration>) {
         for turn in 0_u64.. {
             let pause = self.time(&self.pace.database_pause.clone());

@@ -1,7 +1,8 @@
 //! `payment-proxy status`: how the deployment is, at a glance.
 //!
-//! The database tells most of it, for all instances. What only an instance has in its memory (breakers,
-//! latencies) comes from its operator's API, where that can be reached and a token is given.
+//! The database tells most of it, for all instances. What only an instance has in its memory
+//! (breakers, latencies) comes from its operator's API, where that can be reached and a token is
+//! given.
 
 mod poll;
 mod report;
@@ -32,7 +33,13 @@ pub struct StatusArgs {
     #[allow(missing_docs)]
     pub operator: OperatorSettings,
     /// Look again every so many seconds, until Ctrl-C; the exit code is that of the last look
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        default_missing_value = "2",
+        value_parser = clap::value_parser!(u32).range(1..),
+    )]
     pub watch: Option<u32>,
     /// Print JSON, one line per look
     #[arg(long)]

@@ -226,8 +226,11 @@ impl Poller {
         let processors = self.processors().await?;
         let stuck = self.stuck().await?;
         let row = sqlx::query!(
-            r#"SELECT (SELECT count(*) FROM service_instance WHERE seen_at BETWEEN now() - $1::interval AND now() + $1::interval) AS "instances!",
-                (SELECT relpersistence = 'p' FROM pg_class WHERE oid = 'payment_queue'::regclass) AS "logged!",
+            r#"SELECT (SELECT count(*) FROM service_instance
+                WHERE seen_at BETWEEN now() - $1::interval
+                    AND now() + $1::interval) AS "instances!",
+                (SELECT relpersistence = 'p' FROM pg_class
+                    WHERE oid = 'payment_queue'::regclass) AS "logged!",
                 (SELECT sum(numbackends) FROM pg_stat_database)::bigint AS "connections!",
                 current_setting('max_connections')::integer AS "max_connections!""#,
             interval(INSTANCE_TTL)
@@ -254,7 +257,8 @@ impl Poller {
                 coalesce((
                     SELECT sum(r.requests) FROM payment_rollup r
                     WHERE r.unit = 'second' AND r.processor = h.processor
-                        AND r.starts_at >= date_trunc('second', now()) - make_interval(secs => $1::integer)
+                        AND r.starts_at >= date_trunc('second',
+                            now()) - make_interval(secs => $1::integer)
                         AND r.starts_at < date_trunc('second', now())
                 ), 0)::float8 AS "settled!"
             FROM processor_health h ORDER BY h.processor"#,

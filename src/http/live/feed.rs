@@ -1,4 +1,5 @@
-//! The feed of the page: one snapshot a second for all viewers together, and none while nobody looks.
+//! The feed of the page: one snapshot a second for all viewers together, and none while nobody
+//! looks.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,9 +21,11 @@ use crate::store::database::{LateAnswer, Outage, Pool};
 pub(super) const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
 /// A snapshot is taken so long after a whole second, when what was sent in it is mostly settled.
 pub(super) const AFTER_THE_SECOND: Duration = Duration::from_millis(100);
-/// And so much later, or less, by the id of the instance: the database is not asked by all of them at one moment.
+/// And so much later, or less, by the id of the instance: the database is not asked by all of them
+/// at one moment.
 pub(super) const SPREAD: Duration = Duration::from_millis(400);
-/// How long the database has to answer before a snapshot goes out without it; the answer counts for a later one.
+/// How long the database has to answer before a snapshot goes out without it; the answer counts for
+/// a later one.
 pub(super) const LEDGER_TIMEOUT: Duration = Duration::from_millis(700);
 /// When it has not answered for so long, it is away.
 pub(super) const AWAY_AFTER: Duration = Duration::from_secs(3);
@@ -98,7 +101,8 @@ fn later(instance: Uuid) -> Duration {
     SPREAD.mul_f64(high as f64 / u64::MAX as f64)
 }
 
-/// How long it is from there to the moment of the next snapshot, which comes that long after a whole second.
+/// How long it is from there to the moment of the next snapshot, which comes that long after a
+/// whole second.
 fn until_the_next(now_ms: i64, after: Duration) -> Duration {
     let interval = i64::try_from(SNAPSHOT_INTERVAL.as_millis()).expect("a second fits");
     let after = i64::try_from(after.as_millis()).expect("less than a second fits");
@@ -266,8 +270,8 @@ impl Counted {
         }
     }
 
-    /// By how much they grew per second since `before`, to a tenth, if that is not long ago and nothing was emptied
-    /// in between.
+    /// By how much they grew per second since `before`, to a tenth, if that is not long ago and
+    /// nothing was emptied in between.
     fn rates(&self, before: Option<&Self>) -> Option<Rates> {
         let before = before?;
         let time = self.at.duration_since(before.at);

@@ -31,7 +31,10 @@ pub(super) struct Hours {
 /// saw has no values.
 #[utoipa::path(
     get, path = "/history", tag = "history", operation_id = "getHistory", params(Hours),
-    responses((status = 200, description = "Up to the last minute that is over", body = History), HistoryProblems)
+    responses(
+        (status = 200, description = "Up to the last minute that is over", body = History),
+        HistoryProblems,
+    )
 )]
 pub(super) async fn get(
     State(api): State<OperatorApi>,

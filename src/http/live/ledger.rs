@@ -1,4 +1,5 @@
-//! What the page shows of the whole deployment: read from the database, once a second for all viewers.
+//! What the page shows of the whole deployment: read from the database, once a second for all
+//! viewers.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -17,8 +18,8 @@ use crate::store::switch::{self, Switch};
 
 /// Latencies are those of payments that were sent so recently.
 pub(super) const LATENCY_WINDOW: Duration = Duration::from_secs(5);
-/// And of some of them, from each of the slots of this length that it has. Fewer slots and more of each are read
-/// faster: what was sent together lies together.
+/// And of some of them, from each of the slots of this length that it has. Fewer slots and more of
+/// each are read faster: what was sent together lies together.
 pub(super) const LATENCY_SLOT: Duration = Duration::from_millis(250);
 /// So many of each slot, at most.
 pub(super) const LATENCY_PAYMENTS: i64 = 10;
@@ -42,8 +43,8 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// Reads them, and those seconds, on one connection. There is no transaction: its beginning and its end cost as
-    /// much as what is read, and what is read is of several moments either way.
+    /// Reads them, and those seconds, on one connection. There is no transaction: its beginning and
+    /// its end cost as much as what is read, and what is read is of several moments either way.
     pub(super) async fn read(
         pool: &PgPool,
         names: &[String],
@@ -78,7 +79,8 @@ impl Ledger {
                 CROSS JOIN LATERAL (
                     SELECT extract(epoch FROM settled_at - accepted_at)::float8 * 1000 AS took
                     FROM payment_processed
-                    WHERE requested_at >= slot.starts_at AND requested_at < slot.starts_at + $2::interval
+                    WHERE requested_at >= slot.starts_at
+                        AND requested_at < slot.starts_at + $2::interval
                     ORDER BY requested_at LIMIT $3
                 ) AS sample) AS latency,
                 (SELECT last_value FROM payment_queue_id_seq) AS "last_number!",

@@ -5,7 +5,8 @@ use serde::{Serialize, Serializer};
 
 use crate::store::fee::Kept;
 
-/// All that was ever settled, each payment at the fee of its time. Amounts are rounded to the cent, each by itself.
+/// All that was ever settled, each payment at the fee of its time. Amounts are rounded to the cent,
+/// each by itself.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Money {
@@ -124,7 +125,8 @@ mod tests {
         ["default", "fallback"].map(str::to_owned).to_vec()
     }
 
-    /// So many payments of so many cents, at so many hundredths; what default and fallback keep at that time.
+    /// So many payments of so many cents, at so many hundredths; what default and fallback keep at
+    /// that time.
     fn kept(name: &str, payments: i64, amount: i64, share: Option<i64>, shares: [i64; 2]) -> Kept {
         let amount = Decimal::new(amount, 2);
         Kept {

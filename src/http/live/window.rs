@@ -59,7 +59,8 @@ pub(super) struct Window {
 pub(super) struct Columns {
     /// The first second, counted from 1970.
     pub from: i64,
-    /// Payments settled per second, per processor: as seen in that second, or else those sent in it.
+    /// Payments settled per second, per processor: as seen in that second, or else those sent in
+    /// it.
     pub settled: Vec<Vec<Option<f64>>>,
     /// See [`Sample::accepted`].
     pub accepted: Vec<Option<f64>>,
@@ -74,8 +75,8 @@ pub(super) struct Columns {
 }
 
 impl Window {
-    /// Takes the newest sample. Where the last one that knew anything is only seconds old, it also stands
-    /// for the seconds between.
+    /// Takes the newest sample. Where the last one that knew anything is only seconds old, it also
+    /// stands for the seconds between.
     pub(super) fn push(&mut self, sample: Sample) {
         let first = first(sample.second);
         self.samples

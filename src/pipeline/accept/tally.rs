@@ -1,8 +1,10 @@
-//! How many payments this instance has accepted, by hour, until the database has them in `payment_accepted_hour`.
+//! How many payments this instance has accepted, by hour, until the database has them in
+//! `payment_accepted_hour`.
 //!
-//! An auditor compares them with what became of them. They are kept here and added once a second, because a statement
-//! more for each payment would cost more than the count is worth. What an instance has counted less than a second
-//! before it is killed is not counted: then the database has more payments than were counted, and never fewer.
+//! An auditor compares them with what became of them. They are kept here and added once a second,
+//! because a statement more for each payment would cost more than the count is worth. What an
+//! instance has counted less than a second before it is killed is not counted: then the database
+//! has more payments than were counted, and never fewer.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -50,7 +52,8 @@ impl Default for Tally {
 }
 
 impl Tally {
-    /// The commit of one more payment was confirmed, which was accepted at that moment by the database's clock.
+    /// The commit of one more payment was confirmed, which was accepted at that moment by the
+    /// database's clock.
     pub(super) fn add(&self, accepted_at: DateTime<Utc>, amount: Decimal) {
         let hour = accepted_at
             .duration_trunc(TimeDelta::hours(1))

@@ -1,8 +1,9 @@
-//! Whether an instance may accept and charge: only in the database that the deployment lives in, only on the
-//! terms of the deployment, and only while the others can see that it is alive.
+//! Whether an instance may accept and charge: only in the database that the deployment lives in,
+//! only on the terms of the deployment, and only while the others can see that it is alive.
 //!
-//! A payment pays one atomic load for this. The database is asked at the start, with every heartbeat, and for every
-//! new connection: an address may lead to another database from one connection to the next.
+//! A payment pays one atomic load for this. The database is asked at the start, with every
+//! heartbeat, and for every new connection: an address may lead to another database from one
+//! connection to the next.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -95,8 +96,9 @@ impl Admission {
         self.attention().map(|item| item.text)
     }
 
-    /// Whether payments may be claimed: the instance is admitted, and the others have not given it up. An instance
-    /// that was stopped for a while, or whose machine was suspended, asks first what became of the deployment.
+    /// Whether payments may be claimed: the instance is admitted, and the others have not given it
+    /// up. An instance that was stopped for a while, or whose machine was suspended, asks first
+    /// what became of the deployment.
     #[must_use]
     pub fn may_claim(&self, now: Uptime) -> bool {
         let beat = Duration::from_millis(self.beat_ms.load(Ordering::Relaxed));
@@ -228,8 +230,8 @@ impl Admission {
 }
 
 impl ConnectionCheck for Admission {
-    /// Keeps a new connection from its user where it leads to another database than the one that the instance was
-    /// admitted to.
+    /// Keeps a new connection from its user where it leads to another database than the one that
+    /// the instance was admitted to.
     fn check<'c>(
         &'c self,
         connection: &'c mut PgConnection,
@@ -249,8 +251,8 @@ impl ConnectionCheck for Admission {
                 }
             } else {
                 let found = found.identity;
-                // Why, and what to do, is logged when the instance has asked for admission there. An error here would be
-                // logged for every connection, by the pool.
+                // Why, and what to do, is logged when the instance has asked for admission there.
+                // An error here would be logged for every connection, by the pool.
                 if self.refused().is_none() {
                     self.wait_for(&format!(
                         "its connections lead to another database now ({found})"
@@ -303,9 +305,9 @@ pub fn program() -> String {
 }
 
 impl Candidate {
-    /// Asks for admission. Of several that ask at once with different terms the first is admitted, because the one row
-    /// of the deployment is locked meanwhile. Where nobody serves, one with `looks` brings new terms; it has to ask with
-    /// the same ones until that is known.
+    /// Asks for admission. Of several that ask at once with different terms the first is admitted,
+    /// because the one row of the deployment is locked meanwhile. Where nobody serves, one with
+    /// `looks` brings new terms; it has to ask with the same ones until that is known.
     ///
     /// Returns why it was not admitted, which the others can read then.
     ///
@@ -318,7 +320,8 @@ impl Candidate {
     ) -> Result<Result<Admitted, Item>, sqlx::Error> {
         let mut transaction = connection.begin().await?;
         let found = sqlx::query!(
-            r#"SELECT f.recorded, f.here AS "here!", coalesce(f.asks_first, false) AS "asks_first!", q.life,
+            r#"SELECT f.recorded, f.here AS "here!", coalesce(f.asks_first, false) AS "asks_first!",
+                q.life,
                 queue_is_gathered(q.life, $1, $2) AS "gathered!"
             FROM deployment_find() AS f, queue_life() AS q"#,
             self.id,
@@ -377,7 +380,8 @@ impl Candidate {
                     self.id
                 )));
             }
-            // Only what a name meant when it was written down beside a payment can tell whether that was charged.
+            // Only what a name meant when it was written down beside a payment can tell whether
+            // that was charged.
             let moved = self.terms.moved_from(known);
             let assigned = sqlx::query_scalar!(
                 r#"SELECT DISTINCT processor AS "processor!" FROM payment_queue WHERE processor = ANY ($1)"#,
@@ -418,7 +422,8 @@ impl Candidate {
         let attention =
             serde_json::to_string(&items).map_err(|error| sqlx::Error::Encode(error.into()))?;
         sqlx::query!(
-            "INSERT INTO service_instance (id, seen_at, processors, attention, terms, program, held, queue_life)
+            "INSERT INTO service_instance (id, seen_at, processors, attention, terms, program, held,
+                queue_life)
             VALUES ($1, now(), $2, $3::text::jsonb, $4::text::jsonb, $5, $6, $7)
             ON CONFLICT ON CONSTRAINT service_instance_pkey DO UPDATE
             SET seen_at = excluded.seen_at, attention = excluded.attention, held = excluded.held",

@@ -12,9 +12,11 @@ const SERVED: &str = "instances serve from this database: it is no clone";
 /// What an operator says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Declaration {
-    /// This database is the deployment's, restored from a backup: payments that it holds or lacks may have been charged.
+    /// This database is the deployment's, restored from a backup: payments that it holds or lacks
+    /// may have been charged.
     Restored,
-    /// This database is a copy beside the deployment's, for tests: what is open in it is not ours to charge.
+    /// This database is a copy beside the deployment's, for tests: what is open in it is not ours
+    /// to charge.
     Clone {
         /// Whether the open payments of the copy may be deleted.
         discard: bool,
@@ -128,7 +130,8 @@ pub async fn declare(
         Declaration::Terms { like } => {
             let terms = sqlx::query_scalar!(
                 "UPDATE deployment SET terms = s.terms, terms_at = clock_timestamp()
-                FROM service_instance s WHERE s.id = $1 AND s.terms IS NOT NULL RETURNING deployment.terms::text",
+                FROM service_instance s WHERE s.id = $1
+                    AND s.terms IS NOT NULL RETURNING deployment.terms::text",
                 like
             )
             .fetch_optional(&mut *transaction)
@@ -165,7 +168,8 @@ async fn recognise(connection: &mut PgConnection, asks_first: bool) -> Result<()
     sqlx::query!(
         "INSERT INTO deployment (identity, asks_first) VALUES (database_identity(), $1)
         ON CONFLICT ON CONSTRAINT deployment_pkey DO UPDATE
-        SET identity = excluded.identity, identified_at = excluded.identified_at, asks_first = excluded.asks_first",
+        SET identity = excluded.identity, identified_at = excluded.identified_at,
+            asks_first = excluded.asks_first",
         asks_first
     )
     .execute(connection)

@@ -1,8 +1,9 @@
 //! What all instances of a deployment have to agree on.
 //!
-//! A name of a processor is evidence: it stands beside each payment that may have been charged. Where two
-//! instances mean different processors by one name, one asks the wrong processor, and its 404 frees a payment that
-//! was charged. So the terms are in the database, and an instance with others accepts and charges nothing.
+//! A name of a processor is evidence: it stands beside each payment that may have been charged.
+//! Where two instances mean different processors by one name, one asks the wrong processor, and its
+//! 404 frees a payment that was charged. So the terms are in the database, and an instance with
+//! others accepts and charges nothing.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -12,7 +12,8 @@ use crate::processors::{Lookup, Processor};
 
 /// A processor that has given no answer for so long is not asked any more by this run.
 pub const SILENCE_LIMIT: Duration = Duration::from_secs(20);
-/// How far the questions may be behind their rate and catch up: more at once would be felt by those who post.
+/// How far the questions may be behind their rate and catch up: more at once would be felt by those
+/// who post.
 pub const RATE_SLACK: Duration = Duration::from_millis(50);
 
 /// A payment as a processor has it.
@@ -55,8 +56,8 @@ impl<'a> Asker<'a> {
         }
     }
 
-    /// Asks every processor for that payment, when its turn has come; for what differs `again`, over connections of
-    /// their own: what nobody asked for may have been taken for an answer.
+    /// Asks every processor for that payment, when its turn has come; for what differs `again`,
+    /// over connections of their own: what nobody asked for may have been taken for an answer.
     pub(super) async fn ask(&self, id: Uuid, again: bool) -> Answers {
         let mut answers = Answers::default();
         let mut asked = false;

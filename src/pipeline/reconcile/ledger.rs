@@ -47,9 +47,11 @@ pub(super) async fn known_processors(pool: &PgPool) -> Result<Vec<String>, sqlx:
 /// What is archived of hours that the range has a part of.
 pub(super) async fn archived(pool: &PgPool, scope: &Scope) -> Result<Archived, sqlx::Error> {
     let row = sqlx::query!(
-        r#"SELECT coalesce(sum(requests), 0)::bigint AS "payments!", coalesce(sum(amount), 0) AS "amount!"
+        r#"SELECT coalesce(sum(requests), 0)::bigint AS "payments!", coalesce(sum(amount),
+            0) AS "amount!"
         FROM payment_archived_hour
-        WHERE starts_at > coalesce($1::timestamptz, '-infinity') - interval '1 hour' AND starts_at <= coalesce($2::timestamptz, 'infinity')"#,
+        WHERE starts_at > coalesce($1::timestamptz, '-infinity') - interval '1 hour'
+            AND starts_at <= coalesce($2::timestamptz, 'infinity')"#,
         scope.from,
         scope.to
     )
@@ -65,7 +67,8 @@ pub(super) async fn archived(pool: &PgPool, scope: &Scope) -> Result<Archived, s
 pub(super) async fn about(pool: &PgPool, scope: &Scope) -> Result<u64, sqlx::Error> {
     let settled = sqlx::query_scalar!(
         r#"SELECT coalesce(sum(requests), 0)::bigint AS "settled!" FROM payment_rollup
-        WHERE unit = 'minute' AND starts_at > coalesce($1::timestamptz, '-infinity') - interval '1 minute'
+        WHERE unit = 'minute' AND starts_at > coalesce($1::timestamptz,
+            '-infinity') - interval '1 minute'
             AND starts_at <= coalesce($2::timestamptz, 'infinity')"#,
         scope.from,
         scope.to
@@ -84,7 +87,8 @@ pub(super) async fn settled(
     let (after, after_id) = after.unzip();
     let rows = sqlx::query!(
         "SELECT correlation_id, amount, accepted_at, processor, requested_at FROM payment_processed
-        WHERE requested_at >= coalesce($1::timestamptz, '-infinity') AND requested_at <= coalesce($3::timestamptz, 'infinity')
+        WHERE requested_at >= coalesce($1::timestamptz, '-infinity')
+            AND requested_at <= coalesce($3::timestamptz, 'infinity')
             AND (requested_at, correlation_id) > (coalesce($1::timestamptz, '-infinity'), $2)
         ORDER BY requested_at, correlation_id LIMIT $4",
         after.or(scope.from),
@@ -113,7 +117,8 @@ pub(super) async fn open(
     after: Uuid,
 ) -> Result<Vec<Row>, sqlx::Error> {
     let rows = sqlx::query!(
-        r#"SELECT correlation_id AS "correlation_id!", amount AS "amount!", accepted_at AS "accepted_at!", processor,
+        r#"SELECT correlation_id AS "correlation_id!", amount AS "amount!",
+            accepted_at AS "accepted_at!", processor,
             dead AS "dead!"
         FROM (
             SELECT correlation_id, amount, accepted_at, processor, false AS dead
@@ -122,7 +127,8 @@ pub(super) async fn open(
             SELECT correlation_id, amount, accepted_at, processor, true FROM payment_dead_letter
         ) AS open
         WHERE correlation_id > $1
-            AND accepted_at BETWEEN coalesce($2::timestamptz, '-infinity') AND coalesce($3::timestamptz, 'infinity')
+            AND accepted_at BETWEEN coalesce($2::timestamptz, '-infinity')
+                AND coalesce($3::timestamptz, 'infinity')
         ORDER BY correlation_id LIMIT $4"#,
         after,
         scope.from,
@@ -157,7 +163,8 @@ pub(super) struct Given {
 /// settled is a leftover.
 pub(super) async fn given(pool: &PgPool, ids: &[Uuid]) -> Result<Given, sqlx::Error> {
     let found = sqlx::query!(
-        r#"SELECT DISTINCT ON (correlation_id) correlation_id AS "id!", place AS "place!", amount AS "amount!", accepted_at,
+        r#"SELECT DISTINCT ON (correlation_id) correlation_id AS "id!", place AS "place!",
+            amount AS "amount!", accepted_at,
             processor, requested_at
         FROM (
             SELECT correlation_id, 1 AS place, amount, accepted_at, processor, requested_at
@@ -166,7 +173,8 @@ pub(super) async fn given(pool: &PgPool, ids: &[Uuid]) -> Result<Given, sqlx::Er
             FROM payment_archived WHERE correlation_id = ANY ($1)
             UNION ALL SELECT correlation_id, 3, amount, accepted_at, processor, NULL
             FROM payment_dead_letter WHERE correlation_id = ANY ($1)
-            UNION ALL SELECT correlation_id, CASE WHEN lease_until <= now() THEN 4 ELSE 5 END, amount, accepted_at,
+            UNION ALL SELECT correlation_id, CASE WHEN lease_until <= now() THEN 4 ELSE 5 END,
+                amount, accepted_at,
                 processor, NULL
             FROM payment_queue WHERE correlation_id = ANY ($1)
         ) AS ours ORDER BY correlation_id, place"#,
@@ -241,7 +249,8 @@ pub(super) async fn record(pool: &PgPool, id: Uuid, charge: &Charge) -> Result<b
         return Ok(false);
     }
     sqlx::query!(
-        "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+        "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at,
+            accepted_at, attempt)
         SELECT $1, $2, $3, $4, least($4, now()), 0
         WHERE $4::timestamptz BETWEEN now() - $5::interval AND now() + $6::interval
             AND NOT EXISTS (SELECT FROM payment_dead_letter WHERE correlation_id = $1)
@@ -261,7 +270,8 @@ pub(super) async fn record(pool: &PgPool, id: Uuid, charge: &Charge) -> Result<b
         .await?;
     let is_recorded = sqlx::query_scalar!(
         r#"SELECT EXISTS (
-            SELECT FROM payment_processed WHERE correlation_id = $1 AND processor = $2 AND requested_at = $3
+            SELECT FROM payment_processed WHERE correlation_id = $1 AND processor = $2
+                AND requested_at = $3
         ) AS "is_recorded!""#,
         id,
         charge.processor,
@@ -294,9 +304,11 @@ pub(super) async fn put_right(
 ) -> Result<bool, sqlx::Error> {
     let written = sqlx::query!(
         "WITH near AS (
-            SELECT $4::timestamptz AS requested_at WHERE $4 BETWEEN $5::timestamptz - $6::interval AND now() + $6
+            SELECT $4::timestamptz AS requested_at WHERE $4 BETWEEN $5::timestamptz - $6::interval
+                AND now() + $6
         ), unqueued AS (
-            DELETE FROM payment_queue WHERE correlation_id = $1 AND lease_until <= now() AND EXISTS (SELECT FROM near)
+            DELETE FROM payment_queue WHERE correlation_id = $1 AND lease_until <= now()
+                AND EXISTS (SELECT FROM near)
             RETURNING attempt
         ), revived AS (
             DELETE FROM payment_dead_letter WHERE correlation_id = $1 AND EXISTS (SELECT FROM near)
@@ -305,9 +317,11 @@ pub(super) async fn put_right(
             -- Not one that `archive` is taking out at this moment.
             SELECT attempt FROM payment_processed WHERE correlation_id = $1 FOR UPDATE
         ), ours AS (
-            SELECT attempt FROM unqueued UNION ALL SELECT attempt FROM revived UNION ALL SELECT attempt FROM recorded
+            SELECT attempt FROM unqueued UNION ALL SELECT attempt
+                FROM revived UNION ALL SELECT attempt FROM recorded
         )
-        INSERT INTO payment_processed AS p (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+        INSERT INTO payment_processed AS p (correlation_id, amount, processor, requested_at,
+            accepted_at, attempt)
         SELECT $1, $2, $3, near.requested_at, $5, ours.attempt FROM ours, near LIMIT 1
         ON CONFLICT ON CONSTRAINT payment_processed_pkey
         DO UPDATE SET processor = excluded.processor, requested_at = excluded.requested_at",
@@ -345,7 +359,8 @@ pub(super) async fn leave_findings(
         .collect();
     sqlx::query!(
         "WITH settled AS (
-            DELETE FROM reconcile_finding WHERE correlation_id = ANY ($1) AND correlation_id <> ALL ($2)
+            DELETE FROM reconcile_finding WHERE correlation_id = ANY ($1)
+                AND correlation_id <> ALL ($2)
         )
         INSERT INTO reconcile_finding (correlation_id, kind, recorded_by, charged_by, detail)
         -- No name of a processor has white space.
@@ -353,7 +368,8 @@ pub(super) async fn leave_findings(
         FROM unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[])
             AS f (id, kind, recorded_by, charged_by, detail)
         ON CONFLICT ON CONSTRAINT reconcile_finding_pkey DO UPDATE
-        SET kind = excluded.kind, recorded_by = excluded.recorded_by, charged_by = excluded.charged_by,
+        SET kind = excluded.kind, recorded_by = excluded.recorded_by,
+            charged_by = excluded.charged_by,
             detail = excluded.detail, found_at = excluded.found_at",
         compared,
         &ids,
@@ -380,7 +396,8 @@ pub(super) async fn leave_run(
     let repaired = report.findings.iter().filter(|each| each.repaired).count();
     sqlx::query!(
         "INSERT INTO reconcile_run
-            (began_at, from_time, to_time, compared, differ, repaired, not_known, archived, totals_differ)
+            (began_at, from_time, to_time, compared, differ, repaired, not_known, archived,
+                totals_differ)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         began_at,
         scope.from,

@@ -137,8 +137,8 @@ pub struct Archived {
     pub amount: Decimal,
 }
 
-/// The totals of a processor that are not ours, payment by payment equal as we may be: it has payments
-/// that we do not know, or payments were in flight.
+/// The totals of a processor that are not ours, payment by payment equal as we may be: it has
+/// payments that we do not know, or payments were in flight.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TotalsFinding {
@@ -240,7 +240,8 @@ pub struct Scope {
     pub from: Option<DateTime<Utc>>,
     /// The last `requestedAt`; none: no limit.
     pub to: Option<DateTime<Utc>>,
-    /// The payments to compare, each once, in place of those of a range. Payments that we do not have may be among them.
+    /// The payments to compare, each once, in place of those of a range. Payments that we do not
+    /// have may be among them.
     pub ids: Option<Vec<Uuid>>,
     /// Whether to put right what is proved.
     pub repair: bool,
@@ -248,6 +249,7 @@ pub struct Scope {
     pub token: Option<String>,
     /// Payments per second, at most.
     pub rate: NonZeroU32,
-    /// Processors that are gone and cannot be asked: they have no payments but those that our records place there.
+    /// Processors that are gone and cannot be asked: they have no payments but those that our
+    /// records place there.
     pub without: Vec<String>,
 }

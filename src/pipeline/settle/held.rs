@@ -152,7 +152,8 @@ impl Drop for Held {
                     payment.amount = %claim.payment.amount,
                     processor.name = claim.processor,
                     charge.requested_at = %format_time(*requested_at),
-                    "charged, and not recorded when the instance ended; its processor is asked after the lease"
+                    "charged, and not recorded when the instance ended; its processor is asked \
+                    after the lease"
                 );
             }
         }

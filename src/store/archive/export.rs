@@ -30,7 +30,8 @@ pub(super) struct Exported {
 /// Number and sum by hour and processor.
 pub(super) type Hours = BTreeMap<(DateTime<Utc>, String), (i64, Decimal)>;
 
-/// Writes a month to its file, and then down that it is there. Before that the file has another name.
+/// Writes a month to its file, and then down that it is there. Before that the file has another
+/// name.
 pub(super) async fn export(
     connection: &mut PgConnection,
     told: &Telling<'_>,
@@ -52,10 +53,12 @@ pub(super) async fn export(
     }
     let payments: i64 = found.values().map(|(payments, _)| payments).sum();
     let amount: Decimal = found.values().map(|(_, amount)| amount).sum();
-    // Of two that export the same month, the second waits here, and is refused before it publishes anything.
+    // Of two that export the same month, the second waits here, and is refused before it publishes
+    // anything.
     let mut transaction = connection.begin().await?;
     sqlx::query!(
-        "INSERT INTO payment_archived_month (month, file, sha256, requests, amount) VALUES ($1, $2, $3, $4, $5)",
+        "INSERT INTO payment_archived_month (month, file, sha256, requests, amount) VALUES ($1, \
+        $2, $3, $4, $5)",
         month.first_day(),
         month.file_name(),
         sha256,
@@ -84,7 +87,8 @@ async fn write(
     writeln!(out, "{COLUMNS}")?;
     let hours = sqlx::query_scalar!(
         "SELECT DISTINCT starts_at FROM payment_rollup
-        WHERE unit = 'hour' AND starts_at >= $1 AND starts_at < $2 AND requests <> 0 ORDER BY starts_at",
+        WHERE unit = 'hour' AND starts_at >= $1 AND starts_at < $2 AND requests <> 0
+            ORDER BY starts_at",
         month.start(),
         month.end()
     )
@@ -110,7 +114,8 @@ async fn write(
                 .map(|row| ((hour, row.processor), (row.requests, row.amount))),
         );
         let copy = format!(
-            "COPY (SELECT {COLUMNS} FROM payment_processed WHERE requested_at >= '{}' AND requested_at < '{}'
+            "COPY (SELECT {COLUMNS} FROM payment_processed WHERE requested_at >= '{}'
+                AND requested_at < '{}'
              ORDER BY requested_at, correlation_id) TO STDOUT (FORMAT csv)",
             hour.to_rfc3339(),
             (hour + EXPORT_SLICE).to_rfc3339()

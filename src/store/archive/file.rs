@@ -16,7 +16,8 @@ const CREATE_ATTEMPTS: u32 = 10;
 /// Lines that are hashed at a time.
 const HASH_BATCH: usize = 5_000;
 
-/// A file that is being written, under another name than that of the month. It is removed when this is dropped.
+/// A file that is being written, under another name than that of the month. It is removed when this
+/// is dropped.
 pub(super) struct Partial {
     path: PathBuf,
     pub(super) file: File,
@@ -25,8 +26,8 @@ pub(super) struct Partial {
 impl Partial {
     /// A new file at `path`, which no other run writes to.
     ///
-    /// What an interrupted run left there is removed and not written over: the same content may already have the name
-    /// of the month as well.
+    /// What an interrupted run left there is removed and not written over: the same content may
+    /// already have the name of the month as well.
     pub(super) fn create(path: PathBuf) -> anyhow::Result<Self> {
         for _ in 0..CREATE_ATTEMPTS {
             // Other than a plain open, this follows no symbolic link.
@@ -49,7 +50,8 @@ impl Partial {
         &self.path
     }
 
-    /// Gives the file the name `path`, and returns when both the content and the name are on the disk.
+    /// Gives the file the name `path`, and returns when both the content and the name are on the
+    /// disk.
     ///
     /// # Errors
     /// Something else has that name. A file with the same content is as good.
@@ -155,7 +157,8 @@ impl Content {
         let name = path.display();
         ensure!(
             self.payments == payments,
-            "{name} is not the file that was verified: it has {} payments, which must be {payments}",
+            "{name} is not the file that was verified: it has {} payments, which must be \
+            {payments}",
             self.payments
         );
         ensure!(

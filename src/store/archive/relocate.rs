@@ -17,8 +17,8 @@ pub const MOVE_BATCH: usize = 500;
 /// The pause after each, so that the service has the disk most of the time.
 pub const MOVE_PAUSE: Duration = Duration::from_millis(50);
 
-/// Moves what is in the file, where the ledger still says the same. Returns how many payments of the month are left in
-/// the ledger.
+/// Moves what is in the file, where the ledger still says the same. Returns how many payments of
+/// the month are left in the ledger.
 pub(super) async fn relocate(
     connection: &mut PgConnection,
     told: &Telling<'_>,
@@ -51,27 +51,34 @@ pub(super) async fn relocate(
             "WITH moved AS (
                 DELETE FROM payment_processed p USING archive_line l
                 WHERE p.correlation_id = l.correlation_id
-                    AND (p.amount, p.processor, p.requested_at, p.accepted_at, p.settled_at, p.attempt)
-                      = (l.amount, l.processor, l.requested_at, l.accepted_at, l.settled_at, l.attempt)
+                    AND (p.amount, p.processor, p.requested_at, p.accepted_at, p.settled_at,
+                        p.attempt)
+                      = (l.amount, l.processor, l.requested_at, l.accepted_at, l.settled_at,
+                          l.attempt)
                 RETURNING p.correlation_id, p.amount, p.processor, p.requested_at, p.accepted_at
             ), known AS (
                 INSERT INTO payment_archived (correlation_id, amount, month)
                 SELECT correlation_id, amount, $1 FROM moved ORDER BY correlation_id
             ), accepted AS (
                 INSERT INTO payment_accepted_hour AS h (starts_at, archived, archived_amount)
-                SELECT date_bin('1 hour', accepted_at, 'epoch'), count(*), sum(amount) FROM moved GROUP BY 1 ORDER BY 1
+                SELECT date_bin('1 hour', accepted_at, 'epoch'), count(*), sum(amount)
+                    FROM moved GROUP BY 1 ORDER BY 1
                 ON CONFLICT ON CONSTRAINT payment_accepted_hour_pkey DO UPDATE
                 SET archived = h.archived + excluded.archived,
                     archived_amount = h.archived_amount + excluded.archived_amount
             ), counted AS (
-                INSERT INTO payment_archived_hour AS h (starts_at, processor, fee_since, requests, amount)
+                INSERT INTO payment_archived_hour AS h (starts_at, processor, fee_since, requests,
+                    amount)
                 SELECT date_bin('1 hour', m.requested_at, 'epoch'), m.processor, coalesce((
-                        SELECT max(f.valid_from) FROM processor_fee f WHERE f.processor = m.processor
-                        AND f.valid_from > date_bin('1 hour', m.requested_at, 'epoch') AND f.valid_from <= m.requested_at
+                        SELECT max(f.valid_from) FROM processor_fee f
+                            WHERE f.processor = m.processor
+                        AND f.valid_from > date_bin('1 hour', m.requested_at, 'epoch')
+                            AND f.valid_from <= m.requested_at
                     ), '-infinity'), count(*), sum(m.amount)
                 FROM moved m GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
                 ON CONFLICT ON CONSTRAINT payment_archived_hour_pkey
-                DO UPDATE SET requests = h.requests + excluded.requests, amount = h.amount + excluded.amount
+                DO UPDATE SET requests = h.requests + excluded.requests,
+                    amount = h.amount + excluded.amount
             )
             SELECT count(*) FROM moved",
         )
@@ -87,7 +94,8 @@ pub(super) async fn relocate(
     finish(connection, month).await
 }
 
-/// Removes totals that came to nothing, a day at a time, and writes down that the month has been moved.
+/// Removes totals that came to nothing, a day at a time, and writes down that the month has been
+/// moved.
 async fn finish(connection: &mut PgConnection, month: Month) -> anyhow::Result<i64> {
     let mut day = month.start();
     while day < month.end() {
@@ -103,7 +111,8 @@ async fn finish(connection: &mut PgConnection, month: Month) -> anyhow::Result<i
         day = next;
     }
     sqlx::query!(
-        "UPDATE payment_archived_month SET moved_at = clock_timestamp() WHERE month = $1 AND moved_at IS NULL",
+        "UPDATE payment_archived_month SET moved_at = clock_timestamp() WHERE month = $1 AND \
+        moved_at IS NULL",
         month.first_day()
     )
     .execute(&mut *connection)

@@ -79,14 +79,15 @@ struct Found {
     changed: Vec<Uuid>,
 }
 
-/// Takes the month back from its file in `folder`, in one transaction; with `dry_run` it only says whether it would.
-/// Payments of the month that were recorded or changed after the export make it refuse; with `keep_late` they stay as
-/// they are in the ledger, beside those of the file. `progress` is told how many payments of how many are done. Where
-/// somebody holds a lock all of it is done again, and the log says who.
+/// Takes the month back from its file in `folder`, in one transaction; with `dry_run` it only says
+/// whether it would. Payments of the month that were recorded or changed after the export make it
+/// refuse; with `keep_late` they stay as they are in the ledger, beside those of the file.
+/// `progress` is told how many payments of how many are done. Where somebody holds a lock all of it
+/// is done again, and the log says who.
 ///
 /// # Errors
-/// The file is not the one that was verified, the database refuses, or the connection is lost. Nothing has changed
-/// then, unless the error says that it is not known how the commit ended.
+/// The file is not the one that was verified, the database refuses, or the connection is lost.
+/// Nothing has changed then, unless the error says that it is not known how the commit ended.
 pub async fn restore(
     settings: &DatabaseSettings,
     month: Month,
@@ -145,7 +146,10 @@ async fn one(
     let mut transaction = connection.begin().await?;
     // Nothing of it is loaded before these are free, rather than again and again.
     transaction
-        .execute("LOCK TABLE payment_archived, payment_archived_hour, payment_processed IN ROW EXCLUSIVE MODE")
+        .execute(
+            "LOCK TABLE payment_archived, payment_archived_hour, payment_processed IN ROW \
+            EXCLUSIVE MODE",
+        )
         .await?;
     // A run of `archive`, or another of this, waits here or is waited for.
     let locked = sqlx::query!(
@@ -202,7 +206,8 @@ async fn expected(
     month: Month,
 ) -> Result<Option<Expected>, sqlx::Error> {
     let row = sqlx::query!(
-        "SELECT sha256, requests, amount, exported_at, moved_at FROM payment_archived_month WHERE month = $1",
+        "SELECT sha256, requests, amount, exported_at, moved_at FROM payment_archived_month WHERE \
+        month = $1",
         month.first_day()
     )
     .fetch_optional(connection)
@@ -275,8 +280,8 @@ async fn load_all(
     Ok(found)
 }
 
-/// Moves the payments of these lines from what is archived to the ledger. One that has not been moved yet, or was
-/// changed before it could be, stays as it is.
+/// Moves the payments of these lines from what is archived to the ledger. One that has not been
+/// moved yet, or was changed before it could be, stays as it is.
 async fn move_back(
     transaction: &mut PgConnection,
     month: Month,
@@ -285,16 +290,19 @@ async fn move_back(
 ) -> anyhow::Result<()> {
     transaction.execute("TRUNCATE archive_line").await?;
     load(transaction, batch).await?;
-    // The table is this session's own, so these are not checked when they are compiled. The triggers add to
-    // payment_rollup what this adds to the ledger, and refuse what is still archived.
+    // The table is this session's own, so these are not checked when they are compiled. The
+    // triggers add to payment_rollup what this adds to the ledger, and refuse what is still
+    // archived.
     let hours: Vec<(DateTime<Utc>, String, i64, Decimal)> = sqlx::query_as(
         "WITH known AS (
             DELETE FROM payment_archived a USING archive_line l
             WHERE a.correlation_id = l.correlation_id AND a.month = $1 AND a.amount = l.amount
             RETURNING a.correlation_id
         ), moved AS (
-            INSERT INTO payment_processed (correlation_id, amount, processor, requested_at, accepted_at, settled_at, attempt)
-            SELECT l.correlation_id, l.amount, l.processor, l.requested_at, l.accepted_at, l.settled_at, l.attempt
+            INSERT INTO payment_processed (correlation_id, amount, processor, requested_at,
+                accepted_at, settled_at, attempt)
+            SELECT l.correlation_id, l.amount, l.processor, l.requested_at, l.accepted_at,
+                l.settled_at, l.attempt
             FROM archive_line l WHERE l.correlation_id IN (SELECT k.correlation_id FROM known k)
             ORDER BY l.correlation_id
             RETURNING amount, processor, requested_at, accepted_at
@@ -303,11 +311,13 @@ async fn move_back(
             UPDATE payment_accepted_hour h SET archived = greatest(h.archived - m.payments, 0),
                 archived_amount = greatest(h.archived_amount - m.amount, 0)
             FROM (
-                SELECT date_bin('1 hour', accepted_at, 'epoch') AS starts_at, count(*) AS payments, sum(amount) AS amount
+                SELECT date_bin('1 hour', accepted_at, 'epoch') AS starts_at, count(*) AS payments,
+                    sum(amount) AS amount
                 FROM moved GROUP BY 1
             ) AS m WHERE h.starts_at = m.starts_at
         )
-        SELECT date_bin('1 hour', requested_at, 'epoch'), processor, count(*), sum(amount) FROM moved GROUP BY 1, 2",
+        SELECT date_bin('1 hour', requested_at, 'epoch'), processor, count(*), sum(amount)
+            FROM moved GROUP BY 1, 2",
     )
     .bind(month.first_day())
     .fetch_all(&mut *transaction)
@@ -331,7 +341,8 @@ async fn move_back(
     let ledger: Vec<(Uuid, bool, bool, bool)> = sqlx::query_as(
         "SELECT l.correlation_id, p.correlation_id IS NOT NULL,
             coalesce((p.amount, p.processor, p.requested_at, p.accepted_at, p.settled_at, p.attempt)
-                   = (l.amount, l.processor, l.requested_at, l.accepted_at, l.settled_at, l.attempt), false),
+                   = (l.amount, l.processor, l.requested_at, l.accepted_at, l.settled_at,
+                       l.attempt), false),
             coalesce(p.requested_at >= $1 AND p.requested_at < $2, false)
         FROM archive_line l LEFT JOIN payment_processed p ON p.correlation_id = l.correlation_id",
     )
@@ -342,7 +353,8 @@ async fn move_back(
     for (id, known, same, of_month) in ledger {
         ensure!(
             known,
-            "payment {id} of the file is neither archived with that amount in {month} nor in the ledger"
+            "payment {id} of the file is neither archived with that amount in {month} nor in the \
+            ledger"
         );
         found.of_month += i64::from(of_month);
         if !same {
@@ -361,7 +373,8 @@ async fn late_ids(
 ) -> Result<Vec<Uuid>, sqlx::Error> {
     let mut ids = sqlx::query_scalar!(
         "SELECT correlation_id FROM payment_processed
-        WHERE requested_at >= $1 AND requested_at < $2 AND settled_at > $3 AND correlation_id <> ALL ($4)
+        WHERE requested_at >= $1 AND requested_at < $2 AND settled_at > $3
+            AND correlation_id <> ALL ($4)
         ORDER BY requested_at, correlation_id LIMIT $5",
         month.start(),
         month.end(),
@@ -398,7 +411,8 @@ async fn how_it_ended(settings: &DatabaseSettings, number: &str) -> anyhow::Resu
         }
     }
     bail!(
-        "nobody could say for {} s how it ended: either all of it is restored or nothing has changed; run it again",
+        "nobody could say for {} s how it ended: either all of it is restored or nothing has \
+        changed; run it again",
         (RETRY_PAUSE * COMMIT_QUESTIONS).as_secs()
     )
 }

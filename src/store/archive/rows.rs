@@ -24,7 +24,8 @@ pub(super) async fn totals(
     month: Month,
 ) -> Result<(i64, Decimal), sqlx::Error> {
     let row = sqlx::query!(
-        r#"SELECT coalesce(sum(requests), 0)::bigint AS "payments!", coalesce(sum(amount), 0) AS "amount!"
+        r#"SELECT coalesce(sum(requests), 0)::bigint AS "payments!", coalesce(sum(amount),
+            0) AS "amount!"
         FROM payment_rollup WHERE unit = 'hour' AND starts_at >= $1 AND starts_at < $2"#,
         month.start(),
         month.end()

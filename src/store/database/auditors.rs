@@ -1,5 +1,6 @@
-//! Auditors read, for a while: one whose transaction stays open keeps vacuum from cleaning the queue, and can lift every
-//! limit that its role has. The database's function `end_long_audits` ends such sessions; instances call it.
+//! Auditors read, for a while: one whose transaction stays open keeps vacuum from cleaning the
+//! queue, and can lift every limit that its role has. The database's function `end_long_audits`
+//! ends such sessions; instances call it.
 
 use std::time::Duration;
 
@@ -30,11 +31,12 @@ pub async fn watch_auditors(pool: Pool, stop: CancellationToken) {
     }
 }
 
-/// Ends the sessions of members of role `auditor` whose transaction is open for longer than the database's function
-/// says, and logs each; of those that cannot be ended, one now and then.
+/// Ends the sessions of members of role `auditor` whose transaction is open for longer than the
+/// database's function says, and logs each; of those that cannot be ended, one now and then.
 async fn end_long_audits(pool: &PgPool, unended: &Storm) -> Result<(), sqlx::Error> {
     let audits = sqlx::query!(
-        r#"SELECT audit_pid AS "pid!", open_seconds AS "open_seconds!", ended AS "ended!", audit_role AS "role!"
+        r#"SELECT audit_pid AS "pid!", open_seconds AS "open_seconds!", ended AS "ended!",
+            audit_role AS "role!"
         FROM end_long_audits()"#
     )
     .fetch_all(pool)
@@ -46,7 +48,8 @@ async fn end_long_audits(pool: &PgPool, unended: &Storm) -> Result<(), sqlx::Err
                 audit.pid = pid,
                 audit.open_seconds = open_seconds,
                 audit.role = role,
-                "an auditor's transaction was open for too long and kept vacuum from cleaning the queue: its session was ended"
+                "an auditor's transaction was open for too long and kept vacuum from cleaning the \
+                queue: its session was ended"
             );
         } else if let Some(times) = unended.note() {
             tracing::error!(

@@ -7,8 +7,9 @@ use sqlx::{Connection, PgConnection, Postgres};
 
 use super::{ACQUIRE_TIMEOUT, Pool, TRUSTED_IDLE};
 
-/// One connection of a pool that has no other user. It is not returned after each use, because a pool then asks
-/// the server whether it is still there: at 1,000 payments a second that is as many round trips more.
+/// One connection of a pool that has no other user. It is not returned after each use, because a
+/// pool then asks the server whether it is still there: at 1,000 payments a second that is as many
+/// round trips more.
 #[derive(Debug)]
 pub struct Kept {
     pool: Pool,
@@ -29,9 +30,9 @@ impl Kept {
         Self { pool, open: None }
     }
 
-    /// The connection; another one if the last must not be used any more, or was idle for longer than
-    /// [`TRUSTED_IDLE`] and does not answer. Whoever is refused by the server, or does not wait for its answer, has
-    /// to [give it up](Self::give_up).
+    /// The connection; another one if the last must not be used any more, or was idle for longer
+    /// than [`TRUSTED_IDLE`] and does not answer. Whoever is refused by the server, or does not
+    /// wait for its answer, has to [give it up](Self::give_up).
     ///
     /// # Errors
     /// None could be opened.

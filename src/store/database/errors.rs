@@ -2,20 +2,20 @@
 
 use std::fmt;
 
-/// Classes of errors that concern the server, the database or the connection, and no statement more than another:
-/// 08 connection, 0A what a standby cannot do, 25 transaction state (read-only), 26 a prepared statement that is not
-/// there, 28 role or password, 3D database, 53 resources, 57 operator intervention, 58 system, F0 configuration.
-/// (PostgreSQL, Appendix A.)
+/// Classes of errors that concern the server, the database or the connection, and no statement more
+/// than another: 08 connection, 0A what a standby cannot do, 25 transaction state (read-only), 26 a
+/// prepared statement that is not there, 28 role or password, 3D database, 53 resources, 57
+/// operator intervention, 58 system, F0 configuration. (PostgreSQL, Appendix A.)
 const CONCERN_ALL: [&str; 10] = ["08", "0A", "25", "26", "28", "3D", "53", "57", "58", "F0"];
-/// Others that pass. 40 rollback, 55 object state (lock), XX internal, as in a crash. 42501, 42703, 42883, 42P01 and
-/// 3F000, no right or no such column, function, table or schema: not migrated yet. 42P05, a prepared statement that
-/// is there already. 57014, a statement that took too long.
+/// Others that pass. 40 rollback, 55 object state (lock), XX internal, as in a crash. 42501, 42703,
+/// 42883, 42P01 and 3F000, no right or no such column, function, table or schema: not migrated yet.
+/// 42P05, a prepared statement that is there already. 57014, a statement that took too long.
 const PASSING: [&str; 10] = [
     "40", "55", "57014", "XX", "42501", "42703", "42883", "42P01", "42P05", "3F000",
 ];
 
-/// Whether the same statement may succeed when it is tried again: the database is away, starting, stopping, full,
-/// read-only, not migrated yet, lets nobody in, crashed, or broke a deadlock.
+/// Whether the same statement may succeed when it is tried again: the database is away, starting,
+/// stopping, full, read-only, not migrated yet, lets nobody in, crashed, or broke a deadlock.
 #[must_use]
 pub fn is_transient(error: &sqlx::Error) -> bool {
     concerns_all(error) || has_code(error, &PASSING)
@@ -50,8 +50,8 @@ pub fn lacks_character(error: &sqlx::Error) -> bool {
     has_code(error, &["22P05", "22021"])
 }
 
-/// An error after which all open connections are given up: they lead to a server that has become a standby, or have
-/// prepared what a migration has changed.
+/// An error after which all open connections are given up: they lead to a server that has become a
+/// standby, or have prepared what a migration has changed.
 pub(super) fn withdraws(error: &sqlx::Error) -> bool {
     has_code(error, &["25006", "0A000", "26000"])
 }
@@ -73,7 +73,8 @@ pub enum Condition {
     OutOfDisk,
     /// It does not write: a standby, or `default_transaction_read_only`.
     ReadOnly,
-    /// It is a standby, and our tables are unlogged; or it was migrated, and what we have prepared is of no use.
+    /// It is a standby, and our tables are unlogged; or it was migrated, and what we have prepared
+    /// is of no use.
     Elsewhere,
     /// It does not know our role, or that has another password.
     NotLetIn,

@@ -11,8 +11,9 @@ use super::Pool;
 /// An answer for which nobody came in so long is of no use any more.
 const KEPT: Duration = Duration::from_secs(2);
 
-/// The look that is under way, if there is one. It is not cut off when it is late: a connection that is left within a
-/// statement is tried before it goes back to its pool, and where the server is silent that never ends.
+/// The look that is under way, if there is one. It is not cut off when it is late: a connection
+/// that is left within a statement is tried before it goes back to its pool, and where the server
+/// is silent that never ends.
 #[derive(Debug)]
 pub struct LateAnswer<T>(Option<JoinHandle<(Instant, Result<T, sqlx::Error>)>>);
 
@@ -23,8 +24,8 @@ impl<T> Default for LateAnswer<T> {
 }
 
 impl<T: Send + 'static> LateAnswer<T> {
-    /// The answer to what `ask` asks on connections of `pool`. None: it has not come within `timeout`; it counts when
-    /// somebody waits again.
+    /// The answer to what `ask` asks on connections of `pool`. None: it has not come within
+    /// `timeout`; it counts when somebody waits again.
     pub async fn answer<F>(
         &mut self,
         pool: &Pool,

@@ -1,7 +1,7 @@
 //! Statements that lock a table wait for it shortly, again and again, and say who holds it.
 //!
-//! PostgreSQL lets nobody else at a table for which a stronger lock is waited for. Behind a migration that waits for a
-//! reader (`pg_dump`, a report) every post would wait for that reader.
+//! PostgreSQL lets nobody else at a table for which a stronger lock is waited for. Behind a
+//! migration that waits for a reader (`pg_dump`, a report) every post would wait for that reader.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -15,8 +15,9 @@ use super::Session;
 
 /// How long a statement that changes a table waits for its lock, and payments wait behind it.
 pub const DDL_LOCK_TIMEOUT: Duration = Duration::from_millis(400);
-/// The same where autovacuum holds the lock: it gives way to who has waited for the server's `deadlock_timeout`, which
-/// is a second unless somebody has changed it. Less than a client waits for its 202.
+/// The same where autovacuum holds the lock: it gives way to who has waited for the server's
+/// `deadlock_timeout`, which is a second unless somebody has changed it. Less than a client waits
+/// for its 202.
 pub const VACUUM_LOCK_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// The time between two attempts, in which payments go on.
 pub const DDL_LOCK_PAUSE: Duration = Duration::from_secs(1);
@@ -27,9 +28,10 @@ pub const REQUEST_LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 /// The time between two lines in the log while the same sessions hold it.
 const TOLD_PAUSE: Duration = Duration::from_secs(60);
 
-/// Does something on a connection of its own, whose statements wait for locks for [`DDL_LOCK_TIMEOUT`] at most; where
-/// that is not enough, again after [`DDL_LOCK_PAUSE`]. The log says who holds the lock. `attempt` must be such that
-/// what it has done before it was refused may be done again.
+/// Does something on a connection of its own, whose statements wait for locks for
+/// [`DDL_LOCK_TIMEOUT`] at most; where that is not enough, again after [`DDL_LOCK_PAUSE`]. The log
+/// says who holds the lock. `attempt` must be such that what it has done before it was refused may
+/// be done again.
 ///
 /// # Errors
 /// Those of `attempt`, or that the lock was held for [`DDL_LOCK_LIMIT`]: by whom.
@@ -43,8 +45,8 @@ pub(crate) async fn with_short_locks<T>(
     again_while_locked(options, None, session, attempt).await
 }
 
-/// The same for a request, on connections of that pool, which lead to the database that the instance was admitted to,
-/// and for [`REQUEST_LOCK_TIMEOUT`].
+/// The same for a request, on connections of that pool, which lead to the database that the
+/// instance was admitted to, and for [`REQUEST_LOCK_TIMEOUT`].
 ///
 /// # Errors
 /// As for [`with_short_locks`].
@@ -128,7 +130,8 @@ async fn again_while_locked<T>(
     }
 }
 
-/// Whether somebody held a lock for too long, or waited for one of ours while we waited for one of his.
+/// Whether somebody held a lock for too long, or waited for one of ours while we waited for one of
+/// his.
 fn is_lock(error: &anyhow::Error) -> bool {
     let error = database_error(error);
     let code = error.and_then(|error| Some(error.as_database_error()?.code()?.into_owned()));
@@ -146,7 +149,8 @@ pub fn database_error(error: &anyhow::Error) -> Option<&sqlx::Error> {
         })
 }
 
-/// Reads again and again for whom the session of that process waits, and remembers those it found last.
+/// Reads again and again for whom the session of that process waits, and remembers those it found
+/// last.
 async fn watch(
     options: &PgConnectOptions,
     pid: i32,
@@ -189,9 +193,11 @@ struct Holder {
 impl Holder {
     /// Those for whom the session of that process waits.
     async fn of(connection: &mut PgConnection, pid: i32) -> Result<Vec<Self>, sqlx::Error> {
-        // Of other roles' sessions some of this is hidden from who is no member of pg_read_all_stats.
+        // Of other roles' sessions some of this is hidden from who is no member of
+        // pg_read_all_stats.
         sqlx::query_as(
-            r#"SELECT b.pid, a.usename::text AS user, a.application_name AS application, a.backend_type AS kind,
+            r#"SELECT b.pid, a.usename::text AS user, a.application_name AS application,
+                a.backend_type AS kind,
                 a.state, a.xact_start AS transaction_since, a.query_start AS query_since
             FROM (SELECT DISTINCT unnest(pg_blocking_pids($1)) AS pid) AS b
             LEFT JOIN pg_stat_activity a ON a.pid = b.pid ORDER BY a.xact_start, b.pid"#,

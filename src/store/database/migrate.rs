@@ -1,8 +1,9 @@
 //! The migrations, the durability of the queue, and the rights of the service's role.
 //!
-//! Where one role owns the tables and serves, an instance migrates when it starts. Where the service has a
-//! role of its own, that one may change neither the tables nor the ledger: `payment-proxy migrate` runs as the
-//! owner and gives it what it needs, and an instance waits until that has been done.
+//! Where one role owns the tables and serves, an instance migrates when it starts. Where the
+//! service has a role of its own, that one may change neither the tables nor the ledger:
+//! `payment-proxy migrate` runs as the owner and gives it what it needs, and an instance waits
+//! until that has been done.
 
 use std::time::Duration;
 
@@ -15,9 +16,9 @@ use super::{Condition, Session, condition, serving, with_deadline};
 use crate::config::{DatabaseSettings, MigrateSettings, QueueDurability};
 use crate::domain::attention::Item;
 
-/// What the service's role may do, and nothing else: settled payments can be added to and not be changed, totals are
-/// written by triggers only, as their owner, and what the database fills in by itself (ids, times of the past) is in no
-/// list of columns.
+/// What the service's role may do, and nothing else: settled payments can be added to and not be
+/// changed, totals are written by triggers only, as their owner, and what the database fills in by
+/// itself (ids, times of the past) is in no list of columns.
 const RIGHTS: &str = "
     REVOKE ALL ON ALL TABLES IN SCHEMA public, audit FROM {role};
     REVOKE ALL ON ALL SEQUENCES IN SCHEMA public, audit FROM {role};
@@ -25,22 +26,26 @@ const RIGHTS: &str = "
     GRANT USAGE ON SCHEMA public, audit TO {role};
     GRANT SELECT ON ALL TABLES IN SCHEMA public, audit TO {role};
     GRANT SELECT ON SEQUENCE payment_queue_id_seq TO {role};
-    GRANT INSERT (correlation_id, amount, accepted_at, lease_until, attempt, processor, requested_at, doubt_until,
+    GRANT INSERT (correlation_id, amount, accepted_at, lease_until, attempt, processor,
+        requested_at, doubt_until,
             traceparent),
         DELETE, UPDATE (lease_until, attempt, processor, requested_at, doubt_until)
         ON payment_queue TO {role};
     GRANT INSERT (correlation_id, amount, processor, requested_at, accepted_at, attempt)
         ON payment_processed TO {role};
-    GRANT INSERT (correlation_id, amount, accepted_at, attempt, processor, reason, requested_at), DELETE
+    GRANT INSERT (correlation_id, amount, accepted_at, attempt, processor, reason, requested_at),
+        DELETE
         ON payment_dead_letter TO {role};
     GRANT INSERT, UPDATE (reason, last_claim, last_ended_at) ON payment_attempt TO {role};
-    GRANT EXECUTE ON FUNCTION oldest_transaction_seconds(), end_long_audits(), record_fees(text[], numeric[])
+    GRANT EXECUTE ON FUNCTION oldest_transaction_seconds(), end_long_audits(), record_fees(text[],
+        numeric[])
         TO {role};
     GRANT INSERT, UPDATE, DELETE ON service_instance, service_minute TO {role};
     GRANT UPDATE (terms, terms_at) ON deployment TO {role};
     GRANT EXECUTE ON FUNCTION deployment_find(), database_identity(), queue_life() TO {role};
     GRANT INSERT, UPDATE ON processor_health TO {role};
-    GRANT EXECUTE ON FUNCTION decide_in_doubt, discard_dead_letters, switch_processor, count_accepted
+    GRANT EXECUTE ON FUNCTION decide_in_doubt, discard_dead_letters, switch_processor,
+        count_accepted
         TO {role};
     GRANT INSERT, DELETE ON operator_session_revoked TO {role};
     GRANT INSERT ON reconcile_run TO {role};
@@ -51,9 +56,9 @@ const PURGE_RIGHT: &str =
     "GRANT TRUNCATE ON payment_queue, payment_processed, payment_dead_letter, payment_attempt,
     payment_decision, payment_archived, payment_archived_hour, payment_archived_month TO {role}";
 
-/// Applies the migrations that are missing as the owner of the tables, gives the queue the durability asked
-/// for, and the service's role its rights where it is not the owner. Payments go on meanwhile: where somebody holds a
-/// lock, it waits for it shortly, and again, and says who.
+/// Applies the migrations that are missing as the owner of the tables, gives the queue the
+/// durability asked for, and the service's role its rights where it is not the owner. Payments go
+/// on meanwhile: where somebody holds a lock, it waits for it shortly, and again, and says who.
 ///
 /// # Errors
 /// The database cannot be reached, is of a newer program, or refuses a statement.
@@ -67,7 +72,8 @@ pub async fn migrate(settings: &MigrateSettings) -> anyhow::Result<()> {
         if let Standing::Newer { applied } = standing {
             tracing::warn!(
                 migration.newest = applied,
-                "the database is that of a newer program, with which this one can work; its tables and rights stay"
+                "the database is that of a newer program, with which this one can work; its tables \
+                and rights stay"
             );
         } else if !is_owner {
             grant(connection, service, settings.purge.allow_purge)
@@ -101,7 +107,8 @@ pub async fn prepare(settings: &DatabaseSettings) -> anyhow::Result<Schema> {
     prepare_where(settings, async |_| Ok(None)).await
 }
 
-/// The same, where nothing beyond the schema is changed before `held` has been asked why the instance must not use it.
+/// The same, where nothing beyond the schema is changed before `held` has been asked why the
+/// instance must not use it.
 ///
 /// # Errors
 /// As [`migrate`], and those of `held`.
@@ -132,8 +139,9 @@ pub async fn prepare_where(
     .await
 }
 
-/// Whether the database takes payments: it answers, knows every migration of this program, and runs the statement
-/// that accepts payments, with none of them. A standby does not, nor does a queue that somebody has locked.
+/// Whether the database takes payments: it answers, knows every migration of this program, and runs
+/// the statement that accepts payments, with none of them. A standby does not, nor does a queue
+/// that somebody has locked.
 ///
 /// # Errors
 /// The database does not answer, or refuses.
@@ -203,7 +211,8 @@ async fn apply_migrations(connection: &mut PgConnection) -> anyhow::Result<Stand
 async fn may_migrate(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let may: Option<bool> = sqlx::query_scalar(
         "SELECT coalesce(
-            (SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass('payment_queue')),
+            (SELECT pg_has_role(relowner, 'USAGE') FROM pg_class
+                WHERE oid = to_regclass('payment_queue')),
             has_schema_privilege(current_schema(), 'CREATE')
         )",
     )
@@ -249,8 +258,9 @@ async fn other_durability(
 pub const FAILOVER_LOSES_QUEUE: &str =
     "the server has standbys, and the queue is unlogged: a failover loses what waits in it";
 
-/// Whether the queue is unlogged, and the server has standbys, which do not get it: as far as the role of this
-/// connection can see, a slot that keeps WAL for one, one that streams, or one that commits wait for.
+/// Whether the queue is unlogged, and the server has standbys, which do not get it: as far as the
+/// role of this connection can see, a slot that keeps WAL for one, one that streams, or one that
+/// commits wait for.
 ///
 /// # Errors
 /// The database did not answer.
@@ -258,7 +268,8 @@ pub async fn failover_loses_queue(connection: &mut PgConnection) -> Result<bool,
     sqlx::query_scalar!(
         r#"SELECT relpersistence = 'u' AND (
             current_setting('synchronous_standby_names') <> ''
-            OR EXISTS (SELECT FROM pg_replication_slots WHERE slot_type = 'physical' AND NOT temporary)
+            OR EXISTS (SELECT FROM pg_replication_slots WHERE slot_type = 'physical'
+                AND NOT temporary)
             OR EXISTS (
                 SELECT FROM pg_stat_replication r WHERE r.state = 'streaming' AND NOT EXISTS (
                     SELECT FROM pg_replication_slots s
@@ -282,7 +293,8 @@ async fn told_of_standbys(connection: &mut PgConnection) -> Result<(), sqlx::Err
     Ok(())
 }
 
-/// Does nothing where the queue has the durability that is wanted, or nobody serves who is configured with another one.
+/// Does nothing where the queue has the durability that is wanted, or nobody serves who is
+/// configured with another one.
 ///
 /// # Errors
 /// The instances that are: under them the queue does not change.
@@ -308,7 +320,8 @@ async fn ask_those_who_serve(
     Ok(())
 }
 
-/// Rewrites the queue as logged or unlogged where it is not yet; its rows stay. Payments wait while it is rewritten.
+/// Rewrites the queue as logged or unlogged where it is not yet; its rows stay. Payments wait while
+/// it is rewritten.
 async fn apply_durability(
     connection: &mut PgConnection,
     wanted: QueueDurability,
@@ -324,7 +337,8 @@ async fn apply_durability(
     if persistence(&mut transaction).await? != wanted.relpersistence() {
         let statements = match wanted {
             QueueDurability::Unlogged => {
-                "ALTER TABLE payment_queue SET UNLOGGED; ALTER TABLE payment_queue_life SET UNLOGGED"
+                "ALTER TABLE payment_queue SET UNLOGGED; ALTER TABLE payment_queue_life SET \
+                UNLOGGED"
             }
             QueueDurability::Logged => {
                 "ALTER TABLE payment_queue SET LOGGED; ALTER TABLE payment_queue_life SET LOGGED"
@@ -364,8 +378,10 @@ async fn told_of_rights(connection: &mut PgConnection, service: &str) -> Result<
     let (sees_statements, unended): (bool, Option<String>) = sqlx::query_as(
         "SELECT pg_has_role($1::name, 'pg_read_all_stats', 'USAGE'),
             (SELECT string_agg(r.rolname, ', ' ORDER BY r.rolname) FROM pg_roles r
-            WHERE pg_has_role(r.oid, to_regrole('auditor'), 'USAGE') AND r.rolcanlogin AND NOT r.rolsuper
-                AND NOT pg_has_role(r.oid, 'USAGE') AND NOT pg_has_role('pg_signal_backend', 'USAGE'))",
+            WHERE pg_has_role(r.oid, to_regrole('auditor'), 'USAGE') AND r.rolcanlogin
+                AND NOT r.rolsuper
+                AND NOT pg_has_role(r.oid, 'USAGE') AND NOT pg_has_role('pg_signal_backend',
+                    'USAGE'))",
     )
     .bind(service)
     .fetch_one(connection)
@@ -373,7 +389,8 @@ async fn told_of_rights(connection: &mut PgConnection, service: &str) -> Result<
     if sees_statements {
         tracing::warn!(
             database.role = service,
-            "the service's role reads other roles' statements (pg_read_all_stats): run init.sql again"
+            "the service's role reads other roles' statements (pg_read_all_stats): run init.sql \
+            again"
         );
     }
     if let Some(unended) = unended {

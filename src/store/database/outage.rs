@@ -13,13 +13,13 @@ use crate::telemetry::log::Storm;
 
 /// How long the question may take why no connection could be had.
 const DIAGNOSIS_TIMEOUT: Duration = Duration::from_secs(1);
-/// For how long a failed write makes an instance unready, unless another succeeds: the disk may be full for
-/// payments while everything else still works.
+/// For how long a failed write makes an instance unready, unless another succeeds: the disk may be
+/// full for payments while everything else still works.
 pub const FAILURE_REMEMBERED: Duration = Duration::from_secs(5);
 
-/// A time without the database, as one task sees it: logged when it begins, when more is known of what is wrong, and
-/// when it ends. Where they follow each other, as when connections break again and again, one is logged now and then,
-/// with the number of failures since.
+/// A time without the database, as one task sees it: logged when it begins, when more is known of
+/// what is wrong, and when it ends. Where they follow each other, as when connections break again
+/// and again, one is logged now and then, with the number of failures since.
 #[derive(Debug)]
 pub struct Outage {
     task: &'static str,
@@ -140,8 +140,8 @@ impl Writes {
         }
     }
 
-    /// Why the last one failed, if that was less than [`FAILURE_REMEMBERED`] ago and cannot be seen but by such a
-    /// write.
+    /// Why the last one failed, if that was less than [`FAILURE_REMEMBERED`] ago and cannot be seen
+    /// but by such a write.
     #[must_use]
     pub fn failing(&self) -> Option<Condition> {
         use Condition::{Failing, OutOfDisk, Slow};

@@ -18,21 +18,24 @@ use crate::telemetry::metrics::Counts;
 pub const ACCEPT_CONNECTIONS: usize = 2;
 /// Connections of one instance that serve all other requests.
 pub const REQUEST_CONNECTIONS: u32 = 5;
-/// Connections of one instance that claim payments and keep in touch with the other instances, one of
-/// them to listen.
+/// Connections of one instance that claim payments and keep in touch with the other instances, one
+/// of them to listen.
 pub const CLAIM_CONNECTIONS: u32 = 4;
 /// Connections of one instance that record what became of payments.
 pub const SETTLE_CONNECTIONS: u32 = 1;
-/// Connections of one instance that serve operators: one for the live page, one for metrics, one for a person.
+/// Connections of one instance that serve operators: one for the live page, one for metrics, one
+/// for a person.
 pub const OPERATOR_CONNECTIONS: u32 = 3;
-/// How long a request or a worker waits for a free connection before it counts the database as away.
+/// How long a request or a worker waits for a free connection before it counts the database as
+/// away.
 pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection that was idle for longer is tried before it is used: the server may have restarted.
 pub const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
 /// Decides whether a new connection may be used.
 pub trait ConnectionCheck: Send + Sync {
-    /// Ends once the connection may be used. For one that may not, it never ends: its user's timeout does.
+    /// Ends once the connection may be used. For one that may not, it never ends: its user's
+    /// timeout does.
     fn check<'c>(
         &'c self,
         connection: &'c mut PgConnection,
@@ -109,8 +112,8 @@ pub struct Pools {
     pub requests: Pool,
     /// For claims: a claim is on disk before its first byte goes out, where the queue is logged.
     pub claims: Pool,
-    /// For settles. With a logged queue they need not be on disk at once: one that is lost leaves the
-    /// claim, and the processor is asked. With an unlogged queue they are the only evidence.
+    /// For settles. With a logged queue they need not be on disk at once: one that is lost leaves
+    /// the claim, and the processor is asked. With an unlogged queue they are the only evidence.
     pub settles: Pool,
     /// For operators. They have a runtime of their own, in which these are opened, used and closed.
     pub operators: Pool,
@@ -187,8 +190,8 @@ fn connect_lazy(
                 if !holds {
                     return Ok(false);
                 }
-                // One that broke while it was idle is replaced without a word: if the server is away, whoever
-                // wants a connection hears of it.
+                // One that broke while it was idle is replaced without a word: if the server is
+                // away, whoever wants a connection hears of it.
                 Ok(use_so_far.idle_for <= TRUSTED_IDLE || connection.ping().await.is_ok())
             })
         })

@@ -1,11 +1,12 @@
 //! Who serves, as one can tell who has not watched.
 //!
-//! The last heartbeat of an instance is a time of the database's clock. For up to a heartbeat's interval after a step of
-//! that clock no living instance seems to be alive. So "nobody" takes two looks, [`INSTANCE_TTL`] apart by the clock
-//! of whoever looks: nobody seems to be alive in either, and no row has changed in between.
+//! The last heartbeat of an instance is a time of the database's clock. For up to a heartbeat's
+//! interval after a step of that clock no living instance seems to be alive. So "nobody" takes two
+//! looks, [`INSTANCE_TTL`] apart by the clock of whoever looks: nobody seems to be alive in either,
+//! and no row has changed in between.
 //!
-//! Only an instance that serves removes the rows of others, so where there is no row at all, all have signed off, and one
-//! look is enough.
+//! Only an instance that serves removes the rows of others, so where there is no row at all, all
+//! have signed off, and one look is enough.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -139,7 +140,8 @@ mod tests {
     #[test]
     fn whoever_gives_a_heartbeat_serves_whatever_the_databases_clock_says() {
         let begin = Instant::now();
-        // The clock was set forward: the heartbeat of before is old, that of after is not, or was forgotten and is back.
+        // The clock was set forward: the heartbeat of before is old, that of after is not, or was
+        // forgotten and is back.
         for after in [
             vec![row(1, 85, true)],
             // It is set forward again and again.

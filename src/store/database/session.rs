@@ -1,4 +1,5 @@
-//! What the session of a connection is, whatever the server, the database or the role have set: docs/databases.md.
+//! What the session of a connection is, whatever the server, the database or the role have set:
+//! docs/databases.md.
 
 use std::time::Duration;
 
@@ -12,11 +13,14 @@ use super::{LOCK_TIMEOUT, STATEMENT_TIMEOUT};
 /// How long a transaction of the service may idle before the server ends it.
 pub const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What our statements rest on in every session. A server that does not know one of them has not what it limits.
+/// What our statements rest on in every session. A server that does not know one of them has not
+/// what it limits.
 const ALWAYS: [(&str, &str); 22] = [
-    // Statements of one transaction, those of a function among them, see what others have committed meanwhile.
+    // Statements of one transaction, those of a function among them, see what others have committed
+    // meanwhile.
     ("default_transaction_isolation", "read committed"),
-    // Tables and functions are those that the migrations have made; nobody's temporary ones come first.
+    // Tables and functions are those that the migrations have made; nobody's temporary ones come
+    // first.
     ("search_path", "public, pg_temp"),
     // An error where a policy would hide rows.
     ("row_security", "off"),
@@ -46,10 +50,11 @@ const ALWAYS: [(&str, &str); 22] = [
     ("enable_material", "on"),
 ];
 
-/// Our statements look rows up by key, or walk along a key. The queue fills and empties within seconds
-/// and the ledger only grows, so statistics and cached plans are of another time: a planner that believes
-/// a table to be small would read all of it. These leave it no other way. And since there is no other way,
-/// one plan per statement and connection is enough: to plan each time costs more than the statement itself.
+/// Our statements look rows up by key, or walk along a key. The queue fills and empties within
+/// seconds and the ledger only grows, so statistics and cached plans are of another time: a planner
+/// that believes a table to be small would read all of it. These leave it no other way. And since
+/// there is no other way, one plan per statement and connection is enough: to plan each time costs
+/// more than the statement itself.
 const BY_KEY: [(&str, &str); 5] = [
     ("enable_seqscan", "off"),
     ("enable_bitmapscan", "off"),
@@ -86,7 +91,8 @@ impl Session {
     /// Says all of it to a connection, in one round trip.
     ///
     /// # Errors
-    /// The server refuses, or has something set that only its administrator can set right: [`Unfit`].
+    /// The server refuses, or has something set that only its administrator can set right:
+    /// [`Unfit`].
     pub(crate) async fn begin(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         let by_key = if self.by_key { &BY_KEY[..] } else { &[] };
         let said = ALWAYS.iter().chain(by_key).chain(self.own);

@@ -1,5 +1,5 @@
-//! Which connections are still used: none to a server that has become a standby, or that has stopped to answer
-//! without a word, as a machine does that lost its power.
+//! Which connections are still used: none to a server that has become a standby, or that has
+//! stopped to answer without a word, as a machine does that lost its power.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use super::STATEMENT_TIMEOUT;
 use super::errors::withdraws;
 
-/// How long the statements of one step may take, after which their connection is given up: the server ends each
-/// of them after [`STATEMENT_TIMEOUT`], so it does not hear us any more.
+/// How long the statements of one step may take, after which their connection is given up: the
+/// server ends each of them after [`STATEMENT_TIMEOUT`], so it does not hear us any more.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(15);
-/// The least time between two withdrawals: where each new connection leads to a standby again, they are not made
-/// anew for every statement.
+/// The least time between two withdrawals: where each new connection leads to a standby again, they
+/// are not made anew for every statement.
 const WITHDRAWAL_PAUSE: Duration = Duration::from_secs(1);
 
 /// How old the connections of one instance may be: all of its pools share one of these.
@@ -23,8 +23,9 @@ pub struct Validity {
 }
 
 impl Validity {
-    /// Gives statements [`ANSWER_DEADLINE`], and their connection up after that. All connections are given up where
-    /// there was no answer, or the error says that they lead to another server than they did.
+    /// Gives statements [`ANSWER_DEADLINE`], and their connection up after that. All connections
+    /// are given up where there was no answer, or the error says that they lead to another server
+    /// than they did.
     ///
     /// # Errors
     /// Those of the statements, or that there was no answer.
@@ -32,7 +33,8 @@ impl Validity {
         &self,
         statements: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, sqlx::Error> {
-        // It is dropped after the withdrawal: a connection that went back before would be tried for ever.
+        // It is dropped after the withdrawal: a connection that went back before would be tried for
+        // ever.
         let mut statements = pin!(statements);
         match answer(statements.as_mut()).await {
             Some(outcome) => outcome.inspect_err(|error| self.heed(error)),
@@ -43,8 +45,8 @@ impl Validity {
         }
     }
 
-    /// Gives up all open connections where an error says that they lead to another server than they did, or that what
-    /// they have prepared is of no use any more.
+    /// Gives up all open connections where an error says that they lead to another server than they
+    /// did, or that what they have prepared is of no use any more.
     pub fn heed(&self, error: &sqlx::Error) {
         if withdraws(error) {
             self.withdraw();
@@ -56,7 +58,8 @@ impl Validity {
         self.lock().is_none_or(|at| age <= at.elapsed())
     }
 
-    /// Every connection that is open now is closed when its task is done with it, and not used again.
+    /// Every connection that is open now is closed when its task is done with it, and not used
+    /// again.
     fn withdraw(&self) {
         let mut withdrawn_at = self.lock();
         if withdrawn_at.is_none_or(|at| at.elapsed() >= WITHDRAWAL_PAUSE) {

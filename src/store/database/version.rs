@@ -1,8 +1,9 @@
 //! Which programs and schemas go together: docs/databases.md.
 //!
-//! A program needs all of its own migrations. Of migrations that it does not know, because a newer program brought them,
-//! it works with those that say so: their names end with `_compatible`. The rule is the same for `migrate`, for an
-//! instance whose role owns the tables, for one whose role does not, and for one that runs already.
+//! A program needs all of its own migrations. Of migrations that it does not know, because a newer
+//! program brought them, it works with those that say so: their names end with `_compatible`. The
+//! rule is the same for `migrate`, for an instance whose role owns the tables, for one whose role
+//! does not, and for one that runs already.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -64,7 +65,8 @@ pub(super) fn newest() -> i64 {
 pub(super) async fn applied(
     connection: impl PgExecutor<'_>,
 ) -> Result<Vec<(i64, String)>, sqlx::Error> {
-    // The table of migrations is not one of the migrations, so this is not checked when it is compiled.
+    // The table of migrations is not one of the migrations, so this is not checked when it is
+    // compiled.
     sqlx::query_as("SELECT version, description FROM _sqlx_migrations WHERE success ORDER BY 1")
         .fetch_all(connection)
         .await

@@ -17,11 +17,12 @@ pub use storm::{STORM_PAUSE, Storm};
 use writer::Directly;
 pub use writer::{LOG_BACKLOG, LOG_DRAIN, LogWriter};
 
-/// What is logged when `RUST_LOG` says nothing: nothing per payment, and nothing per statement that is slow or
-/// connection that is lost, for which an outage is logged once.
+/// What is logged when `RUST_LOG` says nothing: nothing per payment, and nothing per statement that
+/// is slow or connection that is lost, for which an outage is logged once.
 pub const DEFAULT_FILTER: &str = "info,sqlx=error";
 
-/// What pools say of each connection that cannot be used is left out unless a filter names it: an outage says it once.
+/// What pools say of each connection that cannot be used is left out unless a filter names it: an
+/// outage says it once.
 const POOLS: &str = "sqlx_core::pool";
 
 /// Who reads the log, and so what happens where nobody does.
@@ -29,12 +30,13 @@ const POOLS: &str = "sqlx_core::pool";
 pub enum Process {
     /// A command: somebody waits for it and reads what it writes, at that person's speed.
     Command,
-    /// A service: it never waits for whoever reads its log. Lines that cannot be written are dropped and counted.
+    /// A service: it never waits for whoever reads its log. Lines that cannot be written are
+    /// dropped and counted.
     Service,
 }
 
-/// Starts the log of this process, of which a process has one, and counts its lines and panics. What is returned writes
-/// the last lines when it is dropped.
+/// Starts the log of this process, of which a process has one, and counts its lines and panics.
+/// What is returned writes the last lines when it is dropped.
 ///
 /// # Errors
 /// A filter that cannot be read, in one line that says so.
@@ -50,7 +52,10 @@ pub fn start(
     };
     let parsed = EnvFilter::builder().parse(format!("{quiet}{filter}"));
     let filter = parsed.map_err(|error| {
-        anyhow::anyhow!("RUST_LOG: {filter:?} is not accepted: {error}; expected levels such as info,payment_proxy=debug")
+        anyhow::anyhow!(
+            "RUST_LOG: {filter:?} is not accepted: {error}; expected levels such as \
+            info,payment_proxy=debug"
+        )
     })?;
     let coloured = stderr().is_terminal();
     let (writer, destination) = match process {
@@ -91,7 +96,8 @@ pub(crate) fn lines_dropped(counts: &LogLines) -> Option<Item> {
     })
 }
 
-/// Panics are lines of the log from now on: the standard library writes them itself, and waits for whoever reads.
+/// Panics are lines of the log from now on: the standard library writes them itself, and waits for
+/// whoever reads.
 fn log_panics(panics: Total) {
     panic::set_hook(Box::new(move |panic| {
         panics.add(1);

@@ -17,8 +17,8 @@ impl Storm {
         Self(Mutex::new((None, 0)))
     }
 
-    /// Counts an event. Returns how many a line has to tell of now: the first at once, and after that what came in
-    /// [`STORM_PAUSE`] since the last line.
+    /// Counts an event. Returns how many a line has to tell of now: the first at once, and after
+    /// that what came in [`STORM_PAUSE`] since the last line.
     pub fn note(&self) -> Option<u64> {
         self.note_all(1)
     }

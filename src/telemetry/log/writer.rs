@@ -19,8 +19,9 @@ const FULL_PIPE_PAUSE: Duration = Duration::from_millis(10);
 /// The least time between two lines that say how many were dropped.
 const TELL_PAUSE: Duration = Duration::from_secs(10);
 
-/// A line as a terminal may show it, whatever others wrote in it: a log is read by people. The subscriber colours lines
-/// for a terminal by escape sequences, and leaves none in what it is told; elsewhere there is none at all.
+/// A line as a terminal may show it, whatever others wrote in it: a log is read by people. The
+/// subscriber colours lines for a terminal by escape sequences, and leaves none in what it is told;
+/// elsewhere there is none at all.
 fn visible(line: &[u8], coloured: bool) -> Vec<u8> {
     let is_visible = |letter: &char| match letter {
         '\n' | '\t' => true,
@@ -186,7 +187,8 @@ impl<W: Write> Writing<W> {
         }
     }
 
-    /// As [`Write::write_all`], but waits where a pipe that is full is not to be waited for, and notes what is cut off.
+    /// As [`Write::write_all`], but waits where a pipe that is full is not to be waited for, and
+    /// notes what is cut off.
     fn write_all(&mut self, mut rest: &[u8]) -> io::Result<()> {
         let whole = rest.len();
         while !rest.is_empty() {

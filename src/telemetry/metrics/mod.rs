@@ -1,8 +1,9 @@
 //! What this instance counts of its own doing.
 //!
-//! An instance has one [`Counts`], which its parts are given. Everything is counted where it happens, on handles that
-//! are made once: an atomic add per event, or per batch of them, and no label is looked up by a string for a payment. What is not an event but a state (the
-//! router's beliefs, the pools, the queue) is read by the [`Scrape`](crate::scrape::Scrape).
+//! An instance has one [`Counts`], which its parts are given. Everything is counted where it
+//! happens, on handles that are made once: an atomic add per event, or per batch of them, and no
+//! label is looked up by a string for a payment. What is not an event but a state (the router's
+//! beliefs, the pools, the queue) is read by the [`Scrape`](crate::scrape::Scrape).
 
 mod series;
 
@@ -20,7 +21,8 @@ pub const PREFIX: &str = "payment_proxy";
 const POST_BUCKETS: [f64; 12] = [
     0.0005, 0.001, 0.0025, 0.005, 0.0075, 0.011, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0,
 ];
-/// Upper bounds of the time that a processor takes, in seconds; the last is when we give up by default.
+/// Upper bounds of the time that a processor takes, in seconds; the last is when we give up by
+/// default.
 const PROCESSOR_BUCKETS: [f64; 14] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0,
 ];
@@ -94,7 +96,8 @@ pub struct SpanCounts {
     pub lost: Total,
 }
 
-/// What a process counts as a whole, because it has one log and one handler of panics. All of its instances show it.
+/// What a process counts as a whole, because it has one log and one handler of panics. All of its
+/// instances show it.
 #[derive(Debug, Clone)]
 pub struct ProcessCounts {
     /// Lines of the log that were dropped.
@@ -203,8 +206,17 @@ impl Counts {
             "returned",
             "Claims that ended without a charge, by what the payment is now",
         );
-        let anomalies = all.totals("anomalies", "Charges that were not recorded the usual way: the queue row was gone, recorded before, or charged by two processors");
-        all.shared("log_lines_dropped", "Lines of the log that were dropped: nobody read as fast as they came, or they could not be written", &process.log_lines_dropped);
+        let anomalies = all.totals(
+            "anomalies",
+            "Charges that were not recorded the usual way: the \
+            queue row was gone, recorded before, or charged by two processors",
+        );
+        all.shared(
+            "log_lines_dropped",
+            "Lines of the log that were dropped: nobody read as fast \
+            as they came, or they could not be written",
+            &process.log_lines_dropped,
+        );
         all.shared(
             "panics",
             "Panics, each a fault of the program: the log says where",
@@ -224,30 +236,79 @@ impl Counts {
                 overloaded: because("overloaded"),
                 database: because("database"),
             },
-            post_seconds: all.histogram("post_seconds", "Time from a readable post to its answer", post_histogram),
+            post_seconds: all.histogram(
+                "post_seconds",
+                "Time from a readable post to its answer",
+                post_histogram,
+            ),
             claimed_queued: kind(&claimed, "free"),
             claimed_in_doubt: kind(&claimed, "doubtful"),
-            settle_seconds: all.histogram("settle_seconds", "Time from acceptance, by the database's clock, until the charge is recorded, by this host's", settle_histogram),
+            settle_seconds: all.histogram(
+                "settle_seconds",
+                "Time from acceptance, by the \
+                database's clock, until the charge is recorded, by this host's",
+                settle_histogram,
+            ),
             released: kind(&returned, "free"),
             left_in_doubt: kind(&returned, "doubtful"),
             dead: all.total("dead", "Payments given up as dead letters"),
-            mismatches: all.total("mismatches", "Payments given up because a processor has something with their id that we cannot have sent"),
+            mismatches: all.total(
+                "mismatches",
+                "Payments given up because a processor has \
+                something with their id that we cannot have sent",
+            ),
             row_gone: kind(&anomalies, "row_gone"),
             recorded_before: kind(&anomalies, "recorded_before"),
             charged_twice: kind(&anomalies, "charged_twice"),
-            clock_steps: all.total("database_clock_steps", "Steps of the database server's clock against this instance's"),
-            unrecorded: all.gauge("unrecorded_payments", "Payments whose charge, or other end of a claim, the database has refused to record; they are kept and tried again"),
+            clock_steps: all.total(
+                "database_clock_steps",
+                "Steps of the database server's clock \
+                against this instance's",
+            ),
+            unrecorded: all.gauge(
+                "unrecorded_payments",
+                "Payments whose charge, or other end of a \
+                claim, the database has refused to record; they are kept and tried again",
+            ),
             spans: SpanCounts {
                 exported: all.total("spans_exported", "Spans that the collector of traces took"),
-                lost: all.total("spans_lost", "Spans that the collector of traces did not take"),
+                lost: all.total(
+                    "spans_lost",
+                    "Spans that the collector of traces did not take",
+                ),
             },
-            connections_evicted: all.total("connections_evicted", "Connections of clients that were closed to make room for others"),
-            wrong_tokens: all.total("operator_wrong_tokens", "Requests with a wrong token at the operators' address"),
-            attempts: all.totals("attempts", "Attempts to charge a payment, by processor and by what is proved of it"),
-            processor_seconds: all.histograms("processor_seconds", "Time that a processor took for a POST, answered or not", processor_histogram),
+            connections_evicted: all.total(
+                "connections_evicted",
+                "Connections of clients that \
+                were closed to make room for others",
+            ),
+            wrong_tokens: all.total(
+                "operator_wrong_tokens",
+                "Requests with a wrong token at the \
+                operators' address",
+            ),
+            attempts: all.totals(
+                "attempts",
+                "Attempts to charge a payment, by processor and by \
+                what is proved of it",
+            ),
+            processor_seconds: all.histograms(
+                "processor_seconds",
+                "Time that a processor took for \
+                a POST, answered or not",
+                processor_histogram,
+            ),
             settled: all.totals("settled", "Payments recorded as charged, by processor"),
-            breaker_changes: all.totals("breaker_changes", "Changes of a processor's breaker in this instance, by the new state"),
-            database_errors: all.totals("database_errors", "Statements that failed because the database was away, by task"),
+            breaker_changes: all.totals(
+                "breaker_changes",
+                "Changes of a processor's breaker in \
+                this instance, by the new state",
+            ),
+            database_errors: all.totals(
+                "database_errors",
+                "Statements that failed because the \
+                database was away, by task",
+            ),
             registry,
         }
     }

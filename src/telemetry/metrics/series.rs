@@ -1,7 +1,8 @@
 //! How values are written for Prometheus.
 //!
-//! The library writes OpenMetrics, where a counter's name and that of its samples differ by `_total`. The
-//! text format of Prometheus, which every tool reads, has one name; a [`Total`] is written so.
+//! The library writes OpenMetrics, where a counter's name and that of its samples differ by
+//! `_total`. The text format of Prometheus, which every tool reads, has one name; a [`Total`] is
+//! written so.
 
 use std::fmt;
 use std::sync::Arc;

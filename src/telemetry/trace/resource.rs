@@ -1,4 +1,5 @@
-//! What spans say of the program that they come from, with the variables that OpenTelemetry has for that.
+//! What spans say of the program that they come from, with the variables that OpenTelemetry has for
+//! that.
 
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::Resource;
@@ -7,8 +8,9 @@ use percent_encoding::percent_decode_str;
 
 const SERVICE_NAME: &str = "service.name";
 
-/// This program, with what the variables `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` add, as they are given.
-/// The library reads them, too, but decodes nothing and keeps what is left of a broken value.
+/// This program, with what the variables `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` add, as
+/// they are given. The library reads them, too, but decodes nothing and keeps what is left of a
+/// broken value.
 pub(super) fn resource(service_name: Option<&str>, attributes: Option<&str>) -> Resource {
     let mut attributes = match read_attributes(attributes.unwrap_or_default()) {
         Ok(attributes) => attributes,
@@ -61,7 +63,8 @@ fn read_attributes(text: &str) -> Result<Vec<(String, String)>, String> {
         .collect()
 }
 
-/// None where a percent sign does not stand before two hexadecimal digits, or what comes out is not UTF-8.
+/// None where a percent sign does not stand before two hexadecimal digits, or what comes out is not
+/// UTF-8.
 fn decode(text: &str) -> Option<String> {
     let is_code = |rest: &str| {
         let digits = rest.as_bytes().get(..2);

@@ -74,7 +74,8 @@ const BAD_HOST: Answer = problem(
     "the Host header must be a host, with a port or without",
 );
 
-/// Everything, in the order of a request: what a body may be, then a query, a path, a head, the wire.
+/// Everything, in the order of a request: what a body may be, then a query, a path, a head, the
+/// wire.
 pub fn sections() -> Vec<(&'static str, Vec<Row>)> {
     vec![
         ("amounts", bodies::amounts()),
@@ -100,14 +101,16 @@ fn ranges() -> Vec<Row> {
         ("from=%32026-07-10T12:34:56Z", OK), ("%66rom=2026-07-10T12:34:56Z", OK), ("from=&&to", OK),
         // A parameter that there is not is not ignored: it may be a slip of the pen.
         ("unknown=x&&=&from", problem(400, "there is no parameter \"unknown\"; there are from, to")),
-        ("From=2026-07-10T12:34:56Z", problem(400, "there is no parameter \"From\"; there are from, to")),
+        ("From=2026-07-10T12:34:56Z", problem(400, "there is no parameter \"From\"; there are \
+            from, to")),
         // Two ends in the wrong order; offsets count.
         ("from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z", SWAPPED), ("to=2026-07-10T12:00:00Z&from=2026-07-10T12:00:00.001Z", SWAPPED),
         ("from=2026-07-10T12:00:00-01:00&to=2026-07-10T12:00:00Z", SWAPPED), ("from=9999-12-31T23:59:59Z&to=0000-01-01T00:00:00Z", SWAPPED),
         // One end given twice.
         ("from=2026-01-01T00:00:00Z&from=2026-01-01T00:00:00Z", problem(400, "Failed to deserialize query string: duplicate field `from`")),
         ("from=&from=", problem(400, "Failed to deserialize query string: duplicate field `from`")),
-        ("to=2026-01-01T00:00:00Z&%74o=2026-01-01T00:00:00Z", problem(400, "Failed to deserialize query string: duplicate field `to`")),
+        ("to=2026-01-01T00:00:00Z&%74o=2026-01-01T00:00:00Z", problem(400, "Failed to deserialize \
+            query string: duplicate field `to`")),
         // A plus that was not escaped is a space.
         ("from=2026-07-10T12:34:56+03:00", NO_FROM), ("to=2026-07-10T12:34:56+03:00", NO_TO),
         // Days and hours that do not exist.
@@ -128,7 +131,8 @@ fn ranges() -> Vec<Row> {
         // Percent signs that say nothing, bytes that are no text, and text that is no time.
         ("from=%", NO_FROM), ("from=%ZZ", NO_FROM), ("from=%2", NO_FROM), ("from=%00", NO_FROM), ("from=%FF%FE", NO_FROM), ("to=%C0%80", NO_TO),
         ("from=2026-07-10T12:34:56Z%00", NO_FROM), ("from=%252026-07-10T12:34:56Z", NO_FROM), ("from=2026%2D07-10T12:34:56Z&to=%0d%0aX:%20y", NO_TO),
-        ("from[]=2026-07-10T12:34:56Z&to=[]", problem(400, "there is no parameter \"from[]\"; there are from, to")), ("from='%20OR%201=1%20--", NO_FROM), ("from=２０２６-07-10T12:34:56Z", NO_FROM),
+        ("from[]=2026-07-10T12:34:56Z&to=[]", problem(400, "there is no parameter \"from[]\"; \
+            there are from, to")), ("from='%20OR%201=1%20--", NO_FROM), ("from=２０２６-07-10T12:34:56Z", NO_FROM),
     ]
     .into_iter()
     .map(|(query, answer)| raw(&format!("GET /payments-summary?{query}"), "", "", answer))
@@ -153,18 +157,28 @@ fn paths() -> Vec<Row> {
         ("GET /openapi.json/x", problem(404, "there is nothing at /openapi.json/x")), ("GET /docs/", problem(404, "there is nothing at /docs/")),
         ("GET http://gateway/nowhere", problem(404, "there is nothing at /nowhere")), ("GET http://gateway/payments-summary", OK),
         ("OPTIONS *", plain(204)), ("OPTIONS /payments", plain(204)), ("OPTIONS /readyz", plain(204)), ("GET *", problem(404, "there is nothing at *")),
-        ("GET /payments", problem(405, "/payments does not take GET; the Allow header says what it takes")),
-        ("PUT /payments", problem(405, "/payments does not take PUT; the Allow header says what it takes")),
-        ("TRACE /payments", problem(405, "/payments does not take TRACE; the Allow header says what it takes")),
-        ("BREW /payments", problem(405, "/payments does not take BREW; the Allow header says what it takes")),
-        ("post /payments", problem(405, "/payments does not take post; the Allow header says what it takes")),
-        ("POST /payments-summary", problem(405, "/payments-summary does not take POST; the Allow header says what it takes")),
+        ("GET /payments", problem(405, "/payments does not take GET; the Allow header says what it \
+            takes")),
+        ("PUT /payments", problem(405, "/payments does not take PUT; the Allow header says what it \
+            takes")),
+        ("TRACE /payments", problem(405, "/payments does not take TRACE; the Allow header says \
+            what it takes")),
+        ("BREW /payments", problem(405, "/payments does not take BREW; the Allow header says what \
+            it takes")),
+        ("post /payments", problem(405, "/payments does not take post; the Allow header says what \
+            it takes")),
+        ("POST /payments-summary", problem(405, "/payments-summary does not take POST; the Allow \
+            header says what it takes")),
         ("DELETE /payments/4a7901b8-7d26-4d9d-aa19-4dc1c7cf60b3", problem(405, "/payments/4a7901b8-7d26-4d9d-aa19-4dc1c7cf60b3 does not take DELETE; the Allow header says what it takes")),
-        ("GET /purge-payments", problem(405, "/purge-payments does not take GET; the Allow header says what it takes")),
+        ("GET /purge-payments", problem(405, "/purge-payments does not take GET; the Allow header \
+            says what it takes")),
         ("POST /purge-payments", problem(403, "purging is off; ALLOW_PURGE=true turns it on")),
-        ("POST /livez", problem(405, "/livez does not take POST; the Allow header says what it takes")),
-        ("POST /openapi.json", problem(405, "/openapi.json does not take POST; the Allow header says what it takes")),
-        ("POST /problems/", problem(405, "/problems/ does not take POST; the Allow header says what it takes")),
+        ("POST /livez", problem(405, "/livez does not take POST; the Allow header says what it \
+            takes")),
+        ("POST /openapi.json", problem(405, "/openapi.json does not take POST; the Allow header \
+            says what it takes")),
+        ("POST /problems/", problem(405, "/problems/ does not take POST; the Allow header says \
+            what it takes")),
         ("HEAD /payments-summary", OK), ("HEAD /nowhere", plain(404)), ("CONNECT gateway:443", problem(404, "there is nothing at ")),
     ]
     .into_iter()

@@ -1,4 +1,5 @@
-//! Migrations never stop payments, and a program that is older than the schema is treated alike by all.
+//! Migrations never stop payments, and a program that is older than the schema is treated alike by
+//! all.
 
 use std::time::{Duration, Instant};
 
@@ -137,7 +138,8 @@ async fn a_restore_waits_for_locks_shortly_and_goes_on_when_they_are_free() {
     let database = filled().await;
     let folder = move_all(&database).await;
     let from = folder.path().display().to_string();
-    // Of a table that it writes to, of the month itself, and of what it has half moved back by then.
+    // Of a table that it writes to, of the month itself, and of what it has half moved back by
+    // then.
     let ledger = holder(&database, "LOCK TABLE payment_processed IN SHARE MODE").await;
     let month = holder(&database, "SELECT FROM payment_archived_month FOR SHARE").await;
     let payments = holder(&database, "SELECT FROM payment_archived FOR SHARE").await;
@@ -228,7 +230,8 @@ async fn a_purge_behind_a_reader_lets_payments_pass_and_says_who_reads() {
     assert_eq!(database.count("payment_processed").await, 0);
 }
 
-/// Those who meet the schema: the owner who migrates, an instance of the owner, and one of the service's role.
+/// Those who meet the schema: the owner who migrates, an instance of the owner, and one of the
+/// service's role.
 async fn meet(owner: &Database, service: &Database) -> [anyhow::Result<bool>; 3] {
     let settings = MigrateSettings {
         database: service.settings(QueueDurability::Unlogged),

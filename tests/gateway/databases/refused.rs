@@ -107,7 +107,8 @@ async fn a_charge_is_kept_until_it_is_recorded_whatever_refuses_it() {
             settling.end(&database, None).await;
         }
         eventually("they are kept", async || settling.count() == 3).await;
-        // As after a failover: the rows of an unlogged queue are gone, and the charge is in no other place than here.
+        // As after a failover: the rows of an unlogged queue are gone, and the charge is in no
+        // other place than here.
         database.execute("TRUNCATE payment_queue").await;
         database
             .execute("DROP TRIGGER refuse ON payment_processed")
@@ -261,7 +262,8 @@ async fn a_post_does_not_hear_that_one_connection_was_refused() {
                  IF NOT (SELECT is_called FROM first_comer) THEN
                      PERFORM setval('first_comer', pg_backend_pid());
                  END IF;
-                 IF (SELECT last_value FROM first_comer) = pg_backend_pid() THEN RAISE 'not over this one'; END IF;
+                 IF (SELECT last_value FROM first_comer) = pg_backend_pid()
+                     THEN RAISE 'not over this one'; END IF;
                  RETURN NULL;
              END $$;
              CREATE TRIGGER refuse BEFORE INSERT ON payment_queue

@@ -15,13 +15,15 @@ const LARGEST: i64 = 99_999_999_999_999;
 async fn totals_have_room_for_more_payments_of_the_largest_amount_than_there_will_be() {
     let database = Database::migrated().await;
     let default = processor().await;
-    // A trillion of them in each of the hours that this test may run in, and in one that is archived.
+    // A trillion of them in each of the hours that this test may run in, and in one that is
+    // archived.
     let trillion = 1_000_000_000_000_i64;
     let sum = Decimal::new(LARGEST, 2) * Decimal::from(trillion);
     database
         .execute(&format!(
             "INSERT INTO payment_rollup (unit, starts_at, processor, requests, amount)
-             SELECT 'hour', date_trunc('hour', now(), 'UTC') + n * interval '1 hour', 'default', {trillion}, {sum}
+             SELECT 'hour', date_trunc('hour', now(), 'UTC') + n * interval '1 hour', 'default',
+                 {trillion}, {sum}
              FROM generate_series(0, 1) AS n;
              INSERT INTO payment_archived_hour VALUES ('2026-01-01Z', 'default', {trillion}, {sum});
              INSERT INTO payment_archived_month (month, file, sha256, requests, amount)
@@ -51,7 +53,8 @@ async fn totals_have_room_for_more_payments_of_the_largest_amount_than_there_wil
     for audit in [
         "SELECT total_amount FROM audit.summary() WHERE processor = 'default'",
         "SELECT sum(amount) FROM audit.totals('month', '2026-01-01Z', 'infinity')",
-        "SELECT sum(amount) FROM audit.fees_by_day('2026-01-01', (now() + interval '2 hours')::date)",
+        "SELECT sum(amount) FROM audit.fees_by_day('2026-01-01', (now() + interval '2 \
+        hours')::date)",
     ] {
         let told: Decimal = sqlx::query_scalar(audit)
             .fetch_one(&database.pool)

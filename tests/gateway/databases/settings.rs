@@ -64,7 +64,8 @@ async fn what_statements_rest_on_is_said_by_us_whatever_the_database_has_set() {
         .execute(
             "CREATE SCHEMA elsewhere;
              CREATE TABLE elsewhere.payment_queue (id bigint, correlation_id uuid, amount numeric);
-             CREATE TABLE elsewhere.payment_processed (correlation_id uuid PRIMARY KEY, amount numeric);
+             CREATE TABLE elsewhere.payment_processed (correlation_id uuid PRIMARY KEY,
+                 amount numeric);
              CREATE TABLE elsewhere._sqlx_migrations (version bigint);
              CREATE FUNCTION elsewhere.now() RETURNS timestamptz LANGUAGE sql AS 'SELECT NULL::timestamptz';
              CREATE FUNCTION elsewhere.count(bigint) RETURNS bigint LANGUAGE sql AS 'SELECT 0::bigint'",

@@ -1,5 +1,5 @@
-//! The live page for people who read it otherwise: with a screen reader, by keyboard, in colours of their
-//! own, on a narrow or a wide screen. `checks.js` says what is asked of it, beside axe-core.
+//! The live page for people who read it otherwise: with a screen reader, by keyboard, in colours of
+//! their own, on a narrow or a wide screen. `checks.js` says what is asked of it, beside axe-core.
 
 use std::path::Path;
 use std::time::Duration;
@@ -63,7 +63,10 @@ async fn view(browser: &Browser, width: u32, preferences: &[(&str, &str)]) {
     browser.prefer(&[preferences, &[STILL]].concat()).await;
     // Two frames later it is laid out anew.
     browser
-        .run("return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(0))))")
+        .run(
+            "return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => \
+            done(0))))",
+        )
         .await;
 }
 
@@ -309,9 +312,12 @@ async fn in_forced_colours_off_reads_off_and_looks_it_and_legends_keep_their_key
     // Off, open and half open in what was, too.
     site.database
         .execute(
-            "INSERT INTO service_minute (minute, instance, observed_seconds, accepted, refused, processors)
-             SELECT date_trunc('minute', now(), 'UTC') - n * interval '1 min', gen_random_uuid(), 60, 0, 0,
-                json_build_object('default', json_build_object('open', 0, 'half_open', 0, 'off', 0)::jsonb
+            "INSERT INTO service_minute (minute, instance, observed_seconds, accepted, refused,
+                processors)
+             SELECT date_trunc('minute', now(), 'UTC') - n * interval '1 min', gen_random_uuid(),
+                 60, 0, 0,
+                json_build_object('default', json_build_object('open', 0, 'half_open', 0, 'off',
+                    0)::jsonb
                     || jsonb_build_object(state, 60))
              FROM unnest(ARRAY[2, 3, 4], ARRAY['open', 'half_open', 'off']) AS minute (n, state)",
         )
@@ -378,7 +384,10 @@ async fn series_differ_by_hatch_or_dash_and_their_keys_show_it() {
     // Those of the present, and those of what was.
     eventually("the charts are drawn", async || {
         browser
-            .run("return document.querySelectorAll('.chart .area[d]').length + document.querySelectorAll('.chart .refused').length")
+            .run(
+                "return document.querySelectorAll('.chart .area[d]').length + \
+                document.querySelectorAll('.chart .refused').length",
+            )
             .await
             == 3
     })
@@ -408,9 +417,12 @@ async fn long_names_fit_320_px_and_wide_screens_are_used() {
     // It was so before, and was switched by somebody whose name and reason are as long.
     site.database
         .execute(&format!(
-            "INSERT INTO service_minute (minute, instance, observed_seconds, accepted, refused, processors)
-             VALUES (date_trunc('minute', now(), 'UTC') - interval '3 min', gen_random_uuid(), 60, 0, 0,
-                jsonb_build_object('{0}', jsonb_build_object('open', 60, 'half_open', 0, 'off', 0)));
+            "INSERT INTO service_minute (minute, instance, observed_seconds, accepted, refused,
+                processors)
+             VALUES (date_trunc('minute', now(), 'UTC') - interval '3 min', gen_random_uuid(), 60,
+                 0, 0,
+                jsonb_build_object('{0}', jsonb_build_object('open', 60, 'half_open', 0, 'off',
+                    0)));
              SELECT switch_processor('{0}', true, '{0}', repeat('{1}', 3))",
             LONG_NAMES[0], LONG_NAMES[1]
         ))

@@ -1,5 +1,5 @@
-//! A real Chromium without a window, driven through its WebDriver (W3C WebDriver; `chromedriver` comes
-//! with Debian's Chromium). A few calls of that protocol are all that is needed here.
+//! A real Chromium without a window, driven through its WebDriver (W3C WebDriver; `chromedriver`
+//! comes with Debian's Chromium). A few calls of that protocol are all that is needed here.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -168,7 +168,8 @@ impl Browser {
     /// The visible text of the first element that a selector finds, or "".
     pub async fn text(&self, selector: &str) -> String {
         let script = format!(
-            "const found = document.querySelector({}); return found?.checkVisibility() ? found.innerText : ''",
+            "const found = document.querySelector({}); return found?.checkVisibility() ? \
+            found.innerText : ''",
             json!(selector)
         );
         let text = self.run(&script).await;
@@ -240,7 +241,8 @@ impl Browser {
         let processes = std::fs::read_dir("/proc").expect("a list of processes");
         let ticks = processes.filter_map(|process| {
             let stat = std::fs::read_to_string(process.ok()?.path().join("stat")).ok()?;
-            // Behind the name, which may have anything in it: state, parent, group, ..., user and system time.
+            // Behind the name, which may have anything in it: state, parent, group, ..., user and
+            // system time.
             let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
             let ticks = |place: usize| fields.get(place)?.parse::<u64>().ok();
             (ticks(2)? == u64::from(self.driver.id())).then_some(ticks(11)? + ticks(12)?)
@@ -253,7 +255,10 @@ impl Browser {
     /// The page as WebP, in base64: all of it, but for what is below `most` pixels.
     pub async fn picture(&self, most: u64) -> String {
         let size = self
-            .run("return [document.documentElement.clientWidth, document.documentElement.scrollHeight]")
+            .run(
+                "return [document.documentElement.clientWidth, \
+                document.documentElement.scrollHeight]",
+            )
             .await;
         let height = size[1].as_u64().map(|height| height.min(most));
         let clip = json!({"x": 0, "y": 0, "width": size[0], "height": height, "scale": 1});

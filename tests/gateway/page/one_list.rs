@@ -88,12 +88,16 @@ async fn headline_status_api_feed_and_metric_tell_the_same_of_every_kind() {
     site.database
         .execute(&format!(
             "INSERT INTO service_instance (id, seen_at, processors, attention, program)
-             VALUES ('{alive}', now(), '{{default,fallback}}', $items${items}$items$, 'of tomorrow'),
+             VALUES ('{alive}', now(), '{{default,fallback}}', $items${items}$items$,
+                 'of tomorrow'),
                 ('{died}', now() - interval '30 s', '{{default,fallback}}', '[]', NULL);
-             INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt, processor, reason, requested_at)
+             INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt,
+                 processor, reason, requested_at)
              VALUES (gen_random_uuid(), 1, now(), 1, 'default', 'another amount', now());
-             INSERT INTO payment_queue (correlation_id, amount, accepted_at, attempt, processor, requested_at, doubt_until)
-             VALUES ('{stranded}', 1, now() - interval '5 min', 1, 'old', now() - interval '5 min', now());
+             INSERT INTO payment_queue (correlation_id, amount, accepted_at, attempt, processor,
+                 requested_at, doubt_until)
+             VALUES ('{stranded}', 1, now() - interval '5 min', 1, 'old', now() - interval '5 min',
+                 now());
              INSERT INTO reconcile_finding (correlation_id, kind, charged_by, detail)
              VALUES (gen_random_uuid(), 'charged twice', '{{default,fallback}}', 'both have it');
              UPDATE deployment SET asks_first = true;

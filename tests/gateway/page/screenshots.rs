@@ -14,8 +14,8 @@ use crate::support::{eventually, processors};
 /// Pixels of a picture from top to bottom, at most. On a phone the page goes on.
 const MOST_HEIGHT: u64 = 2_400;
 
-/// Hours in which nobody waited for a picture: what instances and triggers would have written, with an
-/// outage of the default processor, and a quarter of an hour in which no instance ran.
+/// Hours in which nobody waited for a picture: what instances and triggers would have written, with
+/// an outage of the default processor, and a quarter of an hour in which no instance ran.
 const HOURS_BEFORE: &str = "
     CREATE TEMPORARY TABLE past AS
         SELECT date_trunc('minute', now(), 'UTC') - ago * interval '1 min' AS minute,
@@ -29,11 +29,13 @@ const HOURS_BEFORE: &str = "
             CASE WHEN is_out THEN 95 ELSE 9 + 4 * noise END,
             CASE WHEN is_out THEN 900 + 700 * noise ELSE 40 + 60 * noise END,
             jsonb_build_object(
-                'default', jsonb_build_object('open', CASE WHEN is_out THEN 58 ELSE 0 END, 'half_open', 0, 'off', 0),
+                'default', jsonb_build_object('open', CASE WHEN is_out THEN 58 ELSE 0 END,
+                    'half_open', 0, 'off', 0),
                 'fallback', jsonb_build_object('open', 0, 'half_open', 0, 'off', 0))
         FROM past;
     INSERT INTO payment_rollup (unit, starts_at, processor, requests, amount)
-        SELECT 'minute', minute, CASE WHEN is_out THEN 'fallback' ELSE 'default' END, rate, rate * 19.90
+        SELECT 'minute', minute, CASE WHEN is_out THEN 'fallback' ELSE 'default' END, rate,
+            rate * 19.90
         FROM past;
     DROP TABLE past";
 

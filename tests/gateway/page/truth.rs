@@ -42,7 +42,8 @@ impl Browser {
     /// The visible texts of all elements that a selector finds.
     async fn texts(&self, selector: &str) -> Vec<String> {
         let script = format!(
-            "return [...document.querySelectorAll({})].map((element) => (element.innerText ?? element.textContent).trim())",
+            "return [...document.querySelectorAll({})].map((element) => (element.innerText ?? \
+            element.textContent).trim())",
             json!(selector)
         );
         let texts = self.run(&script).await;
@@ -210,7 +211,8 @@ async fn after_a_restart_with_other_processors_an_open_tab_shows_those_alone() {
     let site = Site::start(false).await;
     let browser = site.browser(1280, 900).await;
     let cards = async || {
-        let script = "return [...document.querySelectorAll('[data-processor]')].map((card) => card.dataset.processor)";
+        let script = "return [...document.querySelectorAll('[data-processor]')].map((card) => \
+            card.dataset.processor)";
         browser.run(script).await
     };
     assert_eq!(cards().await, json!(["default", "fallback"]));
@@ -270,13 +272,17 @@ async fn payments_in_doubt_are_listed_with_their_processor_age_and_reason() {
     let site = Site::start(false).await;
     let (stranded, exact) = (Uuid::new_v4(), "999999999999.99");
     site.execute(&format!(
-        "INSERT INTO payment_queue (correlation_id, amount, accepted_at, attempt, processor, requested_at, doubt_until)
+        "INSERT INTO payment_queue (correlation_id, amount, accepted_at, attempt, processor,
+            requested_at, doubt_until)
          VALUES ('{stranded}', {exact}, now() - interval '5 min', 3, 'old',
             date_trunc('milliseconds', now() - interval '5 min'), now() - interval '3 min');
-         INSERT INTO payment_attempt (correlation_id, requested_at, outcome, processor, reason, first_claim, last_claim)
-         SELECT correlation_id, requested_at, 'in_doubt', processor, 'no reply within 15 s', 3, 3 FROM payment_queue;
+         INSERT INTO payment_attempt (correlation_id, requested_at, outcome, processor, reason,
+             first_claim, last_claim)
+         SELECT correlation_id, requested_at, 'in_doubt', processor, 'no reply within 15 s', 3, 3
+             FROM payment_queue;
          -- More than are listed, whose workers died.
-         INSERT INTO payment_queue (correlation_id, amount, accepted_at, attempt, processor, requested_at, doubt_until)
+         INSERT INTO payment_queue (correlation_id, amount, accepted_at, attempt, processor,
+             requested_at, doubt_until)
          SELECT gen_random_uuid(), 1, now() - interval '40 s', 1, 'old',
             date_trunc('milliseconds', now() - interval '40 s'), now() FROM generate_series(1, 119)"
     ))
@@ -332,7 +338,8 @@ async fn payments_in_doubt_are_listed_with_their_processor_age_and_reason() {
     .await;
     let dead = Uuid::new_v4();
     site.execute(&format!(
-        "INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt, processor, reason)
+        "INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt, processor,
+            reason)
          VALUES ('{dead}', 1, now(), 1, 'default', 'no')"
     ))
     .await;
@@ -438,7 +445,8 @@ async fn a_hidden_tab_tells_in_its_title_what_wants_attention() {
     })
     .await;
     site.execute(
-        "INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt, processor, reason)
+        "INSERT INTO payment_dead_letter (correlation_id, amount, accepted_at, attempt, processor,
+            reason)
          VALUES (gen_random_uuid(), 1, now(), 1, 'default', 'no')",
     )
     .await;
@@ -530,7 +538,8 @@ async fn an_instance_whose_clock_is_another_is_heard_all_the_same() {
     eventually("its clock is another", async || at().await < before).await;
     browser.snapshots(2).await;
     assert!(is_well().await, "{}", browser.text("#situation").await);
-    // Another instance comes in its place, whose clock is behind that, but not by as much as it took.
+    // Another instance comes in its place, whose clock is behind that, but not by as much as it
+    // took.
     gateway.stop().await;
     set_clock(-64);
     eventually("no news is told", async || {
@@ -673,10 +682,13 @@ async fn what_was_is_shown_for_hours_with_its_gaps_labelled() {
     // Three hours, of which nobody saw one, and a quarter without a database.
     site.execute(
         r#"INSERT INTO service_minute
-            (minute, instance, observed_seconds, accepted, refused, queued, p50_ms, p99_ms, processors)
-         SELECT date_trunc('minute', now(), 'UTC') - n * interval '1 min', gen_random_uuid(), 60, 600, CASE WHEN n < 20 THEN 50 ELSE 0 END,
+            (minute, instance, observed_seconds, accepted, refused, queued, p50_ms, p99_ms,
+                processors)
+         SELECT date_trunc('minute', now(), 'UTC') - n * interval '1 min', gen_random_uuid(), 60,
+             600, CASE WHEN n < 20 THEN 50 ELSE 0 END,
             CASE WHEN n NOT BETWEEN 20 AND 34 THEN n END, 12, 80,
-            jsonb_build_object('default', jsonb_build_object('open', CASE WHEN n < 20 THEN 60 ELSE 0 END, 'half_open', 0, 'off', 0))
+            jsonb_build_object('default', jsonb_build_object('open', CASE WHEN n < 20 THEN 60
+                ELSE 0 END, 'half_open', 0, 'off', 0))
          FROM generate_series(2, 179) AS n WHERE n NOT BETWEEN 60 AND 119;
          INSERT INTO processor_switch (processor, enabled, switched_by, reason, switched_at)
          VALUES ('default', false, 'Ben', 'it was slow', now() - interval '90 min')"#,
@@ -766,11 +778,13 @@ async fn what_was_is_shown_for_hours_with_its_gaps_labelled() {
     }
     let who = browser.text("#history-breakers-body .switches").await;
     assert!(who.contains("Switched off by Ben, 20"), "{who}");
-    // A processor that the ledger has had for longer than this page is told with the next look, which
-    // comes by itself.
+    // A processor that the ledger has had for longer than this page is told with the next look,
+    // which comes by itself.
     site.execute(
-        "INSERT INTO service_minute (minute, instance, observed_seconds, accepted, refused, processors)
-         VALUES (date_trunc('minute', now(), 'UTC') - interval '70 min', gen_random_uuid(), 60, 0, 0,
+        "INSERT INTO service_minute (minute, instance, observed_seconds, accepted, refused,
+            processors)
+         VALUES (date_trunc('minute', now(), 'UTC') - interval '70 min', gen_random_uuid(), 60, 0,
+             0,
             jsonb_build_object('old', jsonb_build_object('open', 0, 'half_open', 0, 'off', 60)))",
     )
     .await;
@@ -810,8 +824,10 @@ async fn huge_amounts_keep_their_digits_and_the_layout_and_wide_screens_are_used
          INSERT INTO payment_rollup (unit, starts_at, processor, requests, amount)
          VALUES ('hour', '2026-01-01', 'default', 1000000000000, 999999999999980000000000.00),
             ('hour', '2026-01-01', 'fallback', 1000000000000, 999999999999980000000000.07);
-         INSERT INTO payment_queue (correlation_id, amount, accepted_at, attempt, processor, requested_at, doubt_until)
-         VALUES (gen_random_uuid(), 999999999999.99, now() - interval '5 min', 3, 'old', now() - interval '5 min', now());
+         INSERT INTO payment_queue (correlation_id, amount, accepted_at, attempt, processor,
+             requested_at, doubt_until)
+         VALUES (gen_random_uuid(), 999999999999.99, now() - interval '5 min', 3, 'old',
+             now() - interval '5 min', now());
          UPDATE payment_dead_letter SET amount = 999999999999.99, reason = repeat('x', 200)",
     )
     .await;
@@ -843,7 +859,10 @@ async fn huge_amounts_keep_their_digits_and_the_layout_and_wide_screens_are_used
             .await;
         assert_eq!(cut, json!([]), "at {width}");
         let used = browser
-            .run("return document.querySelector('.board').getBoundingClientRect().width / innerWidth")
+            .run(
+                "return document.querySelector('.board').getBoundingClientRect().width / \
+                innerWidth",
+            )
             .await;
         assert!(used.as_f64() > Some(0.9), "{used} of {width}");
     }

@@ -1,5 +1,5 @@
-//! What the fuzz targets `framing` and `reuse` check, on their corpus and on mutations of it. `make fuzz` looks
-//! further.
+//! What the fuzz targets `framing` and `reuse` check, on their corpus and on mutations of it. `make
+//! fuzz` looks further.
 
 #![allow(
     unreachable_pub,

@@ -1,8 +1,8 @@
 //! What the router earns, compared with other policies and with an oracle, in virtual time.
 //!
-//! `cargo run --release --example routing_bench [PICTURE.svg]` prints one table for each set of scenarios and
-//! draws the public one. The scenarios come from the seeds that it prints, so the numbers are the same
-//! on every machine.
+//! `cargo run --release --example routing_bench [PICTURE.svg]` prints one table for each set of
+//! scenarios and draws the public one. The scenarios come from the seeds that it prints, so the
+//! numbers are the same on every machine.
 
 mod picture;
 mod simulation;
@@ -167,7 +167,8 @@ fn score(scenario: &Scenario, contender: Contender) -> Scored {
 fn print_table(title: &str, tables: &[(&str, Vec<Scored>)]) {
     println!("\n### {title}\n");
     println!(
-        "| policy | net / oracle's, mean | min (seed) | after fines | settled after p50 | p99 | left over | failed attempts per payment | an audit disagrees | any audit of a run does |"
+        "| policy | net / oracle's, mean | min (seed) | after fines | settled after p50 | p99 | \
+        left over | failed attempts per payment | an audit disagrees | any audit of a run does |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|");
     for (name, scored) in tables {
@@ -182,7 +183,8 @@ fn print_table(title: &str, tables: &[(&str, Vec<Scored>)]) {
             times.merge(&scored.outcome.settle_times);
         }
         println!(
-            "| {name} | {:.4} | {:.3} ({}) | {:.3} | {:.3} s | {:.1} s | {:.2} % | {:.3} | {:.2} % | {:.1} % |",
+            "| {name} | {:.4} | {:.3} ({}) | {:.3} | {:.3} s | {:.1} s | {:.2} % | {:.3} | {:.2} % \
+            | {:.1} % |",
             mean(&|scored| scored.share),
             least.share,
             least.seed,

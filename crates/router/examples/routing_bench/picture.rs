@@ -1,5 +1,5 @@
-//! Draws the course of a run: stages, choice, queue, breakers, above one another on one time axis. The colours
-//! follow the reader's light or dark setting.
+//! Draws the course of a run: stages, choice, queue, breakers, above one another on one time axis.
+//! The colours follow the reader's light or dark setting.
 
 use std::fmt::{Arguments, Write};
 
@@ -22,8 +22,8 @@ const GAP: f64 = 48.0;
 const LETTER: f64 = 6.6;
 /// Samples that one point of the rates is averaged over.
 const AVERAGED: usize = 5;
-/// A rate above this share of all of them is cut off, and its height written down: a backlog that drains
-/// in a moment would flatten everything else.
+/// A rate above this share of all of them is cut off, and its height written down: a backlog that
+/// drains in a moment would flatten everything else.
 const SHOWN: f64 = 0.97;
 
 const STYLE: &str = "
@@ -104,13 +104,15 @@ impl Picture {
 
     fn text(&mut self, class: &str, (x, y): (f64, f64), anchor: &str, text: &str) {
         self.add(format_args!(
-            "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{text}</text>"
+            "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" \
+            text-anchor=\"{anchor}\">{text}</text>"
         ));
     }
 
     fn rect(&mut self, class: &str, (x, y): (f64, f64), (width, height): (f64, f64)) {
         self.add(format_args!(
-            "<rect class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\"/>"
+            "<rect class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" \
+            height=\"{height:.1}\"/>"
         ));
     }
 
@@ -136,7 +138,8 @@ impl Picture {
         );
         self.text("title", (16.0, 30.0), "start", &title);
         let result = format!(
-            "{:.1} % of what an oracle could earn; {:.1} % of the payments on the fallback; {:.3} failed attempts per payment; {} left over",
+            "{:.1} % of what an oracle could earn; {:.1} % of the payments on the fallback; {:.3} \
+            failed attempts per payment; {} left over",
             100.0 * outcome.net(&scenario.fees) / bound,
             100.0 * outcome.settled[1] as f64 / outcome.arrived as f64,
             outcome.failed as f64 / outcome.arrived as f64,

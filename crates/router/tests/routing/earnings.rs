@@ -1,5 +1,6 @@
-//! What the shipped policy earns, as a share of what an oracle could earn. The seeds are neither those on
-//! which the policy was tuned nor those of the benchmark, except for the benchmark's worst.
+//! What the shipped policy earns, as a share of what an oracle could earn. The seeds are neither
+//! those on which the policy was tuned nor those of the benchmark, except for the benchmark's
+//! worst.
 
 use router::Policy;
 
@@ -66,8 +67,9 @@ fn random_scenarios_earn_98_per_cent_of_the_oracle_and_never_much_less() {
     assert!(failed <= 0.03, "failed attempts per payment {failed}");
 }
 
-/// Where the benchmark earns least. In 103 both processors are down for 38 s and the run ends 7.6 s after they
-/// are back; in the others the cheap one is out for most of the run, and waiting for it would have paid.
+/// Where the benchmark earns least. In 103 both processors are down for 38 s and the run ends 7.6 s
+/// after they are back; in the others the cheap one is out for most of the run, and waiting for it
+/// would have paid.
 const HARDEST: [u64; 5] = [103, 140, 173, 31, 92];
 
 #[test]

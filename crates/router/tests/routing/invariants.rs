@@ -223,15 +223,16 @@ proptest! {
         for step in &steps {
             bench.step(step);
         }
-        // From here on the operator lets everything take part, all permits come back, and every attempt
-        // succeeds. Nobody reports any health.
+        // From here on the operator lets everything take part, all permits come back, and every
+        // attempt succeeds. Nobody reports any health.
         while !bench.out.is_empty() {
             bench.step(&Step::Finish(0, false, Verdict::Abandoned));
         }
         for processor in 0..FEES.len() {
             bench.step(&Step::Switch(processor, true));
         }
-        // A processor that asked to be left alone is obeyed, for an hour at most, whatever others do.
+        // A processor that asked to be left alone is obeyed, for an hour at most, whatever others
+        // do.
         let throttled = bench.router.explain(bench.now).processors.into_iter();
         let throttled = throttled.map(|processor| processor.throttled_for_ms).fold(0.0, f64::max);
         bench.now += Duration::from_secs_f64(throttled / 1_000.0);

@@ -56,7 +56,8 @@ fn never_more_than(cap: u32, policy: Policy) {
                     let mut plan = shared.plan(40, queue());
                     plan.permits.extend(shared.try_permit((round % 2) as usize));
                     for permit in &mut plan.permits {
-                        // Counted up after it was granted and down before it is given back: never too high.
+                        // Counted up after it was granted and down before it is given back: never
+                        // too high.
                         let before = out[permit.processor()].fetch_add(1, Ordering::SeqCst);
                         assert!(before < cap, "{before} and one more");
                     }

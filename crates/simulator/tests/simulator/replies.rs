@@ -96,7 +96,8 @@ async fn a_second_payment_is_refused_in_two_chunks() {
         id(1)
     );
     let request = format!(
-        "POST /payments HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        "POST /payments HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: \
+        application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
     stream.write_all(request.as_bytes()).await.unwrap();

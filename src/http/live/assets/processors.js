@@ -1,4 +1,5 @@
-// One card per processor: whether it is used and why, what the router believes of it, and the switches.
+// One card per processor: whether it is used and why, what the router believes of it, and the
+// switches.
 
 import { act, asked, operator } from './api.js';
 import { densityCurve } from './density.js';

@@ -1,5 +1,5 @@
-// What tells the series of charts apart: a hue, and for whoever does not see it a hatch or a dash. A
-// key in a legend is drawn with the strokes and fills of its series, so that both always agree.
+// What tells the series of charts apart: a hue, and for whoever does not see it a hatch or a dash.
+// A key in a legend is drawn with the strokes and fills of its series, so that both always agree.
 
 import { freshId, s } from './element.js';
 

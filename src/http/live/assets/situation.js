@@ -1,5 +1,6 @@
-// The headline: what wants attention, the most urgent first. It comes from one list, the service's own, which is that
-// of `payment-proxy status`, too. Only that nothing is heard of the service is for this page to say.
+// The headline: what wants attention, the most urgent first. It comes from one list, the service's
+// own, which is that of `payment-proxy status`, too. Only that nothing is heard of the service is
+// for this page to say.
 
 import { calmSpan, count, span } from './format.js';
 

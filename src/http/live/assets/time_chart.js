@@ -1,6 +1,7 @@
-// A chart of what was, step by step: of the last two minutes, or of hours. The values of the newest step stand in the
-// legend; a pointer or the arrow keys bring up those of another. It is drawn when its values change, and stands still in
-// between: what moves is painted sixty times a second, which cost half a CPU.
+// A chart of what was, step by step: of the last two minutes, or of hours. The values of the newest
+// step stand in the legend; a pointer or the arrow keys bring up those of another. It is drawn when
+// its values change, and stands still in between: what moves is painted sixty times a second, which
+// cost half a CPU.
 
 import { freshId, h, mark, s, say } from './element.js';
 import { none, unknown } from './format.js';

@@ -38,11 +38,16 @@ pub(super) fn amounts() -> Vec<Row> {
         (".5", "expected value at line 1 column 66"), ("1.", "invalid number at line 1 column 68"),
         ("1.e2", "invalid number at line 1 column 68"), ("1e", "invalid number at line 1 column 68"),
         ("1e+", "invalid number at line 1 column 69"), ("--1", "invalid number at line 1 column 67"),
-        ("-", "invalid number at line 1 column 67"), ("0x10", "expected `,` or `}` at line 1 column 67"),
-        ("1_000", "expected `,` or `}` at line 1 column 67"), ("1,5", "key must be a string at line 1 column 68"),
-        ("NaN", "expected value at line 1 column 66"), ("Infinity", "expected value at line 1 column 66"),
-        ("-Infinity", "invalid number at line 1 column 67"), ("nul", "expected ident at line 1 column 69"),
-        ("'19.90'", "expected value at line 1 column 66"), ("1 9", "expected `,` or `}` at line 1 column 68"),
+        ("-", "invalid number at line 1 column 67"), ("0x10", "expected `,` or `}` at line 1 \
+            column 67"),
+        ("1_000", "expected `,` or `}` at line 1 column 67"), ("1,5", "key must be a string at \
+            line 1 column 68"),
+        ("NaN", "expected value at line 1 column 66"), ("Infinity", "expected value at line 1 \
+            column 66"),
+        ("-Infinity", "invalid number at line 1 column 67"), ("nul", "expected ident at line 1 \
+            column 69"),
+        ("'19.90'", "expected value at line 1 column 66"), ("1 9", "expected `,` or `}` at line 1 \
+            column 68"),
         ("１９", "expected value at line 1 column 66"), ("", "expected value at line 1 column 66"),
     ]
     .into_iter()
@@ -120,7 +125,8 @@ pub(super) fn bodies() -> Vec<Row> {
         malformed("/* note */{}", "expected value at line 1 column 1"), malformed("correlationId=$id&amount=19.90", "expected value at line 1 column 1"),
         malformed("<payment amount=\"19.90\"/>", "expected value at line 1 column 1"), malformed("\u{feff}{}", "expected value at line 1 column 1"),
         malformed("\0", "expected value at line 1 column 1"), malformed("{\"amount\0\":1}", "control character (\\u0000-\\u001F) found while parsing a string at line 1 column 9"),
-        malformed("{\"note\":\"\n\"}", "control character (\\u0000-\\u001F) found while parsing a string at line 1 column 9"),
+        malformed("{\"note\":\"\n\"}", "control character (\\u0000-\\u001F) found while parsing a \
+            string at line 1 column 9"),
         malformed(r#"{"note":"\x"}"#, "invalid escape at line 1 column 11"), malformed(r#"{"note":"\u12"}"#, "invalid escape at line 1 column 15"),
         malformed(r#"{"\ud800":1}"#, "unexpected end of hex escape at line 1 column 9"),
         malformed("[".repeat(4_000), "EOF while parsing a list at line 1 column 4000"), malformed(r#"{"a":"#.repeat(600), "EOF while parsing a value at line 1 column 3000"),
@@ -129,7 +135,8 @@ pub(super) fn bodies() -> Vec<Row> {
         post(b"{\"note\":\"\xc0\x80\"}", NOT_UTF8), post(b"{\"note\":\"\xed\xa0\x80\"}", NOT_UTF8), post(b"\xff\xfe{\0}\0", NOT_UTF8), post(b"\x1f\x8b\x08\0", NOT_UTF8),
         // Too long: one byte, and said to be much more than is sent.
         post(format!("{good}{}", " ".repeat(4_096 - 71)), ACCEPTED), post(format!("{good}{}", " ".repeat(4_097 - 71)), TOO_LONG),
-        post("x".repeat(100_000), TOO_LONG), raw("POST /payments", "Content-Type: application/json\r\nContent-Length: 9223372036854775807", "", TOO_LONG),
+        post("x".repeat(100_000), TOO_LONG), raw("POST /payments", "Content-Type: \
+            application/json\r\nContent-Length: 9223372036854775807", "", TOO_LONG),
     ]
 }
 
@@ -138,7 +145,8 @@ pub(super) fn bodies() -> Vec<Row> {
 pub(super) fn media_types() -> Vec<Row> {
     [
         ("Content-Type: application/json; charset=utf-8", ACCEPTED), ("content-type:APPLICATION/JSON", ACCEPTED),
-        ("Content-Type: application/json ;", ACCEPTED), ("CONTENT-TYPE: Application/Json;Charset=\"utf-8\"", ACCEPTED),
+        ("Content-Type: application/json ;", ACCEPTED), ("CONTENT-TYPE: \
+            Application/Json;Charset=\"utf-8\"", ACCEPTED),
         // What is done to a body on its way.
         ("Content-Type: application/json\r\nContent-Encoding: identity", ACCEPTED), ("Content-Type: application/json\r\nContent-Encoding:", ACCEPTED),
         ("Content-Type: application/json\r\nCONTENT-ENCODING: Identity, identity", ACCEPTED),
@@ -146,14 +154,20 @@ pub(super) fn media_types() -> Vec<Row> {
         ("Content-Type: application/json\r\nContent-Encoding: X-GZIP", problem(415, "the body must be sent as it is, without the Content-Encoding \"X-GZIP\"")),
         ("Content-Type: application/json\r\nContent-Encoding: identity, br", problem(415, "the body must be sent as it is, without the Content-Encoding \"br\"")),
         ("Content-Type: application/json\r\nContent-Encoding: identity\r\nContent-Encoding: zstd", problem(415, "the body must be sent as it is, without the Content-Encoding \"zstd\"")),
-        ("Content-Type: text/plain\r\nContent-Encoding: deflate", problem(415, "the body must be sent as it is, without the Content-Encoding \"deflate\"")),
+        ("Content-Type: text/plain\r\nContent-Encoding: deflate", problem(415, "the body must be \
+            sent as it is, without the Content-Encoding \"deflate\"")),
         ("X-Nothing: here", problem(415, "the Content-Type must be application/json, not \"\"")),
         ("Content-Type:", problem(415, "the Content-Type must be application/json, not \"\"")),
-        ("Content-Type: text/plain", problem(415, "the Content-Type must be application/json, not \"text/plain\"")),
-        ("Content-Type: application/jsonp", problem(415, "the Content-Type must be application/json, not \"application/jsonp\"")),
-        ("Content-Type: json", problem(415, "the Content-Type must be application/json, not \"json\"")),
-        ("Content-Type: application/json, text/plain", problem(415, "the Content-Type must be application/json, not \"application/json, text/plain\"")),
-        ("Content-Type: application/x-www-form-urlencoded", problem(415, "the Content-Type must be application/json, not \"application/x-www-form-urlencoded\"")),
+        ("Content-Type: text/plain", problem(415, "the Content-Type must be application/json, not \
+            \"text/plain\"")),
+        ("Content-Type: application/jsonp", problem(415, "the Content-Type must be \
+            application/json, not \"application/jsonp\"")),
+        ("Content-Type: json", problem(415, "the Content-Type must be application/json, not \
+            \"json\"")),
+        ("Content-Type: application/json, text/plain", problem(415, "the Content-Type must be \
+            application/json, not \"application/json, text/plain\"")),
+        ("Content-Type: application/x-www-form-urlencoded", problem(415, "the Content-Type must be \
+            application/json, not \"application/x-www-form-urlencoded\"")),
         ("Content-Type: \u{e9}", problem(415, "the Content-Type must be application/json, not \"\"")),
     ]
     .into_iter()

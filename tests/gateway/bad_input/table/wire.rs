@@ -37,30 +37,39 @@ pub(super) fn requests() -> Vec<Row> {
         row(format!("{summary}\r\n{host}\r\nA: b\0c\r\n\r\n"), NO_HTTP), row(format!("{summary}\r\n{host}\r\nA: b\rc\r\n\r\n"), NO_HTTP),
         row(format!("{summary}\r\n{host}\r\n{}\r\n\r\n", "A: b\r\n".repeat(200).trim_end()), HEAD_TOO_LONG),
         row(format!("{summary}\r\n{host}\r\nA: {}\r\n\r\n", "b".repeat(70_000)), HEAD_TOO_LONG),
-        row(format!("{summary}\r\n{host}\r\nExpect: a miracle\r\nUpgrade: h2c\r\nTransfer: all\r\n\r\n"), OK),
+        row(format!("{summary}\r\n{host}\r\nExpect: a miracle\r\nUpgrade: h2c\r\nTransfer: \
+            all\r\n\r\n"), OK),
         // Lengths.
         row(format!("{json}\r\nContent-Length: 71\r\nContent-Length: 71\r\n\r\n{good}"), ACCEPTED),
         row(format!("{json}\r\nContent-Length: 71\r\nContent-Length: 5\r\n\r\n{good}"), NO_HTTP), row(format!("{json}\r\nContent-Length: 71, 5\r\n\r\n{good}"), NO_HTTP),
         row(format!("{json}\r\nContent-Length: -1\r\n\r\n{good}"), NO_HTTP), row(format!("{json}\r\nContent-Length: +71\r\n\r\n{good}"), NO_HTTP),
         row(format!("{json}\r\nContent-Length: 0x47\r\n\r\n{good}"), NO_HTTP), row(format!("{json}\r\nContent-Length:\r\n\r\n{good}"), NO_HTTP),
         row(format!("{json}\r\nContent-Length: 99999999999999999999\r\n\r\n{good}"), NO_HTTP), row(format!("{json}\r\nContent-Length: 18446744073709551614\r\n\r\n{good}"), HEAD_TOO_LONG),
-        row(format!("{json}\r\nContent-Length: 5\r\n\r\n{good}"), problem(400, "the body is not a JSON object: EOF while parsing a string at line 1 column 5")),
-        row(format!("{json}\r\n\r\n{good}"), problem(400, "the body is not a JSON object: EOF while parsing a value at line 1 column 0")),
+        row(format!("{json}\r\nContent-Length: 5\r\n\r\n{good}"), problem(400, "the body is not a \
+            JSON object: EOF while parsing a string at line 1 column 5")),
+        row(format!("{json}\r\n\r\n{good}"), problem(400, "the body is not a JSON object: EOF \
+            while parsing a value at line 1 column 0")),
         // Chunks.
         row(format!("{json}\r\nTransfer-Encoding: chunked\r\n\r\n47\r\n{good}\r\n0\r\n\r\n"), ACCEPTED),
-        row(format!("{json}\r\nTransfer-Encoding: chunked\r\n\r\n47;a=b\r\n{good}\r\n000\r\nTrailer: x\r\n\r\n"), ACCEPTED),
+        row(format!("{json}\r\nTransfer-Encoding: \
+            chunked\r\n\r\n47;a=b\r\n{good}\r\n000\r\nTrailer: x\r\n\r\n"), ACCEPTED),
         row(format!("{json}\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{good}\r\n0\r\n\r\n"), problem(400, "the body ended too early")),
         row(format!("{json}\r\nTransfer-Encoding: chunked\r\n\r\n-47\r\n{good}\r\n0\r\n\r\n"), problem(400, "the body ended too early")),
         row(format!("{json}\r\nTransfer-Encoding: chunked\r\n\r\n47{good}\r\n0\r\n\r\n"), problem(400, "the body ended too early")),
         row(format!("{json}\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n{good}\r\n0\r\n\r\n"), problem(400, "the body ended too early")),
-        row(format!("{json}\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n{good}\r\n0\r\n\r\n"), problem(400, "the body ended too early")),
+        row(format!("{json}\r\nTransfer-Encoding: \
+            chunked\r\n\r\nffffffffffffffffff\r\n{good}\r\n0\r\n\r\n"), problem(400, "the body ended too early")),
         row(format!("{json}\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffff\r\n{}", "x".repeat(5_000)), TOO_LONG),
         row(format!("{json}\r\nTransfer-Encoding: chunked\r\n\r\n1;{}\r\n{{\r\n0\r\n\r\n", "x".repeat(20_000)), problem(400, "the body ended too early")),
         row(format!("{json}\r\nTransfer-Encoding: gzip\r\n\r\n{good}"), NO_HTTP), row(format!("{json}\r\nTransfer-Encoding: chunked, gzip\r\n\r\n{good}"), NO_HTTP),
-        row(format!("{json}\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n"), NO_HTTP),
-        row(format!("POST /payments HTTP/1.0\r\n{host}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), NO_HTTP),
+        row(format!("{json}\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: \
+            identity\r\n\r\n0\r\n\r\n"), NO_HTTP),
+        row(format!("POST /payments HTTP/1.0\r\n{host}\r\nTransfer-Encoding: \
+            chunked\r\n\r\n0\r\n\r\n"), NO_HTTP),
         // With both, the chunks count (RFC 9112, 6.1).
-        row(format!("{json}\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n47\r\n{good}\r\n0\r\n\r\n"), ACCEPTED),
-        row(format!("{json}\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n47\r\n{good}\r\n0\r\n\r\n"), ACCEPTED),
+        row(format!("{json}\r\nTransfer-Encoding: chunked\r\nContent-Length: \
+            5\r\n\r\n47\r\n{good}\r\n0\r\n\r\n"), ACCEPTED),
+        row(format!("{json}\r\nContent-Length: 5\r\nTransfer-Encoding: \
+            chunked\r\n\r\n47\r\n{good}\r\n0\r\n\r\n"), ACCEPTED),
     ]
 }

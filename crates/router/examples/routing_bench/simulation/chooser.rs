@@ -10,7 +10,8 @@ use std::time::Duration;
 
 /// Something that decides for one instance where payments go.
 pub(crate) trait Chooser {
-    /// Learns from what has happened. Returns the processor that has come back, if the others should know.
+    /// Learns from what has happened. Returns the processor that has come back, if the others
+    /// should know.
     fn observe(&mut self, event: Event, now: Time) -> Option<usize>;
     /// Decides for the next payment.
     fn decide(&mut self, now: Time, rng: &mut SmallRng, queue: Queue) -> Decision;
@@ -67,16 +68,16 @@ pub(crate) enum Rule {
     FirstAndWait,
     /// The first processor that is not reported failing.
     UntilFailing,
-    /// Like that, but a processor is passed over, too, when it is reported more than 30 % slower than the
-    /// next one.
+    /// Like that, but a processor is passed over, too, when it is reported more than 30 % slower
+    /// than the next one.
     UntilSlower,
-    /// The highest sampled probability of success times what is left after the fee, over the latency;
-    /// nothing is forgotten; a breaker opens for 5 s after 5 failures in a row.
+    /// The highest sampled probability of success times what is left after the fee, over the
+    /// latency; nothing is forgotten; a breaker opens for 5 s after 5 failures in a row.
     PlainThompson,
 }
 
-/// Slots of each processor in each of two instances: as many as the processors bear. What a rule with a
-/// smaller fixed cap would lose is not held against it.
+/// Slots of each processor in each of two instances: as many as the processors bear. What a rule
+/// with a smaller fixed cap would lose is not held against it.
 const SLOTS: u32 = 390;
 /// The time until a rule that can do nothing looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);

@@ -1,11 +1,12 @@
 //! The deployment in virtual time: the shipped router against a model of the processors.
 //!
-//! A discrete-event simulation. Nothing sleeps and nothing reads a clock, so a run of five minutes takes a
-//! fraction of a second and gives the same numbers for the same seed. What is modelled: instances that
-//! share a queue, claim in batches and route each for itself; processors with a concurrency limit and a
-//! waiting room, a delay, failures that are decided *after* the delay, replies that get lost and payments
-//! that are stored although nobody learned of it; a health poller; settling some milliseconds after the
-//! reply; an audit. What is not: CPU, and the network beyond a constant.
+//! A discrete-event simulation. Nothing sleeps and nothing reads a clock, so a run of five minutes
+//! takes a fraction of a second and gives the same numbers for the same seed. What is modelled:
+//! instances that share a queue, claim in batches and route each for itself; processors with a
+//! concurrency limit and a waiting room, a delay, failures that are decided *after* the delay,
+//! replies that get lost and payments that are stored although nobody learned of it; a health
+//! poller; settling some milliseconds after the reply; an audit. What is not: CPU, and the network
+//! beyond a constant.
 
 #![allow(dead_code, reason = "the benchmark and the tests each use a part")]
 

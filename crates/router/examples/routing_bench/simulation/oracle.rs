@@ -1,14 +1,14 @@
 //! An upper bound of what any policy can earn, by one that knows the future.
 //!
-//! Time is cut into slots of 10 ms. In each of them a processor can take as many payments as its 800 places
-//! allow at the latency that it has then, if those payments will succeed and end before the run does. A
-//! payment can use any slot after its arrival. The sets of slots that can be filled form a matroid (each
-//! prefix of time may hold no more slots than payments have arrived), so filling the cheapest slots first
-//! is optimal.
+//! Time is cut into slots of 10 ms. In each of them a processor can take as many payments as its
+//! 800 places allow at the latency that it has then, if those payments will succeed and end before
+//! the run does. A payment can use any slot after its arrival. The sets of slots that can be filled
+//! form a matroid (each prefix of time may hold no more slots than payments have arrived), so
+//! filling the cheapest slots first is optimal.
 //!
-//! It is a bound, not a policy: at the end of each stretch in which a processor does not change it gets 800
-//! places on top, so that no way of timing the bursts of requests can beat it, and it pays for no attempt
-//! that fails by chance except with the place that it takes.
+//! It is a bound, not a policy: at the end of each stretch in which a processor does not change it
+//! gets 800 places on top, so that no way of timing the bursts of requests can beat it, and it pays
+//! for no attempt that fails by chance except with the place that it takes.
 
 use super::processor::SERVED_AT_ONCE;
 use super::scenario::Scenario;
@@ -80,7 +80,8 @@ fn capacity(scenario: &Scenario, processor: usize, slots: usize) -> Vec<f64> {
 
 /// Fills as many of the slots as payments allow; returns how many.
 fn fill(used: &mut [f64], arrived: &[f64], capacity: &[f64]) -> f64 {
-    // How many more payments can be put at or before each slot: the least slack of any later prefix.
+    // How many more payments can be put at or before each slot: the least slack of any later
+    // prefix.
     let mut slack = vec![0.0; used.len()];
     let mut sum: f64 = used.iter().sum();
     let mut least = f64::INFINITY;

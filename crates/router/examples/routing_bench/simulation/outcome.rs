@@ -87,8 +87,8 @@ pub(crate) struct Outcome {
     pub(crate) peak: u32,
     /// Times from arrival to settlement.
     pub(crate) settle_times: Histogram,
-    /// Stretches of time in which a processor had recorded a payment that we had not, and that an audit
-    /// would look at.
+    /// Stretches of time in which a processor had recorded a payment that we had not, and that an
+    /// audit would look at.
     pub(crate) disagreements: Vec<(Micros, Micros)>,
     /// The end of the run.
     pub(crate) end: Micros,

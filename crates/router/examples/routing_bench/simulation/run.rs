@@ -26,7 +26,8 @@ const WAKE: Micros = MILLISECOND;
 const SETTLE: (Micros, Micros) = (2 * MILLISECOND, 12 * MILLISECOND);
 /// What a processor takes on top of its delay.
 const SERVICE: (Micros, Micros) = (1_200, 3_500);
-/// Time from the first decline of a payment until it may be tried again; doubles with each further one.
+/// Time from the first decline of a payment until it may be tried again; doubles with each further
+/// one.
 const BACKOFF: Micros = 20 * MILLISECOND;
 /// The longest such time.
 const BACKOFF_AT_MOST: Micros = SECOND;
@@ -459,7 +460,8 @@ impl<C: Chooser> Run<'_, C> {
         if std::mem::replace(&mut payment.settled, true) {
             return;
         }
-        // An audit that looks between the two moments sees a payment in their books that is not in ours.
+        // An audit that looks between the two moments sees a payment in their books that is not in
+        // ours.
         let visible = stored_at.max(payment.stamp + AUDIT_LAG);
         if visible < recorded {
             self.outcome

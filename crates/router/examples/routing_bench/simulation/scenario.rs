@@ -77,7 +77,8 @@ pub(crate) const CLOSE_FEES: [f64; 2] = [0.07, 0.10];
 pub(crate) const THREE_FEES: [f64; 3] = [0.05, 0.10, 0.15];
 
 impl Scenario {
-    /// The stages of the public contest, under its load: 60 s, a ramp from 1 to 550 payments per second.
+    /// The stages of the public contest, under its load: 60 s, a ramp from 1 to 550 payments per
+    /// second.
     pub(crate) fn public(seed: u64) -> Self {
         let table = [
             (0, Weather::slow(0), Weather::slow(0)),
@@ -106,8 +107,8 @@ impl Scenario {
         }
     }
 
-    /// 60 to 300 s of stages of 5 to 60 s with delays of 0 to 5 s, outages of one or both, partial failures
-    /// and lost replies, under a load between 50 and 550 payments per second.
+    /// 60 to 300 s of stages of 5 to 60 s with delays of 0 to 5 s, outages of one or both, partial
+    /// failures and lost replies, under a load between 50 and 550 payments per second.
     pub(crate) fn random(seed: u64, fees: &[f64]) -> Self {
         Self::under(MILD, seed, fees)
     }
