@@ -11,7 +11,20 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import backlog, box, logged, overload, profile, progress, proof, public, rates, report, start, summary
+from bench import (
+    backlog,
+    box,
+    logged,
+    overload,
+    profile,
+    progress,
+    proof,
+    public,
+    rates,
+    report,
+    start,
+    summary,
+)
 from bench.box import Groups
 from bench.child import Broken
 from bench.line import Line, Outcome
@@ -57,13 +70,44 @@ def arguments():
     """What can be set; the environment variables are for make."""
     env = os.environ.get
     names = [line.name for line in LINES]
-    parser = argparse.ArgumentParser(prog="bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lines", default=env("BENCH_LINES", ""), help=f"which lines, separated by white space; all when not given: {' '.join(names)}")
-    parser.add_argument("--seconds", type=int, default=int(env("BENCH_SECONDS") or 0), help="how long each measured load lasts, instead of each line's own")
-    parser.add_argument("--rate", type=int, default=int(env("BENCH_RATE") or 0), help="the only rate that accept, settle and cpu try, and what overload takes for the most that can be committed, in payments per second")
-    parser.add_argument("--rows", type=int, default=int(env("BENCH_ROWS") or 0), help="settled payments that summary asks about, instead of 10,000,000")
-    parser.add_argument("--turns", type=int, default=int(env("BENCH_TURNS") or 0), help="how often public and cpu measure each in turn, instead of each line's own")
-    parser.add_argument("--reports", type=Path, default=REPOSITORY / "target" / "bench", help="folder of the reports (target/bench)")
+    parser = argparse.ArgumentParser(
+        prog="bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--lines",
+        default=env("BENCH_LINES", ""),
+        help=f"which lines, separated by white space; all when not given: {' '.join(names)}",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=int,
+        default=int(env("BENCH_SECONDS") or 0),
+        help="how long each measured load lasts, instead of each line's own",
+    )
+    parser.add_argument(
+        "--rate",
+        type=int,
+        default=int(env("BENCH_RATE") or 0),
+        help="the only rate that accept, settle and cpu try, and what overload takes for the most that can be committed, in payments per second",
+    )
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=int(env("BENCH_ROWS") or 0),
+        help="settled payments that summary asks about, instead of 10,000,000",
+    )
+    parser.add_argument(
+        "--turns",
+        type=int,
+        default=int(env("BENCH_TURNS") or 0),
+        help="how often public and cpu measure each in turn, instead of each line's own",
+    )
+    parser.add_argument(
+        "--reports",
+        type=Path,
+        default=REPOSITORY / "target" / "bench",
+        help="folder of the reports (target/bench)",
+    )
     parser.add_argument("--k6", default="k6", help="the k6 program")
     given = parser.parse_args()
     chosen = given.lines.split() or names
@@ -75,9 +119,17 @@ def arguments():
 
 def command(given):
     """How to measure the same again."""
-    chosen = {"LINES": f'"{given.lines}"' if given.lines else "", "SECONDS": given.seconds, "RATE": given.rate, "ROWS": given.rows, "TURNS": given.turns}
+    chosen = {
+        "LINES": f'"{given.lines}"' if given.lines else "",
+        "SECONDS": given.seconds,
+        "RATE": given.rate,
+        "ROWS": given.rows,
+        "TURNS": given.turns,
+    }
     overlay = [] if OVERLAY == CONTEST else [f"BENCH_OVERLAY={OVERLAY}"]
-    return " ".join([*overlay, "make bench", *(f"{name}={value}" for name, value in chosen.items() if value)])
+    return " ".join(
+        [*overlay, "make bench", *(f"{name}={value}" for name, value in chosen.items() if value)]
+    )
 
 
 def main():
@@ -90,12 +142,22 @@ def main():
         print("bench: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     run.publish()
-    return 1 if any(found.troubles for outcome in outcomes.values() for found in outcome.proofs) else 0
+    return (
+        1 if any(found.troubles for outcome in outcomes.values() for found in outcome.proofs) else 0
+    )
 
 
 def measure(run, given, outcomes):
     """Measures the lines, one after the other."""
-    setting = Setting(run.groups, run.folder, given.seconds or None, given.rate or None, given.rows or None, given.turns or None, given.k6)
+    setting = Setting(
+        run.groups,
+        run.folder,
+        given.seconds or None,
+        given.rate or None,
+        given.rows or None,
+        given.turns or None,
+        given.k6,
+    )
     for line in given.chosen:
         progress.say(f"{line.name}: {line.what}")
         try:

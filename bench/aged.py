@@ -52,7 +52,10 @@ class Latency:
 def compared(run, aged, rate, warm_rate, warm_s):
     """Offers `rate` to a stack and to a fresh one in turns. Returns the latencies, what was posted to the old one, and the fresh one's audit."""
     # Two stacks are more than the box has memory for, and at night neither needs its CPUs.
-    with run.groups.lifted(), Stack(run.groups, run.folder / "fresh-logs", delay_ms=QUICK_MS) as fresh:
+    with (
+        run.groups.lifted(),
+        Stack(run.groups, run.folder / "fresh-logs", delay_ms=QUICK_MS) as fresh,
+    ):
         started, before = round(time.time() * 1000), [stack.settled() for stack in (fresh, aged)]
         warm = run.folder / "fresh-warm.csv"
         accepted, files = [load(fresh, warm_rate, warm_s, warm)["accepted"], 0], ([], [])
@@ -68,7 +71,10 @@ def compared(run, aged, rate, warm_rate, warm_s):
     turns = [[taken_ms(file) for file in taken] for taken in files]
     for file in [warm, *files[0]]:
         file.unlink()
-    latencies = [Latency(name, *([proof.percentile(taken, share) for taken in of] for of in turns)) for name, share in SHARES.items()]
+    latencies = [
+        Latency(name, *([proof.percentile(taken, share) for taken in of] for of in turns))
+        for name, share in SHARES.items()
+    ]
     return latencies, files[1], found
 
 
@@ -90,10 +96,16 @@ def text(latencies):
     ]
     for latency in latencies:
         (fresh, aged), (low, high) = latency.medians, medians.interval(latency.fresh, latency.aged)
-        lines.append(f"| {latency.name} | {fresh:.2f} ms | {aged:.2f} ms | {latency.most:.2f} ms | {low:+.0f} to {high:+.0f} % | {'**grew**' if latency.grew else ''} |")
+        lines.append(
+            f"| {latency.name} | {fresh:.2f} ms | {aged:.2f} ms | {latency.most:.2f} ms | {low:+.0f} to {high:+.0f} % | {'**grew**' if latency.grew else ''} |"
+        )
     return lines
 
 
 def troubles(latencies):
     """What is slower than it may be, in words."""
-    return [f"{latency.name} of POST: {latency.medians[1]:.2f} ms after the day, {latency.medians[0]:.2f} ms of a fresh stack" for latency in latencies if latency.grew]
+    return [
+        f"{latency.name} of POST: {latency.medians[1]:.2f} ms after the day, {latency.medians[0]:.2f} ms of a fresh stack"
+        for latency in latencies
+        if latency.grew
+    ]

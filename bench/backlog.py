@@ -39,7 +39,12 @@ END $$
 
 def feeding(stack, depth):
     """Keeps the queue at that depth until its connection is closed by :func:`stop_feeding`."""
-    psql = subprocess.Popen(["psql", "--no-psqlrc", "--quiet", stack.url("postgres", "payments")], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    psql = subprocess.Popen(
+        ["psql", "--no-psqlrc", "--quiet", stack.url("postgres", "payments")],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     psql.stdin.write(FEED.format(depth=depth, amount=AMOUNT))
     psql.stdin.close()
     return psql
@@ -47,7 +52,9 @@ def feeding(stack, depth):
 
 def stop_feeding(stack, psql):
     """Ends the statement, and so psql."""
-    stack.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'bench feeder'")
+    stack.sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'bench feeder'"
+    )
     psql.wait(10)
 
 
@@ -58,7 +65,12 @@ def settled_from(setting, depth):
         for name in INSTANCES:
             stack.stop_instance(name)
         started = round(time.time() * 1000)
-        in_chunks(stack, f"queueing {depth:,}", depth, f"INSERT INTO payment_queue (correlation_id, amount) SELECT gen_random_uuid(), {AMOUNT} FROM generate_series({{first}}, {{last}})")
+        in_chunks(
+            stack,
+            f"queueing {depth:,}",
+            depth,
+            f"INSERT INTO payment_queue (correlation_id, amount) SELECT gen_random_uuid(), {AMOUNT} FROM generate_series({{first}}, {{last}})",
+        )
         stack.sql("VACUUM ANALYZE payment_queue")
         for name in INSTANCES:
             stack.start_instance(name)
@@ -71,18 +83,31 @@ def settled_from(setting, depth):
             used = sum(stack.cpu_s().values()) - sum(cpu.values())
             posting.communicate()
         stop_feeding(stack, feeder)
-        progress.say(f"  out of {depth:,}: {count / passed:,.0f} settled/s, {used / count * 1e6:.0f} us of CPU each")
+        progress.say(
+            f"  out of {depth:,}: {count / passed:,.0f} settled/s, {used / count * 1e6:.0f} us of CPU each"
+        )
         # What was claimed is finished before an instance ends; the rest is not needed any more.
         for name in INSTANCES:
             stack.stop_instance(name)
         troubles = []
-        if (claimed := int(stack.sql("SELECT count(*) FROM payment_queue WHERE processor IS NOT NULL")[0][0])) > 0:
+        if (
+            claimed := int(
+                stack.sql("SELECT count(*) FROM payment_queue WHERE processor IS NOT NULL")[0][0]
+            )
+        ) > 0:
             troubles.append(f"{claimed} left claimed by instances that ended in order")
         stack.sql("TRUNCATE payment_queue")
         for name in INSTANCES:
             stack.start_instance(name)
         settled = stack.sql("SELECT correlation_id, amount FROM payment_processed")
-        found = proof.audit(stack, {i: proof.auditing.Posted(started, 202, 0.0, books.cents(amount)) for i, amount in settled}, started)
+        found = proof.audit(
+            stack,
+            {
+                i: proof.auditing.Posted(started, 202, 0.0, books.cents(amount))
+                for i, amount in settled
+            },
+            started,
+        )
         found.troubles += troubles
         return count / passed, used / count * 1e6, found, dict(stack.memory_mb)
 
@@ -93,11 +118,17 @@ def backlog(setting):
     deep, deep_us, other, memory = settled_from(setting, DEEP)
     return Outcome(
         [
-            at_least(f"settled with {DEEP:,} queued, against {SHALLOW:,}", deep / shallow, 0.9, "x"),
+            at_least(
+                f"settled with {DEEP:,} queued, against {SHALLOW:,}", deep / shallow, 0.9, "x"
+            ),
             Value(f"of that with {DEEP:,}", deep, "/s"),
             Value(f"of that with {SHALLOW:,}", shallow, "/s"),
         ],
         [one, other],
-        notes=[f"CPU of the box per settled payment {deep_us:.0f} us against {shallow_us:.0f} us", "the queue is kept at its depth by statements that add what was settled; their CPU is in these numbers", f"{TRICKLE}/s are posted meanwhile"],
+        notes=[
+            f"CPU of the box per settled payment {deep_us:.0f} us against {shallow_us:.0f} us",
+            "the queue is kept at its depth by statements that add what was settled; their CPU is in these numbers",
+            f"{TRICKLE}/s are posted meanwhile",
+        ],
         memory_mb=memory,
     )

@@ -14,7 +14,9 @@ PERIOD_US = 100_000
 # Whatever else runs on this machine has to wait: all of this runs with this niceness, and the box
 # counts as much as SHARES of the processes beside it (to the kernel it is one of them otherwise).
 NICE = -15
-NICE_WEIGHT = 29_154 / 1_024  # what niceness -15 counts for, in the kernel's table, where 0 counts for 1
+NICE_WEIGHT = (
+    29_154 / 1_024
+)  # what niceness -15 counts for, in the kernel's table, where 0 counts for 1
 SHARES = 2
 CGROUPS = Path("/sys/fs/cgroup")
 # Of the names of the groups.
@@ -61,10 +63,22 @@ class Groups:
         """Sets the limit, or lifts it."""
         quota, memory = round(CPUS * PERIOD_US), MEMORY_MB << 20
         if self.version == 2:
-            name, value = {"cpu": ("cpu.max", f"{quota} {PERIOD_US}"), "memory": ("memory.max", memory)}[controller]
-            value = f"max {PERIOD_US}" if unlimited and controller == "cpu" else "max" if unlimited else value
+            name, value = {
+                "cpu": ("cpu.max", f"{quota} {PERIOD_US}"),
+                "memory": ("memory.max", memory),
+            }[controller]
+            value = (
+                f"max {PERIOD_US}"
+                if unlimited and controller == "cpu"
+                else "max"
+                if unlimited
+                else value
+            )
         else:
-            name, value = {"cpu": ("cpu.cfs_quota_us", quota), "memory": ("memory.limit_in_bytes", memory)}[controller]
+            name, value = {
+                "cpu": ("cpu.cfs_quota_us", quota),
+                "memory": ("memory.limit_in_bytes", memory),
+            }[controller]
             value = -1 if unlimited else value
         (self.folders[controller] / name).write_text(f"{value}\n")
 
@@ -80,8 +94,14 @@ class Groups:
         """Seconds that processes of the box waited because its CPU time was used up."""
         if "cpu" not in self.folders:
             return 0.0
-        stat = dict(line.split() for line in (self.folders["cpu"] / "cpu.stat").read_text().splitlines())
-        return int(stat["throttled_usec"]) / 1e6 if self.version == 2 else int(stat["throttled_time"]) / 1e9
+        stat = dict(
+            line.split() for line in (self.folders["cpu"] / "cpu.stat").read_text().splitlines()
+        )
+        return (
+            int(stat["throttled_usec"]) / 1e6
+            if self.version == 2
+            else int(stat["throttled_time"]) / 1e9
+        )
 
     def enter(self):
         """The words of a command that puts itself into the box and becomes another."""
@@ -107,7 +127,9 @@ class Groups:
         limits = {"cpu": f"{CPUS} CPU", "memory": f"{MEMORY_MB} MB"}
         held = " and ".join(limits[name] for name in self.folders)
         text = f"limited to {held} together" if held else "NOT LIMITED"
-        return text + "".join(f"; {limits[name]} NOT ENFORCED: {why}" for name, why in self.missing.items())
+        return text + "".join(
+            f"; {limits[name]} NOT ENFORCED: {why}" for name, why in self.missing.items()
+        )
 
     @contextmanager
     def lifted(self):
@@ -183,7 +205,9 @@ def parse_stat(text):
     """The name in the second field may contain anything but a last parenthesis."""
     fields = text.rpartition(")")[2].split()
     user, system, children_user, children_system = map(int, fields[11:15])
-    return Process(int(fields[1]), (user + children_user) * TICK_S, (system + children_system) * TICK_S)
+    return Process(
+        int(fields[1]), (user + children_user) * TICK_S, (system + children_system) * TICK_S
+    )
 
 
 def processes():
@@ -215,7 +239,10 @@ def cpu_split_s(roots):
     """Seconds of CPU that each of the named process trees has used: name -> seconds in programs, in the kernel."""
     now = processes()
     trees = {name: [now[pid] for pid in family(now, root)] for name, root in roots.items()}
-    return {name: (sum(one.user_s for one in tree), sum(one.system_s for one in tree)) for name, tree in trees.items()}
+    return {
+        name: (sum(one.user_s for one in tree), sum(one.system_s for one in tree))
+        for name, tree in trees.items()
+    }
 
 
 def cpu_s(roots):

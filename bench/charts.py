@@ -18,7 +18,9 @@ def draw(file, chart):
     if kind == "scatter":
         x, y, points = rest
         points = sorted(points)
-        axes.plot([p[0] for p in points], [p[1] for p in points], "o-", color=COLOURS[0], markersize=4)
+        axes.plot(
+            [p[0] for p in points], [p[1] for p in points], "o-", color=COLOURS[0], markersize=4
+        )
         axes.set_xlabel(x)
     elif kind == "curves":
         x, y, curves = rest
@@ -32,7 +34,14 @@ def draw(file, chart):
         parts = list(dict.fromkeys(part for bar in bars.values() for part in bar))
         for part, colour in zip(parts, COLOURS):
             heights = [bar.get(part, 0.0) for bar in bars.values()]
-            axes.bar(list(bars), heights, bottom=list(below.values()), label=part, color=colour, width=0.5)
+            axes.bar(
+                list(bars),
+                heights,
+                bottom=list(below.values()),
+                label=part,
+                color=colour,
+                width=0.5,
+            )
             below = {name: below[name] + height for name, height in zip(bars, heights)}
         axes.legend(fontsize=8)
     axes.set_ylabel(y)

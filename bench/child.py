@@ -31,7 +31,9 @@ class Child:
         """Complains if it has ended by itself."""
         if self.process.poll() is not None:
             tail = self.log.read_text(errors="replace").strip().splitlines()[-5:]
-            raise Broken(f"{self.name} ended by itself with {self.process.returncode}: " + " / ".join(tail))
+            raise Broken(
+                f"{self.name} ended by itself with {self.process.returncode}: " + " / ".join(tail)
+            )
 
     def stop(self, number=signal.SIGTERM, within_s=15):
         """Asks it to end, and kills it with all that it started when it takes longer."""
@@ -61,7 +63,9 @@ def await_true(what, check, within_s, children=(), pause_s=0.05):
 
 def run(command, **options):
     """Runs a program to its end and returns what it printed."""
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, **options)
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, check=False, **options
+    )
     if done.returncode != 0:
         raise Broken(f"{command[0]} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
     return done.stdout

@@ -90,13 +90,23 @@ def text(notes, first, last, latencies, troubles, pictures):
     ]
     for name in names:
         if judged(name):
-            lines.append(f"| {name} | {number(first[name])} | {number(last[name])} | {number(allowed(name, first[name]))} | {verdict(name, first, last)} |")
+            lines.append(
+                f"| {name} | {number(first[name])} | {number(last[name])} | {number(allowed(name, first[name]))} | {verdict(name, first, last)} |"
+            )
     lines += ["", *aged.text(latencies)]
     settled = max(1, last["settled"] - first["settled"])
-    lines += ["", "## Grows with settled payments", "", "| what | after the first tenth | at the end | per payment settled between | why |", "|---|---|---|---|---|"]
+    lines += [
+        "",
+        "## Grows with settled payments",
+        "",
+        "| what | after the first tenth | at the end | per payment settled between | why |",
+        "|---|---|---|---|---|",
+    ]
     for name in names:
         if why := starting(GROWS, name):
-            lines.append(f"| {name} | {number(first[name])} | {number(last[name])} | {(last[name] - first[name]) / settled:.3g} | {why} |")
+            lines.append(
+                f"| {name} | {number(first[name])} | {number(last[name])} | {(last[name] - first[name]) / settled:.3g} | {why} |"
+            )
     lines += [line for file in pictures for line in ("", f"![]({file})")]
     return "\n".join(lines) + "\n"
 
@@ -106,22 +116,60 @@ def draw(folder, looks, steps):
 
     def curves(title, unit, chosen, scale=1.0):
         names = dict.fromkeys(name for _, found in looks for name in found if chosen(name))
-        series = {name: [(at / 60, found[name] / scale) for at, found in looks if name in found] for name in names}
+        series = {
+            name: [(at / 60, found[name] / scale) for at, found in looks if name in found]
+            for name in names
+        }
         return ("curves", title, "minutes", unit, series)
 
     middle = [(step["began_s"] + step["ended_s"]) / 120 for step in steps]
     offered = list(zip(middle, (step["rate"] for step in steps), strict=True))
     queued = [(at / 60, found["queued"]) for at, found in looks]
-    churning = ("bytes of payment_queue", "bytes of payment_dead_letter", "bytes of processor", "bytes of service", "bytes of poller")
+    churning = (
+        "bytes of payment_queue",
+        "bytes of payment_dead_letter",
+        "bytes of processor",
+        "bytes of service",
+        "bytes of poller",
+    )
     drawn = {
-        "rate": ("curves", "payments offered, and waiting", "minutes", "per second, or payments", {"offered": offered, "queued": queued}),
+        "rate": (
+            "curves",
+            "payments offered, and waiting",
+            "minutes",
+            "per second, or payments",
+            {"offered": offered, "queued": queued},
+        ),
         "others": curves("the machine", "%", lambda name: name == OTHERS),
-        "latency": ("curves", "latency of POST", "minutes", "ms", {p: list(zip(middle, (step[f"{p}_ms"] for step in steps), strict=True)) for p in ("p50", "p99")}),
+        "latency": (
+            "curves",
+            "latency of POST",
+            "minutes",
+            "ms",
+            {
+                p: list(zip(middle, (step[f"{p}_ms"] for step in steps), strict=True))
+                for p in ("p50", "p99")
+            },
+        ),
         "memory": curves("memory", "MB", lambda name: name.startswith("MB")),
-        "descriptors": curves("file descriptors and connections", "", lambda name: name.startswith(("file", "connections", "tables"))),
+        "descriptors": curves(
+            "file descriptors and connections",
+            "",
+            lambda name: name.startswith(("file", "connections", "tables")),
+        ),
         "dead": curves("dead rows", "rows", lambda name: name.startswith("dead rows")),
-        "queue": curves("tables and indexes that must not grow", "MB", lambda name: name.startswith(churning), 1 << 20),
-        "books": curves("books", "MB", lambda name: name.startswith("bytes of payment_") and not name.startswith(churning), 1 << 20),
+        "queue": curves(
+            "tables and indexes that must not grow",
+            "MB",
+            lambda name: name.startswith(churning),
+            1 << 20,
+        ),
+        "books": curves(
+            "books",
+            "MB",
+            lambda name: name.startswith("bytes of payment_") and not name.startswith(churning),
+            1 << 20,
+        ),
         "wal": curves("WAL written", "MB", lambda name: name == "bytes of WAL written", 1 << 20),
     }
     return [charts.draw(folder / f"{name}.svg", chart) for name, chart in drawn.items()]

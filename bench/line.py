@@ -42,9 +42,13 @@ class Line:
 
 def at_most(what, value, limit, unit, words=None):
     """A value that is to be at most that."""
-    return Value(what, value, unit, words or f"<= {limit:g} {unit}", value is not None and value <= limit)
+    return Value(
+        what, value, unit, words or f"<= {limit:g} {unit}", value is not None and value <= limit
+    )
 
 
 def at_least(what, value, limit, unit, words=None):
     """A value that is to be at least that."""
-    return Value(what, value, unit, words or f">= {limit:,g} {unit}", value is not None and value >= limit)
+    return Value(
+        what, value, unit, words or f">= {limit:,g} {unit}", value is not None and value >= limit
+    )

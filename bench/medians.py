@@ -15,7 +15,9 @@ def cost(before, after):
 
 def interval(before, after):
     """Between what the cost is in 95 of 100 draws."""
-    return in_95_of_100(lambda rng: cost(rng.choices(before, k=len(before)), rng.choices(after, k=len(after))))
+    return in_95_of_100(
+        lambda rng: cost(rng.choices(before, k=len(before)), rng.choices(after, k=len(after)))
+    )
 
 
 def in_95_of_100(draw):

@@ -63,7 +63,11 @@ class Offer:
     def words(self):
         """One line for the person that watches."""
         cpu = ", ".join(f"{part} {us:.0f}" for part, us in self.us_per_payment.items())
-        refused = "" if self.all_accepted else f", {self.result['posted'] - self.accepted} NOT ACCEPTED {self.result['statuses']}"
+        refused = (
+            ""
+            if self.all_accepted
+            else f", {self.result['posted'] - self.accepted} NOT ACCEPTED {self.result['statuses']}"
+        )
         return (
             f"{self.rate}/s for {self.seconds} s: p50 {self.result['p50_ms']:.2f} p99 {self.p99_ms:.2f} max {self.result['max_ms']:.0f} ms; "
             f"settled meanwhile {self.settled / self.seconds:.0f}/s; CPU us per payment {sum(self.us_per_payment.values()):.0f} ({cpu}); "
@@ -73,8 +77,19 @@ class Offer:
 
 def generate(stack, rate, seconds, *more):
     """Starts the load generator."""
-    command = [GENERATOR, "--address", f"127.0.0.1:{stack.port}", "--rate", rate, "--seconds", seconds, *more]
-    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [
+        GENERATOR,
+        "--address",
+        f"127.0.0.1:{stack.port}",
+        "--rate",
+        rate,
+        "--seconds",
+        seconds,
+        *more,
+    ]
+    return subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def offer(stack, rate, seconds, posted):
@@ -107,16 +122,32 @@ def offer(stack, rate, seconds, posted):
     drained = drain(stack, before, result["accepted"])
     used = {part: now - cpu[part] for part, now in stack.cpu_s().items()}
     until = time.monotonic() - begin
-    own = sum(now - ours.get(name, 0) for name, now in box.cpu_s(trees(stack)).items()) + result["generator_cpu_s"]
+    own = (
+        sum(now - ours.get(name, 0) for name, now in box.cpu_s(trees(stack)).items())
+        + result["generator_cpu_s"]
+    )
     others = (box.machine_busy_s() - busy - own) / until / os.cpu_count()
-    done = Offer(rate, seconds, result, meanwhile[0], used, until, max(0.0, others), throttled / loaded / os.cpu_count(), stolen)
+    done = Offer(
+        rate,
+        seconds,
+        result,
+        meanwhile[0],
+        used,
+        until,
+        max(0.0, others),
+        throttled / loaded / os.cpu_count(),
+        stolen,
+    )
     progress.say(f"  {done.words()}{'' if drained else '; NOT SETTLED'}")
     return done
 
 
 def load(stack, rate, seconds, posted, *more):
     """Offers a load until the last reply. Returns what the generator says of it."""
-    with generate(stack, rate, seconds, "--posted", posted, *more) as generator, progress.bar(f"{rate}/s", rate * seconds) as to:
+    with (
+        generate(stack, rate, seconds, "--posted", posted, *more) as generator,
+        progress.bar(f"{rate}/s", rate * seconds) as to,
+    ):
         said = []
         try:
             for line in generator.stderr:

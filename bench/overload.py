@@ -41,7 +41,16 @@ def overload(setting):
         before, rss_before = bench.stack.settled(), resident_mb(bench.stack)
         heavy, light = bench.folder / "posted-heavy.csv", bench.folder / "posted-light.csv"
         bench.files += [heavy, light]
-        result = load(bench.stack, most * TIMES, seconds, heavy, "--connections", CONNECTIONS, "--patience-ms", PATIENCE_MS)
+        result = load(
+            bench.stack,
+            most * TIMES,
+            seconds,
+            heavy,
+            "--connections",
+            CONNECTIONS,
+            "--patience-ms",
+            PATIENCE_MS,
+        )
         over, rss_after = time.time(), resident_mb(bench.stack)
         after = load(bench.stack, LIGHT_RATE, LIGHT_S, light)
         recovery_s = recovered(light, over)
@@ -50,17 +59,38 @@ def overload(setting):
         refused, posted = statuses.get(REFUSED, 0), result["posted"]
         others = posted - result["accepted"] - refused
         said = ", ".join(f"{status}: {count}" for status, count in sorted(statuses.items()))
-        progress.say(f"  {most * TIMES}/s for {seconds} s: {said}; {result['skipped']} not posted; recovery {recovery_s:.1f} s")
+        progress.say(
+            f"  {most * TIMES}/s for {seconds} s: {said}; {result['skipped']} not posted; recovery {recovery_s:.1f} s"
+        )
         return bench.outcome(
             [
                 Value(f"committed at most, p99 <= {COMMITTED_MS} ms", most, "/s"),
                 Value("posted", posted / seconds, "/s", f"{most * TIMES} offered"),
                 Value("accepted", result["accepted"] / seconds, "/s"),
                 Value("refused with 503", refused / posted * 100, "% of the posted"),
-                at_most("neither accepted nor refused: timeouts, lost connections, other errors", others, 0, "payments"),
-                Value("p50 of the accepted, from when they were due", result["accepted_p50_ms"], "ms"),
-                at_most("p99 of the accepted, from when they were due", result["accepted_p99_ms"], 1_000, "ms"),
-                *(Value(f"resident memory of {name}, before and after: grew by", rss_after[name] - rss_before[name], "MB") for name in INSTANCES),
+                at_most(
+                    "neither accepted nor refused: timeouts, lost connections, other errors",
+                    others,
+                    0,
+                    "payments",
+                ),
+                Value(
+                    "p50 of the accepted, from when they were due", result["accepted_p50_ms"], "ms"
+                ),
+                at_most(
+                    "p99 of the accepted, from when they were due",
+                    result["accepted_p99_ms"],
+                    1_000,
+                    "ms",
+                ),
+                *(
+                    Value(
+                        f"resident memory of {name}, before and after: grew by",
+                        rss_after[name] - rss_before[name],
+                        "MB",
+                    )
+                    for name in INSTANCES
+                ),
                 at_most("until all is accepted within 250 ms again", recovery_s, 5, "s"),
             ],
             notes=[

@@ -28,13 +28,37 @@ def profile(setting):
             before = box.cpu_split_s(stack.trees())
             load = bench.offer(rate, seconds)
             after = box.cpu_split_s(stack.trees())
-            for part, names in (("postgres", ["postgres"]), ("instances", INSTANCES), ("nginx", ["nginx"])):
-                user, system = (sum(after[name][mode] - before[name][mode] for name in names) / load.accepted * 1e6 for mode in (0, 1))
-                values += [Value(f"{part} at {rate:,}/s, in the program", user, "us per payment"), Value(f"{part} at {rate:,}/s, in the kernel", system, "us per payment")]
+            for part, names in (
+                ("postgres", ["postgres"]),
+                ("instances", INSTANCES),
+                ("nginx", ["nginx"]),
+            ):
+                user, system = (
+                    sum(after[name][mode] - before[name][mode] for name in names)
+                    / load.accepted
+                    * 1e6
+                    for mode in (0, 1)
+                )
+                values += [
+                    Value(f"{part} at {rate:,}/s, in the program", user, "us per payment"),
+                    Value(f"{part} at {rate:,}/s, in the kernel", system, "us per payment"),
+                ]
             for what, (calls, micros) in by_statement(stack.sql(SEEN)).items():
-                values.append(Value(f"statements at {rate:,}/s: {what}", micros / load.accepted, f"us per payment, {load.accepted / max(1, calls):.3g} payments a call"))
+                values.append(
+                    Value(
+                        f"statements at {rate:,}/s: {what}",
+                        micros / load.accepted,
+                        f"us per payment, {load.accepted / max(1, calls):.3g} payments a call",
+                    )
+                )
             notes.append(load.words())
-        return bench.outcome(values, notes=[*notes, "pg_stat_statements counts the time in the executor only, waits included; its own cost is in these numbers"])
+        return bench.outcome(
+            values,
+            notes=[
+                *notes,
+                "pg_stat_statements counts the time in the executor only, waits included; its own cost is in these numbers",
+            ],
+        )
 
 
 def by_statement(rows):

@@ -16,7 +16,15 @@ def say(text):
 @contextmanager
 def bar(what, total, unit=""):
     """A bar that is moved to a place with `to(place, note)`."""
-    with tqdm(total=total, desc=what, unit=unit, leave=False, disable=None, file=sys.stderr, dynamic_ncols=True) as shown:
+    with tqdm(
+        total=total,
+        desc=what,
+        unit=unit,
+        leave=False,
+        disable=None,
+        file=sys.stderr,
+        dynamic_ncols=True,
+    ) as shown:
 
         def to(place, note=""):
             shown.n = min(place, total)

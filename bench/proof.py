@@ -72,7 +72,9 @@ def read_posted(files):
 def audit(stack, posted, started):
     """Looks at every payment. `posted` is id -> Posted, `started` milliseconds since 1970."""
     processors = [books.Processor(name, url, TOKEN) for name, url in stack.processors.items()]
-    result = auditing.audit(Books(stack), processors, posted, started, time.time(), lambda line: None)
+    result = auditing.audit(
+        Books(stack), processors, posted, started, time.time(), lambda line: None
+    )
     kinds = {
         "lost": result.lost,
         "still open": result.open,
@@ -83,7 +85,11 @@ def audit(stack, posted, started):
         "charged and never posted": result.foreign,
     }
     troubles = [f"{len(ids)} {kind.upper()}, e.g. {ids[0]}" for kind, ids in kinds.items() if ids]
-    troubles += [f"summary of {name} {ours}, its own {theirs}" for name, (ours, theirs) in result.totals.items() if ours != theirs]
+    troubles += [
+        f"summary of {name} {ours}, its own {theirs}"
+        for name, (ours, theirs) in result.totals.items()
+        if ours != theirs
+    ]
     proof = Proof(len(posted), troubles)
     progress.say(f"  audit: {proof.words()}")
     return proof

@@ -38,7 +38,11 @@ def play(setting, stack, address):
     file, scenario = chosen(setting)
     processors = [books.Processor(name, url, proof.TOKEN) for name, url in stack.processors.items()]
     run = loading.Run(scenario, {n: Decimal(fee) for n, fee in scenario["fees"].items()})
-    loading.run_k6(SimpleNamespace(file=file, gateway=address, token=proof.TOKEN, k6=setting.k6), run, processors)
+    loading.run_k6(
+        SimpleNamespace(file=file, gateway=address, token=proof.TOKEN, k6=setting.k6),
+        run,
+        processors,
+    )
     return run, processors
 
 
@@ -73,9 +77,14 @@ def least(setting, stack, program):
     """The least that commits before it answers, in the place of both instances."""
     replace_instances(stack, program)
     run, _ = play(setting, stack, stack.gateway)
-    accepted, inserted = len(answered(run)), int(stack.sql("SELECT count(*) FROM payment_queue")[0][0])
+    accepted, inserted = (
+        len(answered(run)),
+        int(stack.sql("SELECT count(*) FROM payment_queue")[0][0]),
+    )
     if accepted > inserted:
-        raise Broken(f"of {accepted} payments that the least program accepted {inserted} are in the queue")
+        raise Broken(
+            f"of {accepted} payments that the least program accepted {inserted} are in the queue"
+        )
     stack.sql("TRUNCATE payment_queue")
     replace_instances(stack)
     return run
@@ -84,7 +93,14 @@ def least(setting, stack, program):
 def service(setting, stack):
     """The service, with its audit."""
     run, processors = play(setting, stack, stack.gateway)
-    run.audit = auditing.audit(books.Gateway("gateway", stack.gateway), processors, run.posted, run.started, run.end["at"] / 1000, progress.say)
+    run.audit = auditing.audit(
+        books.Gateway("gateway", stack.gateway),
+        processors,
+        run.posted,
+        run.started,
+        run.end["at"] / 1000,
+        progress.say,
+    )
     return run
 
 
@@ -97,7 +113,9 @@ def public(setting):
         for turn in range(1, turns + 1):
             progress.say(f"  turn {turn} of {turns}: a bare nginx that answers 202")
             bare.add(play(setting, stack, address)[0])
-            progress.say("  the least that commits before it answers, in the place of the instances")
+            progress.say(
+                "  the least that commits before it answers, in the place of the instances"
+            )
             lowest.add(least(setting, stack, program))
             progress.say("  the service")
             runs.append(service(setting, stack))
@@ -109,20 +127,36 @@ def public(setting):
         (times, *within), (least_times, *least_within) = ours.over(bare), lowest.over(bare)
         return Outcome(
             [
-                at_most(f"POST p99, the public minute, over a bare nginx's, in {turns} pairs", times, 1.5, "x"),
+                at_most(
+                    f"POST p99, the public minute, over a bare nginx's, in {turns} pairs",
+                    times,
+                    1.5,
+                    "x",
+                ),
                 Value("of that ours, the median", median(ours.p99), "ms"),
                 Value("of that the bare nginx, the median", median(bare.p99), "ms"),
-                Value("of that the least that commits before it answers, in the place of the instances, the median", median(lowest.p99), "ms"),
+                Value(
+                    "of that the least that commits before it answers, in the place of the instances, the median",
+                    median(lowest.p99),
+                    "ms",
+                ),
                 Value("of that over the bare nginx's", least_times, "x"),
                 Value("checks that agree", sum(checks), f"of {len(checks)}", "all", all(checks)),
                 Value("score as the contest computes it, the median", float(score), ""),
             ],
-            [proof.Proof(sum(len(run.posted) for run in runs), [trouble for run in runs for trouble in load_report.troubles(run)])],
+            [
+                proof.Proof(
+                    sum(len(run.posted) for run in runs),
+                    [trouble for run in runs for trouble in load_report.troubles(run)],
+                )
+            ],
             memory_mb=dict(stack.memory_mb),
             notes=[
                 ours.words("the service"),
                 bare.words("the bare nginx"),
                 lowest.words("the least that commits"),
-                "95 in 100 times the service is {:.2f} to {:.2f} x the bare nginx, the least {:.2f} to {:.2f} x".format(*within, *least_within),
+                "95 in 100 times the service is {:.2f} to {:.2f} x the bare nginx, the least {:.2f} to {:.2f} x".format(
+                    *within, *least_within
+                ),
             ],
         )

@@ -71,7 +71,10 @@ def open_2000(setting):
     """Latency at a steady 2,000 payments a second."""
     with Bench(setting, "open-2000", delay_ms=QUICK_MS) as bench:
         load = bench.offer(2_000, setting.seconds or 30)
-        values = [at_most("POST p99 at 2,000/s", load.p99_ms, 1.5, "ms"), Value("POST p50 at 2,000/s", load.result["p50_ms"], "ms")]
+        values = [
+            at_most("POST p99 at 2,000/s", load.p99_ms, 1.5, "ms"),
+            Value("POST p50 at 2,000/s", load.result["p50_ms"], "ms"),
+        ]
         return bench.outcome(values, notes=[load.words()])
 
 
@@ -79,6 +82,7 @@ def accept(setting):
     """The highest rate that is accepted and committed with p99 of 20 ms or less, in two of three tries."""
     limit_ms = 20
     with Bench(setting, "accept", delay_ms=QUICK_MS) as bench:
+
         def holds(rate):
             load = bench.offer(rate, setting.seconds or TRY_S)
             return load.all_accepted and load.p99_ms <= limit_ms
@@ -87,13 +91,22 @@ def accept(setting):
         return bench.outcome(
             [at_least("accepted and committed, p99 <= 20 ms", rate, 12_000, "/s")],
             notes=[load.words() for load in bench.offers],
-            charts=[("scatter", "accept: p99 against the rate offered", "offered per second", "p99 ms", [(load.rate, load.p99_ms) for load in bench.offers])],
+            charts=[
+                (
+                    "scatter",
+                    "accept: p99 against the rate offered",
+                    "offered per second",
+                    "p99 ms",
+                    [(load.rate, load.p99_ms) for load in bench.offers],
+                )
+            ],
         )
 
 
 def settle(setting):
     """The highest rate that is settled as it comes, over a minute."""
     with Bench(setting, "settle", delay_ms=QUICK_MS) as bench:
+
         def holds(rate, seconds=TRY_S):
             load = bench.offer(rate, seconds)
             return load.all_accepted and load.settled >= load.accepted - rate * KEPT_UP_S
@@ -110,12 +123,26 @@ def settle(setting):
         whole = max(load.settled / load.seconds for load in bench.offers if load.seconds == longest)
         return bench.outcome(
             [
-                at_least("settled end to end, sustained", sustained, 8_000, "/s", ">= 8,000 /s, then 12,000"),
+                at_least(
+                    "settled end to end, sustained",
+                    sustained,
+                    8_000,
+                    "/s",
+                    ">= 8,000 /s, then 12,000",
+                ),
                 Value(f"settled at most in {longest} s, kept up with or not", round(whole), "/s"),
                 Value("settled at most, the queue growing", round(best), "/s"),
             ],
             notes=[load.words() for load in bench.offers],
-            charts=[("scatter", "settle: settled against offered", "offered per second", "settled per second", [(load.rate, load.settled / load.seconds) for load in bench.offers])],
+            charts=[
+                (
+                    "scatter",
+                    "settle: settled against offered",
+                    "offered per second",
+                    "settled per second",
+                    [(load.rate, load.settled / load.seconds) for load in bench.offers],
+                )
+            ],
         )
 
 
@@ -140,23 +167,38 @@ def cpu(setting):
     with Bench(setting, "cpu", delay_ms=QUICK_MS) as bench:
         before = bench.stack.cpu_s()
         progress.wait("idle", IDLE_S)
-        idle = {part: (now - before[part]) / IDLE_S * 100 for part, now in bench.stack.cpu_s().items()}
-        progress.say("  at rest, % of one CPU: " + ", ".join(f"{part} {share:.1f}" for part, share in idle.items()))
+        idle = {
+            part: (now - before[part]) / IDLE_S * 100 for part, now in bench.stack.cpu_s().items()
+        }
+        progress.say(
+            "  at rest, % of one CPU: "
+            + ", ".join(f"{part} {share:.1f}" for part, share in idle.items())
+        )
         for turn in range(1, turns + 1):
             progress.say(f"  turn {turn} of {turns}")
             for rate in rates:
                 bench.offer(rate, seconds)
         values, bars = [], {}
         for rate in rates:
-            split, total = middle([load.us_per_payment for load in bench.offers if load.rate == rate])
+            split, total = middle(
+                [load.us_per_payment for load in bench.offers if load.rate == rate]
+            )
             what = f"CPU per settled payment at {rate:,}/s, the median of {turns} turns"
-            values.append(at_most(what, total, CPU_RATES[rate], "us") if rate in CPU_RATES else Value(what, total, "us"))
+            values.append(
+                at_most(what, total, CPU_RATES[rate], "us")
+                if rate in CPU_RATES
+                else Value(what, total, "us")
+            )
             values += of_that(split, "us")
             bars[f"{rate:,}/s"] = split
         values.append(Value("CPU of the stack at rest", sum(idle.values()), "% of one CPU"))
         values += of_that(idle, "% of one CPU")
         notes = [load.words() for load in bench.offers]
-        return bench.outcome(values, notes=notes, charts=[("bars", "cpu: microseconds of CPU per settled payment", "us", bars)])
+        return bench.outcome(
+            values,
+            notes=notes,
+            charts=[("bars", "cpu: microseconds of CPU per settled payment", "us", bars)],
+        )
 
 
 def of_that(parts, unit):
@@ -166,7 +208,9 @@ def of_that(parts, unit):
 
 def middle(turns):
     """The medians of what each part of the box took in several turns, and of what all took together."""
-    return {part: median(turn[part] for turn in turns) for part in turns[0]}, median(sum(turn.values()) for turn in turns)
+    return {part: median(turn[part] for turn in turns) for part in turns[0]}, median(
+        sum(turn.values()) for turn in turns
+    )
 
 
 def slow(setting):
@@ -187,5 +231,16 @@ def slow(setting):
         for timer in looks:
             timer.join()
         (begin, before), (end, after) = counts
-        values = [at_least(f"settled by {name}, which takes 1,000 ms", (after[name] - before[name]) / (end - begin), 600, "/s") for name in before]
-        return bench.outcome(values, notes=[f"{rate}/s offered; {charged(before, after)} settled in {end - begin:.1f} s"])
+        values = [
+            at_least(
+                f"settled by {name}, which takes 1,000 ms",
+                (after[name] - before[name]) / (end - begin),
+                600,
+                "/s",
+            )
+            for name in before
+        ]
+        return bench.outcome(
+            values,
+            notes=[f"{rate}/s offered; {charged(before, after)} settled in {end - begin:.1f} s"],
+        )

@@ -32,8 +32,18 @@ class About:
     def of(cls, groups, began: datetime, command):
         """As they are now."""
         describe = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=10"]
-        commit = subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
-        model = next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), platform.machine())
+        commit = (
+            subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
+            or "unknown"
+        )
+        model = next(
+            (
+                line.split(":", 1)[1].strip()
+                for line in Path("/proc/cpuinfo").read_text().splitlines()
+                if line.startswith("model name")
+            ),
+            platform.machine(),
+        )
         return cls(
             commit=commit,
             machine=f"{os.cpu_count()} x {model}, {platform.system()} {platform.release()}",
@@ -48,16 +58,47 @@ def memory(outcomes):
     """The highest memory over all lines, as values; in overload by itself, which no instance is meant to live in."""
 
     def highest(chosen, lines=outcomes):
-        return max((mb for line in lines for name, mb in outcomes[line].memory_mb.items() if chosen(name)), default=None)
+        return max(
+            (mb for line in lines for name, mb in outcomes[line].memory_mb.items() if chosen(name)),
+            default=None,
+        )
 
     def is_instance(name):
         return name != WHOLE
 
-    instance, whole = highest(is_instance, outcomes.keys() - {OVERLOAD}), highest(lambda name: name == WHOLE)
-    values = [at_most("memory of an instance at its highest, over all lines but overload", instance, 40, "MB RSS")] if instance else []
+    instance, whole = (
+        highest(is_instance, outcomes.keys() - {OVERLOAD}),
+        highest(lambda name: name == WHOLE),
+    )
+    values = (
+        [
+            at_most(
+                "memory of an instance at its highest, over all lines but overload",
+                instance,
+                40,
+                "MB RSS",
+            )
+        ]
+        if instance
+        else []
+    )
     if OVERLOAD in outcomes:
-        values.append(Value("memory of an instance at its highest, in overload", highest(is_instance, [OVERLOAD]), "MB RSS"))
-    return values + ([at_most("memory of the box when looked at, without page cache", whole, MEMORY_MB, "MB PSS")] if whole else [])
+        values.append(
+            Value(
+                "memory of an instance at its highest, in overload",
+                highest(is_instance, [OVERLOAD]),
+                "MB RSS",
+            )
+        )
+    return values + (
+        [
+            at_most(
+                "memory of the box when looked at, without page cache", whole, MEMORY_MB, "MB PSS"
+            )
+        ]
+        if whole
+        else []
+    )
 
 
 def number(value):
@@ -98,7 +139,12 @@ def write(folder, about, chosen, outcomes):
     for line in chosen:
         if line.name in outcomes:
             drawn = enumerate(outcomes[line.name].charts)
-            pictures[line.name] = [charts.draw(folder / f"{line.name}-{index}.svg", chart) for index, chart in drawn]
+            pictures[line.name] = [
+                charts.draw(folder / f"{line.name}-{index}.svg", chart) for index, chart in drawn
+            ]
     (folder / "report.md").write_text(text(about, outcomes, pictures))
-    figures = {"about": asdict(about), "lines": {name: asdict(outcome) for name, outcome in outcomes.items()}}
+    figures = {
+        "about": asdict(about),
+        "lines": {name: asdict(outcome) for name, outcome in outcomes.items()},
+    }
     (folder / "report.json").write_text(json.dumps(figures, indent=2) + "\n")

@@ -56,7 +56,11 @@ def rate_of(step, highest):
     points = sorted(CURVE)
     left = max(point for point in points if point <= step)
     right = min(point for point in points if point >= step)
-    share = CURVE[left] if left == right else CURVE[left] + (CURVE[right] - CURVE[left]) * (step - left) / (right - left)
+    share = (
+        CURVE[left]
+        if left == right
+        else CURVE[left] + (CURVE[right] - CURVE[left]) * (step - left) / (right - left)
+    )
     return round(NIGHT_RATE + (highest - NIGHT_RATE) * share)
 
 
@@ -169,8 +173,13 @@ class Repeats:
 
     def troubles(self):
         """Known payments that were taken for new or for others."""
-        wrong = {key: count for key, count in self.replies.items() if key in ((202, 409), (409, 202))}
-        return [f"{count} repeated posts were answered with {came} instead of {due}" for (due, came), count in wrong.items()]
+        wrong = {
+            key: count for key, count in self.replies.items() if key in ((202, 409), (409, 202))
+        }
+        return [
+            f"{count} repeated posts were answered with {came} instead of {due}"
+            for (due, came), count in wrong.items()
+        ]
 
 
 def run_day(folder, stack, step_s, highest, seed, actor):
@@ -178,7 +187,10 @@ def run_day(folder, stack, step_s, highest, seed, actor):
     lock, steps, files = threading.Lock(), [], []
     before = stack.settled()
     pause_s = min(LOOK_PAUSE_S, step_s / LOOKS_PER_STEP)
-    with watch.Watch(stack, lock, pause_s) as watching, Repeats(stack, random.Random(seed)) as repeats:
+    with (
+        watch.Watch(stack, lock, pause_s) as watching,
+        Repeats(stack, random.Random(seed)) as repeats,
+    ):
         day = Day(stack, step_s, lock, actor)
         for number in range(STEPS):
             rate = rate_of(number, highest)
@@ -188,7 +200,9 @@ def run_day(folder, stack, step_s, highest, seed, actor):
                 result = load(stack, rate, step_s, file)
             ended_s = time.monotonic() - watching.began
             steps.append({"rate": rate, "began_s": began_s, "ended_s": ended_s, **result})
-            progress.say(f"  step {number + 1}/{STEPS}: {rate}/s, p50 {result['p50_ms']} p99 {result['p99_ms']} ms, {result['statuses']}")
+            progress.say(
+                f"  step {number + 1}/{STEPS}: {rate}/s, p50 {result['p50_ms']} p99 {result['p99_ms']} ms, {result['statuses']}"
+            )
             files.append(file)
             repeats.take(file)
     drained = drain(stack, before, sum(step["accepted"] for step in steps))
@@ -197,18 +211,31 @@ def run_day(folder, stack, step_s, highest, seed, actor):
 
 def night(watching, steps, numbers):
     """What was seen in some steps."""
-    return compare.night(watching.looks, steps[numbers[0]]["began_s"], steps[numbers[-1]]["ended_s"])
+    return compare.night(
+        watching.looks, steps[numbers[0]]["began_s"], steps[numbers[-1]]["ended_s"]
+    )
 
 
 def arguments():
-    parser = argparse.ArgumentParser(prog="soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=30, help="how long the day is (30)")
-    parser.add_argument("--rate", type=int, default=1_500, help="payments per second at its peaks (1500)")
+    parser.add_argument(
+        "--rate", type=int, default=1_500, help="payments per second at its peaks (1500)"
+    )
     parser.add_argument("--seed", type=int, default=7, help="which payments are posted again (7)")
-    parser.add_argument("--reports", type=Path, default=REPOSITORY / "target" / "soak", help="folder of the reports (target/soak)")
+    parser.add_argument(
+        "--reports",
+        type=Path,
+        default=REPOSITORY / "target" / "soak",
+        help="folder of the reports (target/soak)",
+    )
     given = parser.parse_args()
     if given.minutes * 60 < STEPS or given.rate <= NIGHT_RATE:
-        parser.error(f"a day has {STEPS} steps of at least a second, and a peak more than {NIGHT_RATE} payments a second")
+        parser.error(
+            f"a day has {STEPS} steps of at least a second, and a peak more than {NIGHT_RATE} payments a second"
+        )
     return given
 
 
@@ -218,10 +245,16 @@ def main():
     try:
         # One thread for all events, which outlives the stack: the kernel ends a child with the
         # thread that started it.
-        with Run("soak", given.reports, command) as run, ThreadPoolExecutor(1) as actor, Stack(run.groups, run.folder / "logs", delay_ms=QUICK_MS) as stack:
+        with (
+            Run("soak", given.reports, command) as run,
+            ThreadPoolExecutor(1) as actor,
+            Stack(run.groups, run.folder / "logs", delay_ms=QUICK_MS) as stack,
+        ):
             started = round(time.time() * 1000)
             step_s = round(given.minutes * 60 / STEPS)
-            watching, steps, files, repeats, drained = run_day(run.folder, stack, step_s, given.rate, given.seed, actor)
+            watching, steps, files, repeats, drained = run_day(
+                run.folder, stack, step_s, given.rate, given.seed, actor
+            )
             latencies, later, fresh = aged.compared(run, stack, NIGHT_RATE, given.rate, step_s)
             files += later
             found = proof.audit(stack, proof.read_posted(files), started)
@@ -234,17 +267,29 @@ def main():
     first, last = (night(watching, steps, numbers) for numbers in (FIRST, LAST))
     for file in files:
         file.unlink()
-    troubles = found.troubles + fresh.troubles + repeats.troubles() + compare.grown(first, last) + aged.troubles(latencies)
+    troubles = (
+        found.troubles
+        + fresh.troubles
+        + repeats.troubles()
+        + compare.grown(first, last)
+        + aged.troubles(latencies)
+    )
     troubles += [] if drained else ["the queue did not empty"]
-    troubles += [f"{len(watching.missed)} looks failed: {watching.missed[0]}"] if watching.missed else []
+    troubles += (
+        [f"{len(watching.missed)} looks failed: {watching.missed[0]}"] if watching.missed else []
+    )
     notes = [f"{name.replace('_', ' ')}: {value}" for name, value in vars(run.about()).items()]
     notes += [
         f"posted: {sum(step['posted'] for step in steps):,}, accepted: {sum(step['accepted'] for step in steps):,}, posted again: {sum(repeats.replies.values()):,}",
         f"audit: {found.words()}; of the fresh stack {fresh.words()}",
     ]
     pictures = compare.draw(run.folder, watching.looks, steps)
-    (run.folder / "report.md").write_text(compare.text(notes, first, last, latencies, troubles, pictures))
-    (run.folder / "looks.json").write_text(json.dumps({"steps": steps, "looks": watching.looks, "missed": watching.missed}) + "\n")
+    (run.folder / "report.md").write_text(
+        compare.text(notes, first, last, latencies, troubles, pictures)
+    )
+    (run.folder / "looks.json").write_text(
+        json.dumps({"steps": steps, "looks": watching.looks, "missed": watching.missed}) + "\n"
+    )
     run.publish()
     return 1 if troubles else 0
 

@@ -54,16 +54,37 @@ class Compose:
 
 def compose(overlay=OVERLAY):
     """Reads docker-compose.yml, and the file that is laid over it, if any."""
-    files = [yaml.safe_load((REPOSITORY / file).read_text())["services"] for file in ("docker-compose.yml", overlay) if file]
-    cpus = {name: service["cpuset"] for services in files for name, service in services.items() if "cpuset" in service}
+    files = [
+        yaml.safe_load((REPOSITORY / file).read_text())["services"]
+        for file in ("docker-compose.yml", overlay)
+        if file
+    ]
+    cpus = {
+        name: service["cpuset"]
+        for services in files
+        for name, service in services.items()
+        if "cpuset" in service
+    }
 
     def mounted(service, path):
         """The file that a service finds at that path: what is laid over the first file takes precedence."""
-        volumes = [volume.split(":") for services in files for volume in services.get(service, {}).get("volumes", [])]
-        return next((REPOSITORY / source for source, target, *_ in reversed(volumes) if target == path), None)
+        volumes = [
+            volume.split(":")
+            for services in files
+            for volume in services.get(service, {}).get("volumes", [])
+        ]
+        return next(
+            (REPOSITORY / source for source, target, *_ in reversed(volumes) if target == path),
+            None,
+        )
 
     postgres = postgres_settings(files[0]["postgres"]["command"])
-    return Compose(postgres, cpus, mounted("nginx", "/etc/nginx/nginx.conf"), mounted("give-way", "/give-way.sql"))
+    return Compose(
+        postgres,
+        cpus,
+        mounted("nginx", "/etc/nginx/nginx.conf"),
+        mounted("give-way", "/give-way.sql"),
+    )
 
 
 def postgres_settings(command):
@@ -139,7 +160,12 @@ class Stack:
             self.note_memory()
         except OSError:
             pass
-        for name, number in (("nginx", signal.SIGTERM), *((n, signal.SIGTERM) for n in INSTANCES), *((p, signal.SIGTERM) for p in FEES), ("postgres", signal.SIGINT)):
+        for name, number in (
+            ("nginx", signal.SIGTERM),
+            *((n, signal.SIGTERM) for n in INSTANCES),
+            *((p, signal.SIGTERM) for p in FEES),
+            ("postgres", signal.SIGINT),
+        ):
             if child := self.children.pop(name, None):
                 child.stop(number)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -159,29 +185,67 @@ class Stack:
     def _start(self):
         sockets = self.folder / "postgres"
         sockets.mkdir()
-        postgres = [SCRIPTS / "postgres.sh", "run", self.folder / "data", sockets, POSTGRES_PORT, *self.settings]
+        postgres = [
+            SCRIPTS / "postgres.sh",
+            "run",
+            self.folder / "data",
+            sockets,
+            POSTGRES_PORT,
+            *self.settings,
+        ]
         self.child("postgres", postgres, {"STOP_WITH_PARENT": "yes"})
         self.await_ready("PostgreSQL answers", lambda: self._accepts(sockets))
-        run([SCRIPTS / "postgres.sh", "init", sockets, POSTGRES_PORT], env={**os.environ, "PAYMENT_PROXY_PASSWORD": "bench", "PAYMENT_PROXY_OWNER_PASSWORD": "bench", "AUDITOR_PASSWORD": "bench"})
+        run(
+            [SCRIPTS / "postgres.sh", "init", sockets, POSTGRES_PORT],
+            env={
+                **os.environ,
+                "PAYMENT_PROXY_PASSWORD": "bench",
+                "PAYMENT_PROXY_OWNER_PASSWORD": "bench",
+                "AUDITOR_PASSWORD": "bench",
+            },
+        )
         self.processors = {}
         for name, fee in FEES.items():
             port = free_port()
             self.processors[name] = f"http://127.0.0.1:{port}"
-            self.child(name, [SIMULATOR, "--listen", f"127.0.0.1:{port}", "--fee", fee, "--delay", self.delay_ms], boxed=False)
+            self.child(
+                name,
+                [
+                    SIMULATOR,
+                    "--listen",
+                    f"127.0.0.1:{port}",
+                    "--fee",
+                    fee,
+                    "--delay",
+                    self.delay_ms,
+                ],
+                boxed=False,
+            )
         self.environment = {
             "OPERATOR_TOKEN": OPERATOR_TOKEN,
             "DATABASE_URL": self.url("payment_proxy", "payments"),
             "QUEUE_DURABILITY": self.durability,
-            "PROCESSORS": " ".join(f"{name},{FEES[name]},{url}" for name, url in self.processors.items()),
+            "PROCESSORS": " ".join(
+                f"{name},{FEES[name]},{url}" for name, url in self.processors.items()
+            ),
             "ALLOW_PURGE": "true",
         }
-        run([BINARY, "migrate"], env={**os.environ, **self.environment, "MIGRATE_DATABASE_URL": self.url("payment_proxy_owner", "payments")})
+        run(
+            [BINARY, "migrate"],
+            env={
+                **os.environ,
+                **self.environment,
+                "MIGRATE_DATABASE_URL": self.url("payment_proxy_owner", "payments"),
+            },
+        )
         if self.compose.sql:
             self.sql(self.compose.sql.read_text(), "payment_proxy_owner")
         for name in INSTANCES:
             self.start_instance(name)
         self.port = free_port()
-        self.start_nginx("nginx", self.nginx_configuration(self.port, self.folder), self.port, "/readyz")
+        self.start_nginx(
+            "nginx", self.nginx_configuration(self.port, self.folder), self.port, "/readyz"
+        )
 
     def _accepts(self, sockets):
         try:
@@ -194,9 +258,14 @@ class Stack:
         """Starts an instance, or what that command starts in the place of one. Returns the seconds from its start until it is ready."""
         path = self.socket(name)
         began = time.monotonic()
-        places = {"LISTEN": f"unix:{path}", "OPERATOR_LISTEN": f"unix:{self.folder / name}-operator.sock"}
+        places = {
+            "LISTEN": f"unix:{path}",
+            "OPERATOR_LISTEN": f"unix:{self.folder / name}-operator.sock",
+        }
         self.child(name, command or [BINARY, "serve"], {**self.environment, **places})
-        self.await_ready(f"{name} is ready", lambda: answers(UnixConnection(path, 1), "/readyz"), pause_s=0.002)
+        self.await_ready(
+            f"{name} is ready", lambda: answers(UnixConnection(path, 1), "/readyz"), pause_s=0.002
+        )
         return time.monotonic() - began
 
     def socket(self, name):
@@ -216,8 +285,13 @@ class Stack:
         """Starts an nginx with that configuration."""
         file = self.folder / f"{name}.conf"
         file.write_text(configuration)
-        self.child(name, ["nginx", "-e", "stderr", "-p", self.folder, "-c", file, "-g", "daemon off;"])
-        self.await_ready(f"{name} answers", lambda: answers(http.client.HTTPConnection("127.0.0.1", port, timeout=1), path))
+        self.child(
+            name, ["nginx", "-e", "stderr", "-p", self.folder, "-c", file, "-g", "daemon off;"]
+        )
+        self.await_ready(
+            f"{name} answers",
+            lambda: answers(http.client.HTTPConnection("127.0.0.1", port, timeout=1), path),
+        )
 
     def stop_nginx(self, name):
         """Ends an nginx."""
@@ -230,7 +304,15 @@ class Stack:
 
     def sql(self, statement, user="postgres"):
         """Runs SQL, as superuser if nothing else is said, and returns what comes of it: rows of texts."""
-        psql = ["psql", "--no-psqlrc", "--quiet", "--csv", "--tuples-only", "--set=ON_ERROR_STOP=1", self.url(user, "payments")]
+        psql = [
+            "psql",
+            "--no-psqlrc",
+            "--quiet",
+            "--csv",
+            "--tuples-only",
+            "--set=ON_ERROR_STOP=1",
+            self.url(user, "payments"),
+        ]
         return [line.split(",") for line in run(psql, input=statement).splitlines()]
 
     def trees(self):
@@ -240,13 +322,19 @@ class Stack:
     def cpu_s(self):
         """CPU seconds so far, as postgres, instances and nginx."""
         used = box.cpu_s(self.trees())
-        return {"postgres": used["postgres"], "instances": sum(used.get(n, 0) for n in INSTANCES), "nginx": used["nginx"]}
+        return {
+            "postgres": used["postgres"],
+            "instances": sum(used.get(n, 0) for n in INSTANCES),
+            "nginx": used["nginx"],
+        }
 
     def note_memory(self):
         """Remembers the highest memory so far of each instance, and that of the whole box of all looks at it."""
         for name in INSTANCES:
             if child := self.children.get(name):
-                self.memory_mb[name] = max(self.memory_mb.get(name, 0), box.status_kb(child.pid, "VmHWM") / 1024)
+                self.memory_mb[name] = max(
+                    self.memory_mb.get(name, 0), box.status_kb(child.pid, "VmHWM") / 1024
+                )
         now = sum(map(box.shared_out_mb, self.trees().values()))
         self.memory_mb[WHOLE] = max(self.memory_mb.get(WHOLE, 0), now)
 
@@ -264,13 +352,20 @@ class Stack:
         connection = http.client.HTTPConnection(host, int(port), timeout=30)
         try:
             text = None if body is None else json.dumps(body)
-            connection.request(method, f"/admin/{path}", text, {"X-Rinha-Token": TOKEN, "Content-Type": "application/json"})
+            connection.request(
+                method,
+                f"/admin/{path}",
+                text,
+                {"X-Rinha-Token": TOKEN, "Content-Type": "application/json"},
+            )
             reply = connection.getresponse()
             answer = reply.read().decode()
         finally:
             connection.close()
         if not 200 <= reply.status < 300:
-            raise Broken(f"{method} /admin/{path} of {processor} answered {reply.status}: {answer[:200]}")
+            raise Broken(
+                f"{method} /admin/{path} of {processor} answered {reply.status}: {answer[:200]}"
+            )
         return answer
 
     @property

@@ -13,7 +13,9 @@ def bare_nginx(stack):
     folder = stack.folder / name
     folder.mkdir()
     ours = stack.nginx_configuration(port, folder)
-    bare = ours.replace("proxy_pass http://$posts/payments;", ANSWER).replace(f"unix:{folder}/", f"unix:{stack.folder}/")
+    bare = ours.replace("proxy_pass http://$posts/payments;", ANSWER).replace(
+        f"unix:{folder}/", f"unix:{stack.folder}/"
+    )
     assert bare.count(ANSWER) == 1, "nginx-rules.conf has the line that passes a POST on, once"
     stack.start_nginx(name, bare, port, "/readyz")
     return f"http://127.0.0.1:{port}"
@@ -32,4 +34,6 @@ def replace_instances(stack, program=None):
     for name in INSTANCES:
         stack.stop_instance(name)
     for name in INSTANCES:
-        stack.start_instance(name, program and [program, stack.socket(name), stack.url("payment_proxy", "payments")])
+        stack.start_instance(
+            name, program and [program, stack.socket(name), stack.url("payment_proxy", "payments")]
+        )

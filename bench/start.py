@@ -16,7 +16,12 @@ def start(setting):
         for _ in range(STARTS):
             stack.stop_instance("api2")
             times.append(stack.start_instance("api2") * 1000)
-    return Outcome([at_most(f"start until ready, the slowest of {STARTS}", max(times), 300, "ms"), Value("of that the median", percentile(times, 0.5), "ms")])
+    return Outcome(
+        [
+            at_most(f"start until ready, the slowest of {STARTS}", max(times), 300, "ms"),
+            Value("of that the median", percentile(times, 0.5), "ms"),
+        ]
+    )
 
 
 def memory(setting):

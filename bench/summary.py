@@ -39,13 +39,19 @@ class Expected:
         fallback = n % FALLBACK_OF_N == 0
         self.rows, self.sums = rows, {}
         for name, mask in (("default", ~fallback), ("fallback", fallback)):
-            self.sums[name] = [numpy.concatenate(([0], numpy.cumsum(numpy.where(mask, what, 0)))) for what in (1, cents)]
+            self.sums[name] = [
+                numpy.concatenate(([0], numpy.cumsum(numpy.where(mask, what, 0))))
+                for what in (1, cents)
+            ]
 
     def totals(self, first_us, last_us):
         """Count and cents per processor from one microsecond after FIRST to another, both included."""
         low = min(max(-(-first_us // 1000), 1), self.rows + 1)
         high = max(min(last_us // 1000, self.rows), low - 1)
-        return {name: tuple(int(sums[high] - sums[low - 1]) for sums in both) for name, both in self.sums.items()}
+        return {
+            name: tuple(int(sums[high] - sums[low - 1]) for sums in both)
+            for name, both in self.sums.items()
+        }
 
 
 def moment(micros):
@@ -58,22 +64,33 @@ def summary_times(setting, rows):
     with Stack(setting.groups, setting.folder / f"summary-{rows}") as stack:
         in_chunks(stack, f"booking {rows:,}", rows, FILL)
         with stack.groups.lifted():
-            stack.sql("VACUUM (ANALYZE) payment_processed; VACUUM (ANALYZE) payment_rollup; CHECKPOINT")
+            stack.sql(
+                "VACUUM (ANALYZE) payment_processed; VACUUM (ANALYZE) payment_rollup; CHECKPOINT"
+            )
         expected, choose = Expected(rows), Random(2026)
         gateway, times, wrong = books.Service("gateway", stack.gateway), [], []
         with progress.bar(f"summaries over {rows:,}", RANGES) as to:
             for index in range(-WARM_RANGES, RANGES):
-                first, last = sorted(choose.randrange(-1_000_000, (rows + 1_000) * 1000) for _ in range(2))
+                first, last = sorted(
+                    choose.randrange(-1_000_000, (rows + 1_000) * 1000) for _ in range(2)
+                )
                 begin = time.perf_counter()
                 answer = gateway.json(f"/payments-summary?from={moment(first)}&to={moment(last)}")
                 if index >= 0:
                     times.append((time.perf_counter() - begin) * 1000)
-                    got = {name: (t["totalRequests"], books.cents(Decimal(t["totalAmount"]))) for name, t in answer.items()}
+                    got = {
+                        name: (t["totalRequests"], books.cents(Decimal(t["totalAmount"])))
+                        for name, t in answer.items()
+                    }
                     if got != expected.totals(first, last):
-                        wrong.append(f"from {moment(first)} to {moment(last)}: {got}, expected {expected.totals(first, last)}")
+                        wrong.append(
+                            f"from {moment(first)} to {moment(last)}: {got}, expected {expected.totals(first, last)}"
+                        )
                     to(index)
         stack.note_memory()
-        progress.say(f"  {rows:,} settled: p50 {proof.percentile(times, 0.5):.2f} p99 {proof.percentile(times, 0.99):.2f} max {max(times):.2f} ms, {len(wrong)} wrong of {RANGES}")
+        progress.say(
+            f"  {rows:,} settled: p50 {proof.percentile(times, 0.5):.2f} p99 {proof.percentile(times, 0.99):.2f} max {max(times):.2f} ms, {len(wrong)} wrong of {RANGES}"
+        )
         return times, wrong, dict(stack.memory_mb)
 
 
@@ -82,16 +99,35 @@ def summary(setting):
     rows = setting.rows or OLD
     few, few_wrong, _ = summary_times(setting, FEW)
     old, old_wrong, memory = summary_times(setting, rows)
-    found = proof.Proof(2 * RANGES, [f"{len(wrong)} SUMMARIES WRONG, e.g. {wrong[0]}" for wrong in (few_wrong, old_wrong) if wrong])
+    found = proof.Proof(
+        2 * RANGES,
+        [
+            f"{len(wrong)} SUMMARIES WRONG, e.g. {wrong[0]}"
+            for wrong in (few_wrong, old_wrong)
+            if wrong
+        ],
+    )
     found.what = f"{2 * RANGES:,} summaries of random ranges exact to the cent"
     return Outcome(
         [
-            at_most(f"GET /payments-summary p99 at {rows:,} settled", proof.percentile(old, 0.99), 10, "ms"),
-            at_most(f"of that p99 over its p99 at {FEW:,}", proof.percentile(old, 0.99) / proof.percentile(few, 0.99), 2, "x"),
+            at_most(
+                f"GET /payments-summary p99 at {rows:,} settled",
+                proof.percentile(old, 0.99),
+                10,
+                "ms",
+            ),
+            at_most(
+                f"of that p99 over its p99 at {FEW:,}",
+                proof.percentile(old, 0.99) / proof.percentile(few, 0.99),
+                2,
+                "x",
+            ),
             Value(f"p50 at {rows:,} settled", proof.percentile(old, 0.5), "ms"),
             Value(f"p50 at {FEW:,} settled", proof.percentile(few, 0.5), "ms"),
         ],
         [found],
-        notes=["ranges with both ends at random microseconds, one GET at a time through nginx, a thousand payments in each second of the books"],
+        notes=[
+            "ranges with both ends at random microseconds, one GET at a time through nginx, a thousand payments in each second of the books"
+        ],
         memory_mb=memory,
     )

@@ -8,7 +8,25 @@ from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 
-from bench import aged, box, child, compare, logged, medians, overload, pairs, profile, public, rates, report, search, soak, stack, summary, watch
+from bench import (
+    aged,
+    box,
+    child,
+    compare,
+    logged,
+    medians,
+    overload,
+    pairs,
+    profile,
+    public,
+    rates,
+    report,
+    search,
+    soak,
+    stack,
+    summary,
+    watch,
+)
 from bench.line import Line, Outcome, Value, at_least, at_most
 from bench.proof import Proof
 
@@ -31,7 +49,12 @@ class Search(unittest.TestCase):
             self.assertEqual(len(tried), len(set(tried)), "no rate is tried twice")
 
     def test_a_rate_is_judged_by_most_of_its_tries_and_no_more_of_them_than_that_takes(self):
-        for said, expected in (([1, 1], True), ([0, 0], False), ([0, 1, 1], True), ([1, 0, 0], False)):
+        for said, expected in (
+            ([1, 1], True),
+            ([0, 0], False),
+            ([0, 1, 1], True),
+            ([1, 0, 0], False),
+        ):
             left = list(map(bool, said))
             self.assertEqual(search.mostly(lambda rate: left.pop(0))(1), expected, said)
             self.assertEqual(left, [], said)
@@ -53,7 +76,9 @@ class Box(unittest.TestCase):
             self.fake(root, "cpu", "memory")
             groups = self.groups(root, {"cpu": "/", "memory": "/"})
             self.assertEqual((Path(root) / "cpu/test/cpu.cfs_quota_us").read_text(), "150000\n")
-            self.assertEqual((Path(root) / "memory/test/memory.limit_in_bytes").read_text(), f"{350 << 20}\n")
+            self.assertEqual(
+                (Path(root) / "memory/test/memory.limit_in_bytes").read_text(), f"{350 << 20}\n"
+            )
             with groups.lifted():
                 self.assertEqual((Path(root) / "cpu/test/cpu.cfs_quota_us").read_text(), "-1\n")
             self.assertEqual((Path(root) / "cpu/test/cpu.cfs_quota_us").read_text(), "150000\n")
@@ -67,7 +92,9 @@ class Box(unittest.TestCase):
             self.assertEqual((Path(root) / "test/memory.max").read_text(), f"{350 << 20}\n")
             with groups.lifted():
                 self.assertEqual((Path(root) / "test/cpu.max").read_text(), "max 100000\n")
-            self.assertEqual(len([part for part in groups.enter() if part.endswith("cgroup.procs")]), 1)
+            self.assertEqual(
+                len([part for part in groups.enter() if part.endswith("cgroup.procs")]), 1
+            )
 
     def test_a_group_of_somebody_else_is_left_alone_and_the_report_says_so(self):
         with tempfile.TemporaryDirectory() as root:
@@ -109,17 +136,23 @@ class Box(unittest.TestCase):
             pid, rest = told.split(" ", 1)
             self.assertEqual(rest, "two words --\n")
             for controller in ("cpu", "memory"):
-                self.assertEqual((Path(root) / controller / "test/cgroup.procs").read_text(), f"{pid}\n")
+                self.assertEqual(
+                    (Path(root) / controller / "test/cgroup.procs").read_text(), f"{pid}\n"
+                )
 
     def test_a_command_is_kept_on_one_of_the_cpus_there_are(self):
         here = sorted(os.sched_getaffinity(0))
         for cpu in range(len(here) + 1):
-            told = child.run([*box.on(str(cpu)), "sed", "-n", "s/^Cpus_allowed_list:\t//p", "/proc/self/status"])
+            told = child.run(
+                [*box.on(str(cpu)), "sed", "-n", "s/^Cpus_allowed_list:\t//p", "/proc/self/status"]
+            )
             self.assertEqual(told, f"{here[cpu % len(here)]}\n")
 
     def test_memberships_of_both_versions(self):
         text = "5:cpu,cpuacct:/a\n4:memory:/b:c\n0::/d\n"
-        self.assertEqual(box.memberships(text), {"cpu": "/a", "cpuacct": "/a", "memory": "/b:c", "": "/d"})
+        self.assertEqual(
+            box.memberships(text), {"cpu": "/a", "cpuacct": "/a", "memory": "/b:c", "": "/d"}
+        )
 
     def test_a_process_with_an_odd_name_is_read(self):
         line = "7 (a) b (c) S 3 7 7 0 -1 4194304 1 2 3 4 100 50 20 30 20 0 1 0 5 6 7"
@@ -141,13 +174,17 @@ class Compose(unittest.TestCase):
         core = stack.compose(overlay="")
         self.assertIn("shared_buffers", {setting.split("=")[0] for setting in core.postgres})
         self.assertTrue(all("=" in setting for setting in core.postgres))
-        self.assertEqual((core.cpus, core.nginx, core.sql), ({}, stack.REPOSITORY / "nginx.conf", None))
+        self.assertEqual(
+            (core.cpus, core.nginx, core.sql), ({}, stack.REPOSITORY / "nginx.conf", None)
+        )
 
     def test_the_overlay_of_the_contest_is_laid_over_it(self):
         core, contest = stack.compose(overlay=""), stack.compose(overlay=stack.CONTEST)
         self.assertEqual(contest.postgres, core.postgres)
         self.assertEqual(contest.cpus, {"nginx": "0", "api1": "0", "api2": "0", "postgres": "1"})
-        files = [stack.REPOSITORY / "deploy/contest" / name for name in ("nginx.conf", "give-way.sql")]
+        files = [
+            stack.REPOSITORY / "deploy/contest" / name for name in ("nginx.conf", "give-way.sql")
+        ]
         self.assertEqual([contest.nginx, contest.sql], files)
         self.assertTrue(all(file.exists() for file in files))
 
@@ -155,7 +192,10 @@ class Compose(unittest.TestCase):
 class Ports(unittest.TestCase):
     def test_outgoing_connections_do_not_take_them(self):
         with tempfile.NamedTemporaryFile("w+") as file:
-            for outgoing, ports in (("10020\t60999\n", range(10_000, 10_020)), ("1024\t65535\n", range(10_000, 65_536))):
+            for outgoing, ports in (
+                ("10020\t60999\n", range(10_000, 10_020)),
+                ("1024\t65535\n", range(10_000, 65_536)),
+            ):
                 Path(file.name).write_text(outgoing)
                 self.assertTrue(all(stack.free_port(Path(file.name)) in ports for _ in range(50)))
 
@@ -169,7 +209,11 @@ class Summary(unittest.TestCase):
             first, last = sorted(choose.randrange(-5_000, (rows + 5) * 1000) for _ in range(2))
             inside = [n for n in range(1, rows + 1) if first <= n * 1000 <= last]
             for name, theirs in (("default", False), ("fallback", True)):
-                chosen = [1 + n * factor % modulus for n in inside if (n % summary.FALLBACK_OF_N == 0) == theirs]
+                chosen = [
+                    1 + n * factor % modulus
+                    for n in inside
+                    if (n % summary.FALLBACK_OF_N == 0) == theirs
+                ]
                 self.assertEqual(expected.totals(first, last)[name], (len(chosen), sum(chosen)))
 
     def test_moments_are_written_to_the_microsecond(self):
@@ -179,7 +223,12 @@ class Summary(unittest.TestCase):
 
 class Overload(unittest.TestCase):
     def test_recovery_lasts_until_the_last_payment_that_was_not_served_well(self):
-        lines = ["a,1000000,202,9000,1", "b,1001000,503,500000,1", "c,1002000,202,1500000,1", "d,1003000,202,249000,1"]
+        lines = [
+            "a,1000000,202,9000,1",
+            "b,1001000,503,500000,1",
+            "c,1002000,202,1500000,1",
+            "d,1003000,202,249000,1",
+        ]
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "posted.csv"
             for posted, seconds in ((lines, 3.5), (lines[:2], 1.5), (lines[:1], 0)):
@@ -200,7 +249,10 @@ class Pairs(unittest.TestCase):
         self.assertAlmostEqual(pairs.cost([(1, 2), (2, 1)]), 0)
 
     def test_two_medians_are_told_with_how_far_they_may_be_off(self):
-        alone, under_watch = [float(n % 10 + 10) for n in range(200)], [float(n % 10 + 11) for n in range(200)]
+        alone, under_watch = (
+            [float(n % 10 + 10) for n in range(200)],
+            [float(n % 10 + 11) for n in range(200)],
+        )
         low, high = medians.interval(alone, under_watch)
         self.assertLess(low, medians.cost(alone, under_watch))
         self.assertLess(medians.cost(alone, under_watch), high)
@@ -212,18 +264,31 @@ class Public(unittest.TestCase):
             latencies = public.Latencies()
             for ms in p99:
                 slow = [SimpleNamespace(ms=ms, unanswered=False)] * 2
-                latencies.add(SimpleNamespace(posted=dict(enumerate([SimpleNamespace(ms=0.5, unanswered=False)] * 98 + slow))))
+                latencies.add(
+                    SimpleNamespace(
+                        posted=dict(
+                            enumerate([SimpleNamespace(ms=0.5, unanswered=False)] * 98 + slow)
+                        )
+                    )
+                )
             return latencies
 
         bare, ours = in_turns(1.0, 2.0, 4.0, 1.0, 1.0), in_turns(2.0, 4.0, 8.0, 1.0, 4.0)
         times, low, high = ours.over(bare)
         self.assertAlmostEqual(times, 2.0)
         self.assertTrue(1.0 < low < times < high < 4.0)
-        self.assertEqual(ours.words("ours"), "ours: POST p99 2.00, 4.00, 8.00, 1.00, 4.00 ms in its turns, p50 0.50 ms")
+        self.assertEqual(
+            ours.words("ours"),
+            "ours: POST p99 2.00, 4.00, 8.00, 1.00, 4.00 ms in its turns, p50 0.50 ms",
+        )
 
 
 class Cpu(unittest.TestCase):
-    OURS = [{"postgres": 80.0, "nginx": 40.0}, {"postgres": 120.0, "nginx": 30.0}, {"postgres": 90.0, "nginx": 60.0}]
+    OURS = [
+        {"postgres": 80.0, "nginx": 40.0},
+        {"postgres": 120.0, "nginx": 30.0},
+        {"postgres": 90.0, "nginx": 60.0},
+    ]
 
     def test_what_is_said_of_several_turns_is_their_median(self):
         self.assertEqual(rates.middle(self.OURS), ({"postgres": 90.0, "nginx": 40.0}, 150.0))
@@ -231,13 +296,22 @@ class Cpu(unittest.TestCase):
 
 class Settle(unittest.TestCase):
     def test_a_rate_that_cannot_be_kept_up_with_is_not_confirmed(self):
-        tries = [rates.confirmations(rate, asked) for rate, asked in ((0, 9_000), (0, None), (9_000, 9_000))]
+        tries = [
+            rates.confirmations(rate, asked)
+            for rate, asked in ((0, 9_000), (0, None), (9_000, 9_000))
+        ]
         self.assertEqual(tries, [0, 0, 1])
         self.assertEqual(rates.confirmations(9_000, None), rates.CONFIRMATIONS)
 
 
 class Soak(unittest.TestCase):
-    BEFORE = {watch.OTHERS: 1.0, "MB resident of api1": 40.0, "bytes of payment_queue": 8 << 20, "settled": 1_000.0, "bytes of payment_processed": 100.0}
+    BEFORE = {
+        watch.OTHERS: 1.0,
+        "MB resident of api1": 40.0,
+        "bytes of payment_queue": 8 << 20,
+        "settled": 1_000.0,
+        "bytes of payment_processed": 100.0,
+    }
 
     def test_the_nights_that_are_compared_have_one_rate_and_the_peaks_another(self):
         offered = [soak.rate_of(step, 1_500) for step in range(soak.STEPS)]
@@ -247,7 +321,13 @@ class Soak(unittest.TestCase):
         self.assertEqual(soak.LAST[-1], soak.STEPS - 1)
 
     def test_what_grows_with_payments_may_and_all_else_may_not(self):
-        after = {watch.OTHERS: 5.0, "MB resident of api1": 44.0, "bytes of payment_queue": 8.8 * (1 << 20), "settled": 9_000.0, "bytes of payment_processed": 900.0}
+        after = {
+            watch.OTHERS: 5.0,
+            "MB resident of api1": 44.0,
+            "bytes of payment_queue": 8.8 * (1 << 20),
+            "settled": 9_000.0,
+            "bytes of payment_processed": 900.0,
+        }
         self.assertEqual(compare.grown(self.BEFORE, after), [])
         after |= {"MB resident of api1": 45.0, "bytes of payment_queue": 9 << 20}
         self.assertEqual(len(compare.grown(self.BEFORE, after)), 2)
@@ -256,42 +336,79 @@ class Soak(unittest.TestCase):
         self.assertIn("| bytes of payment_processed | 100 | 900 | 0.1 |", text)
 
     def test_a_night_is_its_median_whatever_came_before_or_between(self):
-        looks = [(0, {"MB": 99}), (10, {"MB": 1}), (11, {"MB": 70}), (12, {"MB": 2}), (13, {"MB": 2}), (20, {"MB": 99})]
+        looks = [
+            (0, {"MB": 99}),
+            (10, {"MB": 1}),
+            (11, {"MB": 70}),
+            (12, {"MB": 2}),
+            (13, {"MB": 2}),
+            (20, {"MB": 99}),
+        ]
         self.assertEqual(compare.night(looks, 10, 13), {"MB": 2})
 
     def test_a_stack_that_has_become_slower_is_told_of(self):
         fresh = [1.0, 9.0, 2.0, 2.0, 2.0]
-        latencies = [aged.Latency("p50", fresh, [2.2, 2.2, 9.0, 2.2, 1.0]), aged.Latency("p99", fresh, [3.1, 3.1, 9.0, 3.1, 1.0])]
-        self.assertEqual(aged.troubles(latencies), ["p99 of POST: 3.10 ms after the day, 2.00 ms of a fresh stack"])
+        latencies = [
+            aged.Latency("p50", fresh, [2.2, 2.2, 9.0, 2.2, 1.0]),
+            aged.Latency("p99", fresh, [3.1, 3.1, 9.0, 3.1, 1.0]),
+        ]
+        self.assertEqual(
+            aged.troubles(latencies),
+            ["p99 of POST: 3.10 ms after the day, 2.00 ms of a fresh stack"],
+        )
         self.assertIn("| p99 | 2.00 ms | 3.10 ms | 3.00 ms |", "\n".join(aged.text(latencies)))
 
 
 class Tools(unittest.TestCase):
     def test_the_table_of_durability_bench_is_read(self):
         printed = "| accepted per second | 100 | 76 | 0.76 |\n| claimed and settled per second | 50 | 40 | 0.80 |\n"
-        self.assertEqual(logged.durability_rows(printed)[0], ("accepted per second", 100.0, 76.0, 0.76))
+        self.assertEqual(
+            logged.durability_rows(printed)[0], ("accepted per second", 100.0, 76.0, 0.76)
+        )
         with self.assertRaises(child.Broken):
             logged.durability_rows("nothing")
 
     def test_statements_are_told_apart(self):
-        rows = [["SELECT queued_row FROM accept_payment($1)", "10", "5.5"], ["SELECT removed_ids FROM settle_payments($1)", "2", "7"], ["BEGIN", "1", "1"], ["COMMIT", "1", "2"]]
+        rows = [
+            ["SELECT queued_row FROM accept_payment($1)", "10", "5.5"],
+            ["SELECT removed_ids FROM settle_payments($1)", "2", "7"],
+            ["BEGIN", "1", "1"],
+            ["COMMIT", "1", "2"],
+        ]
         found = profile.by_statement(rows)
-        self.assertEqual((found["accept one"], found["settle"], found[profile.OTHERS], found["claim"]), ((10, 5.5), (2, 7.0), (2, 3.0), (0, 0.0)))
+        self.assertEqual(
+            (found["accept one"], found["settle"], found[profile.OTHERS], found["claim"]),
+            ((10, 5.5), (2, 7.0), (2, 3.0), (0, 0.0)),
+        )
 
 
 class Report(unittest.TestCase):
     def outcomes(self):
-        charts = [("scatter", "t", "x", "y", [(2, 3.0), (1, 2.0)]), ("bars", "t", "us", {"a": {"p": 1.0, "q": 2.0}, "b": {"p": 1.5}})]
-        values = [at_most("latency", 1.234, 1.5, "ms"), at_least("rate", 7_999.0, 8_000, "/s"), Value("of that", 12_345.6, "/s")]
+        charts = [
+            ("scatter", "t", "x", "y", [(2, 3.0), (1, 2.0)]),
+            ("bars", "t", "us", {"a": {"p": 1.0, "q": 2.0}, "b": {"p": 1.5}}),
+        ]
+        values = [
+            at_most("latency", 1.234, 1.5, "ms"),
+            at_least("rate", 7_999.0, 8_000, "/s"),
+            Value("of that", 12_345.6, "/s"),
+        ]
         return {
-            "one": Outcome(values, [Proof(10)], ["a note"], charts, {"api1": 20.0, "api2": 41.0, "box": 200.0}),
-            "two": Outcome([Value("x", 1, "")], [Proof(5, ["1 LOST, e.g. z"])], memory_mb={"api1": 30.0}),
+            "one": Outcome(
+                values, [Proof(10)], ["a note"], charts, {"api1": 20.0, "api2": 41.0, "box": 200.0}
+            ),
+            "two": Outcome(
+                [Value("x", 1, "")], [Proof(5, ["1 LOST, e.g. z"])], memory_mb={"api1": 30.0}
+            ),
             "three": Outcome([], [Proof(0, ["three BROKEN: why"])]),
         }
 
     def test_values_targets_and_audits_are_in_the_table(self):
         text = report.text(ABOUT, self.outcomes(), {"one": ["one-0.svg"]})
-        self.assertIn("| latency | 1.23 ms | <= 1.5 ms | yes | 10 payments, none lost or charged twice, books equal |", text)
+        self.assertIn(
+            "| latency | 1.23 ms | <= 1.5 ms | yes | 10 payments, none lost or charged twice, books equal |",
+            text,
+        )
         self.assertIn("| rate | 7,999 /s | >= 8,000 /s | **no** |  |", text)
         self.assertIn("| of that | 12,346 /s |  |  |  |", text)
         self.assertIn("1 LOST, e.g. z", text)
@@ -301,7 +418,10 @@ class Report(unittest.TestCase):
         self.assertIn("![one](one-0.svg)", text)
 
     def test_the_memory_of_an_instance_in_overload_stands_by_itself(self):
-        memory = {"quiet": {"api1": 20, "api2": 24, "box": 150}, "overload": {"api1": 46, "api2": 45, "box": 180}}
+        memory = {
+            "quiet": {"api1": 20, "api2": 24, "box": 150},
+            "overload": {"api1": 46, "api2": 45, "box": 180},
+        }
         values = report.memory({name: Outcome([], memory_mb=mb) for name, mb in memory.items()})
         self.assertEqual([value.value for value in values], [24, 46, 180])
         self.assertEqual([value.reached for value in values], [True, None, True])
@@ -312,7 +432,9 @@ class Report(unittest.TestCase):
             folder = Path(folder)
             lines = [Line(name, "", None) for name in ("one", "two", "three")]
             report.write(folder, ABOUT, lines, self.outcomes())
-            drawn = [xml.etree.ElementTree.parse(folder / f"one-{n}.svg").getroot().tag for n in range(2)]
+            drawn = [
+                xml.etree.ElementTree.parse(folder / f"one-{n}.svg").getroot().tag for n in range(2)
+            ]
             self.assertEqual(drawn, ["{http://www.w3.org/2000/svg}svg"] * 2)
             self.assertIn("latency", (folder / "report.json").read_text())
 

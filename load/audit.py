@@ -107,7 +107,9 @@ def audit(gateway, processors, posted, start, ended, show):
     result = Audit()
     accepted = [i for i, p in posted.items() if p.accepted]
     result.accepted = len(accepted)
-    result.totals, result.drained_after_s = drain(gateway, processors, start, len(accepted), ended, show)
+    result.totals, result.drained_after_s = drain(
+        gateway, processors, start, len(accepted), ended, show
+    )
 
     show(f"auditing {len(posted)} payments one by one")
     ours = gateway.lookup(posted)

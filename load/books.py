@@ -96,7 +96,9 @@ class Service:
         try:
             return json.loads(body, parse_float=Decimal)
         except ValueError as error:
-            raise Unreadable(f"{self.name}: GET {self.url}{path}: not JSON: {body[:200]}") from error
+            raise Unreadable(
+                f"{self.name}: GET {self.url}{path}: not JSON: {body[:200]}"
+            ) from error
 
     def lookup(self, ids):
         """`GET /payments/{id}` for each id: a dict of what was found."""
@@ -148,6 +150,8 @@ class Processor(Service):
         status, body = self.get("/admin/payment-ids")
         if status == 200:
             stored = (json.loads(line, parse_float=Decimal) for line in body.splitlines())
-            return {p["correlationId"]: (cents(p["amount"]), instant(p["requestedAt"])) for p in stored}
+            return {
+                p["correlationId"]: (cents(p["amount"]), instant(p["requestedAt"])) for p in stored
+            }
         found = self.lookup(ids)
         return {i: (cents(p["amount"]), instant(p["requestedAt"])) for i, p in found.items()}

@@ -28,7 +28,9 @@ def spread(values):
 
 def agrees(check):
     """Whether both sides could be read and say the same, per processor, count and cents."""
-    return all(row["ours"] is not None and row["ours"] == row["theirs"] for row in check["rows"].values())
+    return all(
+        row["ours"] is not None and row["ours"] == row["theirs"] for row in check["rows"].values()
+    )
 
 
 def score(run):
@@ -37,7 +39,11 @@ def score(run):
     gross = sum(Decimal(t["cents"]) for t in settled.values() if t) / 100
     fees = sum(run.fees[n] * t["cents"] for n, t in settled.items() if t) / 100
     p99 = run.k6["http_p99_ms"]
-    bonus = max((BONUS_BELOW_MS - Decimal(str(p99))) * BONUS_PER_MS, Decimal(0)) if p99 is not None else Decimal(0)
+    bonus = (
+        max((BONUS_BELOW_MS - Decimal(str(p99))) * BONUS_PER_MS, Decimal(0))
+        if p99 is not None
+        else Decimal(0)
+    )
     fine = Decimal(0) if all(map(agrees, run.checks)) else FINE
     net = gross - fees
     return {
@@ -69,7 +75,10 @@ def troubles(run):
     check(refused, f"{len(refused)} requests refused")
     check(unanswered, f"{len(unanswered)} requests unanswered")
     for c in run.checks:
-        check(not agrees(c), f"the {c['kind']} at {run.second(c['at']):.0f} s disagrees: {disagreement(c)}")
+        check(
+            not agrees(c),
+            f"the {c['kind']} at {run.second(c['at']):.0f} s disagrees: {disagreement(c)}",
+        )
     listed(a.lost, "payments lost")
     listed(a.charged_twice, "payments charged twice")
     listed(a.dead, "payments given up (dead letter)")
@@ -77,9 +86,15 @@ def troubles(run):
     listed(a.wrong_amount, "payments charged with another amount")
     listed(a.booked_wrongly, "payments charged and not booked as they were")
     for name, (ours, theirs) in a.totals.items():
-        check(ours != theirs, f"after the drain our summary of {name} is {ours}, the processor's {theirs} (count, cents)")
+        check(
+            ours != theirs,
+            f"after the drain our summary of {name} is {ours}, the processor's {theirs} (count, cents)",
+        )
     # Each turn tells one line: fewer lines than turns means payments that the audit does not know.
-    check(run.turns < run.k6["iterations"], f"k6 counts {run.k6['iterations']} turns and told of {run.turns}")
+    check(
+        run.turns < run.k6["iterations"],
+        f"k6 counts {run.k6['iterations']} turns and told of {run.turns}",
+    )
     return found
 
 
@@ -97,13 +112,19 @@ def disagreement(check):
 def stages(run):
     """What happened from one change of the processors to the next."""
     rows = []
-    begins = [(0, None, run.started)] + [(s["at_s"], s, run.stage_times.get(i)) for i, s in enumerate(run.scenario["stages"])]
+    begins = [(0, None, run.started)] + [
+        (s["at_s"], s, run.stage_times.get(i)) for i, s in enumerate(run.scenario["stages"])
+    ]
     begins = [b for b in begins if b[2] is not None]
     for n, (at_s, setting, begin) in enumerate(begins):
         last = n + 1 == len(begins)
         until = None if last else begins[n + 1][2]
-        inside = [p for p in run.posted.values() if begin <= p.at and (until is None or p.at < until)]
-        charges = [name for at, name in run.audit.charges if begin <= at and (until is None or at < until)]
+        inside = [
+            p for p in run.posted.values() if begin <= p.at and (until is None or p.at < until)
+        ]
+        charges = [
+            name for at, name in run.audit.charges if begin <= at and (until is None or at < until)
+        ]
         rows.append(
             {
                 "from_s": at_s,
@@ -188,14 +209,28 @@ def table(head, rows):
     """A Markdown table whose columns also line up in a terminal."""
     cells = [head] + [[str(c) for c in row] for row in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    lines = ["| " + " | ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))) + " |" for row in cells]
-    lines.insert(1, "|" + "|".join("-" * (w + 1) + ("-" if i == 0 else ":") for i, w in enumerate(widths)) + "|")
+    lines = [
+        "| "
+        + " | ".join(
+            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))
+        )
+        + " |"
+        for row in cells
+    ]
+    lines.insert(
+        1,
+        "|"
+        + "|".join("-" * (w + 1) + ("-" if i == 0 else ":") for i, w in enumerate(widths))
+        + "|",
+    )
     return lines
 
 
 def behaviour(setting):
     """A processor in one stage."""
-    return f"{setting['delay_ms']} ms" + (" failing" if setting["failing"] else "") if setting else ""
+    return (
+        f"{setting['delay_ms']} ms" + (" failing" if setting["failing"] else "") if setting else ""
+    )
 
 
 def text(f):
@@ -206,22 +241,59 @@ def text(f):
     out = [f"# Load `{f['scenario']}`: {'passed' if f['passed'] else 'FAILED'}", ""]
     out += [f"- {t}" for t in f["troubles"]] + ([""] if f["troubles"] else [])
     out += [f"{f['about']['what']}", ""]
-    out += [f"{f['about']['machine']}; commit {f['about']['commit']}; {f['about']['when']}; `{f['about']['command']}`", ""]
+    out += [
+        f"{f['about']['machine']}; commit {f['about']['commit']}; {f['about']['when']}; `{f['about']['command']}`",
+        "",
+    ]
     out += table(
         ["", "value", "how"],
         [
-            ["score", f"{s['score']:,.2f}", f"net {s['net']:,.2f} x (1 + bonus {s['bonus'] * 100:.2f} % - fine {s['fine'] * 100:.0f} %)"],
-            ["p99 of all replies", ms(s["p99_ms"]), f"{s['replies']:,} replies, as the contest counts"],
-            ["checks that agree", f"{agreed} of {len(f['checks'])}", "at " + ", ".join(f"{c['at_s']:.0f}" for c in f["checks"]) + " s"],
-            ["settled at the end", share(f["settled_at_end"]["count"], f["settled_at_end"]["of"]), f"{f['settled_at_end']['count']:,} of {f['settled_at_end']['of']:,}"],
-            ["failed attempts", "-" if f["failed_attempts_per_payment"] is None else f"{f['failed_attempts_per_payment']:.3f}", "per settled payment"],
-            ["drained", "no" if f["drained_after_s"] is None else f"{f['drained_after_s']:.1f} s", f"after the end of the load; waits at most {auditing.DRAIN_LIMIT_S} s"],
+            [
+                "score",
+                f"{s['score']:,.2f}",
+                f"net {s['net']:,.2f} x (1 + bonus {s['bonus'] * 100:.2f} % - fine {s['fine'] * 100:.0f} %)",
+            ],
+            [
+                "p99 of all replies",
+                ms(s["p99_ms"]),
+                f"{s['replies']:,} replies, as the contest counts",
+            ],
+            [
+                "checks that agree",
+                f"{agreed} of {len(f['checks'])}",
+                "at " + ", ".join(f"{c['at_s']:.0f}" for c in f["checks"]) + " s",
+            ],
+            [
+                "settled at the end",
+                share(f["settled_at_end"]["count"], f["settled_at_end"]["of"]),
+                f"{f['settled_at_end']['count']:,} of {f['settled_at_end']['of']:,}",
+            ],
+            [
+                "failed attempts",
+                "-"
+                if f["failed_attempts_per_payment"] is None
+                else f"{f['failed_attempts_per_payment']:.3f}",
+                "per settled payment",
+            ],
+            [
+                "drained",
+                "no" if f["drained_after_s"] is None else f"{f['drained_after_s']:.1f} s",
+                f"after the end of the load; waits at most {auditing.DRAIN_LIMIT_S} s",
+            ],
         ],
     )
     out += ["", "## POST /payments", ""]
     out += table(
         ["sent", "accepted", "refused", "unanswered", *posts["ms"]],
-        [[f"{posts['sent']:,}", f"{posts['accepted']:,}", posts["refused"], posts["unanswered"], *map(ms, posts["ms"].values())]],
+        [
+            [
+                f"{posts['sent']:,}",
+                f"{posts['accepted']:,}",
+                posts["refused"],
+                posts["unanswered"],
+                *map(ms, posts["ms"].values()),
+            ]
+        ],
     )
     if posts["refused"] or posts["unanswered"]:
         out += [""] + table(["reply", "count"], sorted(posts["by_status"].items()))
@@ -238,7 +310,9 @@ def text(f):
                 share(p["count"], whole),
                 f"{p['amount']:,.2f}",
                 f"{p['fees']:,.2f}",
-                "equal" if p["ours"] == {"count": p["count"], "amount": p["amount"]} else f"{p['ours']}",
+                "equal"
+                if p["ours"] == {"count": p["count"], "amount": p["amount"]}
+                else f"{p['ours']}",
             ]
             for n, p in f["processors"].items()
         ],
@@ -246,7 +320,14 @@ def text(f):
     out += ["", "## Stages", ""]
     dearest = max(names, key=lambda n: f["processors"][n]["fee"])
     out += table(
-        ["from", *names, "accepted", "POST p99", *(f"settled by {n}" for n in names), f"on {dearest}"],
+        [
+            "from",
+            *names,
+            "accepted",
+            "POST p99",
+            *(f"settled by {n}" for n in names),
+            f"on {dearest}",
+        ],
         [
             [
                 f"{r['from_s']} s",

@@ -54,7 +54,9 @@ class Run:
             amounts = self.scenario["amounts"]
             amount = books.cents(amounts[(event["user"] + event["turn"]) % len(amounts)])
             payment = auditing.Posted(event["at"], event["status"], event["ms"], amount)
-            self.posted[auditing.correlation_id(self.run_id, event["user"], event["turn"])] = payment
+            self.posted[auditing.correlation_id(self.run_id, event["user"], event["turn"])] = (
+                payment
+            )
             if payment.unanswered:
                 self.errors[id(payment)] = event["error"]
         elif kind == "start":
@@ -62,14 +64,18 @@ class Run:
         elif kind == "stage":
             self.stage_times[event["index"]] = event["at"]
             setting = self.scenario["stages"][event["index"]]
-            self.stage = ", ".join(f"{n} {report.behaviour(setting[n])}" for n in self.fees if n in setting)
+            self.stage = ", ".join(
+                f"{n} {report.behaviour(setting[n])}" for n in self.fees if n in setting
+            )
             say(f"{self.second(event['at']):4.0f} s  stage: {self.stage}")
         elif kind == "check":
             if event["kind"] == "end":
                 self.end = event
             else:
                 self.checks.append(event)
-                verdict = "agree" if report.agrees(event) else "DISAGREE: " + report.disagreement(event)
+                verdict = (
+                    "agree" if report.agrees(event) else "DISAGREE: " + report.disagreement(event)
+                )
                 say(f"{self.second(event['at']):4.0f} s  {event['kind']}: the books {verdict}")
         elif kind == "k6":
             self.k6 = event
@@ -84,20 +90,42 @@ def arguments():
     """What can be set; the environment variables are for `make load`."""
     env = os.environ.get
     here = Path(__file__).parent
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenario", default=env("SCENARIO", "public"), help="name of a file in load/scenarios, or a path (SCENARIO, public)")
-    parser.add_argument("--gateway", default=env("GATEWAY_URL", "http://127.0.0.1:9999"), help="(GATEWAY_URL, http://127.0.0.1:9999)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--scenario",
+        default=env("SCENARIO", "public"),
+        help="name of a file in load/scenarios, or a path (SCENARIO, public)",
+    )
+    parser.add_argument(
+        "--gateway",
+        default=env("GATEWAY_URL", "http://127.0.0.1:9999"),
+        help="(GATEWAY_URL, http://127.0.0.1:9999)",
+    )
     parser.add_argument(
         "--processors",
-        default=env("LOAD_PROCESSORS", "default,http://127.0.0.1:8001 fallback,http://127.0.0.1:8002"),
+        default=env(
+            "LOAD_PROCESSORS", "default,http://127.0.0.1:8001 fallback,http://127.0.0.1:8002"
+        ),
         help="name,url of each, separated by white space (LOAD_PROCESSORS, default,http://127.0.0.1:8001 fallback,http://127.0.0.1:8002)",
     )
-    parser.add_argument("--token", default=env("PROCESSOR_TOKEN", "123"), help="of the processors' admin endpoints (PROCESSOR_TOKEN, 123)")
-    parser.add_argument("--reports", default=env("REPORTS", str(here.parent / "reports")), help="folder of the reports (REPORTS, reports/)")
+    parser.add_argument(
+        "--token",
+        default=env("PROCESSOR_TOKEN", "123"),
+        help="of the processors' admin endpoints (PROCESSOR_TOKEN, 123)",
+    )
+    parser.add_argument(
+        "--reports",
+        default=env("REPORTS", str(here.parent / "reports")),
+        help="folder of the reports (REPORTS, reports/)",
+    )
     parser.add_argument("--k6", default="k6", help="the k6 program")
     given = parser.parse_args()
     path = Path(given.scenario)
-    given.file = (path if path.suffix == ".json" else here / "scenarios" / f"{given.scenario}.json").resolve()
+    given.file = (
+        path if path.suffix == ".json" else here / "scenarios" / f"{given.scenario}.json"
+    ).resolve()
     return given
 
 
@@ -106,11 +134,15 @@ def processors_of(given, scenario):
     addresses = dict(entry.split(",", 1) for entry in given.processors.split())
     named = set(scenario["fees"]).union(*(set(s) - {"at_s"} for s in scenario["stages"]))
     if named != set(addresses):
-        raise books.Unreadable(f"the scenario is about the processors {sorted(named)}, and the addresses given are those of {sorted(addresses)}")
+        raise books.Unreadable(
+            f"the scenario is about the processors {sorted(named)}, and the addresses given are those of {sorted(addresses)}"
+        )
     processors = [books.Processor(n, addresses[n], given.token) for n in scenario["fees"]]
     for p in processors:
         if p.fee() != Decimal(scenario["fees"][p.name]):
-            raise books.Unreadable(f"{p.name} at {p.url} takes a fee of {p.fee()}, and the scenario is made for {scenario['fees'][p.name]}")
+            raise books.Unreadable(
+                f"{p.name} at {p.url} takes a fee of {p.fee()}, and the scenario is made for {scenario['fees'][p.name]}"
+            )
     return processors
 
 
@@ -161,9 +193,22 @@ def run_k6(given, run, processors):
     }
     script = Path(__file__).with_name("scenario.js")
     # Port 0: k6 would otherwise open its control API at a fixed one, which may be taken.
-    command = [given.k6, "run", "--quiet", "--address", "127.0.0.1:0", "--log-output", "stderr", "--log-format", "raw", str(script)]
+    command = [
+        given.k6,
+        "run",
+        "--quiet",
+        "--address",
+        "127.0.0.1:0",
+        "--log-output",
+        "stderr",
+        "--log-format",
+        "raw",
+        str(script),
+    ]
     done = threading.Event()
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as child:
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as child:
         progress = threading.Thread(target=show_progress, args=(run, processors, done), daemon=True)
         progress.start()
         try:
@@ -196,7 +241,15 @@ def machine():
 
 def commit():
     """The commit of this checkout, marked where files differ from it."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=10"]
+    git = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=10",
+    ]
     found = subprocess.run(git, capture_output=True, text=True, check=False)
     return found.stdout.strip() or "unknown"
 
@@ -235,7 +288,9 @@ def main():
     say(f"load {scenario['name']}: {run.about['what']} Gateway {gateway.url}.")
     try:
         run_k6(given, run, processors)
-        run.audit = auditing.audit(gateway, processors, run.posted, run.started, run.end["at"] / 1000, say)
+        run.audit = auditing.audit(
+            gateway, processors, run.posted, run.started, run.end["at"] / 1000, say
+        )
         figures = report.figures(run)
     except books.Unreadable as error:
         print(f"load: {error}", file=sys.stderr)

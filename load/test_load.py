@@ -27,7 +27,13 @@ class Gateway:
 
     def lookup(self, ids):
         return {
-            i: {"state": "settled", "processor": n, "amount": Decimal(c) / 100, "requestedAt": books.iso(at), "attempts": 1}
+            i: {
+                "state": "settled",
+                "processor": n,
+                "amount": Decimal(c) / 100,
+                "requestedAt": books.iso(at),
+                "attempts": 1,
+            }
             for i, (n, c, at) in self.rows.items()
             if i in ids
         }
@@ -48,7 +54,10 @@ class Processor:
 
 
 def audit_of(posted, ours, default, fallback=None):
-    gateway, processors = Gateway(ours), [Processor("default", default), Processor("fallback", fallback or {})]
+    gateway, processors = (
+        Gateway(ours),
+        [Processor("default", default), Processor("fallback", fallback or {})],
+    )
     # The load ended long ago: the drain looks once and waits for nothing.
     return auditing.audit(gateway, processors, posted, START, 0, lambda line: None)
 
@@ -72,13 +81,17 @@ class Audit(unittest.TestCase):
         self.assertFalse(a.totals_agree)
 
     def test_an_id_on_both_processors_is_charged_twice(self):
-        a = audit_of({"a": posted()}, {"a": ("default", 1990, AT)}, {"a": (1990, AT)}, {"a": (1990, AT)})
+        a = audit_of(
+            {"a": posted()}, {"a": ("default", 1990, AT)}, {"a": (1990, AT)}, {"a": (1990, AT)}
+        )
         self.assertEqual(a.charged_twice, ["a"])
         self.assertFalse(a.totals_agree)
 
     def test_another_stamp_processor_or_amount_in_our_books_is_booked_wrongly(self):
         for row in (("default", 1990, AT + 1), ("fallback", 1990, AT), ("default", 1991, AT)):
-            self.assertEqual(audit_of({"a": posted()}, {"a": row}, {"a": (1990, AT)}).booked_wrongly, ["a"])
+            self.assertEqual(
+                audit_of({"a": posted()}, {"a": row}, {"a": (1990, AT)}).booked_wrongly, ["a"]
+            )
 
     def test_charged_and_unknown_to_us_is_booked_wrongly(self):
         self.assertEqual(audit_of({"a": posted()}, {}, {"a": (1990, AT)}).booked_wrongly, ["a"])
@@ -88,7 +101,9 @@ class Audit(unittest.TestCase):
         self.assertEqual(a.wrong_amount, ["a"])
 
     def test_an_unanswered_payment_may_be_charged_once_or_not_at_all(self):
-        a = audit_of({"a": posted(0), "b": posted(0)}, {"a": ("default", 1990, AT)}, {"a": (1990, AT)})
+        a = audit_of(
+            {"a": posted(0), "b": posted(0)}, {"a": ("default", 1990, AT)}, {"a": (1990, AT)}
+        )
         self.assertEqual((a.charged_unanswered, a.lost, a.accepted), (["a"], [], 0))
 
     def test_a_payment_of_somebody_else_is_told_apart(self):
@@ -107,7 +122,12 @@ class Money(unittest.TestCase):
 def run_with(p99, agree=True):
     row = {"count": 10, "cents": 19900}
     check = {"rows": {"default": {"ours": row if agree else None, "theirs": row}}}
-    return SimpleNamespace(end={"rows": {"default": {"theirs": row}}}, checks=[check], fees={"default": Decimal("0.05")}, k6={"http_p99_ms": p99, "http_replies": 10})
+    return SimpleNamespace(
+        end={"rows": {"default": {"theirs": row}}},
+        checks=[check],
+        fees={"default": Decimal("0.05")},
+        k6={"http_p99_ms": p99, "http_replies": 10},
+    )
 
 
 class Score(unittest.TestCase):
@@ -118,7 +138,9 @@ class Score(unittest.TestCase):
         self.assertEqual(report.score(run_with(500.0))["score"], Decimal("189.05"))
 
     def test_a_disagreement_or_an_unreadable_summary_costs_35_percent(self):
-        self.assertEqual(report.score(run_with(11.0, agree=False))["score"], Decimal("189.05") * Decimal("0.65"))
+        self.assertEqual(
+            report.score(run_with(11.0, agree=False))["score"], Decimal("189.05") * Decimal("0.65")
+        )
 
     def test_percentiles_are_values_that_occurred(self):
         self.assertEqual(report.percentile(list(range(1, 101)), 0.99), 99)

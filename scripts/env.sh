@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Writes the passwords and tokens that docker-compose.yml demands into `.env`, random ones, readable
-# for its owner only. Whatever is in that file already stays, so that it can be run again. usage:
-# env.sh [FILE]        make env
+# for its owner only. Whatever is in that file already stays, so that it can be run again.
+# usage: env.sh [FILE]        make env
 set -euo pipefail
 file=${1:-$(dirname "$0")/../.env}
 

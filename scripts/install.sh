@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a command of this repository needs and that are missing here.
-# usage: install.sh PROGRAM...     of: c++ cc chromedriver curl etcd faketime haproxy initdb jq
-# libpq nginx node patroni promtool shellcheck
+# usage: install.sh PROGRAM...
+#   PROGRAM: c++ cc chromedriver curl etcd faketime haproxy initdb jq libpq nginx node patroni
+#   promtool shellcheck
 #
 # Installs as root or with sudo. Exit 3 if something is missing and stays missing, after one line
 # that says what to install.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Prints a configuration of nginx with other places and the same rules, what it includes in its
-# place. usage: nginx-config.sh PORT RUNTIME [CONFIGURATION]
+# place.
+# usage: nginx-config.sh PORT RUNTIME [CONFIGURATION]
 #
 # The instances are the unix sockets api1.sock, api2.sock, ... in folder RUNTIME, where nginx's own
 # files go too; it listens on the loopback address only. CONFIGURATION is nginx.conf if not given.

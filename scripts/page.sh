@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Tests the live page in a Chromium without a window: what it shows and does, and what axe-core says
-# of each of its states. These tests are a part of `make test`. usage: make page
+# of each of its states. These tests are a part of `make test`.
+# usage: make page
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/venv.sh

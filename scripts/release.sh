@@ -1,7 +1,8 @@
 #!/bin/sh
 # Builds the release program of the service so that it is the same whatever folder it is built in:
 # paths of this checkout and of cargo's own are replaced by fixed names. Toolchain, C compiler and C
-# library decide the rest. usage: release.sh
+# library decide the rest.
+# usage: release.sh
 #
 # Reads CARGO_HOME and CARGO_TARGET_DIR. Written for the plain shell that images have.
 set -eu

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Builds the release program twice, from copies of this checkout in two folders and with two names
 # for cargo's own folder, and compares the programs byte for byte. Takes the time of two release
-# builds. usage: make reproducible
+# builds.
+# usage: make reproducible
 #
 # Reads CARGO_PROFILE_RELEASE_OPT_LEVEL: with 0 it takes much less, and compares programs that are
 # not optimised. The copies stay in target/reproducible, so that the next time only what has changed
-# is built. Exit 1 if the programs differ.
+# is built.
+# Exit 1 if the programs differ.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/install.sh cc

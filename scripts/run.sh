@@ -18,8 +18,8 @@
 # files) is in a folder of /tmp, .run/runtime being a link to it, because the path of a socket has
 # to be short.
 #
-# Exit: 0 stopped by a signal when it was ready; 1 something could not be started or ended by
-# itself; 2 it cannot run here now (a taken port, a run that is going on); 3 a package is missing;
+# Exit: 0 stopped by a signal when it was ready; 1 something could not be started or ended by itself;
+# 2 it cannot run here now (a taken port, a run that is going on); 3 a package is missing;
 # 129, 130 or 143 stopped by a signal before it was ready.
 set -euo pipefail
 cd "$(dirname "$0")/.."

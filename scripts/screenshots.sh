@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Takes the pictures of the live page in docs/screenshots/, in a Chromium without a window, of two
 # instances with simulated processors that are made slow, failing and well again. It takes some
-# minutes. usage: make screenshots
+# minutes.
+# usage: make screenshots
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/install.sh cc chromedriver curl initdb

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Checks what the program is made of: licences, sources, duplicates and crates that are not wanted
 # (deny.toml), dependencies that nobody uses, known vulnerabilities; and writes the bill of
-# materials of the images' program (CycloneDX, JSON) to target/sbom/. usage: make supply-chain
+# materials of the images' program (CycloneDX, JSON) to target/sbom/.
+# usage: make supply-chain
 #
 # The tools are compiled into target/tools the first time, which takes some minutes. They and the
 # crates come from the registry, the list of known vulnerabilities (RustSec) from GitHub: where that

@@ -1,5 +1,6 @@
-# shellcheck shell=bash Sourced by scripts that need a program or a module from PyPI: it goes into
-# .venv/ of this checkout.
+# shellcheck shell=bash
+# Sourced by scripts that need a program or a module from PyPI: it goes into .venv/ of this
+# checkout.
 
 # venv_install ARGUMENTS...: `pip install` there, making the environment where there is none. Fails
 # after saying what is missing.

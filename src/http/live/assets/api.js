@@ -32,12 +32,17 @@ export async function call(method, path, body) {
   if (reply.status === 204) return null;
   const isJson = /json/.test(reply.headers.get('Content-Type') ?? '');
   const json = isJson ? exact(await reply.text()) : null;
-  if (!reply.ok) throw new Refused(reply.status, json?.detail ?? `The service answered ${reply.status}.`);
+  if (!reply.ok)
+    throw new Refused(reply.status, json?.detail ?? `The service answered ${reply.status}.`);
   return json;
 }
 
 /** Whether this browser is signed in; null if nobody answers. */
-export const isSignedIn = () => call('GET', '/session').then(({ signedIn }) => signedIn, () => null);
+export const isSignedIn = () =>
+  call('GET', '/session').then(
+    ({ signedIn }) => signedIn,
+    () => null,
+  );
 
 /** Calls for a person who pressed something: says what came of it. Resolves to whether it was done. */
 export async function act(method, path, body, done) {
@@ -73,7 +78,9 @@ export function operator() {
 function remember(name) {
   try {
     localStorage.setItem(OPERATOR, name);
-  } catch { /* Then he writes it again. */ }
+  } catch {
+    /* Then he writes it again. */
+  }
 }
 
 /**
@@ -98,10 +105,14 @@ export function asked({ title, text, no, yes, needsReason = false }) {
   dialog.showModal();
   if (needsReason) reason.focus();
   return new Promise((resolve) => {
-    dialog.addEventListener('close', () => {
-      if (dialog.returnValue !== 'yes') return resolve(null);
-      remember(by.value.trim());
-      return resolve({ reason: reason.value.trim(), by: by.value.trim() });
-    }, { once: true });
+    dialog.addEventListener(
+      'close',
+      () => {
+        if (dialog.returnValue !== 'yes') return resolve(null);
+        remember(by.value.trim());
+        return resolve({ reason: reason.value.trim(), by: by.value.trim() });
+      },
+      { once: true },
+    );
   });
 }

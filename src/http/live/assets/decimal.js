@@ -8,4 +8,5 @@ export function cents(text) {
 }
 
 /** A share for a bar or a percentage: four digits are as many as anybody sees. */
-export const share = (part, whole) => (whole === 0n ? 0 : Number((part * 1_000_000n) / whole) / 1_000_000);
+export const share = (part, whole) =>
+  whole === 0n ? 0 : Number((part * 1_000_000n) / whole) / 1_000_000;

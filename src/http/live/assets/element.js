@@ -13,10 +13,12 @@ function fill(element, attributes, children) {
 }
 
 /** An HTML element. `on...` attributes are listeners, false and null ones are left out. */
-export const h = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
+export const h = (tag, attributes = {}, ...children) =>
+  fill(document.createElement(tag), attributes, children);
 
 /** An SVG element. */
-export const s = (tag, attributes = {}, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
+export const s = (tag, attributes = {}, ...children) =>
+  fill(document.createElementNS(SVG, tag), attributes, children);
 
 export const byId = (id) => document.getElementById(id);
 
@@ -29,7 +31,9 @@ export function say(element, text) {
 export function spelled(element, text) {
   if (element.dataset.text === text) return;
   element.dataset.text = text;
-  element.replaceChildren(...text.split('`').map((part, place) => (place % 2 ? h('code', {}, part) : part)));
+  element.replaceChildren(
+    ...text.split('`').map((part, place) => (place % 2 ? h('code', {}, part) : part)),
+  );
 }
 
 /** Sets an attribute only when it is another. */

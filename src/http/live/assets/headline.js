@@ -26,11 +26,19 @@ export function headline() {
     if (key === drawn) return;
     drawn = key;
     more.hidden = others.length === 0;
-    more.replaceChildren(...others.map((item) => {
-      const text = h('span', {});
-      spelled(text, sentence(item, item.title));
-      return h('li', { 'data-kind': item.kind, 'data-level': item.severity }, item.title ? h('strong', {}, item.title) : null, ' ', text);
-    }));
+    more.replaceChildren(
+      ...others.map((item) => {
+        const text = h('span', {});
+        spelled(text, sentence(item, item.title));
+        return h(
+          'li',
+          { 'data-kind': item.kind, 'data-level': item.severity },
+          item.title ? h('strong', {}, item.title) : null,
+          ' ',
+          text,
+        );
+      }),
+    );
   };
 }
 

@@ -22,7 +22,13 @@ const TICK_MS = 500;
 /** By so many milliseconds the clocks of a browser and an instance may drift apart from one snapshot to the next. */
 const DRIFT_MS = 1;
 
-const LINK = { connecting: 'Connecting', live: 'Live', lost: 'Connection lost, trying again', paused: 'Paused', away: 'Live, database away' };
+const LINK = {
+  connecting: 'Connecting',
+  live: 'Live',
+  lost: 'Connection lost, trying again',
+  paused: 'Paused',
+  away: 'Live, database away',
+};
 
 /** What is there only for who is signed in. */
 const SIGNED_IN = ['skip', 'sign-out', 'live'];
@@ -191,14 +197,32 @@ function link(state) {
 function parts({ router }) {
   const names = router.processors.map(({ name }) => name);
   const throughput = new TimeChart(byId('throughput'), {
-    title: 'Settled per second', note: 'all instances', least: 10, format: rate, axis: shortCount,
-    series: [...names.map((name, index) => ({ name, ...lookOf(index) })), { name: 'accepted', kind: 'accepted' }],
+    title: 'Settled per second',
+    note: 'all instances',
+    least: 10,
+    format: rate,
+    axis: shortCount,
+    series: [
+      ...names.map((name, index) => ({ name, ...lookOf(index) })),
+      { name: 'accepted', kind: 'accepted' },
+    ],
   });
   const queue = new TimeChart(byId('queue'), {
-    title: 'Queue', note: 'all instances', least: 10, format: shortCount, series: [{ name: 'payments', kind: 'queued' }],
+    title: 'Queue',
+    note: 'all instances',
+    least: 10,
+    format: shortCount,
+    series: [{ name: 'payments', kind: 'queued' }],
   });
   const latency = new TimeChart(byId('latency'), {
-    title: 'Time to settle', note: 'from acceptance', least: 10, format: shortSpan, series: [{ name: 'median', kind: 'p50' }, { name: '99 %', kind: 'p99' }],
+    title: 'Time to settle',
+    note: 'from acceptance',
+    least: 10,
+    format: shortSpan,
+    series: [
+      { name: 'median', kind: 'p50' },
+      { name: '99 %', kind: 'p99' },
+    ],
   });
   const charts = [throughput, queue, latency];
   const all = [
@@ -209,7 +233,14 @@ function parts({ router }) {
       queue.update(columns.from, [columns.queued], known);
       latency.update(columns.from, [columns.p50Ms, columns.p99Ms], known);
     },
-    figures(), once(trafficControls), processorCards(), moneyPanel(), once(deadLetters), once(inDoubt), decisionList(), once(whatWas),
+    figures(),
+    once(trafficControls),
+    processorCards(),
+    moneyPanel(),
+    once(deadLetters),
+    once(inDoubt),
+    decisionList(),
+    once(whatWas),
   ];
   return { all, end: () => charts.forEach((chart) => chart.end()) };
 }
@@ -230,7 +261,10 @@ function frame(snapshot) {
   const { instances } = snapshot.router;
   const here = snapshot.instance.slice(0, 8);
   say(byId('who'), `instance ${here}, ${instances === 1 ? 'the only one' : `one of ${instances}`}`);
-  say(byId('foot'), `Charts, queue, money, payments in doubt and dead letters are of the whole deployment. Breakers, beliefs, slots and decisions are those of instance ${here}. Each payment costs the fee of its time.`);
+  say(
+    byId('foot'),
+    `Charts, queue, money, payments in doubt and dead letters are of the whole deployment. Breakers, beliefs, slots and decisions are those of instance ${here}. Each payment costs the fee of its time.`,
+  );
 }
 
 start();

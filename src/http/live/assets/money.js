@@ -20,7 +20,12 @@ export function moneyPanel() {
       body.replaceChildren(rows.element);
     }
     rows.update(deployment.money);
-    say(rows.old, databaseAwayMs == null ? '' : `As it was ${calmSpan(deploymentAgeMs)} ago: the database does not answer.`);
+    say(
+      rows.old,
+      databaseAwayMs == null
+        ? ''
+        : `As it was ${calmSpan(deploymentAgeMs)} ago: the database does not answer.`,
+    );
     rows.old.hidden = databaseAwayMs == null;
   };
 }
@@ -38,7 +43,18 @@ function build(now, processors) {
     const value = h('span', { class: 'amount', id });
     const note = h('span', { class: 'muted note' });
     const length = h('span', { class: `length ${kind}` });
-    return { element: h('li', {}, h('div', { class: 'what' }, h('span', { class: 'signed' }, sign, label), value), h('div', { class: 'track', 'aria-hidden': 'true' }, length), note), value, note, length };
+    return {
+      element: h(
+        'li',
+        {},
+        h('div', { class: 'what' }, h('span', { class: 'signed' }, sign, label), value),
+        h('div', { class: 'track', 'aria-hidden': 'true' }, length),
+        note,
+      ),
+      value,
+      note,
+      length,
+    };
   };
   const paid = bar('as it was routed', 'paid', 'fees-paid');
   const others = now.alternatives.map(({ processor }) => {
@@ -48,11 +64,23 @@ function build(now, processors) {
   });
   const old = h('p', { class: 'muted', hidden: true });
   const saved = h('p', { class: 'saved' });
-  const element = h('div', {}, old,
-    h('dl', { class: 'sums' }, [gross, fees, net].map((each) => each.element)),
+  const element = h(
+    'div',
+    {},
+    old,
+    h(
+      'dl',
+      { class: 'sums' },
+      [gross, fees, net].map((each) => each.element),
+    ),
     saved,
     h('h3', {}, 'Fees, and what they would have been'),
-    h('ul', { class: 'bars' }, [paid, ...others].map((each) => each.element)));
+    h(
+      'ul',
+      { class: 'bars' },
+      [paid, ...others].map((each) => each.element),
+    ),
+  );
 
   const update = (now) => {
     say(gross.value, money(now.gross));
@@ -60,9 +88,14 @@ function build(now, processors) {
     say(fees.value, money(now.fees));
     const known = cents(now.fees) + cents(now.net);
     const unknown = now.withoutFee ? `; of ${count(now.withoutFee)} the fee is not known` : '';
-    say(fees.small, known ? `${percent(share(cents(now.fees), known), 2)} of it${unknown}` : unknown.slice(2));
+    say(
+      fees.small,
+      known ? `${percent(share(cents(now.fees), known), 2)} of it${unknown}` : unknown.slice(2),
+    );
     say(net.value, money(now.net));
-    const most = [now, ...now.alternatives].map(({ fees }) => cents(fees)).reduce((one, other) => (one > other ? one : other));
+    const most = [now, ...now.alternatives]
+      .map(({ fees }) => cents(fees))
+      .reduce((one, other) => (one > other ? one : other));
     const show = (bar, fees, note) => {
       say(bar.value, money(fees));
       // Not as an attribute, which the page's policy forbids.
@@ -72,12 +105,27 @@ function build(now, processors) {
     show(paid, now.fees, '');
     now.alternatives.forEach(({ fees, saved }, index) => {
       const difference = cents(saved);
-      show(others[index], fees, difference === 0n ? 'no difference' : difference > 0n ? `${money(saved)} more` : `${money(saved.replace('-', ''))} less, had it always been there`);
+      show(
+        others[index],
+        fees,
+        difference === 0n
+          ? 'no difference'
+          : difference > 0n
+            ? `${money(saved)} more`
+            : `${money(saved.replace('-', ''))} less, had it always been there`,
+      );
     });
-    const dearest = now.alternatives.reduce((dearest, other) => (cents(other.fees) > cents(dearest.fees) ? other : dearest));
+    const dearest = now.alternatives.reduce((dearest, other) =>
+      cents(other.fees) > cents(dearest.fees) ? other : dearest,
+    );
     const any = cents(dearest.saved) > 0n;
     mark(saved, 'data-any', any);
-    say(saved, any ? `${money(dearest.saved)} saved against paying ${dearest.processor} for everything` : 'Nothing saved yet');
+    say(
+      saved,
+      any
+        ? `${money(dearest.saved)} saved against paying ${dearest.processor} for everything`
+        : 'Nothing saved yet',
+    );
   };
   return { element, update, old };
 }

@@ -10,7 +10,12 @@ import { behaviourControls } from './simulation.js';
 
 /** Seconds over which a share is told. */
 const SHARE_SECONDS = 60;
-const STATES = { closed: 'Taking payments', open: 'Breaker open', half_open: 'Half open', off: 'Switched off' };
+const STATES = {
+  closed: 'Taking payments',
+  open: 'Breaker open',
+  half_open: 'Half open',
+  off: 'Switched off',
+};
 
 const BELIEF = 'Belief in its chance to charge, from the last seconds';
 
@@ -40,43 +45,84 @@ function card(name, fee, index, simulated) {
   const curve = densityCurve(look.kind);
   const belief = h('figcaption', { class: 'muted' });
   const facts = {
-    share: fact('Share, last minute'), chance: fact('Chance to charge'), latency: fact('Answers in'),
-    flight: fact('In flight here'), health: fact('Health, by its word'), utility: fact('Utility now'),
+    share: fact('Share, last minute'),
+    chance: fact('Chance to charge'),
+    latency: fact('Answers in'),
+    flight: fact('In flight here'),
+    health: fact('Health, by its word'),
+    utility: fact('Utility now'),
   };
   const bar = h('meter', { min: 0, value: 0, 'aria-label': `Slots of ${name} in use` });
   facts.flight.value.append(bar);
   // The name of a switch stays when its state changes; who sees it reads the state.
   const use = h('span', { 'aria-hidden': 'true' });
-  const toggle = h('button', { type: 'button', class: 'switch', role: 'switch', id: `switch-${name}`, 'aria-labelledby': `${title} ${title}-use` },
-    h('span', { class: 'knob', 'aria-hidden': 'true' }), h('span', { class: 'unseen', id: `${title}-use` }, 'In use'), use);
+  const toggle = h(
+    'button',
+    {
+      type: 'button',
+      class: 'switch',
+      role: 'switch',
+      id: `switch-${name}`,
+      'aria-labelledby': `${title} ${title}-use`,
+    },
+    h('span', { class: 'knob', 'aria-hidden': 'true' }),
+    h('span', { class: 'unseen', id: `${title}-use` }, 'In use'),
+    use,
+  );
   const show = (enabled) => {
     mark(toggle, 'aria-checked', enabled);
     say(use, enabled ? 'In use' : 'Off');
   };
   toggle.addEventListener('click', async () => {
     const enable = toggle.getAttribute('aria-checked') !== 'true';
-    const why = enable ? { reason: 'put back into use on the page', by: operator() } : await asked({
-      title: `Switch ${name} off?`, text: `No instance sends it anything new until it is switched on again. What it may have charged stays with it.`,
-      no: 'Leave it on', yes: 'Switch it off', needsReason: true,
-    });
+    const why = enable
+      ? { reason: 'put back into use on the page', by: operator() }
+      : await asked({
+          title: `Switch ${name} off?`,
+          text: `No instance sends it anything new until it is switched on again. What it may have charged stays with it.`,
+          no: 'Leave it on',
+          yes: 'Switch it off',
+          needsReason: true,
+        });
     if (!why) return;
     toggle.setAttribute('aria-busy', 'true');
-    const done = await act('POST', `/routing/${encodeURIComponent(name)}/${enable ? 'enable' : 'disable'}`, why,
-      enable ? `${name} is in use again, on all instances.` : `${name} is switched off on all instances until you switch it on.`);
+    const done = await act(
+      'POST',
+      `/routing/${encodeURIComponent(name)}/${enable ? 'enable' : 'disable'}`,
+      why,
+      enable
+        ? `${name} is in use again, on all instances.`
+        : `${name} is switched off on all instances until you switch it on.`,
+    );
     if (done) show(enable);
     toggle.removeAttribute('aria-busy');
   });
   const behaviour = simulated ? behaviourControls(name, index) : null;
-  const element = h('article', { class: `panel processor ${look.kind}`, 'aria-labelledby': title, 'data-processor': name },
-    h('div', { class: 'panel-head' },
-      h('h2', { id: title }, keyOf(look), h('span', {}, name, ' ', h('span', { class: 'fee' }, `${percent(fee, 2)} fee`))),
-      toggle),
+  const element = h(
+    'article',
+    { class: `panel processor ${look.kind}`, 'aria-labelledby': title, 'data-processor': name },
+    h(
+      'div',
+      { class: 'panel-head' },
+      h(
+        'h2',
+        { id: title },
+        keyOf(look),
+        h('span', {}, name, ' ', h('span', { class: 'fee' }, `${percent(fee, 2)} fee`)),
+      ),
+      toggle,
+    ),
     h('div', { class: 'state-line' }, badge, reason),
     switched,
     h('div', {}, strip.caption, strip.svg),
-    h('dl', { class: 'facts' }, Object.values(facts).map((each) => each.element)),
+    h(
+      'dl',
+      { class: 'facts' },
+      Object.values(facts).map((each) => each.element),
+    ),
     h('figure', {}, curve.element, belief),
-    behaviour?.element);
+    behaviour?.element,
+  );
 
   const update = (processor, { columns, simulation, router, deployment, databaseAwayMs }) => {
     const state = processor.enabled ? processor.breaker.state : 'off';
@@ -93,7 +139,9 @@ function card(name, fee, index, simulated) {
     if (isKnown) curve.update(processor.posteriorSuccesses, processor.posteriorFailures);
     curve.element.toggleAttribute('hidden', !isKnown);
     say(belief, isKnown ? BELIEF : notAsked(processor));
-    const settled = columns.settled.map((column) => column.slice(-SHARE_SECONDS).reduce((sum, value) => sum + value, 0));
+    const settled = columns.settled.map((column) =>
+      column.slice(-SHARE_SECONDS).reduce((sum, value) => sum + value, 0),
+    );
     const all = settled.reduce((sum, value) => sum + value, 0);
     facts.share.tell(databaseAwayMs != null ? unknown : all ? percent(settled[index] / all) : none);
     facts.chance.tell(isKnown ? percent(processor.successProbability) : unknown);
@@ -112,12 +160,18 @@ function card(name, fee, index, simulated) {
 function fact(label) {
   const text = h('span', {});
   const value = h('dd', {}, text);
-  return { element: h('div', {}, h('dt', {}, label), value), value, tell: (told) => say(text, told) };
+  return {
+    element: h('div', {}, h('dt', {}, label), value),
+    value,
+    tell: (told) => say(text, told),
+  };
 }
 
 /** Why nothing is known of its chance. */
-const notAsked = ({ askedMsAgo }) => (askedMsAgo == null ? 'No payment of this instance went there yet, so nothing is known of its chance to charge.'
-  : `No payment of this instance went there for ${calmSpan(askedMsAgo)}, so nothing is known of its chance to charge.`);
+const notAsked = ({ askedMsAgo }) =>
+  askedMsAgo == null
+    ? 'No payment of this instance went there yet, so nothing is known of its chance to charge.'
+    : `No payment of this instance went there for ${calmSpan(askedMsAgo)}, so nothing is known of its chance to charge.`;
 
 /** Who switched it last, when and why. */
 export const whoSwitched = ({ enabled, switchedBy, switchedAt, reason }) =>
@@ -155,13 +209,22 @@ const HEIGHTS = { closed: 2, off: 3, half_open: 5, open: 8 };
 export function strip(states, told = null) {
   return runs(states).map((run) => {
     const height = HEIGHTS[run.state] ?? 0;
-    return s('rect', { x: run.place, width: run.length, y: 8 - height, height, class: run.state ?? 'unknown' }, told && s('title', {}, told(run)));
+    return s(
+      'rect',
+      { x: run.place, width: run.length, y: 8 - height, height, class: run.state ?? 'unknown' },
+      told && s('title', {}, told(run)),
+    );
   });
 }
 
 /** The states of the breaker over the last two minutes. */
 function breakerStrip() {
-  const svg = s('svg', { class: 'strip', viewBox: '0 0 120 8', preserveAspectRatio: 'none', 'aria-hidden': 'true' });
+  const svg = s('svg', {
+    class: 'strip',
+    viewBox: '0 0 120 8',
+    preserveAspectRatio: 'none',
+    'aria-hidden': 'true',
+  });
   const caption = h('p', { class: 'caption muted' });
   const update = (states) => {
     svg.replaceChildren(...strip(states));

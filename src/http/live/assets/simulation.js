@@ -4,7 +4,12 @@ import { act } from './api.js';
 import { byId, freshId, h, mark } from './element.js';
 
 const RATES = [0, 20, 100, 400];
-const DELAYS = [[0, 'none'], [100, '100 ms'], [1000, '1 s'], [3000, '3 s']];
+const DELAYS = [
+  [0, 'none'],
+  [100, '100 ms'],
+  [1000, '1 s'],
+  [3000, '3 s'],
+];
 
 /** A row of radio buttons; `choose(value)` when a person picks one. */
 export function choices(name, options, choose) {
@@ -14,16 +19,26 @@ export function choices(name, options, choose) {
     return { value, input, parts: [input, h('label', { for: id }, text)] };
   });
   return {
-    element: h('div', { class: 'segments' }, inputs.flatMap(({ parts }) => parts)),
+    element: h(
+      'div',
+      { class: 'segments' },
+      inputs.flatMap(({ parts }) => parts),
+    ),
     // Another value than those offered, set elsewhere, leaves none checked.
-    show: (value) => inputs.forEach((each) => { each.input.checked = each.value === value; }),
+    show: (value) =>
+      inputs.forEach((each) => {
+        each.input.checked = each.value === value;
+      }),
   };
 }
 
 /** The rate of payments that are made up. */
 export function trafficControls() {
-  const rates = choices('traffic', RATES.map((rate) => [rate, rate === 0 ? 'none' : `${rate}`]), (paymentsPerSecond) =>
-    act('PUT', '/simulator/traffic', { paymentsPerSecond }));
+  const rates = choices(
+    'traffic',
+    RATES.map((rate) => [rate, rate === 0 ? 'none' : `${rate}`]),
+    (paymentsPerSecond) => act('PUT', '/simulator/traffic', { paymentsPerSecond }),
+  );
   byId('traffic').append(rates.element);
   return ({ simulation }) => {
     byId('simulation').hidden = simulation == null;
@@ -35,10 +50,23 @@ export function trafficControls() {
 export function behaviourControls(name, index) {
   const path = `/simulator/processors/${encodeURIComponent(name)}`;
   const delays = choices(`delay-${index}`, DELAYS, (delay) => act('PUT', path, { delay }));
-  const failing = h('input', { type: 'checkbox', id: `failing-${name}`, onchange: () => act('PUT', path, { failure: failing.checked }) });
-  const element = h('fieldset', { class: 'behaviour' }, h('legend', { class: 'unseen' }, `Simulation of ${name}`),
+  const failing = h('input', {
+    type: 'checkbox',
+    id: `failing-${name}`,
+    onchange: () => act('PUT', path, { failure: failing.checked }),
+  });
+  const element = h(
+    'fieldset',
+    { class: 'behaviour' },
+    h('legend', { class: 'unseen' }, `Simulation of ${name}`),
     h('div', { class: 'row' }, h('span', { class: 'label' }, 'Simulated delay'), delays.element),
-    h('label', { class: 'check', for: `failing-${name}` }, failing, 'Simulated failure of every payment'));
+    h(
+      'label',
+      { class: 'check', for: `failing-${name}` },
+      failing,
+      'Simulated failure of every payment',
+    ),
+  );
   const update = (behaviour) => {
     element.disabled = behaviour == null;
     mark(element, 'data-answers', behaviour != null);

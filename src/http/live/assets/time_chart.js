@@ -15,9 +15,20 @@ const LABEL_WIDTH = 90;
 
 /** The two minutes, second by second, that a snapshot has. */
 export const SECONDS = {
-  ticks: (_, length, width) => (width > 360
-    ? [[0, '2 min ago', 'start'], [30, '90 s', 'middle'], [60, '60 s', 'middle'], [90, '30 s', 'middle'], [length - 1, 'now', 'end']]
-    : [[0, '2 min ago', 'start'], [60, '1 min', 'middle'], [length - 1, 'now', 'end']]),
+  ticks: (_, length, width) =>
+    width > 360
+      ? [
+          [0, '2 min ago', 'start'],
+          [30, '90 s', 'middle'],
+          [60, '60 s', 'middle'],
+          [90, '30 s', 'middle'],
+          [length - 1, 'now', 'end'],
+        ]
+      : [
+          [0, '2 min ago', 'start'],
+          [60, '1 min', 'middle'],
+          [length - 1, 'now', 'end'],
+        ],
   when: (_, place, length) => `${length - place} s ago`,
   hint: 'Left and right arrow keys read single seconds.',
 };
@@ -29,8 +40,22 @@ export const SECONDS = {
  * has a value; without it such places are blank.
  */
 export class TimeChart {
-  constructor(panel, { title, note, series, format, axis = format, least, steps = SECONDS, gap = null }) {
-    Object.assign(this, { series, format, axis, least, steps, gap, columns: [], cursor: null, width: 0, drawn: '' });
+  constructor(
+    panel,
+    { title, note, series, format, axis = format, least, steps = SECONDS, gap = null },
+  ) {
+    Object.assign(this, {
+      series,
+      format,
+      axis,
+      least,
+      steps,
+      gap,
+      columns: [],
+      cursor: null,
+      width: 0,
+      drawn: '',
+    });
     const clip = freshId('clip');
     this.title = h('h2', { id: `${panel.id}-title` }, title);
     this.legend = h('ul', { class: 'legend' });
@@ -50,14 +75,35 @@ export class TimeChart {
       patterns.push(pattern);
       return s('path', { class: `area ${each.kind}`, fill });
     });
-    this.line = s('line', { class: 'cursor', y1: ROOM.top, y2: HEIGHT - ROOM.bottom, visibility: 'hidden' });
+    this.line = s('line', {
+      class: 'cursor',
+      y1: ROOM.top,
+      y2: HEIGHT - ROOM.bottom,
+      visibility: 'hidden',
+    });
     this.window = s('rect', { x: ROOM.left, y: 0, height: HEIGHT });
-    this.svg = s('svg', { class: 'chart', height: HEIGHT, role: 'img', tabindex: 0, 'aria-describedby': `${panel.id}-hint` },
-      s('clipPath', { id: clip }, this.window), this.grid,
-      s('g', { 'clip-path': `url(#${clip})` }, patterns, this.gaps, this.paths), this.line);
+    this.svg = s(
+      'svg',
+      {
+        class: 'chart',
+        height: HEIGHT,
+        role: 'img',
+        tabindex: 0,
+        'aria-describedby': `${panel.id}-hint`,
+      },
+      s('clipPath', { id: clip }, this.window),
+      this.grid,
+      s('g', { 'clip-path': `url(#${clip})` }, patterns, this.gaps, this.paths),
+      this.line,
+    );
     this.spoken = h('p', { class: 'unseen', 'aria-live': 'polite' });
-    panel.replaceChildren(h('div', { class: 'panel-head' }, this.title, this.when), this.legend, this.svg, this.spoken,
-      h('p', { class: 'unseen', id: `${panel.id}-hint` }, steps.hint));
+    panel.replaceChildren(
+      h('div', { class: 'panel-head' }, this.title, this.when),
+      this.legend,
+      this.svg,
+      this.spoken,
+      h('p', { class: 'unseen', id: `${panel.id}-hint` }, steps.hint),
+    );
     this.svg.addEventListener('pointermove', (event) => this.point(event));
     this.svg.addEventListener('pointerleave', () => this.select(null));
     this.svg.addEventListener('blur', () => this.select(null));
@@ -70,7 +116,9 @@ export class TimeChart {
   }
 
   /** Nobody looks at it any more. */
-  end() { this.resized.disconnect(); }
+  end() {
+    this.resized.disconnect();
+  }
 
   /** Takes columns of equal length, one per series, null where there is nothing, that begin at step `from`.
    * `known` tells of which places something is known; without it of those that have a value. */
@@ -82,9 +130,15 @@ export class TimeChart {
     this.read();
   }
 
-  get length() { return this.columns[0]?.length ?? 0; }
-  get step() { return (this.width - ROOM.left - ROOM.right) / Math.max(1, this.length - 1); }
-  x(place) { return ROOM.left + place * this.step; }
+  get length() {
+    return this.columns[0]?.length ?? 0;
+  }
+  get step() {
+    return (this.width - ROOM.left - ROOM.right) / Math.max(1, this.length - 1);
+  }
+  x(place) {
+    return ROOM.left + place * this.step;
+  }
 
   draw() {
     if (!this.length || this.width < ROOM.left + 20) return;
@@ -94,14 +148,27 @@ export class TimeChart {
     const sums = Array(this.length).fill(0);
     this.columns.forEach((column, index) => {
       floors[index] = [...sums];
-      if (stacked[index]) column.forEach((value, place) => { sums[place] += value ?? 0; });
+      if (stacked[index])
+        column.forEach((value, place) => {
+          sums[place] += value ?? 0;
+        });
     });
-    const all = [...sums, ...this.columns.flatMap((column, index) => (stacked[index] ? [] : column.filter((value) => value != null)))];
+    const all = [
+      ...sums,
+      ...this.columns.flatMap((column, index) =>
+        stacked[index] ? [] : column.filter((value) => value != null),
+      ),
+    ];
     const [top, unit] = scale(Math.max(this.least, ...all));
     const y = (value) => ROOM.top + (HEIGHT - ROOM.top - ROOM.bottom) * (1 - value / top);
     this.columns.forEach((column, index) => {
       const path = stacked[index]
-        ? area(column, (place) => this.x(place), (place) => y(floors[index][place]), (place) => y(floors[index][place] + (column[place] ?? 0)))
+        ? area(
+            column,
+            (place) => this.x(place),
+            (place) => y(floors[index][place]),
+            (place) => y(floors[index][place] + (column[place] ?? 0)),
+          )
         : lines(column, (place) => this.x(place), y);
       mark(this.paths[index], 'd', path);
     });
@@ -112,7 +179,8 @@ export class TimeChart {
 
   /** Marks the places of which nothing is known, and says what that means. */
   drawGaps() {
-    const known = (place) => this.known?.[place] ?? this.columns.some((column) => column[place] != null);
+    const known = (place) =>
+      this.known?.[place] ?? this.columns.some((column) => column[place] != null);
     const runs = [];
     for (let place = 0; place < this.length; place += 1) {
       if (known(place)) continue;
@@ -120,11 +188,23 @@ export class TimeChart {
       else runs.push({ start: place, end: place + 1 });
     }
     const height = HEIGHT - ROOM.top - ROOM.bottom;
-    this.gaps.replaceChildren(...runs.flatMap(({ start, end }) => {
-      const [x, width] = [this.x(start), Math.max(2, (end - start) * this.step)];
-      return [s('rect', { class: 'gap', x, y: ROOM.top, width, height }, s('title', {}, this.gap)),
-        width > LABEL_WIDTH ? s('text', { x: x + width / 2, y: ROOM.top + height / 2, 'text-anchor': 'middle' }, this.gap) : null];
-    }).filter(Boolean));
+    this.gaps.replaceChildren(
+      ...runs
+        .flatMap(({ start, end }) => {
+          const [x, width] = [this.x(start), Math.max(2, (end - start) * this.step)];
+          return [
+            s('rect', { class: 'gap', x, y: ROOM.top, width, height }, s('title', {}, this.gap)),
+            width > LABEL_WIDTH
+              ? s(
+                  'text',
+                  { x: x + width / 2, y: ROOM.top + height / 2, 'text-anchor': 'middle' },
+                  this.gap,
+                )
+              : null,
+          ];
+        })
+        .filter(Boolean),
+    );
   }
 
   drawGrid(top, unit, y) {
@@ -135,8 +215,10 @@ export class TimeChart {
     const right = this.width - ROOM.right;
     const marks = [];
     for (let value = 0; value <= top + unit / 2; value += unit) {
-      marks.push(s('line', { x1: ROOM.left, x2: right, y1: y(value), y2: y(value) }),
-        s('text', { x: ROOM.left - 8, y: y(value) + 4, 'text-anchor': 'end' }, this.axis(value)));
+      marks.push(
+        s('line', { x1: ROOM.left, x2: right, y1: y(value), y2: y(value) }),
+        s('text', { x: ROOM.left - 8, y: y(value) + 4, 'text-anchor': 'end' }, this.axis(value)),
+      );
     }
     for (const [place, text, anchor] of this.steps.ticks(this.from, this.length, this.width)) {
       marks.push(s('text', { x: this.x(place), y: HEIGHT - 4, 'text-anchor': anchor }, text));
@@ -148,7 +230,9 @@ export class TimeChart {
   read() {
     const place = this.cursor ?? this.length - 1;
     const nothing = this.known?.[place] === false ? unknown : none;
-    const values = this.columns.map((column) => (column[place] == null ? nothing : this.format(column[place])));
+    const values = this.columns.map((column) =>
+      column[place] == null ? nothing : this.format(column[place]),
+    );
     values.forEach((value, index) => say(this.readings[index], value));
     const when = this.steps.when(this.from, place, this.length);
     say(this.when, this.cursor == null ? this.note : when);
@@ -173,7 +257,14 @@ export class TimeChart {
   }
 
   key(event) {
-    const by = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10, Home: -Infinity, End: Infinity }[event.key];
+    const by = {
+      ArrowLeft: -1,
+      ArrowRight: 1,
+      PageUp: -10,
+      PageDown: 10,
+      Home: -Infinity,
+      End: Infinity,
+    }[event.key];
     if (event.key === 'Escape') this.select(null);
     if (by === undefined || !this.length) return;
     event.preventDefault();
@@ -188,7 +279,9 @@ const clamp = (value, least, most) => Math.min(most, Math.max(least, value));
 export function scale(most) {
   const rough = most / LINES;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const unit = [1, 2, 5, 10].map((factor) => factor * power).find((candidate) => candidate >= rough * 0.999);
+  const unit = [1, 2, 5, 10]
+    .map((factor) => factor * power)
+    .find((candidate) => candidate >= rough * 0.999);
   return [Math.ceil((most / unit) * 0.999) * unit, unit];
 }
 
@@ -196,7 +289,10 @@ function lines(column, x, y) {
   let path = '';
   let open = false;
   column.forEach((value, place) => {
-    if (value == null) { open = false; return; }
+    if (value == null) {
+      open = false;
+      return;
+    }
     path += `${open ? 'L' : 'M'}${x(place).toFixed(1)} ${y(value).toFixed(1)}`;
     // A single known second between unknown ones is a dot.
     if (!open && column[place + 1] == null) path += 'h.01';
@@ -208,14 +304,16 @@ function lines(column, x, y) {
 /** One area for each run of known places. */
 /** Where there is nothing, nothing is drawn: its edge would lie upon that of the area below. */
 function area(column, x, floor, roof) {
-  const isDrawn = (place) => column[place] != null && [place - 1, place, place + 1].some((near) => column[near] > 0);
+  const isDrawn = (place) =>
+    column[place] != null && [place - 1, place, place + 1].some((near) => column[near] > 0);
   let path = '';
   for (let start = 0; start < column.length; start += 1) {
     if (!isDrawn(start)) continue;
     let end = start;
     while (end + 1 < column.length && isDrawn(end + 1)) end += 1;
     const places = Array.from({ length: end - start + 1 }, (_, index) => start + index);
-    const along = (height) => places.map((place) => `${x(place).toFixed(1)} ${height(place).toFixed(1)}`);
+    const along = (height) =>
+      places.map((place) => `${x(place).toFixed(1)} ${height(place).toFixed(1)}`);
     path += `M${along(roof).join('L')}L${along(floor).reverse().join('L')}Z`;
     start = end;
   }
