@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # The committed data about our SQL queries (.sqlx), from which builds without a database take their
 # types, against the migrations and the code as they are now.
-# usage: with-postgres.sh queries.sh check|write
+# usage: with-postgres.sh queries.sh check|write      check: with the lints
 #
 # sqlx's macros ask a database when told to, and leave what it answered in SQLX_OFFLINE_DIR. So this
-# needs no sqlx-cli: an all-new database, the migrations, and one `cargo check`.
+# needs no sqlx-cli: an all-new database, the migrations, and one `cargo check`, or `cargo clippy` for its lints.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -44,7 +44,10 @@ for migration in migrations/*.sql; do
 done
 
 touch src/lib.rs
-SQLX_OFFLINE=false DATABASE_URL=$url SQLX_OFFLINE_DIR=$written cargo check --quiet --locked --all-targets
+# One compilation for the query data and for the lints.
+lint=(clippy --quiet --locked --all-targets -- --deny warnings)
+[ "${1:-}" != write ] || lint=(check --quiet --locked --all-targets)
+SQLX_OFFLINE=false DATABASE_URL=$url SQLX_OFFLINE_DIR=$written cargo "${lint[@]}"
 
 case ${1:-} in
     write)

@@ -164,6 +164,8 @@ mod tests {
         });
         let expected: String = rows.collect::<Vec<_>>().join("\n");
         let told = PAGE.split_once("## The problems\n\n").map(|(_, rest)| rest);
-        assert_eq!(told, Some(expected.as_str()), "docs/problems.md");
+        // However its lines are broken.
+        let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(told.map(words), Some(words(&expected)), "docs/problems.md");
     }
 }

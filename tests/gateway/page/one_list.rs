@@ -13,9 +13,9 @@ use crate::attention::{kinds, told};
 use crate::command_line::{json as json_of, program};
 use crate::support::eventually;
 
-/// What an instance finds in itself, and a transaction that no test waits for: another living
-/// instance tells of them.
-const TOLD_BY_INSTANCES: [Attention; 9] = [
+/// What an instance finds in itself, a transaction that no test waits for, and a standby, which other
+/// tests at the same server would see: another living instance tells of them.
+const TOLD_BY_INSTANCES: [Attention; 10] = [
     Attention::ChargedTwice,
     Attention::Unrecorded,
     Attention::InstanceHeld,
@@ -25,6 +25,7 @@ const TOLD_BY_INSTANCES: [Attention; 9] = [
     Attention::LogLinesDropped,
     Attention::ProcessorFailing,
     Attention::LongTransaction,
+    Attention::UnloggedStandby,
 ];
 
 fn names(kinds: &[Attention]) -> BTreeSet<String> {
@@ -100,6 +101,7 @@ async fn headline_status_api_feed_and_metric_tell_the_same_of_every_kind() {
                  now());
              INSERT INTO reconcile_finding (correlation_id, kind, charged_by, detail)
              VALUES (gen_random_uuid(), 'charged twice', '{{default,fallback}}', 'both have it');
+             INSERT INTO payment_queue_emptied (life) VALUES (gen_random_uuid());
              UPDATE deployment SET asks_first = true;
              UPDATE processor_health SET enabled = false WHERE processor = 'fallback'"
         ))
@@ -115,6 +117,7 @@ async fn headline_status_api_feed_and_metric_tell_the_same_of_every_kind() {
             Attention::Unreconciled,
             Attention::AsksFirst,
             Attention::Programs,
+            Attention::QueueEmptied,
         ],
     ]
     .concat();
@@ -139,6 +142,7 @@ async fn headline_status_api_feed_and_metric_tell_the_same_of_every_kind() {
         .execute(
             "DELETE FROM service_instance WHERE program IS NULL OR program = 'of tomorrow';
              DELETE FROM payment_dead_letter; DELETE FROM reconcile_finding;
+             DELETE FROM payment_queue_emptied;
              UPDATE deployment SET asks_first = false;
              UPDATE processor_health SET enabled = true",
         )
