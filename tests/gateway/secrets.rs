@@ -24,14 +24,19 @@ fn given_away(line: &str) -> Vec<&str> {
         let rest = rest.trim_start_matches(['"', ' ']);
         let value = rest.strip_prefix([':', '='])?;
         let value = value.trim_start_matches(['-', ' ', '"', '\'']);
+        // The name that YAML gives a value.
+        let anchor = value
+            .strip_prefix('&')
+            .and_then(|name| name.split_once(' '));
+        let value = anchor.map_or(value, |(_, value)| value);
         let end = value
             .find([' ', '"', '\'', '}', '@'])
             .unwrap_or(value.len());
         Some(&value[..end])
     });
     values
-        // Empty, another variable, a path, or what is said to whoever has not set it.
-        .filter(|value| !value.is_empty() && !value.starts_with(['$', '/', '?']))
+        // Empty, another variable or value, a path, or what is said to whoever has not set it.
+        .filter(|value| !value.is_empty() && !value.starts_with(['$', '/', '?', '*']))
         .filter(|value| !NO_SECRETS.contains(value))
         .collect()
 }
@@ -73,6 +78,7 @@ fn no_password_is_in_the_repository() {
         "export AUDITOR_PASSWORD=sesame",
         "X: ${PAYMENT_PROXY_PASSWORD:-sesame}",
         "url: postgres://me:${A_PASSWORD:-sesame}@host",
+        "  A_PASSWORD: &name sesame",
     ] {
         let found = given_away(line);
         assert!(
