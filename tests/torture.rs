@@ -14,7 +14,7 @@ use payment_proxy::config::QueueDurability;
 use round::{Pace, Plan, Report};
 
 /// How long load and trouble last.
-const LENGTH: Duration = Duration::from_secs(11);
+const LENGTH: Duration = Duration::from_secs(12);
 /// New payments per second that the clients aim at.
 const RATE: u32 = 100;
 
@@ -27,7 +27,7 @@ fn pace() -> Pace {
         longest_delay: millis(200),
         longest_slow: millis(800),
         instance_pause: millis(800)..millis(2_000),
-        database_pause: millis(1_500)..millis(3_000),
+        database_pause: millis(1_000)..millis(2_000),
         away: millis(0)..millis(400),
         faults_pause: millis(500)..millis(1_500),
         long_stops: false,
