@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::output::{print_json, say};
-use super::{DIFFERS, Progress, naming, paragraph};
+use super::{Progress, exit_code, naming, paragraph};
 use crate::config::{DatabaseSettings, OwnerSettings};
 use crate::store::archive::{self as months, Archived, Month, State, Step};
 
@@ -34,7 +34,7 @@ pub struct ArchiveArgs {
     pub json: bool,
 }
 
-/// Runs `archive`. Exits with [`DIFFERS`] when a month was refused, or payments of one stayed in
+/// Runs `archive`. Exits with [`DIFFERS`](super::DIFFERS) when a month was refused, or payments of one stayed in
 /// the ledger.
 ///
 /// # Errors
@@ -57,11 +57,9 @@ pub async fn archive(args: ArchiveArgs) -> anyhow::Result<ExitCode> {
             say!("nothing is left to archive before {}", args.before)?;
         }
     }
-    Ok(if archived.iter().all(|month| month.state.is_well()) {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(DIFFERS)
-    })
+    Ok(exit_code(
+        archived.iter().all(|month| month.state.is_well()),
+    ))
 }
 
 fn print_month(archived: &Archived) -> std::io::Result<()> {

@@ -8,8 +8,7 @@ use uuid::Uuid;
 
 use super::input::correlation_id;
 use super::output::{confirm, print_json, say};
-use super::{DIFFERS, UNNAMED, connect, table_with_texts};
-use crate::config::DatabaseSettings;
+use super::{Common, UNNAMED, connect, exit_code, table_with_texts};
 use crate::domain::payment::format_time;
 use crate::store::dead_letter::{self as store, DeadLetter};
 use crate::store::in_doubt::Author;
@@ -25,10 +24,7 @@ pub struct DeadLetterArgs {
     pub action: DeadLetterAction,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub database: DatabaseSettings,
-    /// Print JSON
-    #[arg(long, global = true)]
-    pub json: bool,
+    pub common: Common,
 }
 
 /// What to do with dead letters.
@@ -79,33 +75,29 @@ pub enum DeadLetterAction {
     },
 }
 
-/// Runs `dead-letter`. Exits with [`DIFFERS`] when an id was not among the dead letters.
+/// Runs `dead-letter`. Exits with [`DIFFERS`](super::DIFFERS) when an id was not among the dead letters.
 ///
 /// # Errors
 /// The database did not answer.
 pub async fn dead_letter(args: DeadLetterArgs) -> anyhow::Result<ExitCode> {
-    let pool = connect(&args.database).await?;
+    let pool = connect(&args.common.database).await?;
     match args.action {
         DeadLetterAction::List => {
-            print_letters(&store::list(&pool, None, LISTED).await?, args.json)
+            print_letters(&store::list(&pool, None, LISTED).await?, args.common.json)
         }
         DeadLetterAction::Show { id } => {
             let letters = store::list(&pool, Some(id), 1).await?;
-            print_letters(&letters, args.json)?;
-            if !letters.is_empty() && !args.json {
+            print_letters(&letters, args.common.json)?;
+            if !letters.is_empty() && !args.common.json {
                 say!()?;
                 super::payment::print_life(&pool, id, false).await?;
             }
-            Ok(if letters.is_empty() {
-                ExitCode::from(DIFFERS)
-            } else {
-                ExitCode::SUCCESS
-            })
+            Ok(exit_code(!letters.is_empty()))
         }
         DeadLetterAction::Retry { ids, all } => {
             let ids = (!all).then_some(ids);
             let done = store::retry(&pool, ids.as_deref()).await?;
-            print_done("queued again", ids.as_deref(), &done, args.json)
+            print_done("queued again", ids.as_deref(), &done, args.common.json)
         }
         DeadLetterAction::Discard {
             ids,
@@ -120,7 +112,7 @@ pub async fn dead_letter(args: DeadLetterArgs) -> anyhow::Result<ExitCode> {
             }
             let author = Author::new(&by, &reason);
             let done = store::discard(&pool, &ids, &author).await?;
-            print_done("discarded", Some(&ids), &done, args.json)
+            print_done("discarded", Some(&ids), &done, args.common.json)
         }
     }
 }
@@ -183,9 +175,5 @@ fn print_done(
             say!("no dead letters")?;
         }
     }
-    Ok(if missing.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(DIFFERS)
-    })
+    Ok(exit_code(missing.is_empty()))
 }

@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::output::{print_json, say};
-use super::{DIFFERS, connected, field, paragraph};
+use super::{Common, connected, exit_code, field, paragraph};
 use crate::config::{DatabaseSettings, OwnerSettings};
 use crate::domain::lease::INSTANCE_TTL;
 use crate::domain::payment::format_time;
@@ -28,10 +28,7 @@ pub struct DeploymentArgs {
     pub action: DeploymentAction,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub database: DatabaseSettings,
-    /// Print JSON
-    #[arg(long, global = true)]
-    pub json: bool,
+    pub common: Common,
 }
 
 /// What to do with the deployment.
@@ -113,7 +110,7 @@ struct Declared {
     details: String,
 }
 
-/// Runs `deployment`. Exits with [`DIFFERS`] when something is held, or the declaration was
+/// Runs `deployment`. Exits with [`DIFFERS`](super::DIFFERS) when something is held, or the declaration was
 /// refused.
 ///
 /// # Errors
@@ -121,20 +118,16 @@ struct Declared {
 pub async fn deployment(args: DeploymentArgs) -> anyhow::Result<ExitCode> {
     match args.action {
         DeploymentAction::Show => {
-            let mut connection = connect(&args.database).await?;
+            let mut connection = connect(&args.common.database).await?;
             let shown = look(&mut connection).await?;
-            if args.json {
+            if args.common.json {
                 print_json(&shown)?;
             } else {
                 print(&shown)?;
             }
             let held = shown.instances.iter().any(|each| each.held.is_some());
             let is_copy = shown.recorded.as_ref() != Some(&shown.here);
-            Ok(if is_copy || held {
-                ExitCode::from(DIFFERS)
-            } else {
-                ExitCode::SUCCESS
-            })
+            Ok(exit_code(!is_copy && !held))
         }
         DeploymentAction::Declare {
             declaration,
@@ -152,9 +145,9 @@ pub async fn deployment(args: DeploymentArgs) -> anyhow::Result<ExitCode> {
                     like: like.unwrap_or_default(),
                 },
             };
-            let mut connection = connect(&owner.of(&args.database)).await?;
+            let mut connection = connect(&owner.of(&args.common.database)).await?;
             let declared = declare(&mut connection, declaration, &reason).await?;
-            if args.json {
+            if args.common.json {
                 print_json(&declared)?;
             } else {
                 let said = match &declared {
@@ -163,10 +156,7 @@ pub async fn deployment(args: DeploymentArgs) -> anyhow::Result<ExitCode> {
                 };
                 say!("{}", paragraph(&said))?;
             }
-            Ok(match declared {
-                Ok(_) => ExitCode::SUCCESS,
-                Err(_) => ExitCode::from(DIFFERS),
-            })
+            Ok(exit_code(declared.is_ok()))
         }
     }
 }

@@ -11,8 +11,7 @@ use uuid::Uuid;
 
 use super::input::{correlation_id, lines, read};
 use super::output::{confirm, print_json, say};
-use super::{DIFFERS, UNNAMED, connect, details, table};
-use crate::config::DatabaseSettings;
+use super::{Common, UNNAMED, connect, details, exit_code, table};
 use crate::domain::moment;
 use crate::domain::payment::format_time;
 use crate::store::in_doubt::{self as store, Author, Decided, InDoubt, Resolution};
@@ -28,10 +27,7 @@ pub struct InDoubtArgs {
     pub action: InDoubtAction,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub database: DatabaseSettings,
-    /// Print JSON
-    #[arg(long, global = true)]
-    pub json: bool,
+    pub common: Common,
 }
 
 /// What to do with payments in doubt.
@@ -134,16 +130,16 @@ fn told(text: &str) -> anyhow::Result<Vec<Told>> {
     })
 }
 
-/// Runs `in-doubt`. Exits with [`DIFFERS`] when a payment was not decided.
+/// Runs `in-doubt`. Exits with [`DIFFERS`](super::DIFFERS) when a payment was not decided.
 ///
 /// # Errors
 /// The database did not answer, a file cannot be read, or nobody confirmed.
 pub async fn in_doubt(args: InDoubtArgs) -> anyhow::Result<ExitCode> {
-    let pool = connect(&args.database).await?;
+    let pool = connect(&args.common.database).await?;
     let (resolution, decision, requested_at) = match args.action {
         InDoubtAction::List { processor, limit } => {
             let payments = store::list(&pool, processor.as_deref(), None, limit).await?;
-            print_list(&payments, args.json)?;
+            print_list(&payments, args.common.json)?;
             return Ok(ExitCode::SUCCESS);
         }
         InDoubtAction::Charged {
@@ -173,13 +169,8 @@ pub async fn in_doubt(args: InDoubtArgs) -> anyhow::Result<ExitCode> {
         }
     }
     let decided = store::decide(&pool, &payments, resolution, &author, decision.dry_run).await?;
-    print_decided(&decided, said, decision.dry_run, args.json)?;
-    let all = decided.iter().all(|each| each.outcome == "done");
-    Ok(if all {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(DIFFERS)
-    })
+    print_decided(&decided, said, decision.dry_run, args.common.json)?;
+    Ok(exit_code(decided.iter().all(|each| each.outcome == "done")))
 }
 
 fn print_list(payments: &[InDoubt], json: bool) -> std::io::Result<()> {

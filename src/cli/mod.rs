@@ -16,8 +16,10 @@ mod status;
 mod summary;
 
 use std::io::IsTerminal;
+use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::Args;
 use comfy_table::{CellAlignment, ContentArrangement, Row, Table, TableStyle};
 use sqlx::postgres::PgDatabaseError;
 use sqlx::{Connection, PgConnection};
@@ -42,6 +44,26 @@ pub use summary::{SummaryArgs, summary};
 pub const DIFFERS: u8 = 1;
 /// The exit code when it could not be done.
 pub const FAILED: u8 = 2;
+
+/// The exit code of a command whose output says what was found: [`DIFFERS`] unless all is well.
+fn exit_code(is_well: bool) -> ExitCode {
+    if is_well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(DIFFERS)
+    }
+}
+
+/// What commands with actions of their own have beside these.
+#[derive(Debug, Args)]
+pub struct Common {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub database: DatabaseSettings,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+}
 
 /// Who decided something, where neither `--by` nor the environment says it. The role of the
 /// database is kept, too.

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::input::correlation_id;
 use super::output::{print_json, say};
-use super::{DIFFERS, connect, table_with_texts};
+use super::{connect, exit_code, table_with_texts};
 use crate::config::DatabaseSettings;
 use crate::domain::payment::format_time;
 
@@ -48,7 +48,7 @@ struct Event {
     detail: Option<String>,
 }
 
-/// Runs `payment`. Exits with [`DIFFERS`] when the payment is not known.
+/// Runs `payment`. Exits with [`DIFFERS`](super::DIFFERS) when the payment is not known.
 ///
 /// # Errors
 /// The database did not answer.
@@ -61,11 +61,7 @@ pub async fn payment(args: PaymentArgs) -> anyhow::Result<ExitCode> {
     } else {
         print_life(&pool, args.id, args.all).await?
     };
-    Ok(if known {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(DIFFERS)
-    })
+    Ok(exit_code(known))
 }
 
 /// Prints the life of a payment for people, without the middle of a long one unless they want it.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::output::{print_json, say};
-use super::{DIFFERS, Progress, naming, paragraph};
+use super::{Progress, exit_code, naming, paragraph};
 use crate::config::{DatabaseSettings, OwnerSettings};
 use crate::store::archive::{self as months, Month, Restoration, Restored};
 
@@ -37,7 +37,7 @@ pub struct RestoreArgs {
     pub json: bool,
 }
 
-/// Runs `restore`. Exits with [`DIFFERS`] when the month was refused.
+/// Runs `restore`. Exits with [`DIFFERS`](super::DIFFERS) when the month was refused.
 ///
 /// # Errors
 /// As [`months::restore`].
@@ -54,10 +54,10 @@ pub async fn restore(args: RestoreArgs) -> anyhow::Result<ExitCode> {
     } else {
         print_restored(&restored)?;
     }
-    Ok(match restored.state {
-        Restoration::Refused { .. } => ExitCode::from(DIFFERS),
-        Restoration::Due | Restoration::Done => ExitCode::SUCCESS,
-    })
+    Ok(exit_code(!matches!(
+        restored.state,
+        Restoration::Refused { .. }
+    )))
 }
 
 fn print_restored(restored: &Restored) -> std::io::Result<()> {

@@ -6,8 +6,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 
 use super::output::{print_json, say};
-use super::{DIFFERS, UNNAMED, connect, details, table};
-use crate::config::DatabaseSettings;
+use super::{Common, UNNAMED, connect, details, exit_code, table};
 use crate::domain::payment::format_time;
 use crate::store::in_doubt::Author;
 use crate::store::switch::{self, Switch};
@@ -20,10 +19,7 @@ pub struct RoutingArgs {
     pub action: Option<RoutingAction>,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub database: DatabaseSettings,
-    /// Print JSON
-    #[arg(long, global = true)]
-    pub json: bool,
+    pub common: Common,
 }
 
 /// What to do with a processor.
@@ -54,12 +50,12 @@ pub struct SwitchArgs {
     pub by: String,
 }
 
-/// Runs `routing`. Exits with [`DIFFERS`] where there is no such processor.
+/// Runs `routing`. Exits with [`DIFFERS`](super::DIFFERS) where there is no such processor.
 ///
 /// # Errors
 /// The database did not answer.
 pub async fn routing(args: RoutingArgs) -> anyhow::Result<ExitCode> {
-    let pool = connect(&args.database).await?;
+    let pool = connect(&args.common.database).await?;
     let mut known = true;
     if let Some(action) = args.action {
         let (enabled, SwitchArgs { name, reason, by }) = match action {
@@ -72,12 +68,8 @@ pub async fn routing(args: RoutingArgs) -> anyhow::Result<ExitCode> {
         }
     }
     let switches = switch::list(&mut *pool.acquire().await?).await?;
-    print_switches(&switches, args.json)?;
-    Ok(if known {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(DIFFERS)
-    })
+    print_switches(&switches, args.common.json)?;
+    Ok(exit_code(known))
 }
 
 fn print_switches(switches: &[Switch], json: bool) -> std::io::Result<()> {

@@ -124,9 +124,7 @@ pub async fn list(
     .fetch_all(&mut *connection)
     .await?;
     let payments = rows.into_iter().map(|row| InDoubt {
-        configured: configured
-            .as_ref()
-            .map(|names| names.contains(&row.processor)),
+        configured: is_configured(configured.as_deref(), &row.processor),
         correlation_id: row.correlation_id,
         amount: row.amount,
         processor: row.processor,
@@ -215,6 +213,11 @@ pub async fn configured(connection: &mut PgConnection) -> Result<Option<Vec<Stri
     .fetch_all(connection)
     .await?;
     Ok(of_instances(instances.iter().map(Vec::as_slice)))
+}
+
+/// Whether a processor is among those that [`configured`] knows; none where it does not know.
+pub(crate) fn is_configured(configured: Option<&[String]>, processor: &str) -> Option<bool> {
+    configured.map(|names| names.iter().any(|name| name == processor))
 }
 
 /// As [`configured`], of what the living instances said.

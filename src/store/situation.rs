@@ -57,7 +57,7 @@ pub async fn in_database(
     let configured = in_doubt::of_instances(serving().map(|row| row.processors.as_slice()));
     // As far as is known.
     let is_configured =
-        |name: &String| configured.as_ref().is_none_or(|names| names.contains(name));
+        |name: &str| in_doubt::is_configured(configured.as_deref(), name).unwrap_or(true);
 
     let mut items: Vec<Item> = alive
         .iter()

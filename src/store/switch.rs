@@ -51,9 +51,7 @@ pub async fn list(connection: &mut PgConnection) -> Result<Vec<Switch>, sqlx::Er
     .fetch_all(connection)
     .await?;
     let switches = rows.into_iter().map(|row| Switch {
-        configured: configured
-            .as_ref()
-            .map(|names| names.contains(&row.processor)),
+        configured: in_doubt::is_configured(configured.as_deref(), &row.processor),
         processor: row.processor,
         enabled: row.enabled,
         failing: row.failing,
