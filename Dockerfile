@@ -1,10 +1,9 @@
 # The service. The simulated processor has an image of its own: crates/simulator/Dockerfile. The
 # same sources give the same program, byte for byte, as long as these two are the same (`make
-# reproducible`). Tags may move: give digests (`--build-arg RUST_IMAGE=rust@sha256:...`) where that
-# matters. With `--build-arg SOURCE_DATE_EPOCH=...` and the exporter's `rewrite-timestamp=true`
-# BuildKit makes the same image, too.
-ARG RUST_IMAGE=rust:1.95.0-slim-bookworm
-ARG DEBIAN_IMAGE=debian:bookworm-slim
+# reproducible`), so they are named by digest. With `--build-arg SOURCE_DATE_EPOCH=...` and the
+# exporter's `rewrite-timestamp=true` BuildKit makes the same image, too.
+ARG RUST_IMAGE=rust:1.95.0-slim-bookworm@sha256:d7482085ff5b415f84dba5647ae71606650bdef00db7aeb69f4b3d170c3e4082
+ARG DEBIAN_IMAGE=debian:bookworm-20260824-slim@sha256:88200866dfff7ea7f5cbcb6ec7c8a701889efe6fe859fe64d6990e4b07ea4171
 
 FROM $RUST_IMAGE AS build
 WORKDIR /build
