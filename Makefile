@@ -21,8 +21,8 @@ queries: ## write .sqlx anew, after a change of a query or a migration
 load: ## the contest's minute against port 9999, then an audit of what came of every payment
 	@scripts/load.sh
 
-routing-bench: ## what the router earns in simulated scenarios, against an oracle and simpler policies
-	@cargo run --quiet --release --locked --package router --example routing_bench
+routing-bench: ## what the router earns in simulated scenarios, against an oracle and simpler policies; COMPARE=hold: by HOLD_MS
+	@cargo run --quiet --release --locked --package router --example routing_bench -- $(COMPARE)
 
 bench: ## the service in the contest's box, measured; LINES="public cpu ..." SECONDS=... RATE=... TURNS=... OVERLAY=... choose
 	@BENCH_LINES='$(LINES)' BENCH_SECONDS='$(SECONDS)' BENCH_RATE='$(RATE)' BENCH_ROWS='$(ROWS)' BENCH_TURNS='$(TURNS)' $(if $(filter undefined,$(origin OVERLAY)),,BENCH_OVERLAY='$(OVERLAY)') scripts/bench.sh

@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -50,6 +51,8 @@ class Compose:
     nginx: Path
     # What is run after the migrations, as the owner of the tables.
     sql: Path | None
+    # Settings of the instances that the overlay has.
+    settings: dict
 
 
 def compose(overlay=OVERLAY):
@@ -78,18 +81,24 @@ def compose(overlay=OVERLAY):
             None,
         )
 
-    postgres = postgres_settings(files[0]["postgres"]["command"])
+    settings = files[1]["api1"].get("environment", {}) if overlay else {}
     return Compose(
-        postgres,
+        postgres_settings((REPOSITORY / "postgresql.conf").read_text()),
         cpus,
         mounted("nginx", "/etc/nginx/nginx.conf"),
         mounted("give-way", "/give-way.sql"),
+        {name: default_of(value) for name, value in settings.items()},
     )
 
 
-def postgres_settings(command):
-    """The values of the flags `-c` of a command."""
-    return [value for flag, value in zip(command, command[1:]) if flag == "-c"]
+def default_of(value):
+    """What `${NAME:-default}` is where the variable is not set."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(value))
+
+
+def postgres_settings(text):
+    """What a file of settings says, each as `name=value`."""
+    return [f"{name}={value}" for name, value in re.findall(r"^(\w+) = (.+)$", text, re.MULTILINE)]
 
 
 def free_port(outgoing=Path("/proc/sys/net/ipv4/ip_local_port_range")):
@@ -133,7 +142,7 @@ def answers(connection, path):
 
 
 class Stack:
-    """One deployment with a database of its own, whose settings in the compose files those in `postgres` add to; a context
+    """One deployment with a database of its own, to whose settings those in `postgres` are added; a context
     manager that ends all it started."""
 
     def __init__(self, groups, logs, delay_ms=0, durability="unlogged", postgres=()):
@@ -229,6 +238,7 @@ class Stack:
                 f"{name},{FEES[name]},{url}" for name, url in self.processors.items()
             ),
             "ALLOW_PURGE": "true",
+            **self.compose.settings,
         }
         run(
             [BINARY, "migrate"],

@@ -186,6 +186,7 @@ class Compose(unittest.TestCase):
             stack.REPOSITORY / "deploy/contest" / name for name in ("nginx.conf", "give-way.sql")
         ]
         self.assertEqual([contest.nginx, contest.sql], files)
+        self.assertEqual((core.settings, contest.settings), ({}, {"HOLD_MS": "10000"}))
         self.assertTrue(all(file.exists() for file in files))
 
 

@@ -149,11 +149,12 @@ read_passwords() {
 }
 
 start_postgres() {
-    local data
+    local data settings
     data=$(cluster_folder)
+    mapfile -t settings < <(sed -n 's/^\([a-z_]*\) = /\1=/p' postgresql.conf)
     mkdir "$runtime/postgres"
     STOP_WITH_PARENT=yes start postgres "$state/logs/postgres.log" scripts/postgres.sh run \
-        "$data" "$runtime/postgres" "$postgres_port" listen_addresses=127.0.0.1 shared_buffers=256MB
+        "$data" "$runtime/postgres" "$postgres_port" listen_addresses=127.0.0.1 "${settings[@]}"
     await "$postgres_seconds" "PostgreSQL does not answer" "$state/logs/postgres.log" \
         scripts/postgres.sh accepts "$runtime/postgres" "$postgres_port"
     read_passwords

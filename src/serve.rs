@@ -164,6 +164,7 @@ fn setup<'a>(settings: &'a Settings, shares: &Shares, telemetry: Telemetry) -> S
         connections: shares.processor,
         routing: Policy {
             own_cap: shares.payments(),
+            hold: settings.hold,
             ..Policy::default()
         },
         leases: LeasePolicy::new(settings.processors.processor_timeout, settings.late_charge),
@@ -319,7 +320,7 @@ impl Running {
             pool: pools.requests.clone(),
             clock: Arc::clone(&parts.clock),
             router: parts.router.clone(),
-            room: Arc::clone(&queue_limit),
+            queue_limit: Arc::clone(&queue_limit),
         };
         let member = Arc::new(Member {
             candidate,
@@ -417,13 +418,13 @@ async fn prepare_when_reachable(
     admission: &Admission,
 ) -> anyhow::Result<()> {
     let mut outage = database::Outage::new("migrate");
-    let mut looks = ServingPoll::default();
+    let mut poll = ServingPoll::default();
     loop {
         let prepared = async {
             let mut admitted = None;
             let found = database::prepare_where(&settings.database, async |connection| {
                 let sent_at = Uptime::now();
-                let decided = candidate.ask(connection, Some(&mut looks)).await?;
+                let decided = candidate.ask(connection, Some(&mut poll)).await?;
                 Ok(decided
                     .map(|admission| admitted = Some((admission, sent_at)))
                     .err())

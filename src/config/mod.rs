@@ -318,6 +318,17 @@ pub struct Settings {
         value_parser = milliseconds,
     )]
     pub late_charge: Duration,
+
+    /// Milliseconds for which an outage of a cheaper processor is waited for before a higher fee is
+    /// paid
+    #[arg(
+        long = "hold-ms",
+        env = "HOLD_MS",
+        value_name = "HOLD_MS",
+        default_value = "2000",
+        value_parser = milliseconds_or_none,
+    )]
+    pub hold: Duration,
 }
 
 /// Settings that `serve` and `status` share.
@@ -771,9 +782,16 @@ fn http_url(text: &str) -> Result<Url, String> {
 }
 
 fn milliseconds(text: &str) -> Result<Duration, String> {
-    match text.parse::<u32>() {
-        Ok(1..) => Ok(Duration::from_millis(text.parse().expect("a u32 is a u64"))),
+    match milliseconds_or_none(text) {
+        Ok(time) if !time.is_zero() => Ok(time),
         _ => Err("expected a whole number of milliseconds, 1 or more".to_owned()),
+    }
+}
+
+fn milliseconds_or_none(text: &str) -> Result<Duration, String> {
+    match text.parse::<u32>() {
+        Ok(count) => Ok(Duration::from_millis(u64::from(count))),
+        Err(_) => Err("expected a whole number of milliseconds".to_owned()),
     }
 }
 

@@ -7,6 +7,7 @@ use nix::sys::signal::Signal;
 use reqwest::header::AUTHORIZATION;
 use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::Value;
+use simulator::Running;
 use tokio::net::TcpListener;
 
 use crate::support::{Database, Gateway, eventually, eventually_some, processor, processors};
@@ -230,6 +231,30 @@ async fn what_one_instance_finds_to_be_back_all_use_again() {
         ])
     })
     .await;
+}
+
+/// Longer than the patience that an instance has by default.
+const BEYOND_THE_DEFAULT: Duration = Duration::from_millis(2_500);
+
+#[tokio::test]
+async fn the_higher_fee_is_paid_when_the_patience_of_the_setting_ends() {
+    for (hold, pays) in [("0", true), ("60000", false)] {
+        let database = Database::create().await;
+        let (default, fallback) = (processor().await, processor().await);
+        let both = processors(&[&default, &fallback]);
+        let gateway = Gateway::start(&database, &both, &[("HOLD_MS", hold)]).await;
+        default.processor.set_failing(true);
+        let ids = gateway.post_many(20).await;
+        if !pays {
+            tokio::time::sleep(BEYOND_THE_DEFAULT).await;
+            default.processor.set_failing(false);
+        }
+        gateway.until_settled(&ids).await;
+        let charged = |at: &Running| at.processor.summary(None, None).count;
+        let (cheap, dear) = (charged(&default), charged(&fallback));
+        assert_eq!(cheap + dear, 20, "HOLD_MS={hold}");
+        assert_eq!(dear > 0, pays, "HOLD_MS={hold}: {dear} at the higher fee");
+    }
 }
 
 async fn latest_answer(database: &Database) -> Option<DateTime<Utc>> {

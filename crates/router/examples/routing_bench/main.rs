@@ -1,8 +1,9 @@
 //! What the router earns, compared with other policies and with an oracle, in virtual time.
 //!
 //! `cargo run --release --example routing_bench [PICTURE.svg]` prints one table for each set of
-//! scenarios and draws the public one. The scenarios come from the seeds that it prints, so the
-//! numbers are the same on every machine.
+//! scenarios and draws the public one. With `hold` in place of the picture it compares the shipped
+//! policy with itself, with more and less patience (`HOLD_MS`). The scenarios come from the seeds
+//! that it prints, so the numbers are the same on every machine.
 
 mod picture;
 mod simulation;
@@ -10,7 +11,7 @@ mod simulation;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use router::Policy;
@@ -37,6 +38,8 @@ const PICTURE: &str = "reports/routing.svg";
 #[derive(Clone, Copy)]
 enum Contender {
     Shipped,
+    /// The shipped one, with this [`Policy::hold`] in milliseconds.
+    Patient(u64),
     Rule(Rule),
 }
 
@@ -54,6 +57,17 @@ const CONTENDERS: [(&str, Contender); 5] = [
     ("shipped", Contender::Shipped),
 ];
 
+const PATIENCE: [(&str, Contender); 8] = [
+    ("0 s", Contender::Patient(0)),
+    ("0.5 s", Contender::Patient(500)),
+    ("1 s", Contender::Patient(1_000)),
+    ("2 s", Contender::Patient(2_000)),
+    ("5 s", Contender::Patient(5_000)),
+    ("10 s", Contender::Patient(10_000)),
+    ("30 s", Contender::Patient(30_000)),
+    ("60 s", Contender::Patient(60_000)),
+];
+
 /// What a contender came to in one scenario.
 struct Scored {
     seed: u64,
@@ -63,9 +77,11 @@ struct Scored {
 }
 
 fn main() -> anyhow::Result<()> {
-    let picture = std::env::args()
-        .nth(1)
-        .map_or_else(|| PathBuf::from(PICTURE), PathBuf::from);
+    let argument = std::env::args().nth(1);
+    let contenders: &[_] = match argument.as_deref() {
+        Some("hold") => &PATIENCE,
+        _ => &CONTENDERS,
+    };
     let begun = Instant::now();
     let random = |count: u64, fees: &'static [f64]| {
         (FIRST_SEED..FIRST_SEED + count)
@@ -94,13 +110,14 @@ fn main() -> anyhow::Result<()> {
     ];
     let runs: usize = sets
         .iter()
-        .map(|(_, scenarios)| scenarios.len() * CONTENDERS.len())
+        .map(|(_, scenarios)| scenarios.len() * contenders.len())
         .sum();
     let bar = ProgressBar::new(runs as u64).with_style(ProgressStyle::with_template(
         "{bar:40} {pos}/{len} runs, {eta} left",
     )?);
     for (title, scenarios) in &sets {
-        let tables = CONTENDERS.map(|(name, contender)| (name, play(scenarios, contender, &bar)));
+        let played = |(name, contender): &(_, _)| (*name, play(scenarios, *contender, &bar));
+        let tables: Vec<_> = contenders.iter().map(played).collect();
         bar.suspend(|| {
             print_table(
                 &format!("{title}: seeds {FIRST_SEED} to {}", scenarios.len()),
@@ -109,7 +126,11 @@ fn main() -> anyhow::Result<()> {
         });
     }
     bar.finish_and_clear();
+    if argument.as_deref() == Some("hold") {
+        return Ok(());
+    }
 
+    let picture = argument.map_or_else(|| PathBuf::from(PICTURE), PathBuf::from);
     let scenario = Scenario::public(FIRST_SEED);
     let outcome = run(&scenario, true, || {
         shipped(Policy::default(), &scenario.fees)
@@ -153,6 +174,13 @@ fn score(scenario: &Scenario, contender: Contender) -> Scored {
     let fees = &scenario.fees;
     let outcome = match contender {
         Contender::Shipped => run(scenario, false, || shipped(Policy::default(), fees)),
+        Contender::Patient(hold) => {
+            let policy = Policy {
+                hold: Duration::from_millis(hold),
+                ..Policy::default()
+            };
+            run(scenario, false, || shipped(policy.clone(), fees))
+        }
         Contender::Rule(rule) => run(scenario, false, || Ruled::new(rule, fees)),
     };
     let bound = oracle::net(scenario);
