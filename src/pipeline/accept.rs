@@ -29,7 +29,7 @@ use crate::pipeline::deployment::Admission;
 use crate::pipeline::queue_limit::QueueLimit;
 use crate::pipeline::worker::{ClaimOnAccept, Worker};
 use crate::store::claim::{Claim, ClaimedFor, SEND_WITHIN};
-use crate::store::database::{Condition, Kept, Pool, Writes, interval};
+use crate::store::database::{Condition, DedicatedConnection, Pool, Writes, interval};
 use crate::telemetry::metrics::Counts;
 
 /// Payments in one INSERT, at most.
@@ -122,7 +122,7 @@ pub struct Acceptor {
     writes: Arc<Writes>,
     /// One for each payment that may wait.
     places: Arc<Semaphore>,
-    room: Arc<QueueLimit>,
+    queue_limit: Arc<QueueLimit>,
     tally: Arc<Tally>,
     admission: Arc<Admission>,
 }
@@ -137,7 +137,7 @@ impl Acceptor {
         pools: &[Pool],
         router: &SharedRouter,
         worker: &Weak<Worker>,
-        room: &Arc<QueueLimit>,
+        queue_limit: &Arc<QueueLimit>,
         admission: &Arc<Admission>,
         counts: &Arc<Counts>,
     ) -> Self {
@@ -156,7 +156,7 @@ impl Acceptor {
                 router: router.clone(),
                 worker: Weak::clone(worker),
                 writes: Arc::clone(&writes),
-                room: Arc::clone(room),
+                queue_limit: Arc::clone(queue_limit),
                 tally: Arc::clone(&tally),
                 counts: Arc::clone(counts),
             };
@@ -171,7 +171,7 @@ impl Acceptor {
             writers,
             writes,
             places: Arc::new(Semaphore::new(ACCEPT_BACKLOG)),
-            room: Arc::clone(room),
+            queue_limit: Arc::clone(queue_limit),
             tally,
             admission: Arc::clone(admission),
         }
@@ -210,7 +210,7 @@ impl Acceptor {
             return Err(NotAccepted::Held(reason));
         }
         let waiting = ACCEPT_BACKLOG - self.places.available_permits();
-        if self.room.is_full(waiting) {
+        if self.queue_limit.is_full(waiting) {
             return Err(NotAccepted::QueueFull);
         }
         let place = self.places.try_acquire();
@@ -329,7 +329,7 @@ struct Writer {
     /// Weak, because settling ends with the last worker, and must not wait for writers.
     worker: Weak<Worker>,
     writes: Arc<Writes>,
-    room: Arc<QueueLimit>,
+    queue_limit: Arc<QueueLimit>,
     tally: Arc<Tally>,
     counts: Arc<Counts>,
 }
@@ -339,7 +339,7 @@ impl Writer {
     /// connection finds the caches of its server process warm.
     async fn run(self) {
         let mut batch = Vec::with_capacity(ACCEPT_BATCH);
-        let mut connection = Kept::new(self.pool.clone());
+        let mut connection = DedicatedConnection::new(self.pool.clone());
         let mut turn = self.waiting.lock().await;
         while turn.take(&mut batch).await {
             // Drops requests whose deadline has passed.
@@ -393,7 +393,7 @@ impl Writer {
     /// One commit.
     async fn write(
         &self,
-        connection: &mut Kept,
+        connection: &mut DedicatedConnection,
         payments: &[Payment],
     ) -> Result<Written, NotWritten> {
         let worker = self.worker.upgrade();
@@ -444,7 +444,7 @@ impl Writer {
             .filter(|outcome| **outcome == Accepted::Queued)
             .count();
         self.counts.accepted.add_batch(queued);
-        self.room.accepted(queued);
+        self.queue_limit.accepted(queued);
         self.router.observe(Event::Arrived {
             count: u32::try_from(queued).unwrap_or(u32::MAX),
         });

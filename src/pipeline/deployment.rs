@@ -140,7 +140,7 @@ impl Member {
                 }
             };
             if self.admission.held().is_some()
-                && let Err(error) = self.pool.with_deadline(self.ask_again()).await
+                && let Err(error) = self.pool.with_deadline(self.renew_admission()).await
             {
                 tracing::debug!(error = %error, "not asked for admission");
             }
@@ -339,7 +339,7 @@ impl Member {
 
     /// Asks for admission again, over a connection that is not checked: the database may be another
     /// one. New terms are for an instance that has just started to bring.
-    async fn ask_again(&self) -> Result<(), sqlx::Error> {
+    async fn renew_admission(&self) -> Result<(), sqlx::Error> {
         let options = self.pool.connect_options();
         let mut connection = Session::SERVICE.connect(&options).await?;
         let sent_at = Uptime::now();

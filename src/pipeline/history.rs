@@ -28,7 +28,7 @@ use crate::store::database::{Pool, interval};
 use crate::store::queue_statistics;
 use crate::telemetry::metrics::Counts;
 
-/// The time between two looks at the counters of this instance.
+/// The time between two samples of the counters of this instance.
 pub const OBSERVED_EVERY: Duration = Duration::from_secs(1);
 /// Rows are removed after so long. With two instances that is some 6,000 rows.
 pub const HISTORY_KEPT: Duration = Duration::from_secs(48 * 60 * 60);
@@ -97,8 +97,13 @@ pub struct Observed {
 }
 
 impl Observed {
-    /// Takes a look in minute `number`. Returns the minute before, where that is over.
-    pub fn look(&mut self, number: i64, counted: Counted, router: &Explanation) -> Option<Minute> {
+    /// Samples the counters in minute `number`. Returns the minute before, where that is over.
+    pub fn sample(
+        &mut self,
+        number: i64,
+        counted: Counted,
+        router: &Explanation,
+    ) -> Option<Minute> {
         let over = self.minute.take_if(|minute| minute.number != number);
         let minute = self.minute.get_or_insert_with(|| Minute {
             number,
@@ -142,7 +147,7 @@ pub struct Recorder {
     /// Knows the breakers.
     pub router: SharedRouter,
     /// Sees the queue.
-    pub room: Arc<QueueLimit>,
+    pub queue_limit: Arc<QueueLimit>,
 }
 
 impl Recorder {
@@ -165,10 +170,11 @@ impl Recorder {
             let Some(number) = self.minute_now() else {
                 continue;
             };
-            let minute = observed.look(number, Counted::now(&self.counts), &self.router.explain());
+            let minute =
+                observed.sample(number, Counted::now(&self.counts), &self.router.explain());
             let last = stop.is_cancelled().then(|| observed.take()).flatten();
             for mut minute in minute.into_iter().chain(last) {
-                minute.queued = self.room.take_longest();
+                minute.queued = self.queue_limit.take_longest();
                 if over.try_send(minute).is_err() {
                     dropped += 1;
                 } else if std::mem::take(&mut dropped) > 0 {
@@ -444,9 +450,9 @@ mod tests {
         let mut router = Router::new(Policy::default(), terms, Duration::ZERO);
         let mut observed = Observed::default();
         let counted = |accepted, refused| Counted { accepted, refused };
-        // What was counted before the first look is of the first minute.
+        // What was counted before the first sample is of the first minute.
         assert_eq!(
-            observed.look(7, counted(3, 0), &router.explain(Duration::ZERO)),
+            observed.sample(7, counted(3, 0), &router.explain(Duration::ZERO)),
             None
         );
         for failing in [true, false] {
@@ -457,7 +463,7 @@ mod tests {
             };
             router.observe(health, Duration::ZERO);
             assert_eq!(
-                observed.look(7, counted(5, 1), &router.explain(Duration::ZERO)),
+                observed.sample(7, counted(5, 1), &router.explain(Duration::ZERO)),
                 None
             );
         }
@@ -466,7 +472,7 @@ mod tests {
             enabled: false,
         };
         router.observe(off, Duration::ZERO);
-        let minute = observed.look(8, counted(9, 1), &router.explain(Duration::ZERO));
+        let minute = observed.sample(8, counted(9, 1), &router.explain(Duration::ZERO));
         let out = OutSeconds {
             open: 1,
             half_open: 1,

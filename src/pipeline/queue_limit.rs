@@ -33,7 +33,7 @@ pub struct QueueLimit {
     limit: u64,
     /// Payments in the queue at the last poll.
     seen: AtomicU64,
-    /// The longest queue since somebody asked last, and one more; 0: there was no look.
+    /// The longest queue since somebody asked last, and one more; 0: it was not measured.
     longest: AtomicU64,
     /// Payments that this instance has put into the queue since.
     accepted: AtomicU64,
@@ -95,7 +95,7 @@ impl QueueLimit {
     ///
     /// # Errors
     /// The database did not answer; what was known before stands.
-    pub async fn look(&self, pool: &Pool) -> Result<(), sqlx::Error> {
+    pub async fn measure(&self, pool: &Pool) -> Result<(), sqlx::Error> {
         // Payments accepted during the poll are counted twice rather than not at all.
         let before = self.accepted.load(Ordering::Relaxed);
         let queued = pool.with_deadline(queue_statistics::queued(pool)).await?;
@@ -116,9 +116,9 @@ impl QueueLimit {
     pub async fn watch(&self, pool: &Pool, stop: CancellationToken) {
         let mut empty = false;
         loop {
-            if !empty && let Err(error) = self.look(pool).await {
+            if !empty && let Err(error) = self.measure(pool).await {
                 // Accept, claim and settle log the outage.
-                tracing::debug!(error = %error, "no look at the length of the queue");
+                tracing::debug!(error = %error, "the length of the queue was not measured");
             }
             let soon = async {
                 tokio::time::sleep(FULL_QUEUE_POLL).await;

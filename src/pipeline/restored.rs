@@ -131,7 +131,7 @@ fn is_of(claim: &Claim, charge: &Charge) -> bool {
 /// The outcome where nothing was sent: the payment is as it was before the claim.
 fn undecided(claim: &Claim, reason: String) -> Outcome {
     match claim.earlier {
-        None => Outcome::Free { reason },
+        None => Outcome::NotCharged { reason },
         Some(earlier) => Outcome::InDoubt {
             until: Some(earlier.doubt_until),
             reason,

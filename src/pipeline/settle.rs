@@ -69,7 +69,7 @@ pub const SETTLE_TRIES_TIME: Duration = Duration::from_secs(5);
 pub struct Returned {
     lowest_id: AtomicI64,
     /// Woken when payments are queued again.
-    pub free: Arc<Notify>,
+    pub released: Arc<Notify>,
     /// Woken when payments were left in doubt.
     pub in_doubt: Notify,
     /// Outcomes that the database does not record.
@@ -79,12 +79,12 @@ pub struct Returned {
 }
 
 impl Returned {
-    /// Without any released payment; `free` is woken when there is one.
+    /// Without any released payment; `released` is woken when there is one.
     #[must_use]
-    pub fn new(free: Arc<Notify>, counts: &Counts) -> Self {
+    pub fn new(released: Arc<Notify>, counts: &Counts) -> Self {
         Self {
             lowest_id: AtomicI64::new(i64::MAX),
-            free,
+            released,
             in_doubt: Notify::new(),
             unrecorded: Arc::new(Unrecorded::new(counts.unrecorded.clone())),
             in_flight: Arc::default(),
@@ -97,12 +97,12 @@ impl Returned {
     }
 
     fn note(&self, ended: &[CompletedClaim]) {
-        let free = ended
+        let released = ended
             .iter()
-            .filter(|ended| matches!(ended.outcome, Outcome::Free { .. }));
-        if let Some(lowest) = free.map(|ended| ended.claim.id).min() {
+            .filter(|ended| matches!(ended.outcome, Outcome::NotCharged { .. }));
+        if let Some(lowest) = released.map(|ended| ended.claim.id).min() {
             self.lowest_id.fetch_min(lowest, Ordering::AcqRel);
-            self.free.notify_one();
+            self.released.notify_one();
         }
         if ended
             .iter()
@@ -309,7 +309,7 @@ impl Kind {
     fn of(ended: &CompletedClaim) -> Self {
         match ended.outcome {
             Outcome::Charged { .. } => Self::Charged(ended.claim.processor.clone()),
-            Outcome::Free { .. } | Outcome::InDoubt { .. } => Self::Returned,
+            Outcome::NotCharged { .. } | Outcome::InDoubt { .. } => Self::Returned,
             Outcome::Dead { .. } => Self::Dead,
         }
     }
@@ -319,7 +319,7 @@ impl Kind {
 fn reword(part: &mut [CompletedClaim]) -> bool {
     let mut changed = false;
     for ended in part {
-        let (Outcome::Free { reason }
+        let (Outcome::NotCharged { reason }
         | Outcome::InDoubt { reason, .. }
         | Outcome::Dead { reason, .. }) = &mut ended.outcome
         else {
@@ -452,7 +452,7 @@ fn observe(
                 counts.settle_seconds.observe(age.max(0.0));
                 trace_end(tracer, claim, None, begun_at);
             }
-            Outcome::Free { .. } => counts.released.add(1),
+            Outcome::NotCharged { .. } => counts.released.add(1),
             Outcome::InDoubt { .. } => counts.left_in_doubt.add(1),
             Outcome::Dead { reason, held } => {
                 counts.dead.add(1);
@@ -535,7 +535,7 @@ pub async fn record(
                     .or_default()
                     .push((claim, *requested_at));
             }
-            Outcome::Free { reason } => returned.push((claim, None, reason.as_str())),
+            Outcome::NotCharged { reason } => returned.push((claim, None, reason.as_str())),
             Outcome::InDoubt { until, reason } => {
                 returned.push((claim, Some(*until), reason.as_str()));
             }
@@ -675,7 +675,7 @@ async fn release(
         .map(|(claim, ..)| claim.payment.correlation_id)
         .collect();
     let attempts: Vec<i32> = returned.iter().map(|(claim, ..)| claim.attempt).collect();
-    let free: Vec<bool> = returned
+    let not_charged: Vec<bool> = returned
         .iter()
         .map(|(_, doubt, _)| doubt.is_none())
         .collect();
@@ -730,7 +730,7 @@ async fn release(
         &ids,
         &correlation_ids,
         &attempts,
-        &free,
+        &not_charged,
         &until as &[Option<DateTime<Utc>>],
         &pauses,
         interval(terms.late_charge),
@@ -832,7 +832,7 @@ mod tests {
         let charged = Outcome::Charged {
             requested_at: Utc::now(),
         };
-        let free = Outcome::Free {
+        let not_charged = Outcome::NotCharged {
             reason: "503".to_owned(),
         };
         let after = |outcome: &Outcome, age| {
@@ -841,7 +841,7 @@ mod tests {
         let ms = Duration::from_millis;
         assert_eq!(after(&charged, ms(499)), SETTLE_MAX_WAIT);
         assert_eq!(after(&charged, ms(500)), SETTLE_SOON);
-        assert_eq!(after(&free, ms(0)), SETTLE_SOON);
+        assert_eq!(after(&not_charged, ms(0)), SETTLE_SOON);
     }
 
     fn charged() -> CompletedClaim {

@@ -373,7 +373,7 @@ impl Worker {
     fn start(&self, index: usize, claim: Claim, permit: Permit, slot: SettleSlot, life: u64) {
         if !self.note_claim(&claim, life) {
             let reason = QUEUE_EMPTIED.to_owned();
-            return hand_over(slot, claim, Outcome::Free { reason });
+            return hand_over(slot, claim, Outcome::NotCharged { reason });
         }
         let (stop, permit_back) = (Arc::clone(&self.stop), Arc::clone(&self.permit_back));
         let processors = Arc::clone(&self.processors);

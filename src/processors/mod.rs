@@ -42,7 +42,7 @@ pub enum Outcome {
         requested_at: DateTime<Utc>,
     },
     /// It is proved that no processor has charged it.
-    Free {
+    NotCharged {
         /// What was seen, for the history of the payment.
         reason: String,
     },
@@ -131,7 +131,7 @@ pub async fn resolve(
                 claim.earlier,
             )
         }
-        Lookup::Absent if earlier.over => Outcome::Free {
+        Lookup::Absent if earlier.over => Outcome::NotCharged {
             reason: format!("{lookup}, and no call can be open any more"),
         },
         Lookup::Absent => match permit() {
@@ -262,7 +262,7 @@ fn decide(verdict: Verdict, seen: String, earlier: Option<EarlierAttempt>) -> Ou
             until: Some(earlier.doubt_until),
             reason: seen,
         },
-        (Verdict::Declined | Verdict::NotSent { .. }, None) => Outcome::Free { reason: seen },
+        (Verdict::Declined | Verdict::NotSent { .. }, None) => Outcome::NotCharged { reason: seen },
         (Verdict::Refused { reason }, None) => Outcome::Dead {
             reason,
             held: false,

@@ -185,20 +185,20 @@ async fn claim_up_to(
     let send_by = Uptime::now() + SEND_WITHIN;
     let rows = sqlx::query_as!(
         ClaimRow,
-        r#"WITH free AS MATERIALIZED (
+        r#"WITH queued AS MATERIALIZED (
             SELECT id, correlation_id FROM payment_queue
             WHERE id >= $3 AND processor IS NULL AND lease_until <= now() AND attempt <= $6
             ORDER BY id LIMIT $2
             FOR NO KEY UPDATE SKIP LOCKED
         ), recorded AS MATERIALIZED (
             SELECT correlation_id FROM payment_processed
-            WHERE correlation_id = ANY (ARRAY(SELECT correlation_id FROM free))
+            WHERE correlation_id = ANY (ARRAY(SELECT correlation_id FROM queued))
             UNION ALL
             SELECT correlation_id FROM payment_dead_letter
-            WHERE correlation_id = ANY (ARRAY(SELECT correlation_id FROM free))
+            WHERE correlation_id = ANY (ARRAY(SELECT correlation_id FROM queued))
             UNION ALL
             SELECT correlation_id FROM payment_archived
-            WHERE correlation_id = ANY (ARRAY(SELECT correlation_id FROM free))
+            WHERE correlation_id = ANY (ARRAY(SELECT correlation_id FROM queued))
         ), removed AS (
             DELETE FROM payment_queue WHERE correlation_id = ANY (ARRAY(SELECT correlation_id
                 FROM recorded))
@@ -210,8 +210,8 @@ async fn claim_up_to(
             lease_until = now() + $4::interval,
             doubt_until = now() + $4::interval + $5::interval
         WHERE id = ANY (ARRAY(
-            SELECT f.id FROM free f
-            WHERE NOT EXISTS (SELECT FROM recorded b WHERE b.correlation_id = f.correlation_id)
+            SELECT q.id FROM queued q
+            WHERE NOT EXISTS (SELECT FROM recorded b WHERE b.correlation_id = q.correlation_id)
         ))
         RETURNING id, correlation_id, amount, accepted_at, attempt,
             processor AS "processor!", requested_at AS "requested_at!",

@@ -48,7 +48,7 @@ pub async fn record(pool: &PgPool, processors: &Processors) -> Result<u64, sqlx:
 
 /// What a processor kept of the payments of a time in which no fee changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kept {
+pub struct FeesOfPeriod {
     /// Its name.
     pub processor: String,
     /// How many payments.
@@ -72,9 +72,9 @@ pub async fn kept(
     names: &[String],
     from: Option<DateTime<Utc>>,
     to: Option<DateTime<Utc>>,
-) -> Result<Vec<Kept>, sqlx::Error> {
+) -> Result<Vec<FeesOfPeriod>, sqlx::Error> {
     sqlx::query_as!(
-        Kept,
+        FeesOfPeriod,
         r#"SELECT f.processor AS "processor!", f.payments AS "payments!", f.amount AS "amount!",
             round(f.fee, 2) AS fee,
             ARRAY(

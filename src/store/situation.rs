@@ -237,14 +237,14 @@ async fn unreconciled(connection: &mut PgConnection) -> Result<Option<Item>, sql
         .then(|| Attention::Unreconciled.item(format!("reconcile found {}", parts.join("; ")))))
 }
 
-/// The queue statistics and the list of one look.
+/// The queue statistics and the list of one reading.
 pub type Polled = (QueueStatistics, Vec<Item>);
 
 /// Reads the situation of the deployment once.
 ///
 /// # Errors
 /// The database did not answer.
-pub async fn look(pool: &PgPool) -> Result<Polled, sqlx::Error> {
+pub async fn read(pool: &PgPool) -> Result<Polled, sqlx::Error> {
     let mut connection = pool.acquire().await?;
     let queue = QueueStatistics::read(&mut connection).await?;
     let switches = switch::list(&mut connection).await?;
@@ -252,7 +252,7 @@ pub async fn look(pool: &PgPool) -> Result<Polled, sqlx::Error> {
     Ok((queue, attention))
 }
 
-/// A look that is made when it is asked for, but not too often, however many ask.
+/// A reading that is made when it is asked for, but not too often, however many ask.
 #[derive(Debug)]
 pub struct RecentPoll {
     pool: Pool,
@@ -263,7 +263,7 @@ pub struct RecentPoll {
 struct Taken {
     /// When it was asked for last, and what came of it.
     last: Option<(Instant, Option<Arc<Polled>>)>,
-    look: LateAnswer<Polled>,
+    reading: LateAnswer<Polled>,
 }
 
 impl RecentPoll {
@@ -280,13 +280,16 @@ impl RecentPoll {
     /// [`STATISTICS_TIMEOUT`], or did not when it was asked last.
     pub async fn get(&self) -> Option<Arc<Polled>> {
         // Callers that come while one is taken wait for it, and take none.
-        let Taken { last, look: taking } = &mut *self.taken.lock().await;
+        let Taken {
+            last,
+            reading: taking,
+        } = &mut *self.taken.lock().await;
         if let Some((taken_at, looked)) = last
             && taken_at.elapsed() < STATISTICS_INTERVAL
         {
             return looked.clone();
         }
-        let take = async |pool: Pool| look(&pool).await;
+        let take = async |pool: Pool| read(&pool).await;
         let looked = match taking.answer(&self.pool, STATISTICS_TIMEOUT, take).await {
             Some(Ok(looked)) => Some(Arc::new(looked)),
             Some(Err(error)) => {
@@ -305,7 +308,7 @@ impl RecentPoll {
     }
 }
 
-/// The list of a look, or that there is none.
+/// The list of a reading, or that there is none.
 pub fn told(looked: Option<&Polled>) -> Result<Vec<Item>, String> {
     let items = looked.map(|(_, items)| items.clone());
     items.ok_or_else(|| "the database does not answer".to_owned())

@@ -53,7 +53,7 @@ async fn end(database: &Database, claim: &Claim, outcome: Outcome) -> Vec<Anomal
 }
 
 fn free() -> Outcome {
-    Outcome::Free {
+    Outcome::NotCharged {
         reason: "answered 500".to_owned(),
     }
 }

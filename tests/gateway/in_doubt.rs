@@ -286,7 +286,7 @@ async fn an_operators_word_respects_a_live_lease_and_a_late_success_stays_a_fact
     end(
         &database,
         &second,
-        Outcome::Free {
+        Outcome::NotCharged {
             reason: "not sent".to_owned(),
         },
     )

@@ -109,7 +109,7 @@ impl Instance {
             ("accepted_total".to_owned(), payments),
             ("post_seconds_count".to_owned(), payments),
             ("settle_seconds_count".to_owned(), payments),
-            ("claimed_total{kind=\"free\"}".to_owned(), payments),
+            ("claimed_total{kind=\"queued\"}".to_owned(), payments),
             ("refused_total{reason=\"malformed\"}".to_owned(), malformed),
             (
                 format!("settled_total{{processor=\"{processor}\"}}"),

@@ -171,7 +171,7 @@ async fn metrics_agree_with_the_books() {
     }
     // 26 new ones, one again, one with another amount.
     assert_eq!(calm.value("post_seconds_count"), 28.0);
-    assert_eq!(calm.value("claimed_total{kind=\"free\"}"), 26.0);
+    assert_eq!(calm.value("claimed_total{kind=\"queued\"}"), 26.0);
     assert_eq!(calm.value("settle_seconds_count"), 25.0);
     assert_eq!(calm.value("dead_total"), 1.0);
     assert!(calm.value("settle_seconds_sum") > 0.0);
@@ -210,7 +210,7 @@ async fn metrics_agree_with_the_books() {
         1.0
     );
     assert_eq!(
-        failing.value("returned_total{kind=\"free\"}"),
+        failing.value("returned_total{kind=\"queued\"}"),
         outcome("default", "declined")
     );
     assert!(failing.value("breaker_changes_total{processor=\"default\",to=\"open\"}") >= 1.0);

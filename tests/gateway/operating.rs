@@ -297,7 +297,7 @@ async fn reconcile_says_which_processor_it_did_not_ask_and_repairs_nothing_that_
             .expect("findings");
     let both = ["default", "fallback"].map(str::to_owned).to_vec();
     assert_eq!(found, [(ids[0], "charged twice".to_owned(), both)]);
-    let attention = payment_proxy::store::situation::look(&database.pool).await;
+    let attention = payment_proxy::store::situation::read(&database.pool).await;
     let (_, attention) = attention.expect("an answer");
     assert!(
         attention

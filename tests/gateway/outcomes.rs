@@ -286,7 +286,7 @@ async fn a_payment_that_is_not_sent_in_time_is_given_back() {
     let ended = bench.ended.recv().await.expect("an end");
     assert!(matches!(
         ended.outcome,
-        payment_proxy::processors::Outcome::Free { .. }
+        payment_proxy::processors::Outcome::NotCharged { .. }
     ));
     assert_eq!(default.processor.payments().len(), 0);
 }
@@ -368,7 +368,7 @@ async fn a_machine_that_was_suspended_after_the_claim_sends_nothing_when_it_resu
         let outcome = charge(&client, &new_claim(), permit, &Stop::default()).await;
         let reason = "not sent in time";
         assert!(
-            matches!(&outcome, Outcome::Free { reason: why } if why.contains(reason)),
+            matches!(&outcome, Outcome::NotCharged { reason: why } if why.contains(reason)),
             "{outcome:?}"
         );
     }

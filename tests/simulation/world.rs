@@ -411,8 +411,8 @@ impl<'a> World<'a> {
             match (outcome, claim.earlier) {
                 (Outcome::Charged { .. }, None) => Met::SettledAtOnce,
                 (Outcome::Charged { .. }, Some(_)) => Met::SettledAfterDoubt,
-                (Outcome::Free { .. }, None) => Met::FreedAtOnce,
-                (Outcome::Free { .. }, Some(_)) => Met::FreedAfterDoubt,
+                (Outcome::NotCharged { .. }, None) => Met::FreedAtOnce,
+                (Outcome::NotCharged { .. }, Some(_)) => Met::FreedAfterDoubt,
                 (Outcome::InDoubt { .. }, _) => Met::LeftInDoubt,
                 (Outcome::Dead { .. }, _) => Met::DeadLetter,
             },

@@ -222,7 +222,7 @@ impl Poller {
 
     async fn ask_database(&self) -> Result<(Database, Vec<Item>), sqlx::Error> {
         let begun_at = Instant::now();
-        let (queue, attention) = situation::look(&self.pool).await?;
+        let (queue, attention) = situation::read(&self.pool).await?;
         let processors = self.processors().await?;
         let stuck = self.stuck().await?;
         let row = sqlx::query!(

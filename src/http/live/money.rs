@@ -3,7 +3,7 @@
 use rust_decimal::Decimal;
 use serde::{Serialize, Serializer};
 
-use crate::store::fee::Kept;
+use crate::store::fee::FeesOfPeriod;
 
 /// All that was ever settled, each payment at the fee of its time. Amounts are rounded to the cent,
 /// each by itself.
@@ -62,7 +62,7 @@ pub(super) struct Alternative {
 impl Money {
     /// Of what was kept, told with the shares of the configured processors, which have these names.
     #[must_use]
-    pub(super) fn of(kept: &[Kept], names: &[String]) -> Self {
+    pub(super) fn of(kept: &[FeesOfPeriod], names: &[String]) -> Self {
         let mut order: Vec<&String> = names.iter().collect();
         for each in kept {
             if !order.contains(&&each.processor) {
@@ -86,7 +86,7 @@ impl Money {
         let alternatives = names.iter().enumerate().map(|(index, name)| {
             // A processor that came later is taken to have had its first fee before.
             let first = known().find_map(|each| each.shares.get(index).copied().flatten());
-            let share = |each: &Kept| each.shares.get(index).copied().flatten().or(first);
+            let share = |each: &FeesOfPeriod| each.shares.get(index).copied().flatten().or(first);
             let all = known().filter_map(|each| Some(each.amount * share(each)?));
             let all = cents(all.sum());
             Alternative {
@@ -127,9 +127,15 @@ mod tests {
 
     /// So many payments of so many cents, at so many hundredths; what default and fallback keep at
     /// that time.
-    fn kept(name: &str, payments: i64, amount: i64, share: Option<i64>, shares: [i64; 2]) -> Kept {
+    fn kept(
+        name: &str,
+        payments: i64,
+        amount: i64,
+        share: Option<i64>,
+        shares: [i64; 2],
+    ) -> FeesOfPeriod {
         let amount = Decimal::new(amount, 2);
-        Kept {
+        FeesOfPeriod {
             processor: name.to_owned(),
             payments,
             amount,
@@ -194,7 +200,7 @@ mod tests {
     fn a_trillion_payments_of_the_largest_amount_are_added_up_to_the_cent() {
         let amount = Decimal::new(99_999_999_999_999, 2) * Decimal::from(1_000_000_000_000_i64);
         let share: Decimal = "0.0512345678901234567890123456".parse().expect("a fee");
-        let part = |name: &str, share: Option<Decimal>| Kept {
+        let part = |name: &str, share: Option<Decimal>| FeesOfPeriod {
             processor: name.to_owned(),
             payments: 1_000_000_000_000,
             amount,

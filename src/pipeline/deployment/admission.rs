@@ -307,7 +307,7 @@ pub fn program() -> String {
 impl Candidate {
     /// Asks for admission. Of several that ask at once with different terms the first is admitted,
     /// because the one row of the deployment is locked meanwhile. Where nobody serves, one with
-    /// `looks` brings new terms; it has to ask with the same ones until that is known.
+    /// `poll` brings new terms; it has to ask with the same ones until that is known.
     ///
     /// Returns why it was not admitted, which the others can read then.
     ///
@@ -316,7 +316,7 @@ impl Candidate {
     pub async fn ask(
         &self,
         connection: &mut PgConnection,
-        looks: Option<&mut ServingPoll>,
+        poll: Option<&mut ServingPoll>,
     ) -> Result<Result<Admitted, Item>, sqlx::Error> {
         let mut transaction = connection.begin().await?;
         let found = sqlx::query!(
@@ -331,7 +331,7 @@ impl Candidate {
         .await?;
         let decided = match found.recorded {
             Some(recorded) if recorded == found.here => self
-                .agree(&mut transaction, looks)
+                .agree(&mut transaction, poll)
                 .await?
                 .map(|()| Admitted {
                     identity: found.here,
@@ -356,7 +356,7 @@ impl Candidate {
     async fn agree(
         &self,
         connection: &mut PgConnection,
-        looks: Option<&mut ServingPoll>,
+        poll: Option<&mut ServingPoll>,
     ) -> Result<Result<(), String>, sqlx::Error> {
         let known = sqlx::query_scalar!(r#"SELECT terms::text FROM deployment FOR UPDATE"#)
             .fetch_one(&mut *connection)
@@ -367,8 +367,8 @@ impl Candidate {
         }
         if let Some(known) = &known {
             let differences = self.terms.differences(known).join("; ");
-            let found = match looks {
-                Some(looks) => Some(looks.look(&mut *connection, Some(self.id)).await?),
+            let found = match poll {
+                Some(poll) => Some(poll.poll(&mut *connection, Some(self.id)).await?),
                 None => None,
             };
             if found != Some(Found::Nobody) {

@@ -82,7 +82,7 @@ pub async fn declare(
         }
         Declaration::Clone { discard } => {
             // None may have started since: their admission waits for this transaction now.
-            let found = ServingPoll::default().look(&mut transaction, None).await?;
+            let found = ServingPoll::default().poll(&mut transaction, None).await?;
             if is_here && matches!(found, Found::Serving(_)) {
                 return Ok(Err(SERVED.to_owned()));
             }

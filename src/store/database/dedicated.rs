@@ -11,7 +11,7 @@ use super::{ACQUIRE_TIMEOUT, Pool, TRUSTED_IDLE};
 /// pool then asks the server whether it is still there: at 1,000 payments a second that is as many
 /// round trips more.
 #[derive(Debug)]
-pub struct Kept {
+pub struct DedicatedConnection {
     pool: Pool,
     open: Option<Open>,
 }
@@ -23,7 +23,7 @@ struct Open {
     used_at: Instant,
 }
 
-impl Kept {
+impl DedicatedConnection {
     /// None yet: it is opened when first used.
     #[must_use]
     pub fn new(pool: Pool) -> Self {

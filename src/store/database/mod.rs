@@ -19,7 +19,7 @@ use std::time::Duration;
 use sqlx::postgres::types::PgInterval;
 
 pub use auditors::{AUDIT_CHECK, watch_auditors};
-pub use dedicated::Kept;
+pub use dedicated::DedicatedConnection;
 pub use errors::{Condition, Unfit, concerns_all, is_not_allowed, is_transient, lacks_character};
 pub use late_answer::LateAnswer;
 pub use lock::{

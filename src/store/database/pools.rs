@@ -106,7 +106,7 @@ impl Deref for Pool {
 /// the others. All connect when first used.
 #[derive(Debug, Clone)]
 pub struct Pools {
-    /// For the INSERT of payments that are posted: each [kept](Kept) by one task.
+    /// For the INSERT of payments that are posted: each [kept by one task](DedicatedConnection).
     pub accepts: [Pool; ACCEPT_CONNECTIONS],
     /// For all other requests.
     pub requests: Pool,

@@ -2,7 +2,7 @@
 //!
 //! The last heartbeat of an instance is a time of the database's clock. For up to a heartbeat's
 //! interval after a step of that clock no living instance seems to be alive. So "nobody" takes two
-//! looks, [`INSTANCE_TTL`] apart by the clock of whoever looks: nobody seems to be alive in either,
+//! poll, [`INSTANCE_TTL`] apart by the clock of whoever poll: nobody seems to be alive in either,
 //! and no row has changed in between.
 //!
 //! Only an instance that serves removes the rows of others, so where there is no row at all, all
@@ -31,7 +31,7 @@ pub struct Serving {
     pub queue_durability: Option<String>,
 }
 
-/// What looks came to.
+/// What poll came to.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Found {
     /// These serve.
@@ -42,7 +42,7 @@ pub enum Found {
     PollAgain(Duration),
 }
 
-/// What earlier looks saw.
+/// What earlier poll saw.
 #[derive(Debug, Default)]
 pub struct ServingPoll {
     first: Option<(Instant, BTreeMap<Uuid, DateTime<Utc>>)>,
@@ -73,7 +73,7 @@ impl ServingPoll {
     ///
     /// # Errors
     /// The database did not answer.
-    pub async fn look(
+    pub async fn poll(
         &mut self,
         connection: &mut PgConnection,
         own: Option<Uuid>,
@@ -97,9 +97,9 @@ impl ServingPoll {
 /// # Errors
 /// The database did not answer.
 pub async fn serving(connection: &mut PgConnection) -> Result<Vec<Serving>, sqlx::Error> {
-    let mut looks = ServingPoll::default();
+    let mut poll = ServingPoll::default();
     loop {
-        match looks.look(&mut *connection, None).await? {
+        match poll.poll(&mut *connection, None).await? {
             Found::Serving(serving) => return Ok(serving),
             Found::Nobody => return Ok(Vec::new()),
             Found::PollAgain(pause) => tokio::time::sleep(pause).await,
@@ -124,13 +124,13 @@ mod tests {
 
     #[test]
     fn nobody_serves_when_two_looks_find_nobody_and_nothing_has_changed() {
-        let (mut looks, begin) = (ServingPoll::default(), Instant::now());
+        let (mut poll, begin) = (ServingPoll::default(), Instant::now());
         let dead = || vec![row(1, 0, false), row(2, -3_600, false)];
-        assert_eq!(looks.note(dead(), begin), Found::PollAgain(INSTANCE_TTL));
+        assert_eq!(poll.note(dead(), begin), Found::PollAgain(INSTANCE_TTL));
         let early = begin + INSTANCE_TTL - Duration::from_secs(1);
         let rest = Found::PollAgain(Duration::from_secs(1));
-        assert_eq!(looks.note(dead(), early), rest);
-        assert_eq!(looks.note(dead(), begin + INSTANCE_TTL), Found::Nobody);
+        assert_eq!(poll.note(dead(), early), rest);
+        assert_eq!(poll.note(dead(), begin + INSTANCE_TTL), Found::Nobody);
         assert_eq!(
             ServingPoll::default().note(Vec::new(), begin),
             Found::Nobody
@@ -149,27 +149,27 @@ mod tests {
             vec![row(1, 0, false), row(2, 85, false)],
             vec![row(1, -85, false)],
         ] {
-            let mut looks = ServingPoll::default();
-            let first = looks.note(vec![row(1, 0, false)], begin);
+            let mut poll = ServingPoll::default();
+            let first = poll.note(vec![row(1, 0, false)], begin);
             assert_eq!(first, Found::PollAgain(INSTANCE_TTL));
             let beating: Vec<Serving> = after
                 .iter()
                 .filter(|row| **row != self::row(1, 0, false))
                 .cloned()
                 .collect();
-            let second = looks.note(after, begin + INSTANCE_TTL);
+            let second = poll.note(after, begin + INSTANCE_TTL);
             assert_eq!(second, Found::Serving(beating));
-            // From then on both looks are to be made anew.
-            let third = looks.note(vec![row(1, 85, false)], begin + INSTANCE_TTL * 2);
+            // From then on both poll are to be made anew.
+            let third = poll.note(vec![row(1, 85, false)], begin + INSTANCE_TTL * 2);
             assert_eq!(third, Found::PollAgain(INSTANCE_TTL));
         }
     }
 
     #[test]
     fn an_instance_that_signs_off_between_two_looks_is_none() {
-        let (mut looks, begin) = (ServingPoll::default(), Instant::now());
-        looks.note(vec![row(1, 0, false), row(2, 0, false)], begin);
-        let found = looks.note(vec![row(2, 0, false)], begin + INSTANCE_TTL);
+        let (mut poll, begin) = (ServingPoll::default(), Instant::now());
+        poll.note(vec![row(1, 0, false), row(2, 0, false)], begin);
+        let found = poll.note(vec![row(2, 0, false)], begin + INSTANCE_TTL);
         assert_eq!(found, Found::Nobody);
     }
 }

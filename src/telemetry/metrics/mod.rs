@@ -200,7 +200,7 @@ impl Counts {
         let because = |reason: &str| refused.get_or_create_owned(&label("reason", reason));
         let claimed = all.totals(
             "claimed",
-            "Payments claimed: free ones to be charged, doubtful ones to be asked for",
+            "Payments claimed: queued ones to be charged, those in doubt to be asked for",
         );
         let returned = all.totals(
             "returned",
@@ -241,16 +241,16 @@ impl Counts {
                 "Time from a readable post to its answer",
                 post_histogram,
             ),
-            claimed_queued: kind(&claimed, "free"),
-            claimed_in_doubt: kind(&claimed, "doubtful"),
+            claimed_queued: kind(&claimed, "queued"),
+            claimed_in_doubt: kind(&claimed, "in_doubt"),
             settle_seconds: all.histogram(
                 "settle_seconds",
                 "Time from acceptance, by the \
                 database's clock, until the charge is recorded, by this host's",
                 settle_histogram,
             ),
-            released: kind(&returned, "free"),
-            left_in_doubt: kind(&returned, "doubtful"),
+            released: kind(&returned, "queued"),
+            left_in_doubt: kind(&returned, "in_doubt"),
             dead: all.total("dead", "Payments given up as dead letters"),
             mismatches: all.total(
                 "mismatches",

@@ -256,7 +256,7 @@ impl Move {
             Self::Settle => Outcome::Charged {
                 requested_at: claim.requested_at,
             },
-            Self::Release => Outcome::Free { reason },
+            Self::Release => Outcome::NotCharged { reason },
             Self::LeaveInDoubt => Outcome::InDoubt {
                 until: None,
                 reason,
