@@ -9,11 +9,12 @@ FROM $RUST_IMAGE AS build
 WORKDIR /build
 
 # The dependencies alone, behind an empty program: this layer stays until Cargo.lock changes.
-# Of the simulator cargo reads the manifest, nothing else.
+# Of the simulator and the tools cargo reads the manifests, nothing else.
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY crates/http1-client/Cargo.toml crates/http1-client/
 COPY crates/router/Cargo.toml crates/router/
 COPY crates/simulator/Cargo.toml crates/simulator/
+COPY crates/tools/Cargo.toml crates/tools/
 COPY scripts/release.sh scripts/
 RUN mkdir -p src && for crate in crates/*; do mkdir "$crate/src" && touch "$crate/src/lib.rs"; done \
     && touch src/lib.rs && echo 'fn main() {}' >src/main.rs \

@@ -79,7 +79,7 @@ fn every_attack_names_a_drill_or_a_test_that_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (sources, drills) = (
         sources(root),
-        include_str!("../examples/drills/drill/mod.rs"),
+        include_str!("../crates/tools/examples/drills/drill/mod.rs"),
     );
     let section = GUARANTEES
         .split("\n## Attacks and drills")
@@ -156,7 +156,6 @@ const FOLDERS: &[&str] = &[
     "migrations/",
     "bench/",
     "load/",
-    "examples/",
     "observability/",
     "fuzz/",
     "crates/",

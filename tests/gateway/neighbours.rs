@@ -2,7 +2,7 @@
 //! without a restart, and nothing that was accepted is lost or doubled.
 
 pub mod full_disk;
-#[path = "../../examples/deployment/volume.rs"]
+#[path = "../../crates/tools/src/deployment/volume.rs"]
 pub mod volume;
 
 use std::collections::BTreeSet;
