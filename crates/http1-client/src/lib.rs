@@ -6,7 +6,7 @@
 //! it. [`Resolver`] finds addresses as the system does, within limits.
 //!
 //! A request is sent once. [`Failed`] tells what is certain where no response came: every kind but
-//! [`Failed::NoReply`] proves that nothing was sent.
+//! [`Failed::NoReply`] and [`Failed::GivenUp`] proves that nothing was sent.
 
 mod connect;
 pub mod exchange;
@@ -14,5 +14,5 @@ mod pool;
 mod resolver;
 
 pub use connect::CONNECT_TIMEOUT;
-pub use pool::{Answer, Connections, Failed, Line, MAX_BODY_BYTES, MOST_CONNECTIONS};
+pub use pool::{Answer, Connections, Failed, Line, MAX_BODY_BYTES, MOST_CONNECTIONS, Patience};
 pub use resolver::{NAME_TTL, Resolver};

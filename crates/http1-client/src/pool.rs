@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::connect::{CONNECT_TIMEOUT, Connector};
-use super::exchange::{Connection, Then};
+use super::exchange::{Broken, Connection, Prepared, Rest, Then};
 use super::resolver::Resolver;
 
 /// Connections to one processor, at most: the 800 requests that it serves and the 500 that it lets
@@ -98,6 +99,20 @@ pub enum Failed {
     /// A byte may have been written.
     #[error("{0}")]
     NoReply(String),
+    /// The same; the watch ended first, so the response is not waited for.
+    #[error("not waited for any longer")]
+    GivenUp,
+}
+
+/// How long the head of a response is waited for, and what begins beside the wait when it is late.
+#[derive(Debug)]
+pub struct Patience<F> {
+    /// The longest wait.
+    pub within: Duration,
+    /// The wait after which `watch` begins.
+    pub quiet: Duration,
+    /// Begins at most once. The wait is over when it ends.
+    pub watch: F,
 }
 
 impl Connections {
@@ -157,6 +172,29 @@ impl Connections {
         within: Duration,
         is_due: impl FnOnce() -> bool,
     ) -> Result<Answer, Failed> {
+        let patience = Patience {
+            within,
+            quiet: within,
+            watch: std::future::pending,
+        };
+        self.send_watched(line, request, body, patience, is_due)
+            .await
+    }
+
+    /// The same, with a watch. One timer is for both times, and the watch is made when it begins:
+    /// a response that comes in time pays nothing for it.
+    ///
+    /// # Errors
+    /// As for [`Self::send_over`], or the watch ended first. Then the connection is closed.
+    pub async fn send_watched<W: Future<Output = ()>>(
+        &self,
+        line: Option<Line>,
+        request: Request<()>,
+        body: &[u8],
+        patience: Patience<impl FnOnce() -> W>,
+        is_due: impl FnOnce() -> bool,
+    ) -> Result<Answer, Failed> {
+        let within = patience.within;
         let until = Instant::now() + within;
         let is_first = line.is_none();
         let mut open = match line.and_then(|mut line| line.open.take()) {
@@ -178,10 +216,7 @@ impl Connections {
         if !is_due() {
             return Err(Failed::TooLate);
         }
-        let (head, rest) = timeout_at(until, connection.ask(prepared))
-            .await
-            .map_err(|_| Failed::NoReply(format!("no reply within {within:?}")))?
-            .map_err(|error| Failed::NoReply(error.to_string()))?;
+        let (head, rest) = ask(connection, prepared, until, patience).await?;
         let body = connection.rest(rest, MAX_BODY_BYTES);
         let (body, then) = match timeout(BODY_TIMEOUT, body).await {
             Ok(Ok((body, then))) => (Some(body), then),
@@ -225,6 +260,41 @@ impl Connections {
             idle: Arc::clone(&self.idle),
         }
     }
+}
+
+/// Sends what was prepared, and waits until then for the head of the response.
+async fn ask<W: Future<Output = ()>>(
+    connection: &mut Connection,
+    prepared: Prepared,
+    until: Instant,
+    patience: Patience<impl FnOnce() -> W>,
+) -> Result<(Response<()>, Rest), Failed> {
+    type Head = Result<(Response<()>, Rest), Broken>;
+    let head = |asked: Head| asked.map_err(|error| Failed::NoReply(error.to_string()));
+    let Patience {
+        within,
+        quiet,
+        watch,
+    } = patience;
+    let watch_at = Instant::now() + quiet;
+    let mut asked = pin!(connection.ask(prepared));
+    let mut timer = pin!(sleep_until(watch_at.min(until)));
+    tokio::select! {
+        biased;
+        asked = &mut asked => return head(asked),
+        () = &mut timer => {}
+    }
+    if watch_at < until {
+        timer.as_mut().reset(until);
+        tokio::select! {
+            biased;
+            asked = &mut asked => return head(asked),
+            () = &mut timer => {}
+            // In a box, for the few calls that come to this.
+            () = Box::pin(watch()) => return Err(Failed::GivenUp),
+        }
+    }
+    Err(Failed::NoReply(format!("no reply within {within:?}")))
 }
 
 /// Why no connection was made.
@@ -514,6 +584,58 @@ mod tests {
         let (mut client, _) = listener.accept().await.expect("it was connected");
         let read = client.read(&mut [0]).await.expect("closed");
         assert_eq!(read, 0, "no byte");
+    }
+
+    /// Sends a request that is watched after 1 s, by what ends or does not. Returns what came of
+    /// it, after what time, and whether the watch began.
+    async fn watched(caller: &Caller, ends: bool) -> (Result<Answer, Failed>, Duration, bool) {
+        let request = Request::post(&caller.url).body(()).expect("a request");
+        let mut began = false;
+        let patience = Patience {
+            within: Duration::from_secs(3),
+            quiet: Duration::from_secs(1),
+            watch: || {
+                began = true;
+                async move {
+                    if !ends {
+                        std::future::pending::<()>().await;
+                    }
+                }
+            },
+        };
+        let begun_at = Instant::now();
+        let connections = &caller.connections;
+        let answer = connections
+            .send_watched(None, request, b"a payment", patience, || true)
+            .await;
+        (answer, begun_at.elapsed(), began)
+    }
+
+    #[tokio::test]
+    async fn a_response_in_time_is_not_watched() {
+        let (listener, caller) = Caller::of("http").await;
+        let replies = async {
+            let (mut client, _) = listener.accept().await.expect("a client");
+            serve(&mut client, "a payment", SHORT).await;
+        };
+        let ((answer, _, began), ()) = tokio::join!(watched(&caller, true), replies);
+        assert_eq!(text(answer).as_deref(), Some("ok"));
+        assert!(!began);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_ends_closes_the_connection_and_one_that_does_not_changes_nothing() {
+        let (listener, caller) = Caller::of("http").await;
+        let (answer, after, _) = watched(&caller, true).await;
+        assert!(matches!(answer, Err(Failed::GivenUp)), "{answer:?}");
+        assert_eq!(after.as_secs(), 1);
+        let (mut client, _) = listener.accept().await.expect("it was connected");
+        let mut read = Vec::new();
+        client.read_to_end(&mut read).await.expect("closed");
+        assert!(read.ends_with(b"a payment"), "sent once, then closed");
+        let (answer, after, began) = watched(&caller, false).await;
+        assert!(matches!(answer, Err(Failed::NoReply(_))), "{answer:?}");
+        assert_eq!((after.as_secs(), began), (3, true));
     }
 
     #[tokio::test]
