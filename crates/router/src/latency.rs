@@ -11,20 +11,69 @@ use super::{Policy, Time};
 /// late reply.
 #[derive(Debug, Clone)]
 pub struct Latency {
-    average: f64,
-    /// When the average was last supported by a reply or a report.
-    supported_at: Time,
+    /// Of every attempt that ended.
+    average: Average,
+    /// Of those that were answered.
+    answers: Average,
     newest_answered: Option<Time>,
     /// When the unanswered requests were sent that are younger than `newest_answered`, in order.
     unanswered: VecDeque<Time>,
 }
 
+/// A moving average of seconds.
+#[derive(Debug, Clone)]
+struct Average {
+    seconds: f64,
+    /// When it was last supported by a reply or a report.
+    supported_at: Time,
+}
+
+impl Average {
+    fn take(&mut self, sample: Duration, now: Time, policy: &Policy) {
+        let sample = sample.min(policy.latency_longest).as_secs_f64();
+        // What is known is worth less the longer ago it was learnt.
+        let silence = now.saturating_sub(self.supported_at).as_secs_f64();
+        let outdated = 1.0 - (-silence / policy.latency_memory.as_secs_f64()).exp2();
+        let known = self.relaxed(now, policy);
+        self.seconds = known + policy.latency_weight.max(outdated) * (sample - known);
+        self.supported_at = now;
+    }
+
+    /// Takes in a least time, where it is news. Returns whether it is good news.
+    fn report(&mut self, minimum: Duration, now: Time, policy: &Policy) -> bool {
+        let minimum = minimum.min(policy.latency_longest).as_secs_f64();
+        let stale = now.saturating_sub(self.supported_at) >= policy.latency_stale;
+        let is_better = stale && minimum < self.seconds;
+        if stale || minimum > self.seconds {
+            self.seconds = minimum;
+            self.supported_at = now;
+        }
+        is_better
+    }
+
+    /// The average, on its way to the prior when nothing has supported it for long.
+    fn relaxed(&self, now: Time, policy: &Policy) -> f64 {
+        let silence = now.saturating_sub(self.supported_at);
+        if silence <= policy.latency_stale {
+            return self.seconds;
+        }
+        let age =
+            (silence - policy.latency_stale).as_secs_f64() / policy.latency_half_life.as_secs_f64();
+        let prior = policy.latency_prior.as_secs_f64();
+        prior + (self.seconds - prior) * (-age).exp2()
+    }
+}
+
 impl Latency {
     /// Nothing known: the prior of the policy.
     pub fn new(policy: &Policy, now: Time) -> Self {
-        Self {
-            average: policy.latency_prior.as_secs_f64(),
+        let prior = Average {
+            seconds: policy.latency_prior.as_secs_f64(),
             supported_at: now,
+        };
+        Self {
+            average: prior.clone(),
+            answers: prior,
             newest_answered: None,
             unanswered: VecDeque::new(),
         }
@@ -39,21 +88,16 @@ impl Latency {
     }
 
     /// A request that was sent then has ended now, in a way that shows how long the processor
-    /// takes.
-    pub fn ended(&mut self, sent_at: Time, now: Time, policy: &Policy) {
+    /// takes; `answered` says whether by its answer.
+    pub fn ended(&mut self, sent_at: Time, now: Time, answered: bool, policy: &Policy) {
         self.gone(sent_at);
         let newest = self.newest_answered.unwrap_or(sent_at);
         if newest.saturating_sub(sent_at) <= policy.latency_disorder {
-            let sample = now
-                .saturating_sub(sent_at)
-                .min(policy.latency_longest)
-                .as_secs_f64();
-            // What is known is worth less the longer ago it was learnt.
-            let silence = now.saturating_sub(self.supported_at).as_secs_f64();
-            let outdated = 1.0 - (-silence / policy.latency_memory.as_secs_f64()).exp2();
-            let average = self.relaxed(now, policy);
-            self.average = average + policy.latency_weight.max(outdated) * (sample - average);
-            self.supported_at = now;
+            let sample = now.saturating_sub(sent_at);
+            self.average.take(sample, now, policy);
+            if answered {
+                self.answers.take(sample, now, policy);
+            }
         }
     }
 
@@ -70,15 +114,10 @@ impl Latency {
 
     /// The processor says that it takes at least that long.
     pub fn reported(&mut self, minimum: Duration, now: Time, policy: &Policy) {
-        let minimum = minimum.min(policy.latency_longest).as_secs_f64();
-        let stale = now.saturating_sub(self.supported_at) >= policy.latency_stale;
-        if stale || minimum > self.average {
-            if minimum < self.average {
-                // What is still unanswered was sent before things got better.
-                self.unanswered.clear();
-            }
-            self.average = minimum;
-            self.supported_at = now;
+        self.answers.report(minimum, now, policy);
+        if self.average.report(minimum, now, policy) {
+            // What is still unanswered was sent before things got better.
+            self.unanswered.clear();
         }
     }
 
@@ -88,20 +127,15 @@ impl Latency {
             .unanswered
             .front()
             .map_or(Duration::ZERO, |sent| now.saturating_sub(*sent));
-        self.relaxed(now, policy)
+        self.average
+            .relaxed(now, policy)
             .max(oldest.min(policy.latency_longest).as_secs_f64())
     }
 
-    /// The average, on its way to the prior when nothing has supported it for long.
-    fn relaxed(&self, now: Time, policy: &Policy) -> f64 {
-        let silence = now.saturating_sub(self.supported_at);
-        if silence <= policy.latency_stale {
-            return self.average;
-        }
-        let age =
-            (silence - policy.latency_stale).as_secs_f64() / policy.latency_half_life.as_secs_f64();
-        let prior = policy.latency_prior.as_secs_f64();
-        prior + (self.average - prior) * (-age).exp2()
+    /// How long the processor takes for its answers, by those that came: one that stores payments
+    /// and does not answer does not become slow by it.
+    pub fn answers_in(&self, now: Time, policy: &Policy) -> Duration {
+        Duration::from_secs_f64(self.answers.relaxed(now, policy).max(0.0))
     }
 }
 
@@ -118,7 +152,7 @@ mod tests {
         let policy = Policy::default();
         let mut latency = Latency::new(&policy, ms(0));
         latency.sent(ms(10));
-        latency.ended(ms(10), ms(12), &policy);
+        latency.ended(ms(10), ms(12), true, &policy);
         latency.sent(ms(20));
         latency.sent(ms(900));
         assert!((latency.estimate(ms(1_020), &policy) - 1.0).abs() < 1e-9);
@@ -130,10 +164,10 @@ mod tests {
         let mut latency = Latency::new(&policy, ms(0));
         latency.sent(ms(0));
         latency.sent(ms(2_000));
-        latency.ended(ms(2_000), ms(2_010), &policy);
+        latency.ended(ms(2_000), ms(2_010), true, &policy);
         assert!(latency.estimate(ms(2_020), &policy) < 0.1);
         // The late reply to the older request says nothing about the present.
-        latency.ended(ms(0), ms(3_000), &policy);
+        latency.ended(ms(0), ms(3_000), true, &policy);
         assert!(latency.estimate(ms(3_000), &policy) < 0.1);
     }
 
@@ -145,5 +179,23 @@ mod tests {
         assert!((latency.estimate(ms(500), &policy) - 5.0).abs() < 1e-9);
         let prior = policy.latency_prior.as_secs_f64();
         assert!((latency.estimate(Duration::from_secs(86_400), &policy) - prior).abs() < 1e-6);
+    }
+
+    #[test]
+    fn what_is_stored_and_not_answered_is_slow_and_makes_no_answer_slower() {
+        let policy = Policy::default();
+        let mut latency = Latency::new(&policy, ms(0));
+        for n in 0..50 {
+            latency.sent(ms(n * 1_000));
+            latency.ended(ms(n * 1_000), ms((n + 1) * 1_000), false, &policy);
+        }
+        assert!(latency.estimate(ms(50_000), &policy) > 0.9);
+        assert!(latency.answers_in(ms(50_000), &policy) <= policy.latency_prior);
+        // Its own word counts, and so does an answer.
+        latency.reported(ms(3_000), ms(50_000), &policy);
+        assert_eq!(latency.answers_in(ms(50_000), &policy), ms(3_000));
+        latency.sent(ms(50_000));
+        latency.ended(ms(50_000), ms(55_000), true, &policy);
+        assert!(latency.answers_in(ms(55_000), &policy) > ms(4_900));
     }
 }

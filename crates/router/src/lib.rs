@@ -96,6 +96,9 @@ pub enum Decision {
 pub enum Verdict {
     /// The processor has charged the payment.
     Charged,
+    /// The processor has charged the payment, as a look-up found: it did not answer, or has not
+    /// yet. It is slow, not failing.
+    Unanswered,
     /// The processor has answered that it did not charge.
     Declined,
     /// Nothing reached the processor (no connection).

@@ -96,6 +96,11 @@ impl SharedRouter {
         Some(self.permit(processor, probe, None))
     }
 
+    /// How many instances share the caps, this one included.
+    pub fn instances(&self) -> u32 {
+        self.lock().router.instances()
+    }
+
     /// Learns from what has happened.
     pub fn observe(&self, event: Event) {
         let now = self.now();
@@ -163,12 +168,19 @@ impl Permit {
         self.probe
     }
 
-    /// The first byte goes out now.
-    pub fn sent(&mut self) {
+    /// How many instances share the caps, this one included.
+    pub fn instances(&self) -> u32 {
+        self.router.instances()
+    }
+
+    /// The first byte goes out now. Returns how long the processor takes for its answers, by those
+    /// that came.
+    pub fn sent(&mut self) -> Duration {
         let at = self.router.now();
-        if self.sent_at.replace(at).is_none() {
-            let processor = self.processor;
-            let mut deciding = self.router.lock();
+        let is_first = self.sent_at.replace(at).is_none();
+        let processor = self.processor;
+        let mut deciding = self.router.lock();
+        if is_first {
             // It changes no breaker, so there is nothing to log.
             deciding
                 .router
@@ -177,6 +189,7 @@ impl Permit {
                 deciding.router.carried_out(processor, decided_at);
             }
         }
+        deciding.router.answers_in(processor)
     }
 
     /// Gives it back with what became of the attempt.

@@ -105,8 +105,11 @@ impl ProcessorState {
         }
         if let Some(sent_at) = sent_at {
             match verdict {
-                Verdict::Charged | Verdict::Declined | Verdict::Unknown => {
-                    self.latency.ended(sent_at, now, policy);
+                Verdict::Charged | Verdict::Declined => {
+                    self.latency.ended(sent_at, now, true, policy);
+                }
+                Verdict::Unanswered | Verdict::Unknown => {
+                    self.latency.ended(sent_at, now, false, policy);
                 }
                 Verdict::NotSent | Verdict::Throttled { .. } | Verdict::Abandoned => {
                     self.latency.gone(sent_at)
@@ -114,7 +117,7 @@ impl ProcessorState {
             }
         }
         match verdict {
-            Verdict::Charged => {
+            Verdict::Charged | Verdict::Unanswered => {
                 self.posterior.record(true, now);
                 self.breaker.succeeded(now, policy)
             }

@@ -120,6 +120,20 @@ impl Router {
         self.states.get(processor).map(|state| state.name.as_str())
     }
 
+    /// How long a processor takes for its answers, as far as they came; nothing where it is not in
+    /// the terms.
+    pub fn answers_in(&self, processor: usize) -> Duration {
+        let state = self.states.get(processor);
+        state.map_or(Duration::ZERO, |state| {
+            state.latency.answers_in(self.now, &self.policy)
+        })
+    }
+
+    /// How many instances share the caps.
+    pub fn instances(&self) -> u32 {
+        self.alive
+    }
+
     /// Learns from what has happened. Returns the change of state that it brought about, if any,
     /// for the caller to log. Events of processors that are not in the terms are ignored.
     pub fn observe(&mut self, event: Event, now: Time) -> Option<StateChange> {
