@@ -141,6 +141,11 @@ class Processor(Service):
         """What it takes of each amount, as a fraction."""
         return Decimal(self.summary()["feePerTransaction"])
 
+    def faults(self):
+        """How often each fault was injected since its start; None where none can be."""
+        body = self.json("/admin/faults")
+        return body and body["injected"]
+
     def payments(self, ids):
         """Everything it has stored: id -> (cents, requestedAt in ms).
 

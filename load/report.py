@@ -10,6 +10,8 @@ BONUS_PER_MS = Decimal("0.02")
 BONUS_BELOW_MS = Decimal(11)
 # What any disagreement of the books costs of the net amount.
 FINE = Decimal("0.35")
+# More times of checks than these are not listed one by one.
+TIMES_SHOWN = 12
 
 
 def percentile(values, share):
@@ -85,6 +87,11 @@ def troubles(run):
     listed(a.open, f"payments still open {auditing.DRAIN_LIMIT_S} s after the load")
     listed(a.wrong_amount, "payments charged with another amount")
     listed(a.booked_wrongly, "payments charged and not booked as they were")
+    limit = run.scenario.get("recorded_within_s")
+    check(
+        limit is not None and a.drained_after_s is not None and a.drained_after_s > limit,
+        f"all was recorded only {a.drained_after_s} s after the end of the load, not within {limit} s",
+    )
     for name, (ours, theirs) in a.totals.items():
         check(
             ours != theirs,
@@ -177,6 +184,7 @@ def figures(run):
             for n, (ours, theirs) in a.totals.items()
         },
         "stages": stages(run),
+        "faults": run.faults,
         "audit": {
             "accepted": a.accepted,
             "settled": a.settled,
@@ -226,11 +234,21 @@ def table(head, rows):
     return lines
 
 
+def checked_at(checks):
+    """When the books were compared: each time, or the first and the last of many."""
+    seconds = [f"{c['at_s']:.0f}" for c in checks]
+    if len(seconds) > TIMES_SHOWN:
+        return f"from {seconds[0]} to {seconds[-1]} s"
+    return "at " + ", ".join(seconds) + " s"
+
+
 def behaviour(setting):
     """A processor in one stage."""
-    return (
-        f"{setting['delay_ms']} ms" + (" failing" if setting["failing"] else "") if setting else ""
-    )
+    if not setting:
+        return ""
+    failing = " failing" if setting["failing"] else ""
+    faults = " with faults" if setting.get("faults") else ""
+    return f"{setting['delay_ms']} ms{failing}{faults}"
 
 
 def text(f):
@@ -261,7 +279,7 @@ def text(f):
             [
                 "checks that agree",
                 f"{agreed} of {len(f['checks'])}",
-                "at " + ", ".join(f"{c['at_s']:.0f}" for c in f["checks"]) + " s",
+                checked_at(f["checks"]),
             ],
             [
                 "settled at the end",
@@ -340,6 +358,13 @@ def text(f):
             for r in f["stages"]
         ],
     )
+    if f["faults"]:
+        kinds = sorted({kind for injected in f["faults"].values() for kind in injected})
+        out += ["", "## Faults that calls met", ""]
+        out += table(
+            ["fault", *names],
+            [[kind, *(f"{f['faults'][n].get(kind, 0):,}" for n in names)] for kind in kinds],
+        )
     out += ["", "## Audit, payment by payment, after the drain", ""]
     out += table(
         ["", "payments"],

@@ -41,6 +41,8 @@ class Run:
         self.stage = "before the first stage"
         self.turns = 0
         self.about = {}
+        # What the simulated processors injected: name -> fault -> count.
+        self.faults = {}
 
     def second(self, ms):
         """Seconds since the start of the load."""
@@ -144,6 +146,18 @@ def processors_of(given, scenario):
                 f"{p.name} at {p.url} takes a fee of {p.fee()}, and the scenario is made for {scenario['fees'][p.name]}"
             )
     return processors
+
+
+def faults_of(processors, scenario):
+    """How often each processor has injected each fault; nothing where the scenario has none."""
+    stages = [stage[p.name] for stage in scenario["stages"] for p in processors if p.name in stage]
+    if not any("faults" in setting for setting in stages):
+        return {}
+    faults = {p.name: p.faults() for p in processors}
+    for name, injected in faults.items():
+        if injected is None:
+            raise books.Unreadable(f"the scenario has faults, and {name} is not simulated")
+    return faults
 
 
 def read_lines(child, run):
@@ -271,6 +285,7 @@ def main():
         processors = processors_of(given, scenario)
         gateway = books.Gateway("gateway", given.gateway)
         gateway.totals(0, 0)
+        faults_before = faults_of(processors, scenario)
     except (OSError, ValueError, books.Unreadable) as error:
         print(f"load: {error}", file=sys.stderr)
         return 2
@@ -291,6 +306,9 @@ def main():
         run.audit = auditing.audit(
             gateway, processors, run.posted, run.started, run.end["at"] / 1000, say
         )
+        for name, injected in faults_of(processors, scenario).items():
+            before = faults_before[name]
+            run.faults[name] = {f: n - before[f] for f, n in injected.items() if n > before[f]}
         figures = report.figures(run)
     except books.Unreadable as error:
         print(f"load: {error}", file=sys.stderr)

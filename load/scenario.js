@@ -19,6 +19,9 @@ const runId = __ENV.RUN_ID;
 const names = Object.keys(processors);
 const json = { 'Content-Type': 'application/json' };
 
+// Faults are for simulated processors; the others have no such endpoint.
+const injectsFaults = scenario.stages.some((stage) => names.some((n) => stage[n]?.faults));
+
 // How long a user may take to finish what it began when the load is over.
 const FINISH_MS = scenario.reply_timeout_ms + scenario.pause_ms + 1000;
 
@@ -75,9 +78,12 @@ function admin(method, name, path, body) {
   }
 }
 
-function configure(name, { delay_ms, failing }) {
+function configure(name, { delay_ms, failing, faults }) {
   admin('PUT', name, '/admin/configurations/delay', { delay: delay_ms });
   admin('PUT', name, '/admin/configurations/failure', { failure: failing });
+  if (injectsFaults) {
+    admin('PUT', name, '/admin/faults', faults || {});
+  }
 }
 
 // Before the run everything is empty and calm. Our own purge may be refused (it is off by default):

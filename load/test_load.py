@@ -1,12 +1,15 @@
 """What the load's audit must not overlook. Run: python3 -B -m unittest discover -s load"""
 
+import json
 import unittest
 from decimal import Decimal
+from pathlib import Path
 from types import SimpleNamespace
 
 import audit as auditing
 import books
 import report
+import run
 
 START = 1_700_000_000_000
 AT = START + 500
@@ -146,6 +149,77 @@ class Score(unittest.TestCase):
         self.assertEqual(report.percentile(list(range(1, 101)), 0.99), 99)
         self.assertEqual(report.percentile([7], 0.99), 7)
         self.assertIsNone(report.percentile([], 0.99))
+
+
+FAULTS = {
+    "replyLost": 0.05,
+    "requestLost": 0.05,
+    "failAfter": 0.03,
+    "failBefore": 0.05,
+    "replyHangs": 0.01,
+}
+
+
+class Simulated:
+    """A processor that injects faults, or the real one, which does not."""
+
+    def __init__(self, name, injected):
+        self.name, self.injected = name, injected
+
+    def faults(self):
+        return self.injected
+
+
+def run_of(scenario, drained_after_s=1.0):
+    """A run in which one payment was settled."""
+    found = run.Run(scenario, {n: Decimal(f) for n, f in scenario["fees"].items()})
+    row = {"count": 1, "cents": 1990}
+    rows = {n: {"ours": row, "theirs": row} for n in found.fees}
+    found.started, found.posted = START, {"a": posted()}
+    found.end, found.k6 = {"rows": rows}, {"http_p99_ms": 1.0, "http_replies": 1, "iterations": 0}
+    found.checks = [{"kind": "check", "at": START + n * 1000, "rows": rows} for n in range(30)]
+    found.audit = auditing.Audit(accepted=1, settled=1, drained_after_s=drained_after_s)
+    found.audit.totals = {n: ((1, 1990), (1, 1990)) for n in found.fees}
+    found.about = dict.fromkeys(("what", "machine", "commit", "when", "command"), "-")
+    return found
+
+
+class Unreliable(unittest.TestCase):
+    """The scenario in which replies are lost, late or wrong."""
+
+    def setUp(self):
+        file = Path(run.__file__).parent / "scenarios" / "unreliable.json"
+        self.scenario = json.loads(file.read_text())
+
+    def test_its_processors_lose_fail_and_hang_as_often_as_it_says(self):
+        (stage,) = self.scenario["stages"]
+        for name in self.scenario["fees"]:
+            self.assertEqual(stage[name]["faults"], FAULTS)
+        self.assertEqual(self.scenario["users"], {"first": 280, "last": 280})
+        self.assertEqual(self.scenario["checks"]["to_ago_ms"], 1500)
+        self.assertEqual(self.scenario["checks"]["final_to_ago_ms"], 1500)
+
+    def test_what_is_recorded_late_fails_the_run(self):
+        self.assertEqual(report.troubles(run_of(self.scenario, 2.9)), [])
+        (late,) = report.troubles(run_of(self.scenario, 3.1))
+        self.assertIn("not within 3 s", late)
+
+    def test_processors_that_cannot_inject_faults_are_refused_before_the_load(self):
+        processors = [Simulated("default", {"replyLost": 7}), Simulated("fallback", None)]
+        with self.assertRaisesRegex(books.Unreadable, "fallback is not simulated"):
+            run.faults_of(processors, self.scenario)
+        calm = {"stages": [{"at_s": 0, "fallback": {"delay_ms": 0, "failing": False}}]}
+        self.assertEqual(run.faults_of(processors, calm), {})
+
+    def test_faults_and_many_checks_are_reported_in_few_lines(self):
+        found = run_of(self.scenario)
+        found.faults = {"default": {"replyHangs": 84, "replyLost": 420}, "fallback": {}}
+        figures = report.figures(found)
+        text = report.text(figures)
+        self.assertIn("| replyHangs |      84 |        0 |", text)
+        self.assertIn("30 of 30", text)
+        self.assertIn("from 0 to 29 s", text)
+        self.assertEqual(json.loads(json.dumps(figures["faults"])), found.faults)
 
 
 if __name__ == "__main__":
