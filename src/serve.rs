@@ -353,9 +353,10 @@ impl Running {
         ));
         let (tally, stopped) = (Arc::clone(&self.tally), stop.clone());
         self.spawn(async move { tally.run(&pools.requests, stopped).await });
-        let resolving = Arc::clone(&worker);
+        let (resolving, looking) = (Arc::clone(&worker), Arc::clone(&worker));
         self.spawn(async move { worker.run().await });
         self.spawn(async move { resolving.run_in_doubt().await });
+        self.spawn(async move { looking.run_held_elsewhere().await });
         let calls = self.calls.clone();
         self.spawn(member.run(stop, calls));
         settling

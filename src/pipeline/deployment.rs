@@ -304,6 +304,13 @@ impl Member {
             SELECT now() AS "database_now!",
                 (SELECT count(*) FROM service_instance WHERE id <> $1 AND held IS NULL
                     AND seen_at BETWEEN now() - $2::interval AND now() + $2::interval) AS "others!",
+                (SELECT count(*) FROM service_instance WHERE id <> $1 AND held IS NULL
+                    AND seen_at BETWEEN now() - $2::interval - $10::interval
+                        AND now() - $2::interval
+                    -- Of those that live one looks after what the silent ones hold.
+                    AND NOT EXISTS (SELECT FROM service_instance WHERE id < $1 AND held IS NULL
+                        AND seen_at BETWEEN now() - $2::interval AND now() + $2::interval)
+                ) AS "silent!",
                 coalesce((SELECT identity = database_identity() AND terms = $6::text::jsonb
                     FROM deployment), false)
                     AS "agrees!",
@@ -317,13 +324,16 @@ impl Member {
             self.candidate.terms_text()?,
             program(),
             self.admission.held(),
-            put_back
+            put_back,
+            interval(self.terms.lease),
         )
         .fetch_one(&*self.pool)
         .await?;
         let received_at = tokio::time::Instant::now();
         self.clock.observe(sent_at, row.database_now, received_at);
         self.admission.read_asks_first(row.asks_first);
+        let silent = u32::try_from(row.silent).unwrap_or(u32::MAX);
+        self.admission.read_silent(silent);
         if let Some(life) = put_back.filter(|_| row.gathered) {
             self.admission.gathered(life);
         }

@@ -60,6 +60,12 @@ impl InFlight {
         }
     }
 
+    /// Whether this instance has claimed the payment and not recorded the outcome.
+    #[must_use]
+    pub fn has(&self, correlation_id: &Uuid) -> bool {
+        self.lock().contains_key(correlation_id)
+    }
+
     /// All claims whose outcome is not recorded.
     #[must_use]
     pub fn claims(&self) -> Vec<(Uuid, Claimed)> {

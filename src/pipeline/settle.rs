@@ -6,9 +6,9 @@
 mod held;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BinaryHeap, HashSet};
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use chrono::{DateTime, Utc};
@@ -72,6 +72,8 @@ pub struct Returned {
     pub released: Arc<Notify>,
     /// Woken when payments were left in doubt.
     pub in_doubt: Notify,
+    /// When the pauses of these payments end, the soonest first.
+    in_doubt_from: Mutex<BinaryHeap<Reverse<Instant>>>,
     /// Outcomes that the database does not record.
     pub unrecorded: Arc<Unrecorded>,
     /// Claims whose outcome is not recorded yet.
@@ -86,6 +88,7 @@ impl Returned {
             lowest_id: AtomicI64::new(i64::MAX),
             released,
             in_doubt: Notify::new(),
+            in_doubt_from: Mutex::default(),
             unrecorded: Arc::new(Unrecorded::new(counts.unrecorded.clone())),
             in_flight: Arc::default(),
         }
@@ -104,12 +107,36 @@ impl Returned {
             self.lowest_id.fetch_min(lowest, Ordering::AcqRel);
             self.released.notify_one();
         }
-        if ended
+        // After the commit, so no pause has ended later by the database's clock.
+        let now = Instant::now();
+        let in_doubt = ended
             .iter()
-            .any(|ended| matches!(ended.outcome, Outcome::InDoubt { .. }))
-        {
+            .filter(|ended| matches!(ended.outcome, Outcome::InDoubt { .. }));
+        let pauses = in_doubt.map(|ended| Reverse(now + doubt_pause(ended.claim.attempt)));
+        let mut pauses = pauses.peekable();
+        if pauses.peek().is_some() {
+            self.lock_in_doubt().extend(pauses);
             self.in_doubt.notify_one();
         }
+    }
+
+    /// When the next payment that this instance has left in doubt may be claimed again.
+    #[must_use]
+    pub fn next_in_doubt(&self) -> Option<Instant> {
+        self.lock_in_doubt().peek().map(|Reverse(at)| *at)
+    }
+
+    /// Payments in doubt are claimed now.
+    pub fn asked_for(&self, now: Instant) {
+        let mut pauses = self.lock_in_doubt();
+        while pauses.peek().is_some_and(|Reverse(at)| *at <= now) {
+            pauses.pop();
+        }
+    }
+
+    fn lock_in_doubt(&self) -> MutexGuard<'_, BinaryHeap<Reverse<Instant>>> {
+        let pauses = self.in_doubt_from.lock();
+        pauses.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -842,6 +869,32 @@ mod tests {
         assert_eq!(after(&charged, ms(499)), SETTLE_MAX_WAIT);
         assert_eq!(after(&charged, ms(500)), SETTLE_SOON);
         assert_eq!(after(&not_charged, ms(0)), SETTLE_SOON);
+    }
+
+    #[test]
+    fn each_payment_in_doubt_is_waited_for_as_long_as_its_own_pause() {
+        let returned = Returned::new(Arc::default(), &Counts::default());
+        assert_eq!(returned.next_in_doubt(), None);
+        let in_doubt = |attempt| {
+            let outcome = Outcome::InDoubt {
+                until: None,
+                reason: "no reply".to_owned(),
+            };
+            let mut ended = ended(Uptime::now(), outcome);
+            ended.claim.attempt = attempt;
+            ended
+        };
+        let begin = Instant::now();
+        returned.note(&[in_doubt(3), charged(), in_doubt(1)]);
+        for attempt in [1, 3] {
+            let next = returned.next_in_doubt().expect("a payment in doubt");
+            assert!(next >= begin + doubt_pause(attempt));
+            assert!(next <= Instant::now() + doubt_pause(attempt));
+            returned.asked_for(next - Duration::from_millis(1));
+            assert_eq!(returned.next_in_doubt(), Some(next), "not yet");
+            returned.asked_for(next);
+        }
+        assert_eq!(returned.next_in_doubt(), None);
     }
 
     fn charged() -> CompletedClaim {

@@ -3,6 +3,8 @@
 //!
 //! Each kind of claim has one step; the loops around the steps only wait.
 
+mod held_elsewhere;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
@@ -405,6 +407,7 @@ impl Worker {
     pub async fn run_in_doubt(&self) {
         let mut outage = Outage::new("claim in doubt");
         while !self.stop.draining.is_cancelled() {
+            self.returned.asked_for(Instant::now());
             let pause = match self.pool.with_deadline(self.in_doubt_step()).await {
                 Ok(found) => {
                     outage.over();
@@ -420,10 +423,21 @@ impl Worker {
                 }
             };
             let pause = pause.mul_f64(rand::rng().random_range(0.8..1.2));
+            self.until_in_doubt(Instant::now(), pause).await;
+        }
+    }
+
+    /// Waits for `pause` after `from`, or until the pause of a payment ends that this instance has
+    /// left in doubt, but for [`IN_DOUBT_PAUSE`] at least.
+    async fn until_in_doubt(&self, from: Instant, pause: Duration) {
+        loop {
+            let due = self.returned.next_in_doubt();
+            let at = due.map_or(from + pause, |due| due.min(from + pause));
+            let at = at.max(from + IN_DOUBT_PAUSE.min(pause));
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = async { self.returned.in_doubt.notified().await; tokio::time::sleep(IN_DOUBT_PAUSE).await } => {}
-                () = self.stop.draining.cancelled() => {}
+                () = tokio::time::sleep_until(at.into()) => return,
+                () = self.returned.in_doubt.notified() => {}
+                () = self.stop.draining.cancelled() => return,
             }
         }
     }

@@ -5,12 +5,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
-use http1_client::{Answer, Connections, Failed, Line, MOST_CONNECTIONS, Resolver};
+use http1_client::{Answer, Connections, Failed, Line, MOST_CONNECTIONS, Patience, Resolver};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Uri};
 use reqwest::Url;
 use rust_decimal::Decimal;
 use serde::Serialize;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::reading::{
@@ -37,6 +38,10 @@ pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long a processor has for its totals of a range.
 pub const SUMMARY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Early look-ups that are open at one processor at a time, at most, of all instances together (of
+/// more instances than that, one each). With the 780 payments of the router's `shared_cap` they
+/// stay below the 800 requests that a processor serves at once.
+pub const LOOKUPS_AT_ONCE: u32 = 16;
 
 /// A processor that can be called.
 #[derive(Debug, Clone)]
@@ -52,6 +57,8 @@ pub struct ProcessorClient {
     clock: UptimeClock,
     /// Calls for which there was no file.
     out_of_files: Arc<Storm>,
+    /// A place for each early look-up that may be open, if there is one instance.
+    early_lookups: Arc<Semaphore>,
 }
 
 /// A processor under the name that it is configured with.
@@ -137,6 +144,7 @@ impl ProcessorClient {
             tracer: Tracer::default(),
             clock: UptimeClock::default(),
             out_of_files: Arc::default(),
+            early_lookups: Arc::new(Semaphore::new(LOOKUPS_AT_ONCE as usize)),
         })
     }
 
@@ -183,7 +191,16 @@ impl ProcessorClient {
     }
 
     /// Posts the payment of a claim under its requested_at, as part of that trace.
-    pub async fn post(&self, claim: &Claim, traceparent: Option<Traceparent>) -> Posted {
+    ///
+    /// If no answer has come after `overdue`, `watch` begins. If that ends first, the connection is
+    /// closed and the answer is not waited for.
+    pub async fn post<W: Future<Output = ()>>(
+        &self,
+        claim: &Claim,
+        traceparent: Option<Traceparent>,
+        overdue: Duration,
+        watch: impl FnOnce() -> W,
+    ) -> Posted {
         let id = claim.payment.correlation_id;
         let body = PaymentRequest {
             correlation_id: id,
@@ -202,7 +219,12 @@ impl ProcessorClient {
         let mut is_our_fault = false;
         let (connections, idle) = (&self.connections, self.connections.idle());
         let is_due = || self.may_send(claim);
-        let sent = connections.send_over(idle, request, &body, self.timeout, is_due);
+        let patience = Patience {
+            within: self.timeout,
+            quiet: overdue,
+            watch,
+        };
+        let sent = connections.send_watched(idle, request, &body, patience, is_due);
         let (reply, line) = match sent.await {
             Ok(Answer {
                 head,
@@ -239,7 +261,9 @@ impl ProcessorClient {
                 }
                 (Reply::NotConnected(failed.to_string()), None)
             }
-            Err(Failed::NoReply(error)) => (Reply::NoReply(error), None),
+            Err(failed @ (Failed::NoReply(_) | Failed::GivenUp)) => {
+                (Reply::NoReply(failed.to_string()), None)
+            }
         };
         Posted {
             reply,
@@ -256,6 +280,16 @@ impl ProcessorClient {
             // The connection may be out of step.
             Lookup::OtherId(_) => self.ask(correlation_id, None, deadline()).await.0,
             lookup => lookup,
+        }
+    }
+
+    /// The same while an attempt at the payment may be open, and while only so many others do:
+    /// each of `instances` takes its share of [`LOOKUPS_AT_ONCE`] places.
+    pub(super) async fn lookup_early(&self, correlation_id: Uuid, instances: u32) -> Lookup {
+        let share = instances.clamp(1, LOOKUPS_AT_ONCE);
+        match self.early_lookups.acquire_many(share).await {
+            Ok(_place) => self.lookup(correlation_id).await,
+            Err(closed) => Lookup::NoAnswer(closed.to_string()),
         }
     }
 

@@ -4,6 +4,7 @@
 //! that no processor charged it. Whatever is not proved stays with the processor that may have it.
 
 mod client;
+mod early;
 mod reading;
 mod verdict;
 
@@ -14,12 +15,18 @@ use router::Permit;
 use tokio_util::sync::CancellationToken;
 
 pub use client::{
-    HEALTH_TIMEOUT, LOOKUP_TIMEOUT, Posted, Processor, ProcessorClient, SUMMARY_TIMEOUT, processors,
+    HEALTH_TIMEOUT, LOOKUP_TIMEOUT, LOOKUPS_AT_ONCE, Posted, Processor, ProcessorClient,
+    SUMMARY_TIMEOUT, processors,
+};
+pub use early::{
+    FIRST_PAUSE, LOOKUPS_PER_CALL, OVERDUE_AFTER, OVERDUE_FACTOR, find_charge, overdue_after,
 };
 pub use reading::{
     Health, ProcessorTotals, read_health, read_lookup, read_post, read_record, read_totals,
 };
 pub use verdict::{Documented, Lookup, RECORD_TIME_LIMIT, Reply, Verdict, is_near, judge};
+
+use early::until_charged;
 
 use crate::domain::payment::format_time;
 use crate::store::claim::{Claim, EarlierAttempt};
@@ -92,8 +99,9 @@ pub async fn charge(
         verdict,
         said,
         retry_after,
+        answered,
     } = send(client, claim, &mut permit, stop).await;
-    permit.finish(signal(&verdict, retry_after));
+    permit.finish(signal(&verdict, retry_after, answered));
     decide(verdict, said, claim.earlier)
 }
 
@@ -151,6 +159,8 @@ struct Sent {
     said: String,
     /// How long whoever answered wants to be left alone.
     retry_after: Option<Duration>,
+    /// The POST itself was answered, whatever the answer proves.
+    answered: bool,
 }
 
 impl Sent {
@@ -159,11 +169,13 @@ impl Sent {
             verdict,
             said,
             retry_after: None,
+            answered: false,
         }
     }
 }
 
-/// One POST, and the question that follows it where its reply is no proof.
+/// One POST, the questions while its answer is overdue, and the one that follows it where its reply
+/// is no proof.
 async fn send(client: &ProcessorClient, claim: &Claim, permit: &mut Permit, stop: &Stop) -> Sent {
     let not_sent = Verdict::NotSent { retry_after: None };
     if stop.draining.is_cancelled() {
@@ -172,21 +184,35 @@ async fn send(client: &ProcessorClient, claim: &Claim, permit: &mut Permit, stop
     if !client.may_send(claim) {
         return Sent::new(not_sent, "not sent in time".to_owned());
     }
-    permit.sent();
+    let overdue = overdue_after(permit.sent());
     let attempt = client.tracer().attempt(Subject {
         id: claim.payment.correlation_id,
         client: claim.payment.traceparent,
     });
     let proved = async {
         let sent_at = Instant::now();
-        let mut posted = client.post(claim, attempt.traceparent()).await;
+        let mut found = None;
+        let watch = async || {
+            found = Some(until_charged(client, claim, || permit.instances()).await);
+        };
+        let posted = client.post(claim, attempt.traceparent(), overdue, watch);
+        let mut posted = posted.await;
         client
             .counts()
             .seconds
             .observe(sent_at.elapsed().as_secs_f64());
+        if let Some(requested_at) = found {
+            return Sent::new(Verdict::Charged { requested_at }, String::new());
+        }
         let reply = &posted.reply;
+        let answered = matches!(reply, Reply::Documented(_) | Reply::Undocumented { .. });
         match judge(claim, reply, None) {
-            Some(verdict @ Verdict::Charged { .. }) => return Sent::new(verdict, String::new()),
+            Some(verdict @ Verdict::Charged { .. }) => {
+                return Sent {
+                    answered,
+                    ..Sent::new(verdict, String::new())
+                };
+            }
             Some(verdict) => {
                 return Sent {
                     retry_after: posted.is_our_fault.then_some(OUR_FAULT_PAUSE),
@@ -208,6 +234,7 @@ async fn send(client: &ProcessorClient, claim: &Claim, permit: &mut Permit, stop
             verdict,
             said: format!("{reply}; {lookup}"),
             retry_after: reply.retry_after(),
+            answered,
         }
     };
     let sent = tokio::select! {
@@ -270,9 +297,13 @@ fn decide(verdict: Verdict, seen: String, earlier: Option<EarlierAttempt>) -> Ou
     }
 }
 
-/// What the router learns from a verdict. Whoever asks to be left alone is, whatever else it said.
-fn signal(verdict: &Verdict, retry_after: Option<Duration>) -> router::Verdict {
+/// What the router learns from a verdict. Whoever asks to be left alone is, whatever else it said;
+/// who stores payments and does not answer is slow, and does not fail.
+fn signal(verdict: &Verdict, retry_after: Option<Duration>, answered: bool) -> router::Verdict {
     match verdict {
+        Verdict::Charged { .. } | Verdict::Mismatch { .. } if !answered => {
+            router::Verdict::Unanswered
+        }
         // A refusal is an answer about the payment, not a fault of the processor.
         Verdict::Charged { .. } | Verdict::Mismatch { .. } | Verdict::Refused { .. } => {
             router::Verdict::Charged

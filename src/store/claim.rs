@@ -304,6 +304,53 @@ pub async fn claim_in_doubt(
     Ok(claims.collect())
 }
 
+/// The payments with rows between the two of `rows` (without the first) that were claimed for one
+/// of `processors` at least `age` ago, and whose lease goes on for longer than a pause of a payment
+/// in doubt: in the order of their rows, at most `limit`.
+///
+/// It claims nothing, so nothing may be sent, and no absence is proof: who holds them may be at it.
+///
+/// What the statement must keep:
+/// - It locks no row: a claim that skips locked rows finds all of them.
+/// - A lease that ends later than one which begins now is not of the present
+///   ([`claim_in_doubt`]).
+///
+/// # Errors
+/// The database did not answer.
+pub async fn held_for(
+    pool: &PgPool,
+    terms: LeasePolicy,
+    age: Duration,
+    processors: &[String],
+    rows: (i64, i64),
+    limit: usize,
+) -> Result<Vec<Claim>, sqlx::Error> {
+    // Nothing is sent by such a claim, however early.
+    let send_by = Uptime::now();
+    let rows = sqlx::query_as!(
+        ClaimRow,
+        r#"SELECT id, correlation_id, amount, accepted_at, attempt, processor AS "processor!",
+            requested_at AS "requested_at!", NULL::timestamptz AS doubt_until,
+            NULL::timestamptz AS database_now, traceparent
+        FROM payment_queue
+        WHERE id > $1 AND id <= $2 AND processor = ANY ($3)
+            AND lease_until > now() + $4::interval
+            AND lease_until <= now() + $5::interval - $6::interval
+        ORDER BY id LIMIT $7"#,
+        rows.0,
+        rows.1,
+        processors,
+        interval(LONGEST_DOUBT_PAUSE),
+        interval(terms.lease),
+        interval(age),
+        i64::try_from(limit).unwrap_or(i64::MAX),
+    )
+    .fetch_all(pool)
+    .await?;
+    let claims = rows.into_iter().map(|row| row.held(send_by, |_| false));
+    Ok(claims.collect())
+}
+
 /// The highest row of the queue, to bound a search for payments in doubt.
 ///
 /// # Errors

@@ -1,10 +1,11 @@
 //! What stands between us and a processor, and answers for it; and replies that nobody asked for.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use payment_proxy::processors::{ProcessorClient, Verdict, judge};
+use payment_proxy::processors::{OVERDUE_AFTER, ProcessorClient, Verdict, judge};
 use reqwest::Client;
 use reqwest::header::CONTENT_TYPE;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -240,13 +241,17 @@ async fn a_reply_that_nobody_asked_for_is_not_taken_for_the_answer() {
         let timeout = Duration::from_secs(5);
         let client = ProcessorClient::new(&default_at(&url), timeout, &resolver(), None);
         let client = client.expect("a client");
-        let first = client.post(&new_claim(), None).await;
+        let first = client
+            .post(&new_claim(), None, OVERDUE_AFTER, pending::<()>)
+            .await;
         let charged = judge(&new_claim(), &first.reply, None).map(|verdict| verdict.as_str());
         assert_eq!(charged, Some("charged"));
         drop(first);
 
         let claim = new_claim();
-        let mut posted = client.post(&claim, None).await;
+        let mut posted = client
+            .post(&claim, None, OVERDUE_AFTER, pending::<()>)
+            .await;
         assert_eq!(judge(&claim, &posted.reply, None), None, "{stray}");
         let id = claim.payment.correlation_id;
         let lookup = client.lookup_after(&mut posted, id).await;
@@ -258,7 +263,9 @@ async fn a_reply_that_nobody_asked_for_is_not_taken_for_the_answer() {
         );
         // Nor is what was left of it taken for the answer to the next.
         let claim = new_claim();
-        let next = client.post(&claim, None).await;
+        let next = client
+            .post(&claim, None, OVERDUE_AFTER, pending::<()>)
+            .await;
         let charged = judge(&claim, &next.reply, None).map(|verdict| verdict.as_str());
         assert_eq!(charged, Some("charged"), "{stray}: {next:?}");
     }
@@ -376,7 +383,9 @@ async fn asked(base: impl Fn(u16) -> String, bind: &str) -> Option<(String, Vec<
     let settings = settings.expect("a URL").0.remove(0);
     let client = ProcessorClient::new(&settings, timeout, &resolver(), None).expect("a client");
     let claim = new_claim();
-    let _ = client.post(&claim, None).await;
+    let _ = client
+        .post(&claim, None, OVERDUE_AFTER, pending::<()>)
+        .await;
     let _ = client.lookup(claim.payment.correlation_id).await;
     let _ = client.health().await;
     let at = "2026-07-15T12:34:56Z".parse().expect("a time");

@@ -1,10 +1,11 @@
 //! Processors that answer with anything but what they should.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use payment_proxy::processors::{Lookup, ProcessorClient, Reply, Verdict, judge};
+use payment_proxy::processors::{Lookup, OVERDUE_AFTER, ProcessorClient, Reply, Verdict, judge};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -159,7 +160,9 @@ async fn answer(mut client: TcpStream, mode: Mode, honest: &str) -> std::io::Res
 /// What one call, and the question after it, prove.
 async fn verdict(client: &ProcessorClient) -> (Verdict, Reply, Option<Lookup>) {
     let claim = new_claim();
-    let mut posted = client.post(&claim, None).await;
+    let mut posted = client
+        .post(&claim, None, OVERDUE_AFTER, pending::<()>)
+        .await;
     if let Some(verdict) = judge(&claim, &posted.reply, None) {
         return (verdict, posted.reply, None);
     }

@@ -21,6 +21,7 @@ mod crowds;
 mod databases;
 mod duplicates;
 mod durability;
+mod early;
 mod environment;
 mod executed_plans;
 mod fencing;

@@ -1,11 +1,12 @@
 //! Encrypted ways to PostgreSQL and to processors, and whom they lead to.
 
+use std::future::pending;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use payment_proxy::processors::{Lookup, ProcessorClient, Reply};
+use payment_proxy::processors::{Lookup, OVERDUE_AFTER, ProcessorClient, Reply};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
@@ -162,7 +163,10 @@ async fn what_follows_a_reply_by_tls_is_not_taken_for_the_next() {
         let timeout = Duration::from_secs(5);
         let client = ProcessorClient::new(&settings, timeout, &resolver(), Some(&authorities));
         let (client, claim) = (client.expect("a client"), new_claim());
-        let reply = client.post(&claim, None).await.reply;
+        let reply = client
+            .post(&claim, None, OVERDUE_AFTER, pending::<()>)
+            .await
+            .reply;
         // It may be the answer to something else, and so may what comes next.
         assert!(
             matches!(reply, Reply::Undocumented { code: 200, .. }),

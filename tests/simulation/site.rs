@@ -44,7 +44,7 @@ pub struct Site {
 /// A worker's connections to one site.
 #[derive(Clone)]
 pub struct Ways {
-    direct: ProcessorClient,
+    pub direct: ProcessorClient,
     through_front: ProcessorClient,
 }
 

@@ -31,6 +31,8 @@ pub enum Step {
     },
     /// A worker claims payments that may have been charged.
     ClaimDoubtful { worker: usize, limit: usize },
+    /// A worker asks the processors for what is held while its lease runs, whoever holds it.
+    AskElsewhere { worker: usize },
     /// All leases end, as for workers that are stopped for a while, and a worker takes over.
     TakeOver { worker: usize, limit: usize },
     /// A worker sends one of the payments that it holds, however late.
@@ -154,6 +156,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..SITES).prop_map(|site| Step::Restart { site }),
         2 => (0..PAYMENTS).prop_map(|nth| Step::PostRace { nth }),
         3 => Just(Step::RetryDead),
+        3 => worker().prop_map(|worker| Step::AskElsewhere { worker }),
     ]
 }
 

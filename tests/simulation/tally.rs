@@ -31,10 +31,11 @@ pub enum Met {
     NotSentInTime,
     ClockStep,
     StepSeenByClaim,
+    FoundElsewhere,
 }
 
 /// Those that every run meets often enough not to be missed by chance: all but `Revived`.
-const EVENTS: [Met; 22] = [
+const EVENTS: [Met; 23] = [
     Met::Accepted,
     Met::Duplicate,
     Met::Conflict,
@@ -57,6 +58,7 @@ const EVENTS: [Met; 22] = [
     Met::NotSentInTime,
     Met::ClockStep,
     Met::StepSeenByClaim,
+    Met::FoundElsewhere,
 ];
 
 /// How often each event was met, over all sequences.

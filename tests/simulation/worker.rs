@@ -6,10 +6,10 @@ use std::time::Duration;
 use payment_proxy::domain::lease::LeasePolicy;
 use payment_proxy::pipeline::route;
 use payment_proxy::pipeline::settle::CompletedClaim;
-use payment_proxy::processors::{Stop, charge, resolve};
+use payment_proxy::processors::{Outcome, Stop, charge, find_charge, resolve};
 use payment_proxy::store::claim::Claim;
 use payment_proxy::store::clock::DatabaseClock;
-use payment_proxy::telemetry::metrics::Total;
+use payment_proxy::telemetry::metrics::{EarlyLookup, Total};
 use router::{Policy, ProcessorTerms, Router};
 use rust_decimal::Decimal;
 use tokio::task::JoinHandle;
@@ -112,6 +112,21 @@ impl Actor {
         } else {
             Sent::Over
         }
+    }
+
+    /// Asks for payments whose lease runs, as an instance does when another one may have died.
+    /// Returns how many are charged.
+    pub async fn ask_elsewhere(&mut self, sites: &[Site], held: Vec<Claim>) -> usize {
+        let known = self.ended.len();
+        for claim in held {
+            let client = &self.ways[index_of(sites, &claim.processor)].direct;
+            let occasion = EarlyLookup::HeldElsewhere;
+            if let Some(requested_at) = find_charge(client, &claim, 1, occasion).await {
+                let outcome = Outcome::Charged { requested_at };
+                self.ended.push(CompletedClaim { claim, outcome });
+            }
+        }
+        self.ended.len() - known
     }
 
     /// Takes the ends of the calls that are over.

@@ -10,8 +10,10 @@ use payment_proxy::domain::payment::Payment;
 use payment_proxy::domain::uptime::Uptime;
 use payment_proxy::pipeline::accept::{Accepted, enqueue};
 use payment_proxy::pipeline::settle::{Anomaly, CompletedClaim, record};
-use payment_proxy::processors::Outcome;
-use payment_proxy::store::claim::{Claim, ClaimedFor, claim_in_doubt, claim_queued};
+use payment_proxy::processors::{OVERDUE_AFTER, Outcome};
+use payment_proxy::store::claim::{
+    Claim, ClaimedFor, IN_DOUBT_BATCH, claim_in_doubt, claim_queued, held_for,
+};
 use payment_proxy::store::clock::{DatabaseClock, WATCH_GAP};
 use payment_proxy::store::database::Pools;
 use payment_proxy::store::dead_letter;
@@ -137,6 +139,7 @@ impl<'a> World<'a> {
                 limit,
             } => self.claim(*worker, *site, *limit).await?,
             Step::ClaimDoubtful { worker, limit } => self.claim_in_doubt(*worker, *limit).await?,
+            Step::AskElsewhere { worker } => self.ask_elsewhere(*worker).await,
             Step::TakeOver { worker, limit } => {
                 self.pass(self.terms.lease + SHORTLY).await;
                 self.claim_in_doubt(*worker, *limit).await?;
@@ -279,6 +282,16 @@ impl<'a> World<'a> {
         self.met(Met::DoubtfulClaim, claims.len());
         self.hold(worker, claims);
         Ok(())
+    }
+
+    async fn ask_elsewhere(&mut self, worker: usize) {
+        let names = ["default", "fallback"].map(str::to_owned);
+        let (pool, terms, rows) = (&self.pools.claims, self.terms, (0, i64::MAX));
+        let held = held_for(pool, terms, OVERDUE_AFTER, &names, rows, IN_DOUBT_BATCH)
+            .await
+            .expect("the database answers");
+        let found = self.actors[worker].ask_elsewhere(&self.sites, held).await;
+        self.met(Met::FoundElsewhere, found);
     }
 
     fn hold(&mut self, worker: usize, claims: Vec<Claim>) {

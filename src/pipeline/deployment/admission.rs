@@ -5,7 +5,7 @@
 //! heartbeat, and for every new connection: an address may lead to another database from one
 //! connection to the next.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ pub struct Admission {
     asks_first: AtomicBool,
     /// Milliseconds from the origin to when the last heartbeat that was written had been sent.
     beat_ms: AtomicU64,
+    /// Other instances that may have died and left claims, if this one is to look after them.
+    silent: AtomicU32,
     /// How often the queue was found emptied.
     emptied: AtomicU64,
     /// The queue was emptied, and not every instance has put back what it had claimed.
@@ -62,6 +64,7 @@ impl Admission {
             open: AtomicBool::new(false),
             asks_first: AtomicBool::new(false),
             beat_ms: AtomicU64::new(0),
+            silent: AtomicU32::new(0),
             emptied: AtomicU64::new(0),
             gathering: AtomicBool::new(false),
             queue_emptied: Notify::new(),
@@ -210,6 +213,19 @@ impl Admission {
         let since = sent_at.since(self.origin).as_millis();
         let since = u64::try_from(since).unwrap_or(u64::MAX);
         self.beat_ms.fetch_max(since, Ordering::Relaxed);
+    }
+
+    /// How many other instances have given no heartbeat for so long that they may have died, and so
+    /// recently that they may have left claims whose leases run. Zero where another instance looks
+    /// after them.
+    #[must_use]
+    pub fn silent_instances(&self) -> u32 {
+        self.silent.load(Ordering::Relaxed)
+    }
+
+    /// What the heartbeat read of others that are silent.
+    pub(super) fn read_silent(&self, instances: u32) {
+        self.silent.store(instances, Ordering::Relaxed);
     }
 
     /// What the heartbeat read.

@@ -59,6 +59,7 @@ pub struct Counts {
     pub wrong_tokens: Total,
     pub connections_evicted: Total,
     attempts: Totals,
+    early_lookups: Totals,
     processor_seconds: Histograms,
     settled: Totals,
     breaker_changes: Totals,
@@ -143,6 +144,28 @@ pub struct ProcessorCounts {
     refused: Total,
     mismatch: Total,
     unknown: Total,
+    /// By occasion and result.
+    early_lookups: [[Total; 3]; 2],
+}
+
+/// On what occasion a processor was asked for a payment whose attempt is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EarlyLookup {
+    /// The answer to a POST of this instance is overdue.
+    DuringCall,
+    /// Another instance holds the payment, which may have died.
+    HeldElsewhere,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EarlyLookupResult {
+    /// The processor has charged it.
+    Found,
+    /// The processor does not have it yet, which proves nothing.
+    Absent,
+    /// Neither is known.
+    NoAnswer,
 }
 
 /// How an attempt to charge a payment ended, as far as that is known.
@@ -172,6 +195,17 @@ impl ProcessorCounts {
         };
         total.add(1);
     }
+
+    /// Counts an early look-up.
+    pub fn early_lookup(&self, occasion: EarlyLookup, result: EarlyLookupResult) {
+        self.early_lookups[occasion as usize][result as usize].add(1);
+    }
+
+    /// How many early look-ups there were.
+    #[must_use]
+    pub fn early_lookups(&self, occasion: EarlyLookup, result: EarlyLookupResult) -> u64 {
+        self.early_lookups[occasion as usize][result as usize].value()
+    }
 }
 
 impl Default for ProcessorCounts {
@@ -186,6 +220,7 @@ impl Default for ProcessorCounts {
             refused: Total::default(),
             mismatch: Total::default(),
             unknown: Total::default(),
+            early_lookups: Default::default(),
         }
     }
 }
@@ -292,6 +327,11 @@ impl Counts {
                 "Attempts to charge a payment, by processor and by \
                 what is proved of it",
             ),
+            early_lookups: all.totals(
+                "early_lookups",
+                "Look-ups of payments while an attempt at them was open, by processor, occasion \
+                and result",
+            ),
             processor_seconds: all.histograms(
                 "processor_seconds",
                 "Time that a processor took for \
@@ -324,7 +364,18 @@ impl Counts {
             self.attempts.get_or_create_owned(&labels)
         };
         let _ = self.settled(name);
+        let early = |occasion: &str| {
+            ["found", "absent", "no_answer"].map(|result| {
+                let labels = vec![
+                    ("processor", name.to_owned()),
+                    ("occasion", occasion.to_owned()),
+                    ("result", result.to_owned()),
+                ];
+                self.early_lookups.get_or_create_owned(&labels)
+            })
+        };
         ProcessorCounts {
+            early_lookups: ["during_call", "held_elsewhere"].map(early),
             seconds: self
                 .processor_seconds
                 .get_or_create_owned(&label("processor", name)),
