@@ -1,7 +1,7 @@
 # Each target is a script in scripts/, which says at its top what it does and what it reads.
 
 .DEFAULT_GOAL := help
-.PHONY: help run env test queries load routing-bench bench pure-bench durability-bench outage soak torture drills failover fuzz page screenshots supply-chain reproducible
+.PHONY: help run env test queries load routing-bench bench pure-bench durability-bench outage soak torture drills failover cells fuzz page screenshots supply-chain reproducible
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -48,6 +48,9 @@ drills: ## outages one by one, each with a verdict on every payment, before a re
 
 failover: ## three PostgreSQL under Patroni lose their leader, etcd, HAProxy, a standby; DRILLS="killed-leader" QUEUE=logged SEED=...
 	@scripts/failover.sh $(if $(QUEUE),--queue $(QUEUE)) $(DRILLS)
+
+cells: ## four cells in two PostgreSQL clusters: one killed and back, one moved, every payment audited; RATE=... SECONDS=...
+	@scripts/cells.sh $(if $(RATE),--rate $(RATE)) $(if $(SECONDS),--seconds $(SECONDS))
 
 fuzz: ## what reads requests and replies, fuzzed for MINUTES=4; TARGETS="payment range" chooses
 	@scripts/fuzz.sh

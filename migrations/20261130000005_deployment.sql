@@ -116,10 +116,24 @@ CREATE TABLE deployment (
     -- An instance that contradicts the others is known before it charges anything.
     terms         jsonb,
     terms_at      timestamptz,
+    -- Which of the deployment's databases this is. `migrate` writes it, and an instance compares it
+    -- with its list: a payment that is looked for in another cell is charged again.
+    id            uuid        NOT NULL DEFAULT gen_random_uuid(),
+    cell          integer     NOT NULL DEFAULT 1,
+    cells         integer     NOT NULL DEFAULT 1,
     CONSTRAINT deployment_pkey PRIMARY KEY (one),
-    CONSTRAINT deployment_is_one CHECK (one)
+    CONSTRAINT deployment_is_one CHECK (one),
+    CONSTRAINT deployment_cell_is_one_of_them CHECK (cell BETWEEN 1 AND cells)
 );
 INSERT INTO deployment (identity) SELECT database_identity();
+
+-- The cell in which the payment of an id lives, of so many, as every instance computes it: the
+-- remainder of the first four bytes of the SHA-256 of the id's 16 bytes, plus one.
+CREATE FUNCTION cell_of_payment(id uuid, cells integer) RETURNS integer
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+    SELECT (('x' || pg_catalog.left(pg_catalog.encode(pg_catalog.sha256(pg_catalog.uuid_send(id)),
+        'hex'), 8))::bit(32)::bigint % cells)::integer + 1
+$$;
 
 CREATE TABLE deployment_declaration (
     id      bigint GENERATED ALWAYS AS IDENTITY,
@@ -316,6 +330,13 @@ COMMENT ON COLUMN deployment.asks_first IS
 COMMENT ON COLUMN deployment.terms IS
     'Processors, fees and settings that all instances agree on; null: the next instance says';
 COMMENT ON COLUMN deployment.terms_at IS 'When they were agreed on';
+COMMENT ON COLUMN deployment.id IS
+    'Of the deployment: the same in all of its cells; of no meaning where there is one';
+COMMENT ON COLUMN deployment.cell IS
+    'Which cell this database is, from 1 on, in the order of DATABASE_URL';
+COMMENT ON COLUMN deployment.cells IS 'How many cells the deployment has';
+COMMENT ON FUNCTION cell_of_payment IS
+    'The cell, from 1 on, in which the payment of an id lives where there are so many cells';
 COMMENT ON TABLE deployment_declaration IS 'What operators declared of the deployment';
 COMMENT ON COLUMN deployment_declaration.id IS 'Order in which it was said';
 COMMENT ON COLUMN deployment_declaration.said_at IS 'When it was said';

@@ -13,34 +13,35 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use router::{BreakerState, Explanation, ProcessorReport, SharedRouter};
 
-use crate::domain::attention::{self, Attention, Item, OwnAttention, Severity};
+use crate::domain::attention::{Attention, Item, OwnAttention, Severity};
+use crate::domain::cell::Cells;
 use crate::store::database::{Pool, Pools};
 use crate::store::queue_statistics::QueueStatistics;
-use crate::store::situation::{RecentPoll, told};
+use crate::store::situation::{RecentPoll, read_cells, told};
 use crate::telemetry::metrics::{Counts, PREFIX};
 
 /// What a scrape looks at.
 pub struct Scrape {
     counts: Arc<Counts>,
     router: SharedRouter,
-    pools: Pools,
-    look: Arc<RecentPoll>,
+    pools: Cells<Pools>,
+    polls: Arc<Cells<RecentPoll>>,
     own: Arc<OwnAttention>,
     started_at: SystemTime,
 }
 
 impl Scrape {
-    /// Shows these counts, this router, these pools, the queue through them, and what this instance
-    /// finds in itself.
+    /// Shows these counts, this router, these pools, the queues through them, and what this
+    /// instance finds in itself.
     #[must_use]
     pub fn new(
         counts: Arc<Counts>,
         router: SharedRouter,
-        pools: Pools,
+        pools: Cells<Pools>,
         own: Arc<OwnAttention>,
     ) -> Self {
         Self {
-            look: Arc::new(RecentPoll::new(pools.operators.clone())),
+            polls: Arc::new(pools.map(|pools| RecentPoll::new(pools.operators.clone()))),
             own,
             counts,
             router,
@@ -52,18 +53,24 @@ impl Scrape {
     /// All metrics as text. It waits for the database no longer than
     /// [`crate::store::queue_statistics::STATISTICS_TIMEOUT`].
     pub async fn text(&self) -> String {
-        let looked = self.look.get().await;
+        let looked = read_cells(&self.polls).await;
+        let cells = looked.iter().zip(self.pools.iter());
         let picture = Picture {
-            attention: attention::list(told(looked.as_deref()), &self.own),
-            queue: looked.map(|looked| looked.0.clone()),
+            attention: told(&looked, &self.own),
+            cells: cells
+                .map(|((cell, looked), pools)| CellPicture {
+                    label: cell.label().map(|number| number.to_string()),
+                    queue: looked.as_ref().map(|looked| looked.0.clone()),
+                    pools: [
+                        PoolUse::of("accepts", &pools.accepts),
+                        PoolUse::of("requests", from_ref(&pools.requests)),
+                        PoolUse::of("claims", from_ref(&pools.claims)),
+                        PoolUse::of("settles", from_ref(&pools.settles)),
+                        PoolUse::of("operators", from_ref(&pools.operators)),
+                    ],
+                })
+                .collect(),
             explanation: self.router.explain(),
-            pools: [
-                PoolUse::of("accepts", &self.pools.accepts),
-                PoolUse::of("requests", from_ref(&self.pools.requests)),
-                PoolUse::of("claims", from_ref(&self.pools.claims)),
-                PoolUse::of("settles", from_ref(&self.pools.settles)),
-                PoolUse::of("operators", from_ref(&self.pools.operators)),
-            ],
             started_at: self.started_at,
         };
         let mut states = Registry::with_prefix(PREFIX);
@@ -79,7 +86,7 @@ impl Scrape {
 impl Scrape {
     /// What wants attention, as this instance tells it.
     pub async fn attention(&self) -> Vec<Item> {
-        self.look.list(&self.own).await
+        told(&read_cells(&self.polls).await, &self.own)
     }
 }
 
@@ -113,11 +120,30 @@ impl PoolUse {
 /// The state of one moment.
 #[derive(Debug)]
 struct Picture {
-    queue: Option<QueueStatistics>,
+    cells: Vec<CellPicture>,
     attention: Vec<Item>,
     explanation: Explanation,
-    pools: [PoolUse; 5],
     started_at: SystemTime,
+}
+
+/// The state of one cell.
+#[derive(Debug)]
+struct CellPicture {
+    /// Its number, where there are others.
+    label: Option<String>,
+    queue: Option<QueueStatistics>,
+    pools: [PoolUse; 5],
+}
+
+impl CellPicture {
+    /// Those labels, and which cell it is where there are others.
+    fn labels<'a>(
+        &'a self,
+        labels: impl IntoIterator<Item = (&'static str, &'a str)>,
+    ) -> Vec<(&'static str, &'a str)> {
+        let cell = self.label.as_deref().map(|number| ("cell", number));
+        labels.into_iter().chain(cell).collect()
+    }
 }
 
 impl Collector for Picture {
@@ -134,7 +160,7 @@ impl Picture {
         let mut gauges = self.processors();
         gauges.extend(self.instance());
         gauges.push(self.attention());
-        gauges.extend(self.queue.iter().flat_map(queue));
+        gauges.extend(self.queues());
         gauges
     }
 
@@ -144,7 +170,7 @@ impl Picture {
         let mut values: BTreeMap<_, _> = items
             .map(|item| ((item.kind.as_ref(), item.severity), 1.0))
             .collect();
-        if self.queue.is_some() {
+        if self.cells.iter().all(|cell| cell.queue.is_some()) {
             for kind in Attention::ALL {
                 values.entry((kind.name(), kind.severity())).or_insert(0.0);
             }
@@ -227,15 +253,20 @@ impl Picture {
     fn instance(&self) -> Vec<Gauge<'_>> {
         let version = vec![("version", env!("CARGO_PKG_VERSION"))];
         let started_at = self.started_at.duration_since(UNIX_EPOCH);
-        let pools = self.pools.iter();
+        let pools = self
+            .cells
+            .iter()
+            .flat_map(|cell| cell.pools.iter().map(move |pool| (cell, pool)));
+        let told = self.cells.iter();
+        let told = told.map(|cell| (cell.labels([]), truth(cell.queue.is_some())));
         vec![
             Gauge {
                 name: "pool_connections",
                 help: "Connections to the database, by pool and by whether they are in use",
                 values: pools
                     .clone()
-                    .flat_map(|pool| {
-                        let labels = |state| vec![("pool", pool.name), ("state", state)];
+                    .flat_map(|(cell, pool)| {
+                        let labels = |state| cell.labels([("pool", pool.name), ("state", state)]);
                         [
                             (labels("idle"), pool.idle.into()),
                             (labels("used"), (pool.open - pool.idle).into()),
@@ -247,7 +278,7 @@ impl Picture {
                 name: "pool_connections_max",
                 help: "Connections that a pool may have",
                 values: pools
-                    .map(|pool| (vec![("pool", pool.name)], pool.most.into()))
+                    .map(|(cell, pool)| (cell.labels([("pool", pool.name)]), pool.most.into()))
                     .collect(),
             },
             single(
@@ -265,57 +296,67 @@ impl Picture {
                 "When this instance started, in seconds since 1970",
                 started_at.unwrap_or_default().as_secs_f64(),
             ),
-            single(
-                "queue_statistics_up",
-                "0 if the database did not tell the state of the queue in time; its metrics are \
-                absent then",
-                truth(self.queue.is_some()),
-            ),
+            Gauge {
+                name: "queue_statistics_up",
+                help: "0 if the database did not tell the state of the queue in time; its metrics \
+                    are absent then",
+                values: told.collect(),
+            },
         ]
     }
-}
 
-/// The state of the queue: of the whole deployment, the same whichever instance is asked.
-fn queue(queue: &QueueStatistics) -> Vec<Gauge<'_>> {
-    vec![
-        single(
-            "queue_payments",
-            "Payments accepted and not yet settled, of all instances; an estimate unless \
-            queue_payments_exact",
-            queue.queued.value as f64,
-        ),
-        single(
-            "queue_payments_exact",
-            "1 if queue_payments was counted, 0 if it is an estimate",
-            truth(queue.queued.exact),
-        ),
-        single(
-            "queue_oldest_age_seconds",
-            "How long ago the oldest payment of the queue was accepted, 0 if there is none",
-            queue.oldest_age_seconds,
-        ),
-        single(
-            "queue_in_doubt_payments",
-            "Payments that one processor may have charged and that wait for its answer",
-            queue.in_doubt.value as f64,
-        ),
-        single(
-            "queue_dead_rows",
-            "Dead rows of the queue that vacuum has not removed",
-            queue.dead_rows as f64,
-        ),
-        single(
-            "dead_letters",
-            "Payments that no processor takes and that wait for an operator",
-            queue.dead_letters.value as f64,
-        ),
-        single(
-            "oldest_transaction_seconds",
-            "Age of the oldest open transaction of the database; vacuum removes nothing that died \
-            since",
-            queue.oldest_transaction_seconds,
-        ),
-    ]
+    /// The state of the queues: of the whole deployment, the same whichever instance is asked.
+    fn queues(&self) -> Vec<Gauge<'_>> {
+        let single = |name, help, value: fn(&QueueStatistics) -> f64| Gauge {
+            name,
+            help,
+            values: (self.cells.iter())
+                .filter_map(|cell| Some((cell.labels([]), value(cell.queue.as_ref()?))))
+                .collect(),
+        };
+        let gauges = vec![
+            single(
+                "queue_payments",
+                "Payments accepted and not yet settled, of all instances; an estimate unless \
+                queue_payments_exact",
+                |queue| queue.queued.value as f64,
+            ),
+            single(
+                "queue_payments_exact",
+                "1 if queue_payments was counted, 0 if it is an estimate",
+                |queue| truth(queue.queued.exact),
+            ),
+            single(
+                "queue_oldest_age_seconds",
+                "How long ago the oldest payment of the queue was accepted, 0 if there is none",
+                |queue| queue.oldest_age_seconds,
+            ),
+            single(
+                "queue_in_doubt_payments",
+                "Payments that one processor may have charged and that wait for its answer",
+                |queue| queue.in_doubt.value as f64,
+            ),
+            single(
+                "queue_dead_rows",
+                "Dead rows of the queue that vacuum has not removed",
+                |queue| queue.dead_rows as f64,
+            ),
+            single(
+                "dead_letters",
+                "Payments that no processor takes and that wait for an operator",
+                |queue| queue.dead_letters.value as f64,
+            ),
+            single(
+                "oldest_transaction_seconds",
+                "Age of the oldest open transaction of the database; vacuum removes nothing that died \
+                since",
+                |queue| queue.oldest_transaction_seconds,
+            ),
+        ];
+        // One of which nothing is known is absent.
+        let known = gauges.into_iter().filter(|gauge| !gauge.values.is_empty());
+        known.collect()
+    }
 }
 
 fn single<'a>(name: &'static str, help: &'static str, value: f64) -> Gauge<'a> {

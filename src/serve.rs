@@ -13,21 +13,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use futures_util::future::{join_all, select_all};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use router::Policy;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::config::{DatabaseSettings, Settings};
-use crate::domain::attention::OwnAttention;
+use crate::config::{DatabaseSettings, Processors, Settings};
+use crate::domain::attention::{Attention, Item, OwnAttention};
+use crate::domain::cell::{Cell, Cells};
 use crate::domain::lease::LeasePolicy;
 use crate::domain::uptime::Uptime;
 use crate::http::live::{Observer, Simulator};
-use crate::http::{Api, Limits};
-use crate::pipeline::accept::{Acceptor, Tally};
+use crate::http::{Api, ApiCell, Limits};
+use crate::pipeline::accept::Tally;
 use crate::pipeline::deployment::{Admission, Candidate, Member, MemberTerms};
 use crate::pipeline::history::Recorder;
+use crate::pipeline::queue_limit::QueueLimit;
 use crate::pipeline::settle;
 use crate::processors::Stop;
 use crate::scrape::Scrape;
@@ -54,11 +58,12 @@ pub const START_TIMEOUT: Duration = Duration::from_millis(700);
 /// Runs an instance until `shutdown` is ready, then ends it in order within [`SHUTDOWN`].
 ///
 /// The API answers from the start; it accepts payments as soon as the database is there and
-/// migrated.
+/// migrated. Where there are several cells, each begins when its own database is, and the others do
+/// not wait for one that is away.
 ///
 /// # Errors
-/// The address is taken, a processor cannot be called at all, the migrations are refused, or a part
-/// of the instance broke.
+/// The address is taken, a processor cannot be called at all, the migrations are refused, a
+/// database is another cell than its place in `DATABASE_URL` says, or a part of the instance broke.
 pub async fn serve(
     settings: Settings,
     process: &ProcessCounts,
@@ -70,77 +75,96 @@ pub async fn serve(
     let files = files::raise_limit();
     let configured = settings.processors.processors.0.len();
     let shares = files::share(files, Limits::default().connections, configured);
-    let parts = Parts::new(setup(&settings, &shares, telemetry))?;
-    let acceptor = parts.acceptor();
+    let parts = Parts::of_cells(setup(&settings, &shares, telemetry))?;
+    let names = configured_names(&settings);
+    let cells = cells(&settings, &parts)?;
     let state = State {
         instance: Uuid::new_v4(),
         own: Arc::new(own_attention(&parts, process)),
-        names: configured_names(&settings),
-        standby: standby(&settings, &parts),
-        started: Arc::default(),
+        names,
         stopping: Arc::default(),
     };
-    let mut running = Running {
-        tasks: JoinSet::new(),
-        http_stop: CancellationToken::new(),
-        accepting: acceptor.writers(),
-        tally: acceptor.tally(),
-        telemetry: parts.telemetry.clone(),
-        pools: parts.pools.clone(),
-        calls: parts.worker.calls.clone(),
-        stop: Arc::clone(&parts.worker.stop),
-    };
-    if let Some(operators) = operators(&settings, &shares, &parts, &state, &acceptor)? {
+    let mut running = Running::of(&parts, &cells);
+    if let Some(operators) = operators(&settings, &shares, &parts, &state, &cells)? {
         let operators = operators.start(running.http_stop.clone()).await?;
         running.tasks.spawn(operators);
     }
+    let accepting: Vec<_> = cells.iter().map(|cell| cell.acceptor.writers()).collect();
+    let started = cells.map(|cell| Arc::clone(&cell.started));
     // Last, so that whoever is answered here finds the operators' address open, too.
-    let routes = api(&settings, &parts, &state, acceptor).routes();
+    let routes = api(&settings, &running.telemetry, &state, cells).routes();
     let limits = Limits {
         connections: shares.clients,
         ..Limits::default()
     };
     let address = &settings.listen.listen;
     let (counts, stop) = (
-        Arc::clone(&parts.telemetry.counts),
+        Arc::clone(&running.telemetry.counts),
         running.http_stop.clone(),
     );
     let served = listen("LISTEN", address, limits, counts, routes, stop).await?;
     tracing::info!(listen = %address, database = %settings.database.database_url, "listening");
     shares.warn_of_few(files);
 
-    let candidate = Candidate {
-        id: state.instance,
-        terms: MemberTerms::of(&settings),
-    };
-    tokio::pin!(shutdown);
-    let (requests, admission) = (&running.pools.requests, &parts.admission);
-    let prepare = prepare_when_reachable(&settings, requests, &candidate, admission);
-    let prepared = tokio::select! {
-        prepared = until_prepared(prepare, served, &mut running.tasks) => prepared.map(Some)?,
-        () = &mut shutdown => None,
-    };
-    if prepared.is_none() {
-        if admission.refused().is_some() {
-            candidate.sign_off(requests).await;
-        }
-        return Ok(());
-    }
-    let mut settling = running.start(parts, &state, candidate);
-    state.started.store(true, Ordering::Relaxed);
-    tracing::info!(start_seconds = started_at.elapsed().as_secs_f64(), "ready");
-
+    let starts = starts(&settings, &parts, state.instance);
+    let mut preparing: FuturesUnordered<_> = starts.iter().map(Start::prepare).collect();
+    let mut parts: Vec<Option<Parts>> = parts.into_iter().map(Some).collect();
+    let started: Vec<_> = started.into_iter().collect();
+    let mut served = Some(served);
+    let mut timeout = pin!(tokio::time::sleep(START_TIMEOUT));
+    let mut shutdown = pin!(shutdown);
+    let ends = accepting
+        .iter()
+        .map(|writers| Box::pin(writers.cancelled()));
+    let mut accepting_ended = select_all(ends);
     // Whatever breaks ends the instance, which is started anew then: it must not go on without one
     // of its parts.
-    let outcome = tokio::select! {
-        () = &mut shutdown => Ok(()),
-        broken = running.tasks.join_next() => broken_part(broken),
-        ended = &mut settling => Err(anyhow::anyhow!("settling broke: {ended:?}")),
-        () = running.accepting.cancelled() => Err(anyhow::anyhow!("accepting broke")),
+    let outcome = loop {
+        tokio::select! {
+            () = &mut shutdown => break Ok(()),
+            Some(prepared) = preparing.next() => {
+                let cell: Cell = match prepared {
+                    Ok(cell) => cell,
+                    Err(error) => break Err(error),
+                };
+                let place = cell.number() - 1;
+                let own = parts[place].take().expect("it is prepared once");
+                running.start(own, &state, starts[place].candidate.clone());
+                started[place].store(true, Ordering::Relaxed);
+                let start_seconds = started_at.elapsed().as_secs_f64();
+                tracing::info!(start_seconds, cell = cell.label(), "ready");
+            }
+            () = &mut timeout, if served.is_some() => {
+                running.tasks.spawn(served.take().expect("checked just now"));
+            }
+            broken = running.tasks.join_next(), if !running.tasks.is_empty() => {
+                break broken_part(broken);
+            }
+            ended = running.settling.join_next(), if !running.settling.is_empty() => {
+                break Err(anyhow::anyhow!("settling broke: {ended:?}"));
+            }
+            _ = &mut accepting_ended => break Err(anyhow::anyhow!("accepting broke")),
+        }
+        if preparing.is_empty()
+            && let Some(served) = served.take()
+        {
+            running.tasks.spawn(served);
+        }
     };
+    // Those that it asked for admission and does not serve.
+    let asked = starts
+        .iter()
+        .zip(&parts)
+        .filter(|(_, parts)| parts.is_some());
+    let signed_off = asked.map(|(start, _)| start.candidate.sign_off(&start.requests));
+    let _ = tokio::time::timeout(CLOSE, join_all(signed_off)).await;
+    if running.settling.is_empty() {
+        return outcome;
+    }
+    drop(parts);
     tracing::info!("stopping");
     state.stopping.store(true, Ordering::Relaxed);
-    running.end(settling, state.standby).await;
+    running.end().await;
     tracing::info!("stopped");
     outcome
 }
@@ -150,9 +174,6 @@ struct State {
     instance: Uuid,
     own: Arc<OwnAttention>,
     names: Arc<[String]>,
-    /// Connections to a standby, where summaries are read from one.
-    standby: Option<Pool>,
-    started: Arc<AtomicBool>,
     stopping: Arc<AtomicBool>,
 }
 
@@ -169,19 +190,42 @@ fn setup<'a>(settings: &'a Settings, shares: &Shares, telemetry: Telemetry) -> S
         },
         leases: LeasePolicy::new(settings.processors.processor_timeout, settings.late_charge),
         queue_limit: settings.queue_limit,
-        admission: Admission::new(),
+        admission: Admission::new,
         telemetry,
     }
 }
 
-fn standby(settings: &Settings, parts: &Parts) -> Option<Pool> {
-    let database_url = settings.read_database_url.clone()?;
-    let database = DatabaseSettings {
-        database_url,
-        ..settings.database.clone()
+/// What clients are answered from, for each cell.
+///
+/// # Errors
+/// `READ_DATABASE_URL` has another number of cells.
+fn cells(settings: &Settings, parts: &Cells<Parts>) -> anyhow::Result<Cells<ApiCell>> {
+    let standbys = match &settings.read_database_url {
+        None => None,
+        Some(database_url) => {
+            let variable = "READ_DATABASE_URL";
+            let same = database_url.has_cells_of(variable, &settings.database.database_url);
+            same.map_err(anyhow::Error::msg)?;
+            Some(DatabaseSettings {
+                database_url: database_url.clone(),
+                ..settings.database.clone()
+            })
+        }
     };
-    let check = Arc::clone(&parts.admission);
-    Some(Pools::checked(&database, check, &parts.telemetry.counts).requests)
+    let standbys = standbys.map(|standbys| standbys.cells());
+    let mut standbys = standbys.iter().flat_map(Cells::iter);
+    Ok(parts.map(|parts| ApiCell {
+        cell: parts.cell,
+        acceptor: parts.acceptor(),
+        pool: parts.pools.requests.clone(),
+        standby: standbys.next().map(|standby| {
+            let check = Arc::clone(&parts.admission);
+            Pools::checked(standby, check, &parts.telemetry.counts).requests
+        }),
+        unrecorded: Arc::clone(&parts.worker.returned.unrecorded),
+        started: Arc::default(),
+        readiness: Arc::default(),
+    }))
 }
 
 fn configured_names(settings: &Settings) -> Arc<[String]> {
@@ -190,22 +234,30 @@ fn configured_names(settings: &Settings) -> Arc<[String]> {
 }
 
 /// What an instance finds in itself.
-fn own_attention(parts: &Parts, process: &ProcessCounts) -> OwnAttention {
+fn own_attention(cells: &Cells<Parts>, process: &ProcessCounts) -> OwnAttention {
     let mut own = OwnAttention::default();
-    let full = Arc::clone(&parts.queue_limit);
-    own.add(move || full.attention());
-    let charged_twice = parts.telemetry.counts.charged_twice.clone();
+    let first = cells.first();
+    let charged_twice = first.telemetry.counts.charged_twice.clone();
     own.add(move || settle::charged_twice(&charged_twice));
-    let unrecorded = Arc::clone(&parts.worker.returned.unrecorded);
-    own.add(move || unrecorded.attention());
     let log_lines = process.log_lines.clone();
     own.add(move || log::lines_dropped(&log_lines));
-    let router = parts.router.clone();
+    let router = first.router.clone();
     own.add(move || situation::failing(&router.explain()));
-    let clock = Arc::clone(&parts.clock);
-    own.add(move || clock.attention(tokio::time::Instant::now()));
-    let admission = Arc::clone(&parts.admission);
-    own.add(move || admission.attention());
+    for (cell, parts) in cells.each() {
+        let full = Arc::clone(&parts.queue_limit);
+        own.add(move || full.attention());
+        let mut of_cell = |source: Box<dyn Fn() -> Option<Item> + Send + Sync>| {
+            own.add(move || source().map(|item| item.of_cell(cell)));
+        };
+        let unrecorded = Arc::clone(&parts.worker.returned.unrecorded);
+        of_cell(Box::new(move || unrecorded.attention()));
+        let clock = Arc::clone(&parts.clock);
+        of_cell(Box::new(move || {
+            clock.attention(tokio::time::Instant::now())
+        }));
+        let admission = Arc::clone(&parts.admission);
+        of_cell(Box::new(move || admission.attention()));
+    }
     own
 }
 
@@ -213,17 +265,19 @@ fn own_attention(parts: &Parts, process: &ProcessCounts) -> OwnAttention {
 fn operators(
     settings: &Settings,
     shares: &Shares,
-    parts: &Parts,
+    parts: &Cells<Parts>,
     state: &State,
-    acceptor: &Acceptor,
+    cells: &Cells<ApiCell>,
 ) -> anyhow::Result<Option<Operators>> {
     let Some(token) = settings.operator.token().cloned() else {
         return Ok(None);
     };
     let configured = &settings.processors.processors.0;
     let simulator = settings.simulator_token.clone();
-    let simulator = simulator.map(|token| Simulator::new(token, configured, acceptor.clone()));
-    let counts = &parts.telemetry.counts;
+    let acceptors = || cells.map(|cell| cell.acceptor.clone());
+    let simulator = simulator.map(|token| Simulator::new(token, configured, acceptors()));
+    let first = parts.first();
+    let counts = &first.telemetry.counts;
     Ok(Some(Operators {
         connections: shares.operators,
         listen: settings.operator.operator_listen.clone(),
@@ -231,15 +285,15 @@ fn operators(
         metrics_token: settings.metrics_token().cloned(),
         scrape: Scrape::new(
             Arc::clone(counts),
-            parts.router.clone(),
-            parts.pools.clone(),
+            first.router.clone(),
+            parts.map(|parts| parts.pools.clone()),
             Arc::clone(&state.own),
         ),
         counts: Arc::clone(counts),
         observer: Observer {
             instance: state.instance,
-            pool: parts.pools.operators.clone(),
-            router: parts.router.clone(),
+            pools: parts.map(|parts| parts.pools.operators.clone()),
+            router: first.router.clone(),
             names: Arc::clone(&state.names),
             simulator: simulator.transpose()?,
             own: Arc::clone(&state.own),
@@ -248,80 +302,75 @@ fn operators(
 }
 
 /// The clients' side.
-fn api(settings: &Settings, parts: &Parts, state: &State, acceptor: Acceptor) -> Api {
+fn api(settings: &Settings, telemetry: &Telemetry, state: &State, cells: Cells<ApiCell>) -> Api {
     Api {
-        acceptor,
-        pool: parts.pools.requests.clone(),
-        standby: state.standby.clone(),
-        telemetry: parts.telemetry.clone(),
+        cells,
+        telemetry: telemetry.clone(),
         processors: Arc::clone(&state.names),
         allow_purge: settings.purge.allow_purge,
-        unrecorded: Arc::clone(&parts.worker.returned.unrecorded),
-        started: Arc::clone(&state.started),
-        readiness: Arc::default(),
         stopping: Arc::clone(&state.stopping),
     }
-}
-
-/// Waits until the database is prepared, and has `served` answer clients then, or after
-/// [`START_TIMEOUT`].
-///
-/// # Errors
-/// It cannot be prepared, or a part broke.
-async fn until_prepared(
-    prepare: impl Future<Output = anyhow::Result<()>>,
-    served: impl Future<Output = anyhow::Result<()>> + Send + 'static,
-    tasks: &mut JoinSet<anyhow::Result<()>>,
-) -> anyhow::Result<()> {
-    let mut served = Some(served);
-    let mut preparing = pin!(prepare);
-    let mut timeout = pin!(tokio::time::sleep(START_TIMEOUT));
-    loop {
-        tokio::select! {
-            prepared = &mut preparing => break prepared?,
-            () = &mut timeout, if served.is_some() => {
-                tasks.spawn(served.take().expect("checked just now"));
-            }
-            broken = tasks.join_next(), if !tasks.is_empty() => return broken_part(broken),
-        }
-    }
-    if let Some(served) = served {
-        tasks.spawn(served);
-    }
-    Ok(())
 }
 
 /// An instance whose parts run, and what ends them.
 struct Running {
     tasks: JoinSet<anyhow::Result<()>>,
+    /// One task for each cell that has started.
+    settling: JoinSet<()>,
     http_stop: CancellationToken,
-    accepting: CancellationToken,
-    tally: Arc<Tally>,
+    /// Of each cell, what its connections are, and what was accepted.
+    cells: Vec<(Pools, Option<Pool>, Arc<Tally>)>,
+    queue_limits: Vec<Arc<QueueLimit>>,
     telemetry: Telemetry,
-    pools: Pools,
     calls: TaskTracker,
     stop: Arc<Stop>,
 }
 
 impl Running {
-    /// Starts what claims, charges, settles and watches. Returns the task that settles, which ends
-    /// once all that claims has.
-    fn start(&mut self, parts: Parts, state: &State, candidate: Candidate) -> JoinHandle<()> {
+    /// Nothing runs yet.
+    fn of(parts: &Cells<Parts>, cells: &Cells<ApiCell>) -> Self {
+        let first = parts.first();
+        let each = parts.iter().zip(cells.iter());
+        Self {
+            tasks: JoinSet::new(),
+            settling: JoinSet::new(),
+            http_stop: CancellationToken::new(),
+            cells: each
+                .map(|(parts, cell)| {
+                    let tally = cell.acceptor.tally();
+                    (parts.pools.clone(), cell.standby.clone(), tally)
+                })
+                .collect(),
+            queue_limits: (parts.iter().map(|parts| Arc::clone(&parts.queue_limit))).collect(),
+            telemetry: first.telemetry.clone(),
+            calls: first.worker.calls.clone(),
+            stop: Arc::clone(&first.worker.stop),
+        }
+    }
+
+    /// Starts what claims, charges, settles and watches in a cell. The task that settles ends once
+    /// all that claims there has.
+    fn start(&mut self, parts: Parts, state: &State, candidate: Candidate) {
         let Parts {
+            cell,
             pools,
             queue_limit,
             worker,
             ..
         } = parts;
         let stop = self.stop.draining.clone();
-        let recorder = Recorder {
-            instance: state.instance,
-            counts: Arc::clone(&parts.telemetry.counts),
-            pool: pools.requests.clone(),
-            clock: Arc::clone(&parts.clock),
-            router: parts.router.clone(),
-            queue_limit: Arc::clone(&queue_limit),
-        };
+        if cell.is_first() {
+            let recorder = Recorder {
+                instance: state.instance,
+                counts: Arc::clone(&parts.telemetry.counts),
+                pool: pools.requests.clone(),
+                clock: Arc::clone(&parts.clock),
+                router: parts.router.clone(),
+                queue_limits: self.queue_limits.clone(),
+            };
+            let stopped = stop.clone();
+            self.spawn(async move { recorder.run(stopped).await });
+        }
         let member = Arc::new(Member {
             candidate,
             admission: parts.admission,
@@ -334,7 +383,7 @@ impl Running {
             terms: worker.terms,
             in_flight: Arc::clone(&worker.returned.in_flight),
         });
-        let settling = tokio::spawn(settle::run(
+        self.settling.spawn(settle::run(
             pools.settles.clone(),
             worker.terms,
             parts.completed,
@@ -343,15 +392,14 @@ impl Running {
         ));
         let (requests, stopped) = (pools.requests.clone(), stop.clone());
         self.spawn(async move { queue_limit.watch(&requests, stopped).await });
-        let stopped = stop.clone();
-        self.spawn(async move { recorder.run(stopped).await });
         let (requests, stopped) = (pools.requests.clone(), stop.clone());
         self.spawn(async move { in_doubt::watch(&requests, stopped).await });
         self.spawn(database::watch_auditors(
             pools.requests.clone(),
             stop.clone(),
         ));
-        let (tally, stopped) = (Arc::clone(&self.tally), stop.clone());
+        let (_, _, tally) = &self.cells[cell.number() - 1];
+        let (tally, stopped) = (Arc::clone(tally), stop.clone());
         self.spawn(async move { tally.run(&pools.requests, stopped).await });
         let (resolving, looking) = (Arc::clone(&worker), Arc::clone(&worker));
         self.spawn(async move { worker.run().await });
@@ -359,7 +407,6 @@ impl Running {
         self.spawn(async move { looking.run_held_elsewhere().await });
         let calls = self.calls.clone();
         self.spawn(member.run(stop, calls));
-        settling
     }
 
     fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
@@ -371,7 +418,7 @@ impl Running {
 
     /// Ends the parts in order: nothing new is begun, what is open gets its time, and what became
     /// of it is recorded.
-    async fn end(mut self, settling: JoinHandle<()>, standby: Option<Pool>) {
+    async fn end(mut self) {
         self.http_stop.cancel();
         self.stop.draining.cancel();
         self.calls.close();
@@ -390,86 +437,131 @@ impl Running {
         })
         .await;
         self.tasks.abort_all();
-        if !settling.is_finished() && tokio::time::timeout(SETTLE_DRAIN, settling).await.is_err() {
+        let settled = async { while self.settling.join_next().await.is_some() {} };
+        if tokio::time::timeout(SETTLE_DRAIN, settled).await.is_err() {
             tracing::error!(
                 "not everything was recorded; what is missing is asked of its processor after the \
                 lease"
             );
         }
-        let flushed = self.tally.flush(&self.pools.requests);
-        if let Ok(Err(error)) = tokio::time::timeout(CLOSE, flushed).await {
-            tracing::debug!(error = %error, "the last accepted payments are not counted");
-        }
-        let closed = tokio::time::timeout(CLOSE, async {
-            self.pools.close().await;
+        // A task that is dropped here would be cut off in the middle of a statement.
+        self.settling.detach_all();
+        let flushed = join_all(self.cells.iter().map(async |(pools, _, tally)| {
+            if let Err(error) = tally.flush(&pools.requests).await {
+                tracing::debug!(error = %error, "the last accepted payments are not counted");
+            }
+        }));
+        let _ = tokio::time::timeout(CLOSE, flushed).await;
+        let closed = join_all(self.cells.iter().map(async |(pools, standby, _)| {
+            pools.close().await;
             if let Some(standby) = standby {
                 standby.close().await;
             }
-        });
+        }));
+        let closed = tokio::time::timeout(CLOSE, closed);
         let _ = tokio::join!(closed, self.telemetry.tracer.stop());
     }
 }
 
-/// Migrates where that is for this role to do, waits until it is done where it is not, and writes
-/// down the fees. Goes on trying while the database is away.
-async fn prepare_when_reachable(
-    settings: &Settings,
-    pool: &Pool,
-    candidate: &Candidate,
-    admission: &Admission,
-) -> anyhow::Result<()> {
-    let mut outage = database::Outage::new("migrate");
-    let mut poll = ServingPoll::default();
-    loop {
-        let prepared = async {
-            let mut admitted = None;
-            let found = database::prepare_where(&settings.database, async |connection| {
-                let sent_at = Uptime::now();
-                let decided = candidate.ask(connection, Some(&mut poll)).await?;
-                Ok(decided
-                    .map(|admission| admitted = Some((admission, sent_at)))
-                    .err())
-            })
-            .await?;
-            if let (Schema::Ready, Some((admitted, sent_at))) = (&found, admitted) {
-                let processors = &settings.processors.processors;
-                let spelling = pool
-                    .with_deadline(fee::other_spelling(pool, processors))
-                    .await?;
-                if let Some((name, known)) = spelling {
-                    anyhow::bail!(
-                        "PROCESSORS has {name:?}, which this database knows as {known:?}: names that differ by case \
-                         only are one processor"
-                    );
+/// A cell that an instance wants to serve, before it does.
+struct Start {
+    database: DatabaseSettings,
+    processors: Processors,
+    candidate: Candidate,
+    admission: Arc<Admission>,
+    requests: Pool,
+}
+
+/// Every cell, as an instance begins.
+fn starts(settings: &Settings, parts: &Cells<Parts>, instance: Uuid) -> Vec<Start> {
+    let terms = MemberTerms::of(settings);
+    let deployment = Arc::default();
+    let databases = settings.database.cells();
+    let each = databases.into_iter().zip(parts.iter());
+    each.map(|(database, parts)| Start {
+        candidate: Candidate {
+            id: instance,
+            terms: terms.clone(),
+            cell: parts.cell,
+            place: database.database_url.here().to_string(),
+            deployment: Arc::clone(&deployment),
+        },
+        database,
+        processors: settings.processors.processors.clone(),
+        admission: Arc::clone(&parts.admission),
+        requests: parts.pools.requests.clone(),
+    })
+    .collect()
+}
+
+impl Start {
+    /// Migrates where that is for this role to do, waits until it is done where it is not, and
+    /// writes down the fees. Goes on trying while the database is away.
+    ///
+    /// # Errors
+    /// The migrations are refused, or the database is another cell.
+    async fn prepare(&self) -> anyhow::Result<Cell> {
+        let (candidate, admission, pool) = (&self.candidate, &self.admission, &self.requests);
+        let mut outage = database::Outage::new("migrate");
+        let mut poll = ServingPoll::default();
+        loop {
+            let prepared = async {
+                let (mut admitted, mut wrong_cell) = (None, None);
+                let found = database::prepare_where(&self.database, async |connection| {
+                    if let Some(differs) = candidate.wrong_cell(connection).await? {
+                        wrong_cell = Some(differs.clone());
+                        return Ok(Some(Attention::InstanceHeld.item(differs)));
+                    }
+                    let sent_at = Uptime::now();
+                    let decided = candidate.ask(connection, Some(&mut poll)).await?;
+                    Ok(decided
+                        .map(|admission| admitted = Some((admission, sent_at)))
+                        .err())
+                })
+                .await?;
+                if let Some(differs) = wrong_cell {
+                    anyhow::bail!(differs);
                 }
-                pool.with_deadline(fee::record(pool, processors)).await?;
-                admission.admit(admitted, sent_at);
-            }
-            anyhow::Ok(found)
-        };
-        match prepared.await {
-            Ok(Schema::Ready) => {
-                outage.over();
-                return Ok(());
-            }
-            Ok(Schema::Held(refused)) => {
-                outage.over();
-                admission.hold(refused);
-            }
-            Ok(Schema::Waits(missing)) => {
-                outage.over();
-                if admission.wait_for(&missing) {
-                    tracing::warn!(database.missing = %missing, "waiting for `payment-proxy \
-                        migrate`, which is for another role than ours to run");
+                if let (Schema::Ready, Some((admitted, sent_at))) = (&found, admitted) {
+                    let processors = &self.processors;
+                    let spelling = pool
+                        .with_deadline(fee::other_spelling(pool, processors))
+                        .await?;
+                    if let Some((name, known)) = spelling {
+                        anyhow::bail!(
+                            "PROCESSORS has {name:?}, which this database knows as {known:?}: \
+                            names that differ by case only are one processor"
+                        );
+                    }
+                    pool.with_deadline(fee::record(pool, processors)).await?;
+                    admission.admit(admitted, sent_at);
                 }
-            }
-            Err(error) => match database::database_error(&error) {
-                Some(cause) if database::is_transient(cause) => {
-                    outage.goes_on(cause, pool).await;
+                anyhow::Ok(found)
+            };
+            match prepared.await {
+                Ok(Schema::Ready) => {
+                    outage.over();
+                    return Ok(candidate.cell);
                 }
-                _ => return Err(error),
-            },
+                Ok(Schema::Held(refused)) => {
+                    outage.over();
+                    admission.hold(refused);
+                }
+                Ok(Schema::Waits(missing)) => {
+                    outage.over();
+                    if admission.wait_for(&missing) {
+                        tracing::warn!(database.missing = %missing, "waiting for `payment-proxy \
+                            migrate`, which is for another role than ours to run");
+                    }
+                }
+                Err(error) => match database::database_error(&error) {
+                    Some(cause) if database::is_transient(cause) => {
+                        outage.goes_on(cause, pool).await;
+                    }
+                    _ => return Err(error),
+                },
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
         }
-        tokio::time::sleep(RETRY_PAUSE).await;
     }
 }

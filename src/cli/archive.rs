@@ -1,14 +1,17 @@
 //! `payment-proxy archive`: old months out of the ledger, to files.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Args;
 
 use super::output::{print_json, say};
 use super::{Progress, exit_code, naming, paragraph};
 use crate::config::{DatabaseSettings, OwnerSettings};
+use crate::domain::cell::Cell;
 use crate::store::archive::{self as months, Archived, Month, State, Step};
+use crate::store::database::of_cell;
 
 /// `payment-proxy archive`.
 #[derive(Debug, Args)]
@@ -22,8 +25,8 @@ pub struct ArchiveArgs {
     /// All months before this one, such as 2026-08, by requestedAt in UTC
     #[arg(long, value_name = "MONTH")]
     pub before: Month,
-    /// The folder of the files, which is there already. What is in them is nowhere else: keep
-    /// copies
+    /// The folder of the files, which is there already; those of each of several cells go into a
+    /// folder in it, such as cell-2. What is in them is nowhere else: keep copies
     #[arg(long, value_name = "FOLDER")]
     pub to: PathBuf,
     /// Only say what would be done
@@ -40,14 +43,23 @@ pub struct ArchiveArgs {
 /// # Errors
 /// As [`months::archive`].
 pub async fn archive(args: ArchiveArgs) -> anyhow::Result<ExitCode> {
-    let settings = args.owner.of(&args.database);
+    let owner = args.owner.of(&args.database);
     let progress = Progress::new("payments");
-    let step = |step: Step| {
-        progress.doing(&format!("{} {}", step.month, step.doing));
-        progress.at(step.done, step.of);
-    };
-    let archived = months::archive(&settings, args.before, &args.to, args.dry_run, step).await;
-    let archived = archived.map_err(|error| naming(&settings, error))?;
+    let mut archived = Vec::new();
+    for settings in owner.cells() {
+        let cell = settings.cell();
+        let step = |step: Step| {
+            progress.doing(&cell.named(format!("{} {}", step.month, step.doing)));
+            progress.at(step.done, step.of);
+        };
+        let folder = folder_of(cell, &args.to);
+        if cell.label().is_some() && !args.dry_run {
+            let made = std::fs::create_dir_all(&folder);
+            made.with_context(|| folder.display().to_string())?;
+        }
+        let months = months::archive(&settings, args.before, &folder, args.dry_run, step).await;
+        archived.extend(months.map_err(|error| of_cell(cell, naming(&settings, error)))?);
+    }
     progress.end();
     if args.json {
         print_json(&archived)?;
@@ -60,6 +72,14 @@ pub async fn archive(args: ArchiveArgs) -> anyhow::Result<ExitCode> {
     Ok(exit_code(
         archived.iter().all(|month| month.state.is_well()),
     ))
+}
+
+/// Where the files of a cell are: in a folder of its own where there are others.
+pub(super) fn folder_of(cell: Cell, folder: &Path) -> PathBuf {
+    match cell.label() {
+        Some(number) => folder.join(format!("cell-{number}")),
+        None => folder.to_owned(),
+    }
 }
 
 fn print_month(archived: &Archived) -> std::io::Result<()> {

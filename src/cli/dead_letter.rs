@@ -8,8 +8,9 @@ use uuid::Uuid;
 
 use super::input::correlation_id;
 use super::output::{confirm, print_json, say};
-use super::{Common, UNNAMED, connect, exit_code, table_with_texts};
+use super::{Common, UNNAMED, connect_cells, exit_code, table_with_texts};
 use crate::domain::payment::format_time;
+use crate::store::database::{InCell, in_each};
 use crate::store::dead_letter::{self as store, DeadLetter};
 use crate::store::in_doubt::Author;
 
@@ -80,23 +81,37 @@ pub enum DeadLetterAction {
 /// # Errors
 /// The database did not answer.
 pub async fn dead_letter(args: DeadLetterArgs) -> anyhow::Result<ExitCode> {
-    let pool = connect(&args.common.database).await?;
+    let cells = connect_cells(&args.common.database).await?;
     match args.action {
         DeadLetterAction::List => {
-            print_letters(&store::list(&pool, None, LISTED).await?, args.common.json)
+            let letters = in_each(&cells, |pool| store::list(pool, None, LISTED)).await?;
+            print_letters(&store::newest(letters, LISTED), args.common.json)
         }
         DeadLetterAction::Show { id } => {
-            let letters = store::list(&pool, Some(id), 1).await?;
+            let pool = cells.of(id);
+            let letters = store::list(pool, Some(id), 1).await?;
             print_letters(&letters, args.common.json)?;
             if !letters.is_empty() && !args.common.json {
                 say!()?;
-                super::payment::print_life(&pool, id, false).await?;
+                super::payment::print_life(pool, id, false).await?;
             }
             Ok(exit_code(!letters.is_empty()))
         }
         DeadLetterAction::Retry { ids, all } => {
             let ids = (!all).then_some(ids);
-            let done = store::retry(&pool, ids.as_deref()).await?;
+            let done = match &ids {
+                None => in_each(&cells, |pool| store::retry(pool, None))
+                    .await?
+                    .concat(),
+                Some(ids) => {
+                    let mut done = Vec::new();
+                    for (cell, pool, ids) in cells.divide(ids) {
+                        let retried = store::retry(pool, Some(&ids)).await;
+                        done.extend(retried.map_err(|error| InCell(cell, error))?);
+                    }
+                    done
+                }
+            };
             print_done("queued again", ids.as_deref(), &done, args.common.json)
         }
         DeadLetterAction::Discard {
@@ -111,7 +126,11 @@ pub async fn dead_letter(args: DeadLetterArgs) -> anyhow::Result<ExitCode> {
                 anyhow::bail!("nothing was discarded");
             }
             let author = Author::new(&by, &reason);
-            let done = store::discard(&pool, &ids, &author).await?;
+            let mut done = Vec::new();
+            for (cell, pool, ids) in cells.divide(&ids) {
+                let discarded = store::discard(pool, &ids, &author).await;
+                done.extend(discarded.map_err(|error| InCell(cell, error))?);
+            }
             print_done("discarded", Some(&ids), &done, args.common.json)
         }
     }

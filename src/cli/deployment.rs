@@ -10,12 +10,12 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::output::{print_json, say};
-use super::{Common, connected, exit_code, field, paragraph};
+use super::{CellArg, Common, connected, exit_code, field, paragraph};
 use crate::config::{DatabaseSettings, OwnerSettings};
 use crate::domain::lease::INSTANCE_TTL;
 use crate::domain::payment::format_time;
 use crate::pipeline::deployment::{Declaration, MemberTerms, declare};
-use crate::store::database::{Session, interval};
+use crate::store::database::{InCell, KnownCell, Session, interval, of_cell};
 
 /// Declarations that are shown, at most.
 const WORDS: i64 = 20;
@@ -29,6 +29,9 @@ pub struct DeploymentArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub common: Common,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub cell: CellArg,
 }
 
 /// What to do with the deployment.
@@ -77,6 +80,9 @@ pub enum DeclarationArg {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Shown {
+    /// Which cell this database is, where there are others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cell: Option<KnownCell>,
     /// The database that it was recorded in.
     recorded: Option<String>,
     /// This database; another one, if this is a copy.
@@ -118,16 +124,25 @@ struct Declared {
 pub async fn deployment(args: DeploymentArgs) -> anyhow::Result<ExitCode> {
     match args.action {
         DeploymentAction::Show => {
-            let mut connection = connect(&args.common.database).await?;
-            let shown = look(&mut connection).await?;
-            if args.common.json {
-                print_json(&shown)?;
-            } else {
-                print(&shown)?;
+            let (mut all, mut is_well) = (Vec::new(), true);
+            for settings in args.cell.of(&args.common.database)? {
+                let mut connection = connect(&settings).await?;
+                let shown = look(&mut connection).await;
+                all.push(shown.map_err(|error| InCell(settings.cell(), error))?);
             }
-            let held = shown.instances.iter().any(|each| each.held.is_some());
-            let is_copy = shown.recorded.as_ref() != Some(&shown.here);
-            Ok(exit_code(!is_copy && !held))
+            for shown in &all {
+                if !args.common.json {
+                    print(shown)?;
+                }
+                let held = shown.instances.iter().any(|each| each.held.is_some());
+                is_well &= !held && shown.recorded.as_ref() == Some(&shown.here);
+            }
+            match &all[..] {
+                _ if !args.common.json => {}
+                [shown] => print_json(shown)?,
+                all => print_json(&all)?,
+            }
+            Ok(exit_code(is_well))
         }
         DeploymentAction::Declare {
             declaration,
@@ -145,25 +160,35 @@ pub async fn deployment(args: DeploymentArgs) -> anyhow::Result<ExitCode> {
                     like: like.unwrap_or_default(),
                 },
             };
-            let mut connection = connect(&owner.of(&args.common.database)).await?;
-            let declared = declare(&mut connection, declaration, &reason).await?;
-            if args.common.json {
-                print_json(&declared)?;
-            } else {
-                let said = match &declared {
-                    Ok(details) => format!("{}: {details}", declaration.as_str()),
-                    Err(refused) => format!("refused, nothing was changed: {refused}"),
-                };
-                say!("{}", paragraph(&said))?;
+            let mut all = Vec::new();
+            for settings in args.cell.of(&owner.of(&args.common.database))? {
+                let cell = settings.cell();
+                let mut connection = connect(&settings).await?;
+                let declared = declare(&mut connection, declaration, &reason).await;
+                let declared = declared.map_err(|error| InCell(cell, error))?;
+                if !args.common.json {
+                    let said = match &declared {
+                        Ok(details) => format!("{}: {details}", declaration.as_str()),
+                        Err(refused) => format!("refused, nothing was changed: {refused}"),
+                    };
+                    say!("{}", paragraph(&cell.named(said)))?;
+                }
+                all.push(declared);
             }
-            Ok(exit_code(declared.is_ok()))
+            match &all[..] {
+                _ if !args.common.json => {}
+                [declared] => print_json(declared)?,
+                all => print_json(&all)?,
+            }
+            Ok(exit_code(all.iter().all(Result::is_ok)))
         }
     }
 }
 
 async fn connect(settings: &DatabaseSettings) -> anyhow::Result<PgConnection> {
     let options = settings.connect_options("payment-proxy deployment");
-    connected(settings, Session::SERVICE.connect(&options)).await
+    let connection = connected(settings, Session::SERVICE.connect(&options)).await;
+    connection.map_err(|error| of_cell(settings.cell(), error))
 }
 
 async fn look(connection: &mut PgConnection) -> Result<Shown, sqlx::Error> {
@@ -211,7 +236,9 @@ async fn look(connection: &mut PgConnection) -> Result<Shown, sqlx::Error> {
     )
     .fetch_all(&mut *connection)
     .await?;
+    let cell = KnownCell::read(&mut *connection).await?;
     Ok(Shown {
+        cell: cell.filter(|cell| cell.cells > 1),
         recorded,
         here,
         asks_first,
@@ -223,6 +250,13 @@ async fn look(connection: &mut PgConnection) -> Result<Shown, sqlx::Error> {
 
 fn print(shown: &Shown) -> std::io::Result<()> {
     let line = |name: &str, text: &str| say!("{}", field(name, text));
+    if let Some(known) = &shown.cell {
+        let (cell, cells, deployment) = (known.cell, known.cells, known.deployment);
+        line(
+            "cell",
+            &format!("{cell} of {cells} of deployment {deployment}"),
+        )?;
+    }
     let recorded = shown.recorded.as_deref().unwrap_or("nowhere");
     line("recorded in", recorded)?;
     match recorded == shown.here {

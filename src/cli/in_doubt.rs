@@ -11,9 +11,10 @@ use uuid::Uuid;
 
 use super::input::{correlation_id, lines, read};
 use super::output::{confirm, print_json, say};
-use super::{Common, UNNAMED, connect, details, exit_code, table};
+use super::{Common, UNNAMED, connect_cells, details, exit_code, table};
 use crate::domain::moment;
 use crate::domain::payment::format_time;
+use crate::store::database::{InCell, in_each};
 use crate::store::in_doubt::{self as store, Author, Decided, InDoubt, Resolution};
 
 /// Payments that are listed, at most, unless another number is given.
@@ -135,10 +136,12 @@ fn told(text: &str) -> anyhow::Result<Vec<Told>> {
 /// # Errors
 /// The database did not answer, a file cannot be read, or nobody confirmed.
 pub async fn in_doubt(args: InDoubtArgs) -> anyhow::Result<ExitCode> {
-    let pool = connect(&args.common.database).await?;
+    let cells = connect_cells(&args.common.database).await?;
     let (resolution, decision, requested_at) = match args.action {
         InDoubtAction::List { processor, limit } => {
-            let payments = store::list(&pool, processor.as_deref(), None, limit).await?;
+            let processor = processor.as_deref();
+            let listed = in_each(&cells, |pool| store::list(pool, processor, None, limit)).await?;
+            let payments = store::oldest(listed, limit);
             print_list(&payments, args.common.json)?;
             return Ok(ExitCode::SUCCESS);
         }
@@ -168,7 +171,11 @@ pub async fn in_doubt(args: InDoubtArgs) -> anyhow::Result<ExitCode> {
             anyhow::bail!("nothing was decided");
         }
     }
-    let decided = store::decide(&pool, &payments, resolution, &author, decision.dry_run).await?;
+    let mut decided = Vec::new();
+    for (cell, pool, part) in cells.divide_by(payments, |(id, _)| *id) {
+        let done = store::decide(pool, &part, resolution, &author, decision.dry_run).await;
+        decided.extend(done.map_err(|error| InCell(cell, error))?);
+    }
     print_decided(&decided, said, decision.dry_run, args.common.json)?;
     Ok(exit_code(decided.iter().all(|each| each.outcome == "done")))
 }

@@ -21,11 +21,13 @@ use std::time::Duration;
 
 use clap::Args;
 use comfy_table::{CellAlignment, ContentArrangement, Row, Table, TableStyle};
+use futures_util::future::try_join_all;
 use sqlx::postgres::PgDatabaseError;
 use sqlx::{Connection, PgConnection};
 
 use crate::config::{DatabaseSettings, MigrateSettings};
-use crate::store::database::{Pool, Pools};
+use crate::domain::cell::{Cell, Cells};
+use crate::store::database::{Pool, Pools, of_cell};
 use crate::store::summary::NoSummary;
 
 pub use archive::{ArchiveArgs, archive};
@@ -188,16 +190,58 @@ fn wrapped(first: &str, others: &str, text: &str) -> String {
     textwrap::fill(text, options)
 }
 
-/// Connections to the database, the first of which has been made: so that an error says what was
-/// tried and why it failed, which a pool does not.
+/// Connections to the database, or to the first cell, the first of which has been made: so that an
+/// error says what was tried and why it failed, which a pool does not.
 ///
 /// # Errors
 /// No connection can be made.
 async fn connect(settings: &DatabaseSettings) -> anyhow::Result<Pool> {
+    let connected = connect_one(settings).await;
+    connected.map_err(|error| of_cell(settings.cell(), error))
+}
+
+/// The same, whose error does not name the cell.
+async fn connect_one(settings: &DatabaseSettings) -> anyhow::Result<Pool> {
     let options = settings.connect_options("payment-proxy");
     let connection = connected(settings, PgConnection::connect_with(&options)).await?;
     connection.close().await?;
     Ok(Pools::new(settings).requests)
+}
+
+/// The same for every cell.
+///
+/// # Errors
+/// No connection can be made to one of them: which.
+async fn connect_cells(settings: &DatabaseSettings) -> anyhow::Result<Cells<Pool>> {
+    let cells = settings.cells();
+    try_join_all(cells.iter().map(connect)).await?;
+    Ok(cells.map(|cell| Pools::new(cell).requests))
+}
+
+/// The cell that is meant, where one is.
+#[derive(Debug, Clone, Args)]
+pub struct CellArg {
+    /// Only in this cell, from 1 on, in the order of DATABASE_URL
+    #[arg(long, global = true, value_name = "NUMBER")]
+    pub cell: Option<usize>,
+}
+
+impl CellArg {
+    /// The settings of that cell, or of all.
+    ///
+    /// # Errors
+    /// There is no such cell.
+    fn of(&self, settings: &DatabaseSettings) -> anyhow::Result<Vec<DatabaseSettings>> {
+        let mut cells: Vec<DatabaseSettings> = settings.cells().into_iter().collect();
+        match self.cell {
+            None => Ok(cells),
+            Some(number @ 1..) if number <= cells.len() => Ok(vec![cells.swap_remove(number - 1)]),
+            Some(number) => {
+                let cells = cells.len();
+                anyhow::bail!("there is no cell {number}: DATABASE_URL has {cells}")
+            }
+        }
+    }
 }
 
 /// The connection, or an error that names what was tried.
@@ -221,7 +265,17 @@ async fn connected(
 /// tried.
 pub async fn migrate(settings: &MigrateSettings) -> anyhow::Result<()> {
     let migrated = crate::store::database::migrate(settings).await;
-    migrated.map_err(|error| naming(&settings.owner(), error))
+    migrated.map_err(|error| {
+        let cell = error.downcast_ref::<Cell>().copied();
+        let owner = settings.owner();
+        match cell.map(|cell| (cell, owner.cells())) {
+            Some((cell, owners)) => {
+                let failed = owners.into_iter().nth(cell.number() - 1).unwrap_or(owner);
+                of_cell(cell, naming(&failed, error))
+            }
+            None => naming(&owner, error),
+        }
+    })
 }
 
 /// The error, or where it says that there is no connection, what was tried.
@@ -303,7 +357,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What was tried, as psql says it.
 pub fn not_connected(settings: &DatabaseSettings, cause: &str) -> anyhow::Error {
-    let options = &settings.database_url.0;
+    let options = &settings.database_url.here().0;
     let cause = cause
         .strip_prefix("error communicating with database: ")
         .unwrap_or(cause);

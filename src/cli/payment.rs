@@ -53,7 +53,7 @@ struct Event {
 /// # Errors
 /// The database did not answer.
 pub async fn payment(args: PaymentArgs) -> anyhow::Result<ExitCode> {
-    let pool = connect(&args.database).await?;
+    let pool = connect(args.database.cells().of(args.id)).await?;
     let known = if args.json {
         let events = life(&pool, args.id).await?;
         print_json(&events)?;

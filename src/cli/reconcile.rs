@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::input::{correlation_id, lines, read};
 use super::output::{complain, print_json, say};
-use super::{DIFFERS, FAILED, Progress, connect, paragraph};
+use super::{DIFFERS, FAILED, Progress, connect_cells, paragraph};
 use crate::config::{DatabaseSettings, OwnerSettings, ProcessorsSettings};
 use crate::domain::moment;
 use crate::pipeline::reconcile::{self as compare, Finding, RATE, Report, Scope};
@@ -82,7 +82,7 @@ pub async fn reconcile(args: ReconcileArgs) -> anyhow::Result<ExitCode> {
         true => args.owner.of(&args.database),
         false => args.database,
     };
-    let pool = connect(&settings).await?;
+    let cells = connect_cells(&settings).await?;
     let processors = processors(&args.processors, MOST_CONNECTIONS, &Telemetry::default())?;
     let scope = Scope {
         from: args.from,
@@ -95,7 +95,7 @@ pub async fn reconcile(args: ReconcileArgs) -> anyhow::Result<ExitCode> {
     };
     let progress = Progress::new("payments");
     let done = |payments, of| progress.at(payments, of);
-    let report = compare::reconcile(&pool, &processors, &scope, done).await?;
+    let report = compare::reconcile(&cells, &processors, &scope, done).await?;
     progress.end();
     if args.json {
         print_json(&report)?;

@@ -5,10 +5,12 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::archive::folder_of;
 use super::output::{print_json, say};
-use super::{Progress, exit_code, naming, paragraph};
+use super::{CellArg, Progress, exit_code, naming, paragraph};
 use crate::config::{DatabaseSettings, OwnerSettings};
 use crate::store::archive::{self as months, Month, Restoration, Restored};
+use crate::store::database::of_cell;
 
 /// `payment-proxy restore`.
 #[derive(Debug, Args)]
@@ -29,6 +31,9 @@ pub struct RestoreArgs {
     /// stay as they are, beside those of the file
     #[arg(long)]
     pub keep_late: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub cell: CellArg,
     /// Only say what would be done
     #[arg(long)]
     pub dry_run: bool,
@@ -42,12 +47,16 @@ pub struct RestoreArgs {
 /// # Errors
 /// As [`months::restore`].
 pub async fn restore(args: RestoreArgs) -> anyhow::Result<ExitCode> {
-    let settings = args.owner.of(&args.database);
+    let mut cells = args.cell.of(&args.owner.of(&args.database))?;
+    let (Some(settings), true) = (cells.pop(), cells.is_empty()) else {
+        anyhow::bail!("a month comes back into one cell at a time: --cell says into which");
+    };
+    let folder = folder_of(settings.cell(), &args.from);
     let progress = Progress::new("payments");
     let how = (args.dry_run, args.keep_late);
     let done = |payments, of| progress.at(payments, of);
-    let restored = months::restore(&settings, args.month, &args.from, how, done).await;
-    let restored = restored.map_err(|error| naming(&settings, error))?;
+    let restored = months::restore(&settings, args.month, &folder, how, done).await;
+    let restored = restored.map_err(|error| of_cell(settings.cell(), naming(&settings, error)))?;
     progress.end();
     if args.json {
         print_json(&restored)?;

@@ -8,10 +8,11 @@ use rust_decimal::Decimal;
 use sqlx::Executor;
 
 use super::output::{print_json, say};
-use super::{connect, table};
+use super::{connect_cells, table};
 use crate::config::{DatabaseSettings, ProcessorsSettings};
 use crate::domain::moment;
-use crate::store::fee;
+use crate::store::database::{Pool, of_cell};
+use crate::store::fee::{self, FeesOfPeriod};
 use crate::store::summary::{Summary, summarize};
 
 /// `payment-proxy summary`.
@@ -42,21 +43,22 @@ pub async fn summary(args: SummaryArgs) -> anyhow::Result<ExitCode> {
     if matches!((args.from, args.to), (Some(from), Some(to)) if from > to) {
         anyhow::bail!("--from must not be after --to");
     }
-    let pool = connect(&args.database).await?;
+    let pools = connect_cells(&args.database).await?;
     let processors = args.processors.processors.0.iter();
     let names: Vec<String> = processors.map(|processor| processor.name.clone()).collect();
+    let (mut parts, mut kept) = (Vec::new(), Vec::new());
+    for (cell, pool) in pools.each() {
+        let part = of_one(pool, &names, &args).await;
+        let (summary, fees) = part.map_err(|error| of_cell(cell, error))?;
+        parts.push(summary);
+        kept.extend(fees);
+    }
+    let summary = Summary::sum(&names, parts);
     if args.json {
-        print_json(&summarize(&*pool, &names, args.from, args.to).await?)?;
+        print_json(&summary)?;
         return Ok(ExitCode::SUCCESS);
     }
-    // Of one moment; the first says best what is wrong with a range.
-    let mut transaction = pool.begin().await?;
-    transaction
-        .execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        .await?;
-    let Summary(summary) = summarize(&mut *transaction, &names, args.from, args.to).await?;
-    let kept = fee::kept(&mut *transaction, &[], args.from, args.to).await?;
-    transaction.commit().await?;
+    let Summary(summary) = summary;
     // Not known as soon as it is not known of one payment.
     let fee = |name: Option<&str>| {
         let own = kept
@@ -88,4 +90,25 @@ pub async fn summary(args: SummaryArgs) -> anyhow::Result<ExitCode> {
     let header = ["processor", "payments", "amount", "fees"];
     say!("{}", table(header, 1, rows))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The totals of one cell, and what the processors kept of them unless that is not printed.
+async fn of_one(
+    pool: &Pool,
+    names: &[String],
+    args: &SummaryArgs,
+) -> anyhow::Result<(Summary, Vec<FeesOfPeriod>)> {
+    if args.json {
+        let summary = summarize(&**pool, names, args.from, args.to).await?;
+        return Ok((summary, Vec::new()));
+    }
+    // Of one moment; the first says best what is wrong with a range.
+    let mut transaction = pool.begin().await?;
+    transaction
+        .execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        .await?;
+    let summary = summarize(&mut *transaction, names, args.from, args.to).await?;
+    let kept = fee::kept(&mut *transaction, &[], args.from, args.to).await?;
+    transaction.commit().await?;
+    Ok((summary, kept))
 }

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -18,11 +19,13 @@ use sha2::{Digest as _, Sha256};
 use sqlx::postgres::PgConnectOptions;
 
 use crate::config::tls::Authorities;
+use crate::domain::cell::{Cell, Cells, MAX_CELLS};
 
 /// Settings that every command that touches the database takes.
 #[derive(Debug, Clone, Args)]
 pub struct DatabaseSettings {
-    /// Where PostgreSQL is, as a URL; its password is never logged
+    /// Where PostgreSQL is, as a URL; its password is never logged. Several, with commas between
+    /// them, are the cells of a deployment
     #[arg(
         long,
         global = true,
@@ -31,7 +34,7 @@ pub struct DatabaseSettings {
         hide_env_values = true,
         default_value = "postgres://payment_proxy@127.0.0.1:5432/payments"
     )]
-    pub database_url: DatabaseUrl,
+    pub database_url: DatabaseUrls,
 
     /// The password, which then need not be in the URL, where some characters mean something else
     #[arg(
@@ -65,11 +68,27 @@ pub struct DatabaseSettings {
 }
 
 impl DatabaseSettings {
+    /// The settings of each cell.
+    #[must_use]
+    pub fn cells(&self) -> Cells<Self> {
+        let urls = &self.database_url;
+        Cells::make(urls.len(), |cell| Self {
+            database_url: urls.at(cell),
+            ..self.clone()
+        })
+    }
+
+    /// The cell that these settings lead to: the first, unless they are of [`cells`](Self::cells).
+    #[must_use]
+    pub fn cell(&self) -> Cell {
+        self.database_url.cell
+    }
+
     /// How to connect, under the name that the URL gives in `application_name`, or else as
     /// `application`.
     #[must_use]
     pub fn connect_options(&self, application: &str) -> PgConnectOptions {
-        let options = self.database_url.0.clone();
+        let options = self.database_url.here().0.clone();
         let options = match options.get_application_name() {
             Some(_) => options,
             None => options.application_name(application),
@@ -85,14 +104,15 @@ impl DatabaseSettings {
 /// The database as the role that owns the tables, where the service has another.
 #[derive(Debug, Clone, Args)]
 pub struct OwnerSettings {
-    /// DATABASE_URL as the role that owns the tables; without it, as the service
+    /// DATABASE_URL as the role that owns the tables, with the same cells; without it, as the
+    /// service
     #[arg(
         long,
         env = "MIGRATE_DATABASE_URL",
         value_name = "MIGRATE_DATABASE_URL",
         hide_env_values = true
     )]
-    pub migrate_database_url: Option<DatabaseUrl>,
+    pub migrate_database_url: Option<DatabaseUrls>,
 
     /// The password of that role
     #[arg(
@@ -151,6 +171,29 @@ impl MigrateSettings {
     #[must_use]
     pub fn owner(&self) -> DatabaseSettings {
         self.owner.of(&self.database)
+    }
+
+    /// The settings of each cell.
+    ///
+    /// # Errors
+    /// The owner has another number of cells.
+    pub fn cells(&self) -> Result<Cells<Self>, String> {
+        let service = &self.database.database_url;
+        let owner = self.owner.migrate_database_url.as_ref();
+        if let Some(owner) = owner {
+            owner.has_cells_of("MIGRATE_DATABASE_URL", service)?;
+        }
+        Ok(Cells::make(service.len(), |cell| Self {
+            database: DatabaseSettings {
+                database_url: service.at(cell),
+                ..self.database.clone()
+            },
+            owner: OwnerSettings {
+                migrate_database_url: owner.map(|owner| owner.at(cell)),
+                ..self.owner.clone()
+            },
+            purge: self.purge.clone(),
+        }))
     }
 }
 
@@ -231,14 +274,15 @@ pub struct Settings {
     #[allow(missing_docs)]
     pub database: DatabaseSettings,
 
-    /// Where summaries are read instead, as of a moment ago: a standby of the database
+    /// Where summaries are read instead, as of a moment ago: a standby of the database, or one of
+    /// each cell, in their order
     #[arg(
         long,
         env = "READ_DATABASE_URL",
         value_name = "READ_DATABASE_URL",
         hide_env_values = true
     )]
-    pub read_database_url: Option<DatabaseUrl>,
+    pub read_database_url: Option<DatabaseUrls>,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -605,6 +649,104 @@ impl fmt::Display for DatabaseUrl {
     }
 }
 
+/// The URLs of the databases of a deployment, one for each cell, with commas between them.
+#[derive(Clone)]
+pub struct DatabaseUrls {
+    urls: Arc<[DatabaseUrl]>,
+    /// The one that is meant.
+    cell: Cell,
+}
+
+impl DatabaseUrls {
+    /// That of the cell that is meant, which is the first unless [`at`](Self::at) said another.
+    #[must_use]
+    pub fn here(&self) -> &DatabaseUrl {
+        &self.urls[self.cell.number() - 1]
+    }
+
+    /// The same list, where that cell is meant.
+    #[must_use]
+    pub fn at(&self, cell: Cell) -> Self {
+        Self {
+            urls: Arc::clone(&self.urls),
+            cell,
+        }
+    }
+
+    /// How many there are.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty)] // There is at least one.
+    pub fn len(&self) -> usize {
+        self.urls.len()
+    }
+
+    /// Whether this list, the value of `variable`, has as many cells as `DATABASE_URL`.
+    ///
+    /// # Errors
+    /// It has not: how many there are.
+    pub fn has_cells_of(&self, variable: &str, database_url: &Self) -> Result<(), String> {
+        match (self.len(), database_url.len()) {
+            (own, cells) if own == cells => Ok(()),
+            (own, cells) => Err(format!(
+                "{variable} has {own} URLs and DATABASE_URL {cells}: give one for each cell, in \
+                the same order"
+            )),
+        }
+    }
+}
+
+impl FromStr for DatabaseUrls {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // A comma may also stand within a URL.
+        let mut texts: Vec<String> = Vec::new();
+        for part in text.split(',') {
+            let begins = part.contains("://");
+            match texts.last_mut() {
+                Some(url) if !begins => {
+                    url.push(',');
+                    url.push_str(part);
+                }
+                _ => texts.push(part.to_owned()),
+            }
+        }
+        if texts.len() > MAX_CELLS {
+            return Err(format!("expected at most {MAX_CELLS} URLs"));
+        }
+        let several = texts.len() > 1;
+        let urls = texts.iter().zip(1..).map(|(text, number)| {
+            let url = if several { text.trim() } else { text };
+            url.parse().map_err(|error| match several {
+                true => format!("URL {number}: {error}"),
+                false => error,
+            })
+        });
+        let urls: Arc<[DatabaseUrl]> = urls.collect::<Result<_, String>>()?;
+        let cells = Cells::make(urls.len(), |cell| cell);
+        Ok(Self {
+            urls,
+            cell: *cells.first(),
+        })
+    }
+}
+
+impl fmt::Debug for DatabaseUrls {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{self}")
+    }
+}
+
+impl fmt::Display for DatabaseUrls {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, url) in self.urls.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            write!(out, "{comma}{url}")?;
+        }
+        Ok(())
+    }
+}
+
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
@@ -915,7 +1057,7 @@ mod tests {
 
     #[test]
     fn what_a_database_url_says_is_heeded() {
-        let url: DatabaseUrl = "postgres://h/d?user=u&password=p&host=%2Fs&port=7&dbname=e\
+        let url: DatabaseUrls = "postgres://h/d?user=u&password=p&host=%2Fs&port=7&dbname=e\
             &application_name=till&options=-c%20geqo%3Doff&options[work_mem]=8MB&sslmode=disable\
             &statement-cache-capacity=50"
             .parse()
@@ -944,6 +1086,75 @@ mod tests {
         };
         let options = settings.connect_options("payment-proxy");
         assert_eq!(options.get_application_name(), Some("payment-proxy"));
+    }
+
+    #[test]
+    fn a_list_of_urls_has_a_cell_for_each() {
+        let list = "postgres://u:a,b@h/one?application_name=x,y, postgresql://h:7/two,\
+            \n postgres:///three?host=/s";
+        let settings = DatabaseSettings {
+            database_url: list.parse().expect("three URLs"),
+            database_password: None,
+            database_password_file: None,
+            queue_durability: QueueDurability::Logged,
+        };
+        let shown = settings.database_url.to_string();
+        assert_eq!(shown, "one at h:5432, two at h:7, three at /s");
+        let names = settings.cells().map(|cell| {
+            let options = cell.connect_options("payment-proxy");
+            let database = options.get_database().map(str::to_owned);
+            (cell.cell().to_string(), database.unwrap_or_default())
+        });
+        let names: Vec<(String, String)> = names.into_iter().collect();
+        let expected = [("1", "one"), ("2", "two"), ("3", "three")];
+        let expected = expected.map(|(cell, name)| (format!("cell {cell} of 3"), name.to_owned()));
+        assert_eq!(names, expected);
+        let first = settings.connect_options("payment-proxy");
+        assert_eq!(first.get_application_name(), Some("x,y"));
+        assert_eq!(first.get_database(), Some("one"), "the first unless said");
+    }
+
+    #[test]
+    fn a_bad_url_in_a_list_is_named_by_its_number_and_not_shown() {
+        for (list, expected) in [
+            ("postgres://h/a,postgres://me:s3cret@h/b?x=1", "URL 2: "),
+            ("postgres://h/a,postgrs://me:s3cret@h/b", "URL 2: "),
+            (
+                &vec!["postgres://h/a"; MAX_CELLS + 1].join(","),
+                "at most 64",
+            ),
+        ] {
+            let error = list.parse::<DatabaseUrls>().expect_err(list);
+            assert!(error.contains(expected), "{error}");
+            assert!(!error.contains("s3cret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_owner_has_as_many_cells_as_the_service() {
+        let settings = |owner: &str| MigrateSettings {
+            database: DatabaseSettings {
+                database_url: "postgres://h/a,postgres://h/b".parse().expect("URLs"),
+                database_password: None,
+                database_password_file: None,
+                queue_durability: QueueDurability::Logged,
+            },
+            owner: OwnerSettings {
+                migrate_database_url: Some(owner.parse().expect("URLs")),
+                migrate_database_password: None,
+                migrate_database_password_file: None,
+            },
+            purge: PurgeSettings { allow_purge: false },
+        };
+        let cells = settings("postgres://o@h/a,postgres://o@h/b").cells();
+        let cells = cells.expect("as many");
+        let urls: Vec<String> = cells
+            .into_iter()
+            .map(|cell| cell.owner().database_url.here().to_string())
+            .collect();
+        assert_eq!(urls, ["a at h:5432", "b at h:5432"]);
+        let refused = settings("postgres://o@h/a").cells().expect_err("one only");
+        assert!(refused.starts_with("MIGRATE_DATABASE_URL has 1 URLs and DATABASE_URL 2"));
     }
 
     #[test]

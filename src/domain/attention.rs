@@ -18,6 +18,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::cell::Cell;
+
 /// Declares [`Attention`]: one line for each kind.
 macro_rules! kinds {
     ($($(#[$meta:meta])* $kind:ident = $name:literal, $severity:ident, $title:literal, $advice:literal;)+) => {
@@ -216,6 +218,17 @@ pub struct Item {
     pub advice: Cow<'static, str>,
 }
 
+impl Item {
+    /// The same, which names the cell where there are others.
+    #[must_use]
+    pub fn of_cell(self, cell: Cell) -> Self {
+        Self {
+            text: cell.named(self.text),
+            ..self
+        }
+    }
+}
+
 impl fmt::Display for Item {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}: {}", self.text, self.advice)
@@ -291,10 +304,9 @@ pub(crate) fn in_order(mut items: Vec<Item>) -> Vec<Item> {
 /// The list as an instance tells it: what the database told, or that it told nothing, and what this
 /// instance finds in itself, which may be newer than its last heartbeat.
 #[must_use]
-pub fn list(in_database: Result<Vec<Item>, String>, own: &OwnAttention) -> Vec<Item> {
-    let mut items = in_database.unwrap_or_else(|reason| vec![Attention::DatabaseAway.item(reason)]);
-    items.extend(own.items());
-    in_order(items)
+pub fn list(mut told: Vec<Item>, own: &OwnAttention) -> Vec<Item> {
+    told.extend(own.items());
+    in_order(told)
 }
 
 /// What an instance wrote. What cannot be read was written by a program that is much newer.
@@ -354,7 +366,7 @@ mod tests {
         let mut own = OwnAttention::default();
         own.add(|| Some(Attention::ChargedTwice.item("one payment")));
         own.add(|| None);
-        let kinds: Vec<_> = list(Err("away".to_owned()), &own)
+        let kinds: Vec<_> = list(vec![Attention::DatabaseAway.item("away")], &own)
             .into_iter()
             .map(|item| item.kind)
             .collect();

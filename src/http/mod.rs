@@ -32,7 +32,7 @@ use utoipa_axum::routes;
 
 use crate::store::database::Validity;
 
-pub use api::{Api, Readiness};
+pub use api::{Api, ApiCell, Readiness};
 pub use limits::{Limits, MAX_BODY_BYTES};
 pub use openapi::DOCUMENT_PATH;
 pub use operator_api::OperatorApi;
@@ -57,7 +57,7 @@ const TAGS: [(&str, &str); 2] = [
 impl Api {
     /// The routes.
     pub fn routes(self) -> Router {
-        let (routes, document) = Self::documented(self.pool.validity());
+        let (routes, document) = Self::documented(self.cells.first().pool.validity());
         routes
             .merge(openapi::document(&document))
             .merge(reference::problems())

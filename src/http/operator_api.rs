@@ -7,6 +7,7 @@ use router::SharedRouter;
 use super::live::{Feed, Simulator};
 use super::{Revoked, WrongTokens};
 use crate::config::OperatorToken;
+use crate::domain::cell::Cells;
 use crate::scrape::Scrape;
 use crate::store::database::Pool;
 
@@ -16,8 +17,10 @@ const METRICS: &str = "/metrics";
 /// What the operator's handlers share.
 #[derive(Clone)]
 pub struct OperatorApi {
-    /// Connections.
+    /// Connections to the first cell, in which what is of the whole deployment is.
     pub pool: Pool,
+    /// Connections to every cell.
+    pub cells: Cells<Pool>,
     /// What is explained.
     pub router: SharedRouter,
     /// Names of the configured processors.

@@ -67,7 +67,8 @@ pub(super) async fn post(
     })?;
     payment.traceparent = traceparent;
     let (begun_at, traced_at) = (Instant::now(), tracer.now());
-    let accepted = api.acceptor.accept(payment).await;
+    let cell = api.cells.of(payment.correlation_id);
+    let accepted = cell.acceptor.accept(payment).await;
     counts
         .post_seconds
         .observe(begun_at.elapsed().as_secs_f64());
@@ -94,7 +95,7 @@ pub(super) async fn post(
                 ),
             ))
         }
-        Err(not_accepted) => Err(told(&not_accepted, refused)),
+        Err(not_accepted) => Err(told(&not_accepted, refused).of_cell(cell.cell)),
     }
 }
 
@@ -218,6 +219,7 @@ pub(super) async fn get(
         .ok_or_else(|| {
             Problem::invalid_parameter("the id in the path must be a UUID with hyphens")
         })?;
+    let cell = api.cells.of(correlation_id);
     let row = sqlx::query!(
         r#"SELECT 'settled' AS "state!", amount AS "amount!", accepted_at,
             processor, requested_at, attempt, NULL AS reason, NULL AS archived_in
@@ -238,8 +240,9 @@ pub(super) async fn get(
         LIMIT 1"#,
         correlation_id
     )
-    .fetch_optional(&*api.pool)
-    .await?
+    .fetch_optional(&*cell.pool)
+    .await
+    .map_err(|error| cell.problem(error))?
     .ok_or_else(|| {
         Problem::new(
             ProblemKind::PaymentNotFound,

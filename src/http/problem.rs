@@ -25,7 +25,8 @@ use utoipa::{PartialSchema, ToSchema};
 use super::MAX_BODY_BYTES;
 use super::problem_kind::ProblemKind::{self, *};
 use super::timeouts::TooSlow;
-use crate::store::database::{Condition, Validity, is_transient};
+use crate::domain::cell::Cell;
+use crate::store::database::{Condition, InCell, Validity, is_transient};
 use crate::telemetry::log::Storm;
 
 /// Seconds after which a client should try again what could not be done, for want of the database
@@ -223,6 +224,20 @@ impl Problem {
         )
     }
 
+    /// The same, whose `detail` names the cell where there are others.
+    #[must_use]
+    pub(super) fn of_cell(self, cell: Cell) -> Self {
+        Self {
+            detail: cell.named(self.detail),
+            ..self
+        }
+    }
+
+    /// What to change, or when to try again.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// Nothing was done; the same request may succeed soon.
     #[must_use]
     pub fn unavailable(detail: impl Into<String>) -> Self {
@@ -317,6 +332,12 @@ impl From<sqlx::Error> for Problem {
             cause: Some(Cause(Arc::new(error))),
             ..problem
         }
+    }
+}
+
+impl From<InCell> for Problem {
+    fn from(InCell(cell, error): InCell) -> Self {
+        Self::from(error).of_cell(cell)
     }
 }
 

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 
 use super::problem::{DATABASE, problems};
 use super::{Api, Problem, ProblemKind};
-use crate::store::database::{is_not_allowed, with_short_locks_of};
+use crate::store::database::{Pool, is_not_allowed, with_short_locks_of};
 
 problems!(pub(super) PurgeProblems: [ProblemKind::PurgeNotAllowed, ProblemKind::InvalidParameter], DATABASE);
 
@@ -26,8 +26,19 @@ pub(super) async fn post(State(api): State<Arc<Api>>) -> Result<StatusCode, Prob
             "purging is off; ALLOW_PURGE=true turns it on",
         ));
     }
+    for cell in api.cells.iter() {
+        purge(&cell.pool)
+            .await
+            .map_err(|problem| problem.of_cell(cell.cell))?;
+    }
+    tracing::warn!("all payments purged by request");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Deletes the payments of one database.
+async fn purge(pool: &Pool) -> Result<(), Problem> {
     // Payments wait behind a statement that waits for these locks.
-    let purged = with_short_locks_of(&api.pool, "purge", async |connection| {
+    let purged = with_short_locks_of(pool, "purge", async |connection| {
         sqlx::query!(
             "TRUNCATE payment_queue, payment_processed, payment_dead_letter, payment_attempt,
             payment_decision, payment_archived, payment_archived_hour, payment_archived_month"
@@ -45,7 +56,5 @@ pub(super) async fn post(State(api): State<Arc<Api>>) -> Result<StatusCode, Prob
             ),
             Ok(error) => error.into(),
             Err(other) => sqlx::Error::AnyDriverError(other.into()).into(),
-        })?;
-    tracing::warn!("all payments purged by request");
-    Ok(StatusCode::NO_CONTENT)
+        })
 }

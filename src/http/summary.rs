@@ -7,11 +7,12 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
+use futures_util::future::try_join_all;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::problem::{DATABASE, problems};
-use super::{Api, Problem, ProblemKind};
+use super::{Api, ApiCell, Problem, ProblemKind};
 use crate::store::summary::{NoSummary, Summary, seconds_behind, summarize};
 
 /// How old a summary may be that a standby tells.
@@ -53,16 +54,44 @@ problems!(
 )]
 pub(super) async fn get(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Problem> {
     let (from, to) = range(&uri)?;
+    // Payments stay in their cell, so that of several moments no payment is in two sums. Without one
+    // of the cells there is no summary, because it would be wrong.
+    let asked = api
+        .cells
+        .iter()
+        .map(|cell| of_cell(cell, &api.processors, from, to));
+    let parts = try_join_all(asked).await?;
+    let behind = parts
+        .iter()
+        .filter_map(|(_, behind)| *behind)
+        .reduce(f64::max);
     let mut headers = HeaderMap::new();
-    if let Some(standby) = &api.standby {
-        let behind = seconds_behind(&**standby).await?;
+    if let Some(behind) = behind {
         let behind = HeaderValue::from_str(&format!("{behind:.3}"));
         headers.extend(behind.ok().map(|behind| (SECONDS_BEHIND, behind)));
     }
-    let pool = api.standby.as_ref().unwrap_or(&api.pool);
-    match summarize(&**pool, &api.processors, from, to).await {
-        Ok(summary) => Ok((headers, Json(summary)).into_response()),
-        Err(NoSummary::Database(error)) => Err(error.into()),
+    let summary = Summary::sum(&api.processors, parts.into_iter().map(|(part, _)| part));
+    Ok((headers, Json(summary)).into_response())
+}
+
+/// The summary of one cell, and how old it may be where a standby tells it.
+async fn of_cell(
+    cell: &ApiCell,
+    processors: &[String],
+    from: Option<DateTime<Utc>>,
+    to: Option<DateTime<Utc>>,
+) -> Result<(Summary, Option<f64>), Problem> {
+    let behind = match &cell.standby {
+        Some(standby) => {
+            let behind = seconds_behind(&**standby).await;
+            Some(behind.map_err(|error| cell.problem(error))?)
+        }
+        None => None,
+    };
+    let pool = cell.standby.as_ref().unwrap_or(&cell.pool);
+    match summarize(&**pool, processors, from, to).await {
+        Ok(summary) => Ok((summary, behind)),
+        Err(NoSummary::Database(error)) => Err(cell.problem(error)),
         Err(cut @ NoSummary::CutsArchivedHours(_)) => {
             Err(Problem::new(ProblemKind::ArchivedRange, cut.to_string()))
         }

@@ -4,6 +4,11 @@
 //! Each processor's row in `processor_health` is its leader row: whoever moves `next_poll_at`
 //! forward has the next poll, for all instances. A poller that dies is replaced when that time has
 //! come.
+//!
+//! Where a deployment has several [cells](crate::domain::cell), an instance is a member in each of
+//! them: whether it may claim there, what time it is there, and which life the queue there is in,
+//! only that database can say. What is of the whole deployment is in the first cell: the health of
+//! processors, their switches, and how many instances are alive.
 
 mod admission;
 mod declaration;
@@ -82,8 +87,15 @@ pub struct Member {
 impl Member {
     /// Gives heartbeats and polls until `stop`, then signs off.
     pub async fn run(self: Arc<Self>, stop: CancellationToken, calls: TaskTracker) {
+        let is_first = self.candidate.cell.is_first();
         let hint = Arc::new(Notify::new());
-        let mut listening = tokio::spawn(listen(self.pool.clone(), Arc::clone(&hint)));
+        let (pool, hinted) = (self.pool.clone(), Arc::clone(&hint));
+        let mut listening = tokio::spawn(async move {
+            if is_first {
+                listen(pool, hinted).await;
+            }
+            std::future::pending::<()>().await
+        });
         let mut outage = Outage::new("deployment");
         let mut beat_at: Option<Instant> = None;
         let mut put_back = self.admission.queue_life();
@@ -94,7 +106,7 @@ impl Member {
                 () = tokio::time::sleep(pause) => {}
                 () = async { hint.notified().await; tokio::time::sleep(SYNC_PAUSE).await } => {}
                 () = self.admission.queue_emptied.notified() => {}
-                recovered = self.recovered.next() => {
+                recovered = self.recovered.next(), if is_first => {
                     self.tell_recovered(&recovered).await;
                     pause = Duration::ZERO;
                     continue;
@@ -159,9 +171,18 @@ impl Member {
         put_back: Option<Uuid>,
         known: &mut [Known],
     ) -> Result<Synced, sqlx::Error> {
+        let is_first = self.candidate.cell.is_first();
         if beat {
             let alive = self.heartbeat(put_back).await?;
-            self.router.observe(Event::Instances { alive });
+            if is_first {
+                self.router.observe(Event::Instances { alive });
+            }
+        }
+        if !is_first {
+            return Ok(Synced {
+                polls: Vec::new(),
+                next_poll_in: SYNC_INTERVAL,
+            });
         }
         let rows = sqlx::query!(
             r#"SELECT processor, failing AS "failing?", min_response_time_ms, answered_at,
@@ -284,8 +305,15 @@ impl Member {
     async fn heartbeat(&self, put_back: Option<Uuid>) -> Result<u32, sqlx::Error> {
         let processors = self.processors.iter();
         let processors: Vec<String> = processors.map(|each| each.name.clone()).collect();
-        let attention = serde_json::to_string(&self.own.items())
-            .map_err(|error| sqlx::Error::Encode(error.into()))?;
+        // Once for the whole deployment.
+        let cell = self.candidate.cell;
+        let own = match cell.is_first() {
+            true => self.own.items(),
+            false => Vec::new(),
+        };
+        let attention =
+            serde_json::to_string(&own).map_err(|error| sqlx::Error::Encode(error.into()))?;
+        let number = |number: usize| i32::try_from(number).expect("there are few cells");
         let (begun_at, sent_at) = (Uptime::now(), tokio::time::Instant::now());
         let row = sqlx::query!(
             r#"WITH beat AS (
@@ -312,6 +340,7 @@ impl Member {
                         AND seen_at BETWEEN now() - $2::interval AND now() + $2::interval)
                 ) AS "silent!",
                 coalesce((SELECT identity = database_identity() AND terms = $6::text::jsonb
+                    AND cell = $11 AND cells = $12
                     FROM deployment), false)
                     AS "agrees!",
                 coalesce((SELECT asks_first FROM deployment), false) AS "asks_first!",
@@ -326,6 +355,8 @@ impl Member {
             self.admission.held(),
             put_back,
             interval(self.terms.lease),
+            number(cell.number()),
+            number(cell.of())
         )
         .fetch_one(&*self.pool)
         .await?;

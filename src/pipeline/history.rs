@@ -146,8 +146,8 @@ pub struct Recorder {
     pub clock: Arc<DatabaseClock>,
     /// Knows the breakers.
     pub router: SharedRouter,
-    /// Sees the queue.
-    pub queue_limit: Arc<QueueLimit>,
+    /// See the queues, that of each cell.
+    pub queue_limits: Vec<Arc<QueueLimit>>,
 }
 
 impl Recorder {
@@ -174,7 +174,11 @@ impl Recorder {
                 observed.sample(number, Counted::now(&self.counts), &self.router.explain());
             let last = stop.is_cancelled().then(|| observed.take()).flatten();
             for mut minute in minute.into_iter().chain(last) {
-                minute.queued = self.queue_limit.take_longest();
+                let longest = self
+                    .queue_limits
+                    .iter()
+                    .filter_map(|limit| limit.take_longest());
+                minute.queued = longest.reduce(u64::saturating_add);
                 if over.try_send(minute).is_err() {
                     dropped += 1;
                 } else if std::mem::take(&mut dropped) > 0 {

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::attention::{Attention, Item};
+use crate::domain::cell::Cell;
 use crate::store::database::Pool;
 use crate::store::queue_statistics;
 
@@ -30,6 +31,7 @@ pub const FULL_REMEMBERED: Duration = Duration::from_secs(5);
 /// What an instance knows of the length of the queue.
 #[derive(Debug)]
 pub struct QueueLimit {
+    cell: Cell,
     limit: u64,
     /// Payments in the queue at the last poll.
     seen: AtomicU64,
@@ -47,8 +49,15 @@ impl QueueLimit {
     /// A queue of at most `limit` payments, as far as is known an empty one.
     #[must_use]
     pub fn new(limit: NonZeroU64) -> Self {
+        Self::of_cell(limit, Cell::ONLY)
+    }
+
+    /// The queue of one of several cells, which has an equal part of `limit`.
+    #[must_use]
+    pub fn of_cell(limit: NonZeroU64, cell: Cell) -> Self {
         Self {
-            limit: limit.get(),
+            cell,
+            limit: limit.get().div_ceil(cell.of() as u64),
             seen: AtomicU64::new(0),
             longest: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
@@ -80,9 +89,10 @@ impl QueueLimit {
         let lately = refused_at.is_some_and(|at| at.elapsed() < FULL_REMEMBERED);
         lately.then(|| {
             let limit = self.limit;
-            Attention::QueueFull.item(format!(
-                "the queue is full (QUEUE_LIMIT is {limit}) and posts are refused"
-            ))
+            let part = self.cell.label().map_or("", |_| "its part of ");
+            Attention::QueueFull.item(self.cell.named(format!(
+                "the queue is full ({part}QUEUE_LIMIT is {limit}) and posts are refused"
+            )))
         })
     }
 

@@ -26,10 +26,11 @@ pub use report::{
     Archived, Difference, Finding, NAMED, NotKnown, Ours, Report, Scope, TotalsFinding,
 };
 
+use crate::domain::cell::{Cell, Cells};
 use crate::domain::payment::parse_amount;
 use crate::processors::Processor;
-use crate::store::database::{RETRY_PAUSE, is_not_allowed, is_transient};
-use crate::store::summary::{NoSummary, Summary, Totals, summarize};
+use crate::store::database::{InCell, Pool, RETRY_PAUSE, is_not_allowed, is_transient, of_cell};
+use crate::store::summary::{Summary, Totals, summarize};
 use ask::{Answers, Asker, Charge};
 use ledger::Row;
 
@@ -46,19 +47,63 @@ pub const ATTEMPTS: u32 = 20;
 
 /// Compares the payments settled with `from <= requestedAt <= to`, and those accepted in that time
 /// that are queued or dead, or the payments with the given ids; with `repair` it puts right what is
-/// proved. `progress` is told how many payments of about how many have been looked up.
+/// proved. `progress` is told how many payments of about how many have been looked up, of one cell
+/// after the other.
 ///
-/// Of archived payments only the totals are compared.
+/// Of archived payments only the totals are compared. Totals are those of all cells.
 ///
 /// # Errors
-/// The database did not answer, or totals were wanted of a part of an hour that is archived.
+/// A database did not answer, or totals were wanted of a part of an hour that is archived.
 pub async fn reconcile(
-    pool: &PgPool,
+    cells: &Cells<Pool>,
     processors: &[Processor],
     scope: &Scope,
     progress: impl Fn(u64, u64),
-) -> Result<Report, NoSummary> {
-    let began_at = Utc::now();
+) -> anyhow::Result<Report> {
+    let parts: Vec<(Cell, &Pool, Scope)> = match &scope.ids {
+        None => cells
+            .each()
+            .map(|(cell, pool)| (cell, pool, scope.clone()))
+            .collect(),
+        Some(ids) => {
+            let divided = cells.divide(ids).into_iter();
+            let of = |ids| Scope {
+                ids: Some(ids),
+                ..scope.clone()
+            };
+            divided
+                .map(|(cell, pool, ids)| (cell, pool, of(ids)))
+                .collect()
+        }
+    };
+    let mut reports = Vec::new();
+    for (cell, pool, scope) in parts {
+        let began_at = Utc::now();
+        let report = compare(pool, processors, &scope, &progress).await;
+        let report = report.map_err(|error| InCell(cell, error))?;
+        reports.push((pool, scope, began_at, report));
+    }
+    let mut whole = Report::default();
+    if let (Some(token), Some((.., first))) = (&scope.token, reports.first_mut()) {
+        first.totals = compare_totals(cells, processors, token, scope).await?;
+        first.totals_compared = true;
+    }
+    for (pool, scope, began_at, mut report) in reports {
+        let left = patiently(|| ledger::leave_run(pool, began_at, &scope, &report)).await;
+        let noted = report.note_not_left(left);
+        noted.map_err(|error| InCell(pool.cell(), error))?;
+        whole.add(report);
+    }
+    Ok(whole)
+}
+
+/// Compares payments of one cell.
+async fn compare(
+    pool: &PgPool,
+    processors: &[Processor],
+    scope: &Scope,
+    progress: &impl Fn(u64, u64),
+) -> Result<Report, sqlx::Error> {
     let known = patiently(|| ledger::known_processors(pool)).await?;
     let is = |name: &str, other: &String| other.eq_ignore_ascii_case(name);
     let asked = |name: &str| processors.iter().any(|each| is(name, &each.name));
@@ -80,14 +125,7 @@ pub async fn reconcile(
         Some(ids) => run.compare_given(ids, progress).await?,
         None => run.compare_range(scope, progress).await?,
     }
-    let mut report = run.report;
-    if let Some(token) = &scope.token {
-        report.totals = compare_totals(pool, processors, token, scope).await?;
-        report.totals_compared = true;
-    }
-    let left = patiently(|| ledger::leave_run(pool, began_at, scope, &report)).await;
-    report.note_not_left(left)?;
-    Ok(report)
+    Ok(run.report)
 }
 
 /// Tries again what may succeed later: a run takes long, and a server is restarted meanwhile.
@@ -114,16 +152,21 @@ const LATEST: DateTime<Utc> =
     DateTime::from_timestamp(253_402_300_799, 0).expect("a time that RFC 3339 can say");
 
 async fn compare_totals(
-    pool: &PgPool,
+    cells: &Cells<Pool>,
     processors: &[Processor],
     token: &str,
     scope: &Scope,
-) -> Result<Vec<TotalsFinding>, NoSummary> {
+) -> anyhow::Result<Vec<TotalsFinding>> {
     let names: Vec<String> = processors
         .iter()
         .map(|processor| processor.name.clone())
         .collect();
-    let Summary(recorded) = summarize(pool, &names, scope.from, scope.to).await?;
+    let mut parts = Vec::new();
+    for (cell, pool) in cells.each() {
+        let part = summarize(&**pool, &names, scope.from, scope.to).await;
+        parts.push(part.map_err(|error| of_cell(cell, error.into()))?);
+    }
+    let Summary(recorded) = Summary::sum(&names, parts);
     let (from, to) = (scope.from.unwrap_or(EARLIEST), scope.to.unwrap_or(LATEST));
     let mut findings = Vec::new();
     for (Processor { name, client }, (_, recorded)) in processors.iter().zip(recorded) {

@@ -15,6 +15,7 @@ use router::{Permit, Queue, SharedRouter};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::task::TaskTracker;
 
+use crate::domain::cell::Cell;
 use crate::domain::lease::LeasePolicy;
 use crate::domain::uptime::Uptime;
 use crate::pipeline::batcher::{Begin, Gathering};
@@ -86,8 +87,11 @@ pub struct Worker {
     pub returned: Arc<Returned>,
     /// Woken when there may be something to claim.
     pub wake: Arc<Notify>,
-    /// Woken when a call has ended and its permit is back.
-    pub permit_back: Arc<Notify>,
+    /// One for the worker of each cell: woken when a call has ended and its permit is back, of
+    /// whichever cell the payment was.
+    pub permit_back: Arc<[Notify]>,
+    /// The cell whose payments it claims.
+    pub cell: Cell,
     /// Calls to processors under way.
     pub calls: TaskTracker,
     /// When to stop.
@@ -232,7 +236,7 @@ impl Worker {
             };
             tokio::select! {
                 () = self.wake.notified(), if !wants_permits => {}
-                () = self.permit_back.notified(), if wants_permits => {}
+                () = self.permit_back[self.cell.number() - 1].notified(), if wants_permits => {}
                 () = tokio::time::sleep(pause) => {}
                 () = self.stop.draining.cancelled() => {}
             }
@@ -391,14 +395,14 @@ impl Worker {
                         (claim, outcome)
                     }
                 };
-                permit_back.notify_one();
+                permit_back.iter().for_each(Notify::notify_one);
                 hand_over(slot, claim, outcome);
             });
             return;
         }
         self.calls.spawn(async move {
             let outcome = charge(&processors[index].client, &claim, permit, &stop).await;
-            permit_back.notify_one();
+            permit_back.iter().for_each(Notify::notify_one);
             hand_over(slot, claim, outcome);
         });
     }

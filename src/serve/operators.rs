@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread;
 
 use anyhow::Context;
+use futures_util::future::join_all;
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -78,12 +79,13 @@ impl Operators {
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         let observer = self.observer;
-        let pool = observer.pool.clone();
+        let cells = observer.pools.clone();
         let (router, processors) = (observer.router.clone(), Arc::clone(&observer.names));
         let simulator = observer.simulator.clone();
         let mut parts = JoinSet::new();
         let api = OperatorApi {
-            pool: pool.clone(),
+            pool: cells.first().clone(),
+            cells: cells.clone(),
             router,
             processors,
             token: self.token,
@@ -117,7 +119,8 @@ impl Operators {
             broken = parts.join_next() => return broken_part(broken),
         }
         while parts.join_next().await.is_some() {}
-        let _ = tokio::time::timeout(CLOSE, pool.close()).await;
+        let closed = join_all(cells.iter().map(|pool| pool.close()));
+        let _ = tokio::time::timeout(CLOSE, closed).await;
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! Dead letters: payments that no processor will take, and what an operator may do with them.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -65,6 +66,15 @@ pub async fn list(
         letter.reason = printable(&letter.reason).collect();
     }
     Ok(letters)
+}
+
+/// The newest of the dead letters that were listed in several cells, at most `limit` of them.
+#[must_use]
+pub fn newest(listed: Vec<Vec<DeadLetter>>, limit: i64) -> Vec<DeadLetter> {
+    let mut letters: Vec<DeadLetter> = listed.into_iter().flatten().collect();
+    letters.sort_by_key(|letter| Reverse(letter.died_at));
+    letters.truncate(usize::try_from(limit).unwrap_or_default());
+    letters
 }
 
 /// Puts dead letters back into the queue, all of them where no ids are given. One whose id is held

@@ -136,6 +136,18 @@ pub async fn list(
     Ok(payments.collect())
 }
 
+/// The oldest of the payments in doubt that were listed in several cells, at most `limit` of them.
+#[must_use]
+pub fn oldest(mut listed: Vec<Vec<InDoubt>>, limit: i64) -> Vec<InDoubt> {
+    if listed.len() == 1 {
+        return listed.swap_remove(0);
+    }
+    let mut payments: Vec<InDoubt> = listed.into_iter().flatten().collect();
+    payments.sort_by_key(|payment| payment.accepted_at);
+    payments.truncate(usize::try_from(limit).unwrap_or_default());
+    payments
+}
+
 /// What an operator knows of payments in doubt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resolution {

@@ -31,6 +31,15 @@ pub struct Count {
     pub exact: bool,
 }
 
+impl Count {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            value: self.value.saturating_add(other.value),
+            exact: self.exact && other.exact,
+        }
+    }
+}
+
 /// What the tables of the deployment look like at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -54,6 +63,21 @@ pub struct QueueStatistics {
 }
 
 impl QueueStatistics {
+    /// Those of several cells together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            queued: self.queued.plus(other.queued),
+            oldest_age_seconds: self.oldest_age_seconds.max(other.oldest_age_seconds),
+            in_doubt: self.in_doubt.plus(other.in_doubt),
+            dead_letters: self.dead_letters.plus(other.dead_letters),
+            oldest_transaction_seconds: self
+                .oldest_transaction_seconds
+                .max(other.oldest_transaction_seconds),
+            dead_rows: self.dead_rows.saturating_add(other.dead_rows),
+        }
+    }
+
     /// Takes it, in a few milliseconds however deep the queue is.
     ///
     /// # Errors

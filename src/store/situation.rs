@@ -5,11 +5,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use router::{BreakerState, Explanation, ProcessorReport};
 use sqlx::{PgConnection, PgPool};
 use tokio::sync::Mutex;
 
 use crate::domain::attention::{Attention, Item, OwnAttention, in_order, list, published};
+use crate::domain::cell::{Cell, Cells};
 use crate::domain::lease::INSTANCE_TTL;
 use crate::domain::payment::format_time;
 use crate::store::database::{self, LateAnswer, Pool, interval};
@@ -32,13 +34,15 @@ pub const EMPTIED_TOLD: Duration = Duration::from_hours(24);
 /// A transaction that is open for longer is reported: vacuum cannot clean the queue behind it.
 pub const LONG_TRANSACTION: Duration = Duration::from_secs(60);
 
-/// What the database tells, including what the living instances wrote there. `queue` and `switches`
-/// were read just before.
+/// What the database of a cell tells, including what the living instances wrote there. `queue` and
+/// `switches` were read just before. What instances wrote is of the whole deployment; the rest names
+/// the cell where there are others.
 ///
 /// # Errors
 /// The database did not answer.
 pub async fn in_database(
     connection: &mut PgConnection,
+    cell: Cell,
     queue: &QueueStatistics,
     switches: &[Switch],
 ) -> Result<Vec<Item>, sqlx::Error> {
@@ -63,6 +67,7 @@ pub async fn in_database(
         .iter()
         .flat_map(|row| published(&row.attention))
         .collect();
+    let of_deployment = items.len();
     if alive.is_empty() {
         items.push(Attention::NoInstance.item("no instance is alive"));
     }
@@ -162,6 +167,8 @@ pub async fn in_database(
             ))
         }));
     }
+    let of_cell = items.split_off(of_deployment).into_iter();
+    items.extend(of_cell.map(|item| item.of_cell(cell)));
     Ok(in_order(items))
 }
 
@@ -240,15 +247,23 @@ async fn unreconciled(connection: &mut PgConnection) -> Result<Option<Item>, sql
 /// The queue statistics and the list of one reading.
 pub type Polled = (QueueStatistics, Vec<Item>);
 
-/// Reads the situation of the deployment once.
+/// Reads the situation of a deployment of one database once.
 ///
 /// # Errors
 /// The database did not answer.
 pub async fn read(pool: &PgPool) -> Result<Polled, sqlx::Error> {
+    read_in(pool, Cell::ONLY).await
+}
+
+/// Reads the situation of a cell once.
+///
+/// # Errors
+/// The database did not answer.
+pub async fn read_in(pool: &PgPool, cell: Cell) -> Result<Polled, sqlx::Error> {
     let mut connection = pool.acquire().await?;
     let queue = QueueStatistics::read(&mut connection).await?;
     let switches = switch::list(&mut connection).await?;
-    let attention = in_database(&mut connection, &queue, &switches).await?;
+    let attention = in_database(&mut connection, cell, &queue, &switches).await?;
     Ok((queue, attention))
 }
 
@@ -289,7 +304,7 @@ impl RecentPoll {
         {
             return looked.clone();
         }
-        let take = async |pool: Pool| read(&pool).await;
+        let take = async |pool: Pool| read_in(&pool, pool.cell()).await;
         let looked = match taking.answer(&self.pool, STATISTICS_TIMEOUT, take).await {
             Some(Ok(looked)) => Some(Arc::new(looked)),
             Some(Err(error)) => {
@@ -301,17 +316,34 @@ impl RecentPoll {
         *last = Some((Instant::now(), looked.clone()));
         looked
     }
-
-    /// The list as this instance tells it now.
-    pub async fn list(&self, own: &OwnAttention) -> Vec<Item> {
-        list(told(self.get().await.as_deref()), own)
-    }
 }
 
-/// The list of a reading, or that there is none.
-pub fn told(looked: Option<&Polled>) -> Result<Vec<Item>, String> {
-    let items = looked.map(|(_, items)| items.clone());
-    items.ok_or_else(|| "the database does not answer".to_owned())
+/// What was seen of each cell; none where its database does not answer.
+pub type PolledCells = Vec<(Cell, Option<Arc<Polled>>)>;
+
+/// Reads the situation of every cell as [`RecentPoll::get`] does.
+pub async fn read_cells(polls: &Cells<RecentPoll>) -> PolledCells {
+    let read = polls
+        .each()
+        .map(async |(cell, poll)| (cell, poll.get().await));
+    join_all(read).await
+}
+
+/// The list as an instance tells it: what the cells told, or which of them tell nothing, and what
+/// the instance finds in itself.
+#[must_use]
+pub fn told(looked: &PolledCells, own: &OwnAttention) -> Vec<Item> {
+    let told = looked.iter().flat_map(|(cell, looked)| match looked {
+        Some(looked) => looked.1.clone(),
+        None => vec![away(*cell)],
+    });
+    list(told.collect(), own)
+}
+
+/// That the database of a cell does not answer.
+#[must_use]
+pub fn away(cell: Cell) -> Item {
+    Attention::DatabaseAway.item(cell.named("the database does not answer"))
 }
 
 #[cfg(test)]

@@ -35,6 +35,30 @@ pub struct Totals {
     pub total_amount: Decimal,
 }
 
+impl Summary {
+    /// The sum of the summaries of all cells; `processors` are the configured ones.
+    #[must_use]
+    pub fn sum(processors: &[String], parts: impl IntoIterator<Item = Self>) -> Self {
+        let mut parts = parts.into_iter();
+        let Some(Self(mut sum)) = parts.next() else {
+            return Self(Vec::new());
+        };
+        for (name, totals) in parts.flat_map(|Self(part)| part) {
+            match sum.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, known)) => {
+                    known.total_requests += totals.total_requests;
+                    known.total_amount += totals.total_amount;
+                }
+                None => sum.push((name, totals)),
+            }
+        }
+        sum.get_mut(processors.len()..)
+            .unwrap_or_default()
+            .sort_by(|(one, _), (other, _)| one.cmp(other));
+        Self(sum)
+    }
+}
+
 impl Serialize for Summary {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().map(|(name, totals)| (name, totals)))
@@ -344,6 +368,34 @@ mod tests {
                 prop_assert_eq!(covering(&pieces, time), usize::from(inside), "{}", time);
             }
         }
+    }
+
+    #[test]
+    fn a_sum_of_cells_has_the_configured_processors_first_and_loses_no_cent() {
+        let part = |totals: &[(&str, i64, i64)]| {
+            let totals = totals.iter().map(|&(name, total_requests, cents)| {
+                let total_amount = Decimal::new(cents, 2);
+                let totals = Totals {
+                    total_requests,
+                    total_amount,
+                };
+                (name.to_owned(), totals)
+            });
+            Summary(totals.collect())
+        };
+        let processors = ["default", "fallback"].map(str::to_owned);
+        let parts = [
+            part(&[("default", 1, 1), ("fallback", 0, 0), ("other", 2, 5)]),
+            part(&[("default", 2, 99), ("fallback", 1, 10), ("gone", 1, 7)]),
+            part(&[("default", 0, 0), ("fallback", 0, 0), ("other", 1, 1)]),
+        ];
+        let sum = [
+            ("default", 3, 100),
+            ("fallback", 1, 10),
+            ("gone", 1, 7),
+            ("other", 3, 6),
+        ];
+        assert_eq!(Summary::sum(&processors, parts), part(&sum));
     }
 
     #[test]

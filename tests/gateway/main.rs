@@ -10,6 +10,7 @@ mod auditing;
 mod bad_input;
 mod balance;
 mod books;
+mod cells;
 mod clients;
 mod clocks;
 mod columns;

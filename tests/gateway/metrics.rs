@@ -58,6 +58,18 @@ impl Watched {
         reply.text().await.expect("text")
     }
 
+    /// The next snapshot of the live page.
+    pub async fn snapshot(&self) -> serde_json::Value {
+        let mut feed = self.get("/live", OPERATOR_TOKEN).await;
+        let mut event = String::new();
+        while !event.ends_with("\n\n") {
+            let part = feed.chunk().await.expect("an event").expect("not the end");
+            event.push_str(&String::from_utf8_lossy(&part));
+        }
+        let data = event.lines().find_map(|line| line.strip_prefix("data: "));
+        serde_json::from_str(data.expect("data")).expect("JSON")
+    }
+
     pub async fn scrape(&self) -> Scraped {
         Scraped::read(&self.text().await)
     }

@@ -528,7 +528,7 @@ pub fn parts(database: &Database, running: &[&Running], leases: LeasePolicy) -> 
         routing: Policy::default(),
         leases,
         queue_limit: NonZeroU64::MAX,
-        admission: Admission::unconditional(),
+        admission: Admission::unconditional,
         telemetry: Telemetry::default(),
     });
     parts.expect("processors that can be called")

@@ -141,7 +141,7 @@ fn parts(database: &DatabaseSettings) -> anyhow::Result<Parts> {
         routing: Policy::default(),
         leases: leases(),
         queue_limit: NonZeroU64::MAX,
-        admission: Admission::unconditional(),
+        admission: Admission::unconditional,
         telemetry: Telemetry::default(),
     })
 }

@@ -2,8 +2,8 @@
 //! processes of the service, the database and the processors, and a verdict on every payment.
 //!
 //! [`deployment`] starts, kills and examines one; [`torture`] is a round of `make torture`. The
-//! programs are examples: `torture`, `drills` (and `make failover`), `open_loop` (the load of the
-//! bench), `durability_bench`.
+//! programs are examples: `torture`, `drills` (and `make failover`), `cells`, `open_loop` (the load
+//! of the bench), `durability_bench`.
 
 #![allow(missing_docs, reason = "the programs beside it are its only users")]
 

@@ -4,15 +4,17 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use futures_util::future::join_all;
 use reqwest::Client;
 use reqwest::redirect::Policy;
 use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
-use super::super::{DIFFERS, connect, database_words};
+use super::super::{DIFFERS, connect_one, database_words};
 use crate::config::tls;
 use crate::config::{DatabaseSettings, Listen, OperatorSettings};
-use crate::domain::attention::{Attention, Item};
+use crate::domain::attention::{Attention, Item, in_order};
+use crate::domain::cell::Cells;
 use crate::domain::lease::INSTANCE_TTL;
 use crate::probe::reachable;
 use crate::store::database::{Pool, Pools, interval};
@@ -35,14 +37,30 @@ const NO_DATABASE: u8 = 2;
 pub(super) struct Status {
     /// When that was.
     pub(super) at: DateTime<Utc>,
-    /// What the database tells, or why it tells nothing.
+    /// What the database tells, or all cells together, or why it tells nothing.
     #[serde(serialize_with = "or_error")]
     pub(super) database: Result<Database, String>,
+    /// What each cell tells, where there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) cells: Vec<CellStatus>,
     /// What the instance at OPERATOR_LISTEN knows by itself, or why that is not here.
     #[serde(serialize_with = "or_error")]
     pub(super) operator: Result<Vec<Seen>, String>,
     /// What wants somebody to look.
     pub(super) attention: Vec<Item>,
+}
+
+/// What a cell tells.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct CellStatus {
+    /// Which, from 1 on.
+    pub(super) cell: usize,
+    /// Where its database is.
+    pub(super) place: String,
+    /// Its queue, or why it tells nothing.
+    #[serde(serialize_with = "or_error")]
+    pub(super) queue: Result<QueueStatistics, String>,
 }
 
 /// What the database tells.
@@ -148,8 +166,8 @@ impl Status {
 
 /// Asks the database and an instance, again and again.
 pub(super) struct Poller {
-    settings: DatabaseSettings,
-    pool: Pool,
+    settings: Cells<DatabaseSettings>,
+    pools: Cells<Pool>,
     http: Client,
     url: String,
     token: Option<String>,
@@ -169,8 +187,9 @@ impl Poller {
             Listen::Unix(path) => (http.unix_socket(path.as_path()), "operator".to_owned()),
         };
         let token = operator.token();
+        let settings = settings.cells();
         Ok(Self {
-            pool: Pools::new(&settings).requests,
+            pools: settings.map(|settings| Pools::new(settings).requests),
             settings,
             http: http.build()?,
             url: format!("http://{host}/routing"),
@@ -179,30 +198,61 @@ impl Poller {
     }
 
     pub(super) async fn look(&self) -> Status {
-        let (database, operator) = tokio::join!(self.ask_database(), self.ask_instance());
-        let database = match database {
-            Ok(database) => Ok(database),
-            Err(error) => Err(self.why(&error).await),
+        let database = async {
+            let asked = join_all(self.pools.iter().map(Asked::of)).await;
+            // Nobody waits twice for one that does not answer.
+            let processors = match asked.iter().all(Result::is_ok) {
+                true => self.processors().await,
+                false => Ok(Vec::new()),
+            };
+            (asked, processors)
         };
+        let ((asked, processors), operator) = tokio::join!(database, self.ask_instance());
+        let (mut cells, mut attention, mut told) = (Vec::new(), Vec::new(), Vec::new());
+        for (asked, settings) in asked.into_iter().zip(self.settings.iter()) {
+            let cell = settings.cell();
+            let queue = match asked {
+                Ok(asked) => {
+                    let queue = asked.database.queue.clone();
+                    attention.extend(asked.attention.clone());
+                    told.push(asked);
+                    Ok(queue)
+                }
+                Err(error) => {
+                    let why = why(settings, &error).await;
+                    attention.push(Attention::DatabaseAway.item(cell.named(&why)));
+                    Err(cell.named(why))
+                }
+            };
+            cells.push(CellStatus {
+                cell: cell.number(),
+                place: settings.database_url.here().to_string(),
+                queue,
+            });
+        }
+        // Without one of the cells the sums would be wrong numbers.
+        let away = cells
+            .iter()
+            .find_map(|cell| cell.queue.as_ref().err().cloned());
+        let database = match (away, processors) {
+            (Some(away), _) => Err(away),
+            (None, Err(error)) => {
+                let away = why(self.settings.first(), &error).await;
+                attention.push(Attention::DatabaseAway.item(away.clone()));
+                Err(away)
+            }
+            (None, Ok(processors)) => Ok(sum(told, processors)),
+        };
+        if cells.len() == 1 {
+            cells.clear();
+        }
         Status {
             at: Utc::now(),
-            attention: match &database {
-                Ok((_, attention)) => attention.clone(),
-                Err(error) => vec![Attention::DatabaseAway.item(error.clone())],
-            },
-            database: database.map(|(database, _)| database),
+            attention: in_order(attention),
+            database,
+            cells,
             operator,
         }
-    }
-
-    /// Why the database tells nothing. A pool does not say why it has no connection.
-    async fn why(&self, error: &sqlx::Error) -> String {
-        if matches!(error, sqlx::Error::PoolTimedOut | sqlx::Error::Io(_))
-            && let Err(tried) = connect(&self.settings).await
-        {
-            return tried.to_string();
-        }
-        database_words(error)
     }
 
     async fn ask_instance(&self) -> Result<Vec<Seen>, String> {
@@ -220,72 +270,21 @@ impl Poller {
         Ok(routing.processors)
     }
 
-    async fn ask_database(&self) -> Result<(Database, Vec<Item>), sqlx::Error> {
-        let begun_at = Instant::now();
-        let (queue, attention) = situation::read(&self.pool).await?;
-        let processors = self.processors().await?;
-        let stuck = self.stuck().await?;
-        let row = sqlx::query!(
-            r#"SELECT (SELECT count(*) FROM service_instance
-                WHERE seen_at BETWEEN now() - $1::interval
-                    AND now() + $1::interval) AS "instances!",
-                (SELECT relpersistence = 'p' FROM pg_class
-                    WHERE oid = 'payment_queue'::regclass) AS "logged!",
-                (SELECT sum(numbackends) FROM pg_stat_database)::bigint AS "connections!",
-                current_setting('max_connections')::integer AS "max_connections!""#,
-            interval(INSTANCE_TTL)
-        )
-        .fetch_one(&*self.pool)
-        .await?;
-        let database = Database {
-            instances: row.instances,
-            queue,
-            processors,
-            stuck,
-            answered_in_ms: begun_at.elapsed().as_secs_f64() * 1_000.0,
-            queue_is_logged: row.logged,
-            connections: row.connections,
-            max_connections: row.max_connections,
-        };
-        Ok((database, attention))
-    }
-
+    /// The processors, as the first cell has them.
     async fn processors(&self) -> Result<Vec<Processor>, sqlx::Error> {
+        let pool = self.pools.first();
         let rows = sqlx::query!(
-            r#"SELECT h.processor, h.enabled, h.failing, h.min_response_time_ms,
-                extract(epoch FROM now() - h.answered_at)::float8 AS health_age,
-                coalesce((
-                    SELECT sum(r.requests) FROM payment_rollup r
-                    WHERE r.unit = 'second' AND r.processor = h.processor
-                        AND r.starts_at >= date_trunc('second',
-                            now()) - make_interval(secs => $1::integer)
-                        AND r.starts_at < date_trunc('second', now())
-                ), 0)::float8 AS "settled!"
-            FROM processor_health h ORDER BY h.processor"#,
-            WINDOW_SECONDS
+            "SELECT processor, enabled, failing, min_response_time_ms,
+                extract(epoch FROM now() - answered_at)::float8 AS health_age
+            FROM processor_health ORDER BY processor"
         )
-        .fetch_all(&*self.pool)
+        .fetch_all(&**pool)
         .await?;
-        // Claims go in order, so what is in flight is among the oldest.
-        let in_flight = sqlx::query!(
-            r#"SELECT processor AS "processor!", count(*) AS "count!" FROM (
-                SELECT processor, lease_until FROM payment_queue ORDER BY id LIMIT $1
-            ) AS oldest
-            WHERE processor IS NOT NULL AND lease_until > now() GROUP BY processor"#,
-            COUNTED
-        )
-        .fetch_all(&*self.pool)
-        .await?;
-        let in_flight: HashMap<String, i64> = in_flight
-            .into_iter()
-            .map(|row| (row.processor, row.count))
-            .collect();
-        let mut switches: HashMap<String, Switch> = switch::list(&mut *self.pool.acquire().await?)
+        let mut switches: HashMap<String, Switch> = switch::list(&mut *pool.acquire().await?)
             .await?
             .into_iter()
             .map(|switch| (switch.processor.clone(), switch))
             .collect();
-        let settled: f64 = rows.iter().map(|row| row.settled).sum();
         let processors = rows.into_iter().map(|row| {
             let switch = switches.remove(&row.processor);
             let (configured, switched_at, switched_by, switch_reason) = match switch {
@@ -297,47 +296,166 @@ impl Poller {
                 switched_at,
                 switched_by,
                 switch_reason,
-                in_flight: in_flight.get(&row.processor).copied().unwrap_or_default(),
+                in_flight: 0,
                 name: row.processor,
                 enabled: row.enabled,
                 failing: row.failing,
                 min_response_time_ms: row.min_response_time_ms,
                 health_age_seconds: row.health_age,
-                settled_per_second: row.settled / f64::from(WINDOW_SECONDS),
-                share: if settled > 0.0 {
-                    row.settled / settled
-                } else {
-                    0.0
-                },
+                settled_per_second: 0.0,
+                share: 0.0,
             }
         });
         Ok(processors.collect())
     }
+}
 
-    async fn stuck(&self) -> Result<Vec<Stuck>, sqlx::Error> {
-        let rows = sqlx::query!(
-            r#"SELECT q.correlation_id, q.processor AS "processor?", a.reason AS "reason?",
-                extract(epoch FROM now() - q.accepted_at)::float8 AS "age!"
-            FROM (
-                SELECT * FROM (SELECT * FROM payment_queue ORDER BY id LIMIT $1) AS oldest
-                WHERE accepted_at < now() - $2::interval ORDER BY accepted_at LIMIT $3
-            ) AS q LEFT JOIN LATERAL (
-                SELECT t.reason FROM payment_attempt t
-                WHERE t.correlation_id = q.correlation_id ORDER BY t.last_ended_at DESC LIMIT 1
-            ) AS a ON true
-            ORDER BY q.accepted_at"#,
-            COUNTED,
-            interval(STUCK_AFTER),
-            NAMED
-        )
-        .fetch_all(&*self.pool)
-        .await?;
-        let stuck = rows.into_iter().map(|row| Stuck {
-            correlation_id: row.correlation_id,
-            age_seconds: row.age,
-            processor: row.processor,
-            reason: row.reason,
-        });
-        Ok(stuck.collect())
+/// Why a database tells nothing. A pool does not say why it has no connection.
+async fn why(settings: &DatabaseSettings, error: &sqlx::Error) -> String {
+    if matches!(error, sqlx::Error::PoolTimedOut | sqlx::Error::Io(_))
+        && let Err(tried) = connect_one(settings).await
+    {
+        return tried.to_string();
     }
+    database_words(error)
+}
+
+/// What one cell was asked.
+struct Asked {
+    /// Without processors.
+    database: Database,
+    attention: Vec<Item>,
+    /// Payments that each processor is being asked for, among the oldest of the queue.
+    in_flight: HashMap<String, i64>,
+    /// Payments that each processor charged in the last [`WINDOW_SECONDS`].
+    settled: HashMap<String, f64>,
+}
+
+impl Asked {
+    async fn of(pool: &Pool) -> Result<Self, sqlx::Error> {
+        let begun_at = Instant::now();
+        let (queue, attention) = situation::read_in(pool, pool.cell()).await?;
+        let settled = sqlx::query!(
+            r#"SELECT processor, sum(requests)::float8 AS "settled!" FROM payment_rollup
+            WHERE unit = 'second' AND starts_at < date_trunc('second', now())
+                AND starts_at >= date_trunc('second', now()) - make_interval(secs => $1::integer)
+            GROUP BY processor"#,
+            WINDOW_SECONDS
+        )
+        .fetch_all(&**pool)
+        .await?;
+        // Claims go in order, so what is in flight is among the oldest.
+        let in_flight = sqlx::query!(
+            r#"SELECT processor AS "processor!", count(*) AS "count!" FROM (
+                SELECT processor, lease_until FROM payment_queue ORDER BY id LIMIT $1
+            ) AS oldest
+            WHERE processor IS NOT NULL AND lease_until > now() GROUP BY processor"#,
+            COUNTED
+        )
+        .fetch_all(&**pool)
+        .await?;
+        let stuck = stuck(pool).await?;
+        let row = sqlx::query!(
+            r#"SELECT (SELECT count(*) FROM service_instance
+                WHERE seen_at BETWEEN now() - $1::interval
+                    AND now() + $1::interval) AS "instances!",
+                (SELECT relpersistence = 'p' FROM pg_class
+                    WHERE oid = 'payment_queue'::regclass) AS "logged!",
+                (SELECT sum(numbackends) FROM pg_stat_database)::bigint AS "connections!",
+                current_setting('max_connections')::integer AS "max_connections!""#,
+            interval(INSTANCE_TTL)
+        )
+        .fetch_one(&**pool)
+        .await?;
+        Ok(Self {
+            database: Database {
+                instances: row.instances,
+                queue,
+                processors: Vec::new(),
+                stuck,
+                answered_in_ms: begun_at.elapsed().as_secs_f64() * 1_000.0,
+                queue_is_logged: row.logged,
+                connections: row.connections,
+                max_connections: row.max_connections,
+            },
+            attention,
+            in_flight: in_flight
+                .into_iter()
+                .map(|row| (row.processor, row.count))
+                .collect(),
+            settled: settled
+                .into_iter()
+                .map(|row| (row.processor, row.settled))
+                .collect(),
+        })
+    }
+}
+
+/// All cells together. Instances are those of the first; connections are those of the cell that has
+/// the fewest left.
+fn sum(cells: Vec<Asked>, mut processors: Vec<Processor>) -> Database {
+    let mut settled = 0.0;
+    for cell in &cells {
+        for processor in &mut processors {
+            let charged = cell
+                .settled
+                .get(&processor.name)
+                .copied()
+                .unwrap_or_default();
+            let in_flight = cell.in_flight.get(&processor.name).copied();
+            settled += charged;
+            processor.settled_per_second += charged / f64::from(WINDOW_SECONDS);
+            processor.in_flight += in_flight.unwrap_or_default();
+        }
+    }
+    let all = settled / f64::from(WINDOW_SECONDS);
+    for processor in processors.iter_mut().filter(|_| all > 0.0) {
+        processor.share = processor.settled_per_second / all;
+    }
+    let databases = cells.into_iter().map(|cell| cell.database);
+    let sum = databases.reduce(|mut sum, cell| {
+        let left = |it: &Database| i64::from(it.max_connections) - it.connections;
+        if left(&cell) < left(&sum) {
+            (sum.connections, sum.max_connections) = (cell.connections, cell.max_connections);
+        }
+        sum.queue = sum.queue.plus(cell.queue);
+        sum.stuck.extend(cell.stuck);
+        sum.answered_in_ms = sum.answered_in_ms.max(cell.answered_in_ms);
+        sum.queue_is_logged &= cell.queue_is_logged;
+        sum
+    });
+    let mut sum = sum.expect("there is at least one cell");
+    let age = |one: &Stuck, other: &Stuck| other.age_seconds.total_cmp(&one.age_seconds);
+    sum.stuck.sort_by(age);
+    sum.stuck
+        .truncate(usize::try_from(NAMED).unwrap_or_default());
+    sum.processors = processors;
+    sum
+}
+
+async fn stuck(pool: &Pool) -> Result<Vec<Stuck>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT q.correlation_id, q.processor AS "processor?", a.reason AS "reason?",
+            extract(epoch FROM now() - q.accepted_at)::float8 AS "age!"
+        FROM (
+            SELECT * FROM (SELECT * FROM payment_queue ORDER BY id LIMIT $1) AS oldest
+            WHERE accepted_at < now() - $2::interval ORDER BY accepted_at LIMIT $3
+        ) AS q LEFT JOIN LATERAL (
+            SELECT t.reason FROM payment_attempt t
+            WHERE t.correlation_id = q.correlation_id ORDER BY t.last_ended_at DESC LIMIT 1
+        ) AS a ON true
+        ORDER BY q.accepted_at"#,
+        COUNTED,
+        interval(STUCK_AFTER),
+        NAMED
+    )
+    .fetch_all(&**pool)
+    .await?;
+    let stuck = rows.into_iter().map(|row| Stuck {
+        correlation_id: row.correlation_id,
+        age_seconds: row.age,
+        processor: row.processor,
+        reason: row.reason,
+    });
+    Ok(stuck.collect())
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::super::{field, paragraph, table, table_with_texts};
-use super::poll::{Database, Processor, Seen, Status};
+use super::poll::{CellStatus, Database, Processor, Seen, Status};
 use crate::domain::payment::format_time;
 use crate::store::queue_statistics::Count;
 
@@ -25,6 +25,9 @@ pub(super) fn report(status: &Status) -> String {
                 let _ = write!(text, "\n\n{}", table(["processor", "breaker"], 2, breakers));
             }
         }
+    }
+    if !status.cells.is_empty() {
+        let _ = write!(text, "\n\n{}", cells(&status.cells));
     }
     if let Err(reason) = &status.operator {
         let without = format!("without breakers and latencies: {reason}");
@@ -85,6 +88,32 @@ fn deployment(database: &Database) -> String {
         ),
     ]
     .join("\n")
+}
+
+/// A line for each cell.
+fn cells(cells: &[CellStatus]) -> String {
+    let rows = cells.iter().map(|cell| {
+        let told = match &cell.queue {
+            Ok(queue) => [
+                count(queue.queued),
+                format!("{:.1} s", queue.oldest_age_seconds),
+                count(queue.in_doubt),
+                count(queue.dead_letters),
+            ],
+            Err(_) => ["away", "-", "-", "-"].map(str::to_owned),
+        };
+        let [queued, oldest, in_doubt, dead] = told;
+        [
+            cell.cell.to_string(),
+            cell.place.clone(),
+            queued,
+            oldest,
+            in_doubt,
+            dead,
+        ]
+    });
+    let header = ["cell", "database", "queue", "oldest", "in doubt", "dead"];
+    table(header, 2, rows)
 }
 
 fn processors(database: &Database, seen: &[Seen]) -> String {

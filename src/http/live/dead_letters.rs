@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::http::problem::{BODY, DATABASE, Fields, OPERATOR, problems};
 use crate::http::{OperatorApi, Problem};
+use crate::store::database::{InCell, in_each};
 use crate::store::dead_letter::{self, DeadLetter};
 use crate::store::in_doubt::Author;
 
@@ -25,7 +26,8 @@ problems!(pub(super) EndProblems: OPERATOR, DATABASE, BODY);
     responses((status = 200, description = "Newest first", body = Vec<DeadLetter>), ListProblems)
 )]
 pub(super) async fn list(State(api): State<OperatorApi>) -> Result<Json<Vec<DeadLetter>>, Problem> {
-    Ok(Json(dead_letter::list(&api.pool, None, LISTED).await?))
+    let letters = in_each(&api.cells, |pool| dead_letter::list(pool, None, LISTED)).await?;
+    Ok(Json(dead_letter::newest(letters, LISTED)))
 }
 
 /// Which dead letters
@@ -80,7 +82,11 @@ pub(super) async fn retry(
     State(api): State<OperatorApi>,
     Fields(Ids { ids }): Fields<Ids>,
 ) -> Result<Json<Outcome>, Problem> {
-    let done = dead_letter::retry(&api.pool, Some(&ids)).await?;
+    let mut done = Vec::new();
+    for (cell, pool, ids) in api.cells.divide(&ids) {
+        let retried = dead_letter::retry(pool, Some(&ids)).await;
+        done.extend(retried.map_err(|error| InCell(cell, error))?);
+    }
     tracing::info!(dead_letter.retried = done.len(), "retried by an operator");
     Ok(Outcome::new(ids, done))
 }
@@ -98,7 +104,11 @@ pub(super) async fn discard(
     Fields(Discard { ids, reason, by }): Fields<Discard>,
 ) -> Result<Json<Outcome>, Problem> {
     let author = Author::new(&by, &reason);
-    let done = dead_letter::discard(&api.pool, &ids, &author).await?;
+    let mut done = Vec::new();
+    for (cell, pool, ids) in api.cells.divide(&ids) {
+        let discarded = dead_letter::discard(pool, &ids, &author).await;
+        done.extend(discarded.map_err(|error| InCell(cell, error))?);
+    }
     tracing::info!(dead_letter.discarded = ?done, "discarded by an operator");
     Ok(Outcome::new(ids, done))
 }

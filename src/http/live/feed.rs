@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
+use futures_util::future::join_all;
 use router::SharedRouter;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -15,7 +16,9 @@ use super::simulation::Simulator;
 use super::snapshot::{DeploymentView, Snapshot};
 use super::window::{Sample, Window};
 use crate::domain::attention::{self, OwnAttention};
+use crate::domain::cell::{Cell, Cells};
 use crate::store::database::{LateAnswer, Outage, Pool};
+use crate::store::situation;
 
 /// The time between two snapshots.
 pub(super) const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
@@ -69,7 +72,7 @@ impl Feed {
 
     /// Takes snapshots while anybody looks, until the stop.
     pub(super) async fn run(&self, observer: Observer) {
-        let mut memory = Memory::default();
+        let mut memory = Memory::of(&observer.pools);
         let after = AFTER_THE_SECOND + later(observer.instance);
         let looking = async {
             loop {
@@ -114,8 +117,8 @@ fn until_the_next(now_ms: i64, after: Duration) -> Duration {
 pub struct Observer {
     /// Of this instance.
     pub instance: Uuid,
-    /// Connections.
-    pub pool: Pool,
+    /// Connections to every cell.
+    pub pools: Cells<Pool>,
     /// What decides here.
     pub router: SharedRouter,
     /// The names of the processors, in order of preference.
@@ -132,7 +135,10 @@ struct Memory {
     window: Window,
     /// What the database last said, and when.
     ledger: Option<(Instant, Ledger)>,
-    reading: LateAnswer<Ledger>,
+    /// One for each cell.
+    reading: Cells<LateAnswer<Ledger>>,
+    /// The cells that have not answered.
+    away: Vec<Cell>,
     counted: Option<Counted>,
     /// When the first of the looks was made that have not been answered.
     unanswered_since: Option<Instant>,
@@ -140,12 +146,13 @@ struct Memory {
     outage: Outage,
 }
 
-impl Default for Memory {
-    fn default() -> Self {
+impl Memory {
+    fn of(pools: &Cells<Pool>) -> Self {
         Self {
             window: Window::default(),
             ledger: None,
-            reading: LateAnswer::default(),
+            reading: pools.map(|_| LateAnswer::default()),
+            away: Vec::new(),
             counted: None,
             unanswered_since: None,
             failed: false,
@@ -172,10 +179,27 @@ impl Observer {
             async move { Ledger::read(&pool, &names, seconds).await }
         };
         memory.unanswered_since.get_or_insert_with(Instant::now);
-        let (ledger, simulation) = tokio::join!(
-            memory.reading.answer(&self.pool, LEDGER_TIMEOUT, read),
-            simulation
-        );
+        let reading = memory.reading.iter_mut().zip(self.pools.iter());
+        let reading = reading.map(|(late, pool)| late.answer(pool, LEDGER_TIMEOUT, read));
+        let (ledgers, simulation) = tokio::join!(join_all(reading), simulation);
+        let mut failed = None;
+        memory.away.clear();
+        let mut answered = Vec::new();
+        for (ledger, pool) in ledgers.into_iter().zip(self.pools.iter()) {
+            match ledger {
+                Some(Ok(ledger)) => answered.push(ledger),
+                Some(Err(error)) => {
+                    memory.away.push(pool.cell());
+                    failed = Some((error, pool));
+                }
+                None => memory.away.push(pool.cell()),
+            }
+        }
+        // What lacks a cell would be a wrong number.
+        let ledger = match memory.away.is_empty() {
+            true => Ledger::sum(answered, &self.names),
+            false => None,
+        };
         let mut sample = Sample {
             second: newest_second,
             breakers: router
@@ -185,8 +209,8 @@ impl Observer {
                 .collect(),
             ..Sample::default()
         };
-        match ledger {
-            Some(Ok(mut ledger)) => {
+        match (ledger, failed) {
+            (Some(mut ledger), _) => {
                 memory.outage.over();
                 memory.unanswered_since = None;
                 memory.failed = false;
@@ -203,21 +227,25 @@ impl Observer {
                 memory.window.tell(&ledger.seconds, settled);
                 memory.ledger = Some((Instant::now(), ledger));
             }
-            Some(Err(error)) => {
-                memory.outage.goes_on(&error, &self.pool).await;
+            (None, Some((error, pool))) => {
+                memory.outage.goes_on(&error, pool).await;
                 memory.failed = true;
             }
-            None => {}
+            (None, None) => {}
         }
         let unanswered = memory.unanswered_since.map(|since| since.elapsed());
         let away = unanswered.filter(|time| memory.failed || *time > AWAY_AFTER);
         memory.window.push(sample);
         let ledger = memory.ledger.as_ref();
         let told = match (away, ledger) {
-            (Some(_), _) => Err("the database does not answer".to_owned()),
-            (None, ledger) => Ok(ledger
+            (Some(_), _) => memory
+                .away
+                .iter()
+                .map(|cell| situation::away(*cell))
+                .collect(),
+            (None, ledger) => ledger
                 .map(|(_, ledger)| ledger.attention.clone())
-                .unwrap_or_default()),
+                .unwrap_or_default(),
         };
         Snapshot {
             at_ms: now.timestamp_millis(),

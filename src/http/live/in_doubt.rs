@@ -5,6 +5,7 @@ use axum::extract::State;
 
 use crate::http::problem::{DATABASE, OPERATOR, problems};
 use crate::http::{OperatorApi, Problem};
+use crate::store::database::in_each;
 use crate::store::in_doubt::{self, InDoubt};
 use crate::store::queue_statistics::COUNTED;
 
@@ -22,7 +23,8 @@ problems!(pub(super) InDoubtProblems: OPERATOR, DATABASE);
     responses((status = 200, description = "Oldest first", body = Vec<InDoubt>), InDoubtProblems)
 )]
 pub(super) async fn list(State(api): State<OperatorApi>) -> Result<Json<Vec<InDoubt>>, Problem> {
-    Ok(Json(
-        in_doubt::list(&api.pool, None, Some(COUNTED), LISTED).await?,
-    ))
+    let listed = in_each(&api.cells, |pool| {
+        in_doubt::list(pool, None, Some(COUNTED), LISTED)
+    });
+    Ok(Json(in_doubt::oldest(listed.await?, LISTED)))
 }

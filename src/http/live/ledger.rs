@@ -5,13 +5,12 @@ use std::ops::Range;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
 
 use super::money::Money;
 use super::window::Settled;
 use crate::domain::attention::Item;
-use crate::store::database::interval;
-use crate::store::fee;
+use crate::store::database::{Pool, interval};
+use crate::store::fee::{self, FeesOfPeriod};
 use crate::store::queue_statistics::QueueStatistics;
 use crate::store::situation;
 use crate::store::switch::{self, Switch};
@@ -32,6 +31,7 @@ pub(super) struct Ledger {
     /// Who took processors out of use or put them back, when and why.
     pub(super) switches: Vec<Switch>,
     pub(super) money: Money,
+    kept: Vec<FeesOfPeriod>,
     /// Seconds, counted from 1970, and what was sent in them and is settled.
     pub(super) seconds: Range<i64>,
     pub(super) settled: Vec<Settled>,
@@ -46,14 +46,15 @@ impl Ledger {
     /// Reads them, and those seconds, on one connection. There is no transaction: its beginning and
     /// its end cost as much as what is read, and what is read is of several moments either way.
     pub(super) async fn read(
-        pool: &PgPool,
+        pool: &Pool,
         names: &[String],
         seconds: Range<i64>,
     ) -> Result<Self, sqlx::Error> {
         let mut connection = pool.acquire().await?;
         let queue = QueueStatistics::read(&mut connection).await?;
         let switches = switch::list(&mut connection).await?;
-        let attention = situation::in_database(&mut connection, &queue, &switches).await?;
+        let attention =
+            situation::in_database(&mut connection, pool.cell(), &queue, &switches).await?;
         let kept = fee::kept(&mut *connection, names, None, None).await?;
         let moment = |second| DateTime::from_timestamp(second, 0).unwrap_or(DateTime::UNIX_EPOCH);
         let rows = sqlx::query!(
@@ -96,6 +97,7 @@ impl Ledger {
             attention,
             switches,
             money: Money::of(&kept, names),
+            kept,
             seconds,
             settled: settled.collect(),
             latency: match latest.latency.as_deref() {
@@ -105,6 +107,45 @@ impl Ledger {
             last_number: latest.last_number,
             newest_dead_letter_at: latest.newest_dead_letter_at,
         })
+    }
+
+    /// Those of all cells together, of which there is at least one. The latencies are those of the
+    /// slowest cell.
+    pub(super) fn sum(cells: Vec<Self>, names: &[String]) -> Option<Self> {
+        let several = cells.len() > 1;
+        let mut sum = cells.into_iter().reduce(|mut sum, cell| {
+            sum.queue = sum.queue.plus(cell.queue);
+            // Of seconds that one cell was not asked for, nothing is known.
+            let (start, end) = (sum.seconds.start, sum.seconds.end);
+            sum.seconds = start.max(cell.seconds.start)..end.min(cell.seconds.end);
+            sum.attention.extend(cell.attention);
+            sum.kept.extend(cell.kept);
+            for one in cell.settled {
+                let same = |other: &&mut Settled| {
+                    (other.second, other.processor) == (one.second, one.processor)
+                };
+                match sum.settled.iter_mut().find(same) {
+                    Some(known) => known.payments += one.payments,
+                    None => sum.settled.push(one),
+                }
+            }
+            sum.latency = match (sum.latency, cell.latency) {
+                (Some((p50, p99)), Some((other_p50, other_p99))) => {
+                    Some((p50.max(other_p50), p99.max(other_p99)))
+                }
+                (one, other) => one.or(other),
+            };
+            sum.last_number += cell.last_number;
+            let newest = sum.newest_dead_letter_at.max(cell.newest_dead_letter_at);
+            sum.newest_dead_letter_at = newest;
+            sum
+        })?;
+        if several {
+            let seconds = sum.seconds.clone();
+            sum.settled.retain(|one| seconds.contains(&one.second));
+            sum.money = Money::of(&sum.kept, names);
+        }
+        Some(sum)
     }
 }
 

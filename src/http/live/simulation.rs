@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::config::tls;
 use crate::config::{ProcessorSettings, SimulatorToken};
+use crate::domain::cell::Cells;
 use crate::domain::payment::Payment;
 use crate::http::Problem;
 use crate::pipeline::accept::Acceptor;
@@ -60,7 +61,7 @@ pub struct Simulator {
     http: Client,
     token: SimulatorToken,
     pub(super) processors: Vec<ProcessorSettings>,
-    acceptor: Acceptor,
+    acceptors: Cells<Acceptor>,
     pub(super) payments_per_second: AtomicU32,
 }
 
@@ -72,7 +73,7 @@ impl Simulator {
     pub fn new(
         token: SimulatorToken,
         processors: &[ProcessorSettings],
-        acceptor: Acceptor,
+        acceptors: Cells<Acceptor>,
     ) -> anyhow::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             http: tls::plain()
@@ -81,7 +82,7 @@ impl Simulator {
                 .build()?,
             token,
             processors: processors.to_vec(),
-            acceptor,
+            acceptors,
             payments_per_second: AtomicU32::new(0),
         }))
     }
@@ -139,7 +140,7 @@ impl Simulator {
                     amount: Decimal::new(rand::rng().random_range(MADE_UP_CENTS), 2),
                     traceparent: None,
                 };
-                let acceptor = self.acceptor.clone();
+                let acceptor = self.acceptors.of(payment.correlation_id).clone();
                 tokio::spawn(async move {
                     // Refused while the database is away, as any client's is.
                     let _ = acceptor.accept(payment).await;

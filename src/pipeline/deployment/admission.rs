@@ -6,7 +6,7 @@
 //! connection to the next.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -16,9 +16,12 @@ use uuid::Uuid;
 
 use super::terms::MemberTerms;
 use crate::domain::attention::{Attention, Item};
+use crate::domain::cell::Cell;
 use crate::domain::lease::INSTANCE_TTL;
 use crate::domain::uptime::Uptime;
-use crate::store::database::{ConnectionCheck, Found, MIGRATIONS, Pool, ServingPoll, interval};
+use crate::store::database::{
+    ConnectionCheck, Found, KnownCell, MIGRATIONS, Pool, ServingPoll, interval,
+};
 
 /// What is said of an instance that has not found its database yet.
 const STARTING: &str = "the instance is starting: its database is not prepared yet";
@@ -307,6 +310,12 @@ pub struct Candidate {
     pub id: Uuid,
     /// What it is configured with.
     pub terms: MemberTerms,
+    /// The cell that its database has to be.
+    pub cell: Cell,
+    /// Where that is, for people.
+    pub place: String,
+    /// The deployment that the first of its cells was found to be of: one for all of them.
+    pub deployment: Arc<OnceLock<Uuid>>,
 }
 
 /// The version of this program and the newest migration that it knows.
@@ -321,6 +330,27 @@ pub fn program() -> String {
 }
 
 impl Candidate {
+    /// Why this database is not the cell that it has to be, in one line.
+    ///
+    /// # Errors
+    /// The database did not answer.
+    pub async fn wrong_cell(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<Option<String>, sqlx::Error> {
+        let Some(known) = KnownCell::read(connection).await? else {
+            return Ok(None);
+        };
+        let deployment = self.deployment.get().copied();
+        let differs = known.mismatch(self.cell, &self.place, deployment);
+        if differs.is_none() {
+            // Of several cells that are asked at once one is the first; the others look again.
+            let deployment = self.deployment.get_or_init(|| known.deployment);
+            return Ok(known.mismatch(self.cell, &self.place, Some(*deployment)));
+        }
+        Ok(differs)
+    }
+
     /// Asks for admission. Of several that ask at once with different terms the first is admitted,
     /// because the one row of the deployment is locked meanwhile. Where nobody serves, one with
     /// `poll` brings new terms; it has to ask with the same ones until that is known.
@@ -345,8 +375,10 @@ impl Candidate {
         )
         .fetch_one(&mut *transaction)
         .await?;
-        let decided = match found.recorded {
-            Some(recorded) if recorded == found.here => self
+        let wrong_cell = self.wrong_cell(&mut transaction).await?;
+        let decided = match (wrong_cell, found.recorded) {
+            (Some(differs), _) => Err(Attention::InstanceHeld.item(differs)),
+            (None, Some(recorded)) if recorded == found.here => self
                 .agree(&mut transaction, poll)
                 .await?
                 .map(|()| Admitted {
@@ -356,7 +388,7 @@ impl Candidate {
                     queue_is_gathered: found.gathered,
                 })
                 .map_err(|reason| Attention::InstanceHeld.item(reason)),
-            recorded => Err(Attention::DatabaseCopy.item(format!(
+            (None, recorded) => Err(Attention::DatabaseCopy.item(format!(
                 "this database is a copy: it is {}, and the deployment was recorded in {}. Say what it is: \
                 `payment-proxy deployment declare restored`, `clone` or `moved`; docs/clocks-and-copies.md has all three",
                 found.here,

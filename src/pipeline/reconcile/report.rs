@@ -193,6 +193,37 @@ impl Report {
             || (self.archived.payments > 0 && !self.totals_compared)
     }
 
+    /// Adds the report of another cell.
+    pub(super) fn add(&mut self, cell: Self) {
+        self.compared += cell.compared;
+        self.findings.extend(cell.findings);
+        for group in cell.not_known {
+            let same = |known: &&mut NotKnown| {
+                known.processor == group.processor && known.reason == group.reason
+            };
+            match self.not_known.iter_mut().find(same) {
+                Some(known) => {
+                    known.payments += group.payments;
+                    let more = NAMED.saturating_sub(known.first.len());
+                    known.first.extend(group.first.iter().take(more));
+                }
+                None => self.not_known.push(group),
+            }
+        }
+        self.payments_not_known += cell.payments_not_known;
+        for name in cell.not_asked {
+            if !self.not_asked.contains(&name) {
+                self.not_asked.push(name);
+            }
+        }
+        self.nowhere.extend(cell.nowhere);
+        self.archived.payments += cell.archived.payments;
+        self.archived.amount += cell.archived.amount;
+        self.totals.extend(cell.totals);
+        self.totals_compared |= cell.totals_compared;
+        self.not_left = self.not_left.take().or(cell.not_left);
+    }
+
     pub(super) fn note_not_known(&mut self, id: Uuid, silent: Vec<(String, String)>) {
         self.payments_not_known += 1;
         for (processor, reason) in silent {

@@ -178,7 +178,7 @@ pub struct Unrecorded {
 }
 
 impl Unrecorded {
-    /// Everything is recorded; `gauge` is the number of outcomes that are not.
+    /// Everything is recorded; `gauge` is the number of outcomes that are not, in all cells.
     pub(super) fn new(gauge: Gauge) -> Self {
         Self {
             state: Mutex::default(),
@@ -202,8 +202,12 @@ impl Unrecorded {
     }
 
     fn set(&self, state: Option<(usize, Condition)>) {
-        let count = state.map_or(0, |(count, _)| count);
-        self.gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        let count = |state: Option<(usize, Condition)>| {
+            i64::try_from(state.map_or(0, |(count, _)| count)).unwrap_or(i64::MAX)
+        };
+        let mut known = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // Others, which record in other cells, add to it, too.
+        self.gauge.inc_by(count(state) - count(*known));
+        *known = state;
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 
+use super::cells::{assign_cells, check_cells, of_cell};
 use super::lock::with_short_locks;
 use super::version::{MIGRATIONS, Standing, TooNew, applied, newest, standing};
 use super::{Condition, Session, condition, serving, with_deadline};
@@ -59,13 +60,28 @@ const PURGE_RIGHT: &str =
 /// Applies the migrations that are missing as the owner of the tables, gives the queue the
 /// durability asked for, and the service's role its rights where it is not the owner. Payments go
 /// on meanwhile: where somebody holds a lock, it waits for it shortly, and again, and says who.
+/// Where there are several databases it does so in each, and writes into each which cell it is.
 ///
 /// # Errors
-/// The database cannot be reached, is of a newer program, or refuses a statement.
+/// A database cannot be reached, is of a newer program, or refuses a statement; the [`Cell`] is a
+/// context of the error where there are several. The databases are not the cells of one deployment
+/// in the order of the list, and cannot become them.
+///
+/// [`Cell`]: crate::domain::cell::Cell
 pub async fn migrate(settings: &MigrateSettings) -> anyhow::Result<()> {
+    let cells = settings.cells().map_err(anyhow::Error::msg)?;
+    check_cells(&cells).await?;
+    for (cell, settings) in cells.each() {
+        let migrated = migrate_cell(settings).await;
+        migrated.map_err(|error| of_cell(cell, error))?;
+    }
+    assign_cells(&cells).await
+}
+
+async fn migrate_cell(settings: &MigrateSettings) -> anyhow::Result<()> {
     let owner = settings.owner();
-    let service = settings.database.database_url.0.get_username();
-    let is_owner = service == owner.database_url.0.get_username();
+    let service = settings.database.database_url.here().0.get_username();
+    let is_owner = service == owner.database_url.here().0.get_username();
     let options = owner.connect_options("payment-proxy migrate");
     with_short_locks(&options, MIGRATES, "migrate", async |connection| {
         let standing = apply_migrations(connection).await?;

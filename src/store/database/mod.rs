@@ -1,6 +1,7 @@
 //! Connections to PostgreSQL, the migrations and rights, and what is done while it is away.
 
 mod auditors;
+mod cells;
 mod dedicated;
 mod errors;
 mod late_answer;
@@ -19,6 +20,8 @@ use std::time::Duration;
 use sqlx::postgres::types::PgInterval;
 
 pub use auditors::{AUDIT_CHECK, watch_auditors};
+pub(crate) use cells::of_cell;
+pub use cells::{InCell, KnownCell, in_each};
 pub use dedicated::DedicatedConnection;
 pub use errors::{Condition, Unfit, concerns_all, is_not_allowed, is_transient, lacks_character};
 pub use late_answer::LateAnswer;

@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 use super::errors::Condition;
 use super::pools::Pool;
 use super::session::Session;
+use crate::domain::cell::Cell;
 use crate::telemetry::log::Storm;
 
 /// How long the question may take why no connection could be had.
@@ -23,6 +24,8 @@ pub const FAILURE_REMEMBERED: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Outage {
     task: &'static str,
+    /// That of the pool whose statements fail.
+    cell: Cell,
     began_at: Option<Instant>,
     /// What was logged since then.
     told: Vec<Condition>,
@@ -35,6 +38,7 @@ impl Outage {
     pub fn new(task: &'static str) -> Self {
         Self {
             task,
+            cell: Cell::ONLY,
             began_at: None,
             told: Vec::new(),
             storms: Vec::new(),
@@ -44,6 +48,7 @@ impl Outage {
     /// A statement on a connection of that pool failed. Returns what is wrong.
     pub async fn goes_on(&mut self, error: &sqlx::Error, pool: &Pool) -> Condition {
         pool.counts().database_error(self.task);
+        self.cell = pool.cell();
         self.began_at.get_or_insert_with(Instant::now);
         let cause = diagnose(error, pool).await;
         let error = cause.as_ref().unwrap_or(error);
@@ -55,7 +60,14 @@ impl Outage {
             && let Some(failures) = self.storm(condition).note()
         {
             self.told.push(condition);
-            tracing::error!(task = self.task, failures, error = %error, "{condition}; trying again");
+            let cell = self.cell.label();
+            tracing::error!(
+                task = self.task,
+                cell,
+                failures,
+                error = %error,
+                "{condition}; trying again"
+            );
         }
         condition
     }
@@ -77,6 +89,7 @@ impl Outage {
         if !std::mem::take(&mut self.told).is_empty() {
             tracing::info!(
                 task = self.task,
+                cell = self.cell.label(),
                 outage_seconds = began_at.elapsed().as_secs_f64(),
                 "the database answers again"
             );

@@ -12,6 +12,7 @@ use sqlx::{Connection, PgConnection, PgPool};
 use super::session::Session;
 use super::validity::Validity;
 use crate::config::{DatabaseSettings, QueueDurability};
+use crate::domain::cell::Cell;
 use crate::telemetry::metrics::Counts;
 
 /// Connections of one instance that accept payments, each in a pool of its own.
@@ -57,6 +58,7 @@ pub struct Pool {
     connections: PgPool,
     validity: Arc<Validity>,
     counts: Arc<Counts>,
+    cell: Cell,
 }
 
 impl Pool {
@@ -77,6 +79,12 @@ impl Pool {
         &self.validity
     }
 
+    /// The cell that its connections lead to.
+    #[must_use]
+    pub fn cell(&self) -> Cell {
+        self.cell
+    }
+
     /// What the instance counts.
     pub(super) fn counts(&self) -> &Counts {
         &self.counts
@@ -90,6 +98,7 @@ impl From<PgPool> for Pool {
             connections,
             validity: Arc::default(),
             counts: Arc::default(),
+            cell: Cell::ONLY,
         }
     }
 }
@@ -138,6 +147,7 @@ impl Pools {
             connections: connect_lazy(settings, connections, session, &validity, &check),
             validity: Arc::clone(&validity),
             counts: Arc::clone(counts),
+            cell: settings.cell(),
         };
         let service = Session::SERVICE;
         let settle = match settings.queue_durability {

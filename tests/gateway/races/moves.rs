@@ -1,11 +1,13 @@
 //! The statements that race, and the states from which they start.
 
+use payment_proxy::domain::cell::Cells;
 use payment_proxy::pipeline::accept::{Accepted, enqueue};
 use payment_proxy::pipeline::reconcile::{Scope, reconcile};
 use payment_proxy::pipeline::restored::{Asked, ask};
 use payment_proxy::pipeline::settle::{Anomaly, CompletedClaim, record};
 use payment_proxy::processors::{Outcome, Processor};
 use payment_proxy::store::claim::{Claim, ClaimedFor, claim_in_doubt, claim_queued, claim_untried};
+use payment_proxy::store::database::Pool;
 use payment_proxy::store::dead_letter::{discard, retry};
 use payment_proxy::store::in_doubt::{Author, Resolution, decide};
 use payment_proxy::telemetry::metrics::Counts;
@@ -319,7 +321,8 @@ async fn put_right(
         rate: std::num::NonZeroU32::new(10_000).expect("not 0"),
         without: Vec::new(),
     };
-    let report = reconcile(pool, processors, &scope, |_, _| {}).await;
+    let cells = Cells::make(1, |_| Pool::from(pool.clone()));
+    let report = reconcile(&cells, processors, &scope, |_, _| {}).await;
     let report = report.unwrap_or_else(|error| panic!("{error}"));
     let is_repaired = report.findings.iter().any(|finding| finding.repaired);
     Ok(Did::of(is_repaired, "repairs"))

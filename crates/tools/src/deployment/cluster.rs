@@ -168,7 +168,8 @@ impl Cluster {
         self.tool_on("payments", program, arguments).await
     }
 
-    async fn tool_on(
+    /// The same on another database.
+    pub async fn tool_on(
         &self,
         database: &str,
         program: &str,
@@ -191,7 +192,7 @@ impl Cluster {
     }
 
     /// As the superuser; again where it fails, because the server may be recovering.
-    async fn execute(&self, statement: &str) -> anyhow::Result<()> {
+    pub async fn execute(&self, statement: &str) -> anyhow::Result<()> {
         let begun_at = Instant::now();
         let url = self.url("postgres", "postgres");
         loop {

@@ -64,6 +64,11 @@ impl Process {
         self.name
     }
 
+    /// Gives it other variables from its next start on.
+    pub fn set_environment(&mut self, environment: Vec<(String, String)>) {
+        self.environment = environment;
+    }
+
     /// Starts it; its log goes on where it was.
     pub fn start(&mut self) -> io::Result<()> {
         self.start_with(Log::File, &[])

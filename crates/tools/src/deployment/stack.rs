@@ -46,7 +46,7 @@ const PORT_ATTEMPTS: usize = 10;
 /// The instances, as `nginx.conf` calls them.
 const INSTANCES: [&str; 2] = ["api1", "api2"];
 /// The processors with their fees.
-const PROCESSORS: [(&str, &str); 2] = [("default", "0.05"), ("fallback", "0.15")];
+pub const PROCESSORS: [(&str, &str); 2] = [("default", "0.05"), ("fallback", "0.15")];
 /// What operators say.
 pub const OPERATOR_TOKEN: &str = "an-operator-of-this-deployment";
 /// What a dump consists of.
@@ -568,7 +568,8 @@ fn said(done: &Output) -> String {
     format!("{}: {}", done.status, lines.join("; "))
 }
 
-async fn start_processor(
+/// Starts a simulated processor, and waits until it answers.
+pub async fn start_processor(
     setup: &Setup,
     folder: &Folder,
     (name, fee): (&'static str, &str),

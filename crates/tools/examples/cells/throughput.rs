@@ -1,0 +1,70 @@
+//! What 1, 2 and 4 cells accept and settle on this machine, one after the other.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use super::load::{clients, post};
+use super::site::Site;
+
+/// Clients that post one payment after the other.
+const CLIENTS: usize = 96;
+/// How long the last payments may take to be settled.
+const DRAIN: Duration = Duration::from_secs(120);
+/// The time between two looks whether they are.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Measures each number of cells for that time, and prints a line for each. All cells are on this
+/// one machine: what is seen is what cells cost, not what more machines give.
+pub(crate) async fn measure(site: &mut Site, time: Duration) -> anyhow::Result<()> {
+    println!("{:>5} {:>12} {:>12}", "cells", "accepted/s", "settled/s");
+    for cells in [1, 2, 4] {
+        let places = site.databases(&format!("measured{cells}_"), cells).await?;
+        site.serve(places).await?;
+        let clients = Arc::new(clients(site.sockets()));
+        let accepted = Arc::new(AtomicU64::new(0));
+        let begun_at = Instant::now();
+        let mut posting = JoinSet::new();
+        for number in 0..CLIENTS {
+            let (clients, accepted) = (Arc::clone(&clients), Arc::clone(&accepted));
+            posting.spawn(async move {
+                while begun_at.elapsed() < time {
+                    let told = post(&clients[number % clients.len()], Uuid::new_v4()).await;
+                    if told.is_some_and(|status| status.is_success()) {
+                        accepted.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        posting.join_all().await;
+        let accepted = accepted.load(Ordering::Relaxed) as f64 / time.as_secs_f64();
+        let mut settled = 0;
+        for cell in 1..=cells {
+            let mut connection = site.connect(cell).await?;
+            loop {
+                let queued: i64 = sqlx::query_scalar("SELECT count(*) FROM payment_queue")
+                    .fetch_one(&mut connection)
+                    .await?;
+                if queued == 0 {
+                    break;
+                }
+                anyhow::ensure!(
+                    begun_at.elapsed() < time + DRAIN,
+                    "{queued} are not settled"
+                );
+                tokio::time::sleep(POLL).await;
+            }
+            let own: i64 = sqlx::query_scalar("SELECT count(*) FROM payment_processed")
+                .fetch_one(&mut connection)
+                .await?;
+            settled += own;
+        }
+        let settled = settled as f64 / begun_at.elapsed().as_secs_f64();
+        println!("{cells:>5} {accepted:>12.0} {settled:>12.0}");
+        site.stop_instances().await;
+    }
+    Ok(())
+}
