@@ -2,6 +2,7 @@
 //! recorded at once.
 
 use std::collections::HashSet;
+use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -11,10 +12,12 @@ use futures_util::future::join_all;
 use nix::sys::signal::Signal;
 use payment_proxy::pipeline::settle::{Anomaly, CompletedClaim, record};
 use payment_proxy::processors::{
-    LOOKUPS_AT_ONCE, LOOKUPS_PER_CALL, Outcome, ProcessorClient, Stop, charge, find_charge,
+    Documented, LOOKUPS_AT_ONCE, LOOKUPS_PER_CALL, Outcome, ProcessorClient, Reply, Stop, charge,
+    find_charge,
 };
 use payment_proxy::store::claim::claim_queued;
 use payment_proxy::telemetry::metrics::{EarlyLookup, EarlyLookupResult, ProcessorCounts};
+use rust_decimal::Decimal;
 use simulator::{Faults, Running};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -103,6 +106,65 @@ async fn an_absence_while_a_post_is_out_changes_nothing_and_a_slow_processor_is_
     charge_one().await;
     assert_eq!(during_calls(client.counts()), [0, absent, 0]);
     assert_eq!(default.processor.payments().len(), 3);
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_ours_does_not_end_a_call() {
+    let (database, default) = (Database::migrated().await, processor().await);
+    let timeout = Duration::from_secs(2);
+    let client = ProcessorClient::new(&default_at(&default.url()), timeout, &resolver(), None);
+    let client = client.expect("a client");
+    let (claim, mut other) = (new_claim(), new_claim());
+    other.payment.correlation_id = claim.payment.correlation_id;
+    other.payment.amount += Decimal::ONE;
+    let stored = client.post(&other, None, timeout, pending::<()>).await;
+    assert_eq!(stored.reply, Reply::Documented(Documented::Stored));
+
+    default.processor.set_faults(hung()).expect("valid faults");
+    let bench = Bench::new(&database, &[&default], production_terms());
+    let permit = bench.worker.router.try_permit(0).expect("a permit");
+    let begun_at = Instant::now();
+    let outcome = charge(&client, &claim, permit, &Stop::default()).await;
+    assert!(
+        matches!(outcome, Outcome::Dead { held: true, .. }),
+        "{outcome:?}"
+    );
+    assert!(begun_at.elapsed() >= timeout, "before its answer can come");
+    let [found, _, no_answer] = during_calls(client.counts());
+    assert!(found == 0 && no_answer > 0);
+}
+
+#[tokio::test]
+async fn a_payment_in_doubt_is_asked_for_again_when_its_own_pause_ends() {
+    const TRIES: usize = 4;
+    // It is posted again after .1, .2, .4 and .8 s and what each takes; with a look a second it is
+    // four looks, of .8 s at least, but for the first.
+    const SOON: Duration = Duration::from_millis(2_400);
+    let (database, default) = (Database::create().await, processor().await);
+    let gateway = Gateway::start(&database, &processors(&[&default]), &[]).await;
+    let lose = |request_lost| {
+        let faults = Faults {
+            request_lost,
+            ..Faults::default()
+        };
+        default.processor.set_faults(faults).expect("valid faults");
+    };
+    let lost = || default.processor.injected().request_lost;
+    let mut took = Vec::new();
+    for _ in 0..TRIES {
+        lose(1.0);
+        let (before, begun_at) = (lost(), Instant::now());
+        let ids = gateway.post_many(1).await;
+        eventually("it is lost five times", async || lost() >= before + 5).await;
+        took.push(begun_at.elapsed());
+        lose(0.0);
+        gateway.until_settled(&ids).await;
+        // A busy machine may take longer now and then.
+        if took.last().is_some_and(|took| *took < SOON) {
+            return;
+        }
+    }
+    panic!("{took:?}");
 }
 
 /// A processor that answers nothing. Returns its URL and how many look-ups are open there.

@@ -22,6 +22,14 @@ use crate::support::{
 /// and checks that each is on one processor and that the books agree with both to the cent and the
 /// requested_at.
 async fn settled_once_in_spite_of(faults: Faults, count: usize) -> (Running, Running) {
+    settled_once_with_timeout("1500", faults, count).await
+}
+
+async fn settled_once_with_timeout(
+    timeout_ms: &str,
+    faults: Faults,
+    count: usize,
+) -> (Running, Running) {
     let (database, default, fallback) = (
         Database::create().await,
         processor().await,
@@ -33,7 +41,10 @@ async fn settled_once_in_spite_of(faults: Faults, count: usize) -> (Running, Run
             .set_faults(faults.clone())
             .expect("valid faults");
     }
-    let settings = [("PROCESSOR_TIMEOUT_MS", "1500"), ("LATE_CHARGE_MS", "5000")];
+    let settings = [
+        ("PROCESSOR_TIMEOUT_MS", timeout_ms),
+        ("LATE_CHARGE_MS", "5000"),
+    ];
     let gateway = Gateway::start(&database, &processors(&[&default, &fallback]), &settings).await;
     let ids = gateway.post_many(count).await;
     gateway.until_settled(&ids).await;
@@ -92,11 +103,12 @@ async fn lost_request_is_posted_again_to_the_same_processor() {
 
 #[tokio::test]
 async fn a_reply_that_hangs_is_resolved_after_the_timeout() {
+    // Before an answer is overdue.
     let faults = Faults {
         reply_hangs: 0.3,
         ..Faults::default()
     };
-    settled_once_in_spite_of(faults, 20).await;
+    settled_once_with_timeout("900", faults, 20).await;
 }
 
 #[tokio::test]
