@@ -31,7 +31,7 @@ from bench.line import Line, Outcome
 from bench.run import Run
 from bench.stack import CONTEST, OVERLAY, REPOSITORY
 
-import books  # found on the path that bench.proof extends
+import ledgers  # found on the path that bench.proof extends
 
 MEASURES = {
     "public": public.public,
@@ -162,7 +162,7 @@ def measure(run, given, outcomes):
         progress.say(f"{line.name}: {line.what}")
         try:
             outcomes[line.name] = line.measure(setting)
-        except (Broken, books.Unreadable, OSError) as error:
+        except (Broken, ledgers.Unreadable, OSError) as error:
             # The others may still go, and are worth hours.
             progress.say(f"  BROKEN: {error}")
             outcomes[line.name] = Outcome([], [proof.Proof(0, [f"{line.name} BROKEN: {error}"])])

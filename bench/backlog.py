@@ -9,7 +9,7 @@ from bench.line import Outcome, Value, at_least
 from bench.offer import charged, generate
 from bench.stack import INSTANCES, Stack
 
-import books  # found on the path that bench.proof extends
+import ledgers  # found on the path that bench.proof extends
 
 # Every payment of a filled queue is of this amount.
 AMOUNT = "19.90"
@@ -103,7 +103,7 @@ def settled_from(setting, depth):
         found = proof.audit(
             stack,
             {
-                i: proof.auditing.Posted(started, 202, 0.0, books.cents(amount))
+                i: proof.auditing.Posted(started, 202, 0.0, ledgers.cents(amount))
                 for i, amount in settled
             },
             started,

@@ -19,11 +19,11 @@ STEPS = {
 # What grows with settled payments, and why.
 GROWS = {
     "settled": "the payments themselves",
-    "bytes of payment_processed": "the books: a row a payment, and two indexes",
+    "bytes of payment_processed": "the ledgers: a row a payment, and two indexes",
     "bytes of payment_rollup": "the totals: a row a second, minute and hour that has payments, and processor",
     "bytes of payment_attempt": "a row for each attempt that failed",
     "bytes of WAL written": "all that was ever written; old segments are recycled",
-    "MB of postgres in all": "books in shared_buffers, until those are full",
+    "MB of postgres in all": "the ledger in shared_buffers, until those are full",
 }
 
 
@@ -164,8 +164,8 @@ def draw(folder, looks, steps):
             lambda name: name.startswith(churning),
             1 << 20,
         ),
-        "books": curves(
-            "books",
+        "ledger": curves(
+            "ledger",
             "MB",
             lambda name: name.startswith("bytes of payment_") and not name.startswith(churning),
             1 << 20,

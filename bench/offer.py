@@ -179,7 +179,7 @@ def charged(before, now):
 
 
 def drain(stack, before, expected):
-    """Waits until so many payments have been charged and booked, and the queue is empty."""
+    """Waits until so many payments have been charged and recorded, and the queue is empty."""
     deadline = time.monotonic() + DRAIN_S
     with progress.bar("draining", expected) as to:
         while (count := charged(before, stack.settled())) < expected:

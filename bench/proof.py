@@ -1,4 +1,4 @@
-"""The audit of a line: every payment, in our books and the processors', by load/audit.py."""
+"""The audit of a line: every payment, in our ledger and the processors', by load/audit.py."""
 
 import csv
 import sys
@@ -11,7 +11,7 @@ from bench.stack import REPOSITORY, TOKEN
 sys.path.insert(0, str(REPOSITORY / "load"))
 
 import audit as auditing  # noqa: E402 (found on the path that the line above extends)
-import books  # noqa: E402
+import ledgers  # noqa: E402
 from report import percentile  # noqa: E402, F401 (for the lines)
 
 
@@ -29,11 +29,11 @@ class Proof:
         """For the report."""
         if self.troubles:
             return "; ".join(self.troubles)
-        return self.what or f"{self.payments:,} payments, none lost or charged twice, books equal"
+        return self.what or f"{self.payments:,} payments, none lost or charged twice, ledgers equal"
 
 
-class Books(books.Gateway):
-    """Our books: the summary as everybody reads it, single payments straight from the tables.
+class Ledgers(ledgers.Gateway):
+    """Our ledger: the summary as everybody reads it, single payments straight from the tables.
 
     At some hundred thousand payments asking for each takes longer than the line itself.
     """
@@ -71,9 +71,9 @@ def read_posted(files):
 
 def audit(stack, posted, started):
     """Looks at every payment. `posted` is id -> Posted, `started` milliseconds since 1970."""
-    processors = [books.Processor(name, url, TOKEN) for name, url in stack.processors.items()]
+    processors = [ledgers.Processor(name, url, TOKEN) for name, url in stack.processors.items()]
     result = auditing.audit(
-        Books(stack), processors, posted, started, time.time(), lambda line: None
+        Ledgers(stack), processors, posted, started, time.time(), lambda line: None
     )
     kinds = {
         "lost": result.lost,
@@ -81,7 +81,7 @@ def audit(stack, posted, started):
         "given up": result.dead,
         "charged twice": result.charged_twice,
         "charged with another amount": result.wrong_amount,
-        "booked otherwise than charged": result.booked_wrongly,
+        "recorded otherwise than charged": result.recorded_wrongly,
         "charged and never posted": result.foreign,
     }
     troubles = [f"{len(ids)} {kind.upper()}, e.g. {ids[0]}" for kind, ids in kinds.items() if ids]

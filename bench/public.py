@@ -13,7 +13,7 @@ from bench.stand_in import bare_nginx, least_program, replace_instances
 
 # Found on the path that bench.proof extends: the scripts of `make load`.
 import audit as auditing
-import books
+import ledgers
 import report as load_report
 import run as loading
 
@@ -36,7 +36,9 @@ def chosen(setting):
 def play(setting, stack, address):
     """Runs the scenario against that address."""
     file, scenario = chosen(setting)
-    processors = [books.Processor(name, url, proof.TOKEN) for name, url in stack.processors.items()]
+    processors = [
+        ledgers.Processor(name, url, proof.TOKEN) for name, url in stack.processors.items()
+    ]
     run = loading.Run(scenario, {n: Decimal(fee) for n, fee in scenario["fees"].items()})
     loading.run_k6(
         SimpleNamespace(file=file, gateway=address, token=proof.TOKEN, k6=setting.k6),
@@ -94,7 +96,7 @@ def service(setting, stack):
     """The service, with its audit."""
     run, processors = play(setting, stack, stack.gateway)
     run.audit = auditing.audit(
-        books.Gateway("gateway", stack.gateway),
+        ledgers.Gateway("gateway", stack.gateway),
         processors,
         run.posted,
         run.started,

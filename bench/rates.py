@@ -31,7 +31,7 @@ CONFIRMATIONS, LOWERED = 8, 0.94
 
 
 class Bench:
-    """A stack under measurement, with the books of all that is offered to it."""
+    """A stack under measurement, with the ledgers of all that is offered to it."""
 
     def __init__(self, setting, name, **stack):
         self.folder = setting.folder / name

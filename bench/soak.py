@@ -29,7 +29,7 @@ from bench.rates import QUICK_MS
 from bench.run import Run
 from bench.stack import REPOSITORY, Stack
 
-import books  # found on the path that bench.proof extends
+import ledgers  # found on the path that bench.proof extends
 
 # A day has so many steps of constant rate.
 STEPS = 40
@@ -258,7 +258,7 @@ def main():
             latencies, later, fresh = aged.compared(run, stack, NIGHT_RATE, given.rate, step_s)
             files += later
             found = proof.audit(stack, proof.read_posted(files), started)
-    except (Broken, books.Unreadable, OSError) as error:
+    except (Broken, ledgers.Unreadable, OSError) as error:
         print(f"soak: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The line about old books: summary."""
+"""The line about old ledgers: summary."""
 
 import time
 from datetime import datetime, timedelta, timezone
@@ -12,12 +12,12 @@ from bench.fill import in_chunks
 from bench.line import Outcome, Value, at_most
 from bench.stack import Stack
 
-import books  # found on the path that bench.proof extends
+import ledgers  # found on the path that bench.proof extends
 
 OLD, FEW = 10_000_000, 100_000
 # Ranges that are asked for and checked, after some that only warm up.
 RANGES, WARM_RANGES = 1_000, 50
-# The books of this line: a payment each millisecond from here on, a thousand a second.
+# The ledgers of this line: a payment each millisecond from here on, a thousand a second.
 FIRST = datetime(2026, 1, 1, tzinfo=timezone.utc)
 # Payment n, counted from 1: its amount in cents and its processor, here and in SQL.
 CENTS_OF_N, FALLBACK_OF_N = (7_919, 50_000), 7
@@ -31,7 +31,7 @@ FROM generate_series({{first}}::bigint, {{last}}) AS n
 
 
 class Expected:
-    """The totals of any range of those books, from running sums."""
+    """The totals of any range of that ledger, from running sums."""
 
     def __init__(self, rows):
         n = numpy.arange(1, rows + 1, dtype=numpy.int64)
@@ -68,7 +68,7 @@ def summary_times(setting, rows):
                 "VACUUM (ANALYZE) payment_processed; VACUUM (ANALYZE) payment_rollup; CHECKPOINT"
             )
         expected, choose = Expected(rows), Random(2026)
-        gateway, times, wrong = books.Service("gateway", stack.gateway), [], []
+        gateway, times, wrong = ledgers.Service("gateway", stack.gateway), [], []
         with progress.bar(f"summaries over {rows:,}", RANGES) as to:
             for index in range(-WARM_RANGES, RANGES):
                 first, last = sorted(
@@ -79,7 +79,7 @@ def summary_times(setting, rows):
                 if index >= 0:
                     times.append((time.perf_counter() - begin) * 1000)
                     got = {
-                        name: (t["totalRequests"], books.cents(Decimal(t["totalAmount"])))
+                        name: (t["totalRequests"], ledgers.cents(Decimal(t["totalAmount"])))
                         for name, t in answer.items()
                     }
                     if got != expected.totals(first, last):
@@ -127,7 +127,7 @@ def summary(setting):
         ],
         [found],
         notes=[
-            "ranges with both ends at random microseconds, one GET at a time through nginx, a thousand payments in each second of the books"
+            "ranges with both ends at random microseconds, one GET at a time through nginx, a thousand payments in each second of the ledgers"
         ],
         memory_mb=memory,
     )

@@ -407,7 +407,7 @@ class Report(unittest.TestCase):
     def test_values_targets_and_audits_are_in_the_table(self):
         text = report.text(ABOUT, self.outcomes(), {"one": ["one-0.svg"]})
         self.assertIn(
-            "| latency | 1.23 ms | <= 1.5 ms | yes | 10 payments, none lost or charged twice, books equal |",
+            "| latency | 1.23 ms | <= 1.5 ms | yes | 10 payments, none lost or charged twice, ledgers equal |",
             text,
         )
         self.assertIn("| rate | 7,999 /s | >= 8,000 /s | **no** |  |", text)

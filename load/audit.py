@@ -1,18 +1,18 @@
-"""The audit after the drain: every payment that was posted, one by one, in all books."""
+"""The audit after the drain: every payment that was posted, one by one, in all ledgers."""
 
 import hashlib
 import time
 from dataclasses import dataclass, field
 
-from books import cents, instant
+from ledgers import cents, instant
 
 # How long after the load the queue may take to drain. What is open then is reported as such.
 DRAIN_LIMIT_S = 120
-# Pause between two looks at the books while it drains.
+# Pause between two looks at the ledgers while it drains.
 DRAIN_POLL_S = 1
 # Ids shown of each kind of trouble.
 EXAMPLES = 5
-# The books are compared from the start of the run to this long after now, so that nothing is cut
+# The ledgers are compared from the start of the run to this long after now, so that nothing is cut
 # off.
 RANGE_MARGIN_MS = 60_000
 
@@ -43,7 +43,7 @@ class Posted:
 
 @dataclass
 class Audit:
-    """What the books say. Each list holds ids."""
+    """What the ledgers say. Each list holds ids."""
 
     accepted: int = 0
     settled: int = 0
@@ -52,8 +52,8 @@ class Audit:
     dead: list = field(default_factory=list)
     charged_twice: list = field(default_factory=list)
     wrong_amount: list = field(default_factory=list)
-    # Charged by a processor, while our books say nothing of it, or another processor or time.
-    booked_wrongly: list = field(default_factory=list)
+    # Charged by a processor, while our ledger say nothing of it, or another processor or time.
+    recorded_wrongly: list = field(default_factory=list)
     # No 2xx came back, and yet it was charged: allowed (the client may repeat it), but worth a
     # line.
     charged_unanswered: list = field(default_factory=list)
@@ -84,7 +84,7 @@ def compare_totals(gateway, processors, start):
 
 
 def drain(gateway, processors, start, accepted, ended, show):
-    """Waits until all that was accepted is in all books, at most DRAIN_LIMIT_S after the load."""
+    """Waits until all that was accepted is in all ledgers, at most DRAIN_LIMIT_S after the load."""
     shown = None
     while True:
         totals = compare_totals(gateway, processors, start)
@@ -103,7 +103,7 @@ def drain(gateway, processors, start, accepted, ended, show):
 
 
 def audit(gateway, processors, posted, start, ended, show):
-    """Looks at every payment in all books. `posted` is id -> Posted."""
+    """Looks at every payment in all ledgers. `posted` is id -> Posted."""
     result = Audit()
     accepted = [i for i, p in posted.items() if p.accepted]
     result.accepted = len(accepted)
@@ -131,8 +131,8 @@ def audit(gateway, processors, posted, start, ended, show):
             result.waits_ms.append(at - payment.at)
             if amount != payment.cents:
                 result.wrong_amount.append(i)
-            if len(charges) == 1 and not booked(book, name, amount, at):
-                result.booked_wrongly.append(i)
+            if len(charges) == 1 and not is_recorded(book, name, amount, at):
+                result.recorded_wrongly.append(i)
             if payment.unanswered:
                 result.charged_unanswered.append(i)
             elif not payment.accepted:
@@ -144,7 +144,7 @@ def audit(gateway, processors, posted, start, ended, show):
             elif state == "dead":
                 result.dead.append(i)
             elif state is None or state == "settled":
-                # Unknown to us, or settled in our books and charged nowhere.
+                # Unknown to us, or settled in our ledger and charged nowhere.
                 result.lost.append(i)
             else:
                 result.open.append(i)
@@ -152,8 +152,8 @@ def audit(gateway, processors, posted, start, ended, show):
     return result
 
 
-def booked(book, name, amount, at):
-    """Whether our books show the charge as it happened."""
+def is_recorded(book, name, amount, at):
+    """Whether our ledger show the charge as it happened."""
     return (
         book is not None
         and book["state"] == "settled"

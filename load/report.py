@@ -8,7 +8,7 @@ import audit as auditing
 # The contest's rule: this much of the net amount per millisecond that p99 stays below the limit.
 BONUS_PER_MS = Decimal("0.02")
 BONUS_BELOW_MS = Decimal(11)
-# What any disagreement of the books costs of the net amount.
+# What any disagreement of the ledgers costs of the net amount.
 FINE = Decimal("0.35")
 # More times of checks than these are not listed one by one.
 TIMES_SHOWN = 12
@@ -86,7 +86,7 @@ def troubles(run):
     listed(a.dead, "payments given up (dead letter)")
     listed(a.open, f"payments still open {auditing.DRAIN_LIMIT_S} s after the load")
     listed(a.wrong_amount, "payments charged with another amount")
-    listed(a.booked_wrongly, "payments charged and not booked as they were")
+    listed(a.recorded_wrongly, "payments charged and not recorded as they were")
     limit = run.scenario.get("recorded_within_s")
     check(
         limit is not None and a.drained_after_s is not None and a.drained_after_s > limit,
@@ -193,7 +193,7 @@ def figures(run):
             "open": a.open,
             "dead": a.dead,
             "wrong_amount": a.wrong_amount,
-            "booked_wrongly": a.booked_wrongly,
+            "recorded_wrongly": a.recorded_wrongly,
             "charged_though_unanswered": a.charged_unanswered,
             "charged_though_refused": a.charged_refused,
             "foreign": a.foreign,
@@ -235,7 +235,7 @@ def table(head, rows):
 
 
 def checked_at(checks):
-    """When the books were compared: each time, or the first and the last of many."""
+    """When the ledgers were compared: each time, or the first and the last of many."""
     seconds = [f"{c['at_s']:.0f}" for c in checks]
     if len(seconds) > TIMES_SHOWN:
         return f"from {seconds[0]} to {seconds[-1]} s"
@@ -376,7 +376,7 @@ def text(f):
             ["still open", len(a["open"])],
             ["given up (dead letter)", len(a["dead"])],
             ["charged with another amount", len(a["wrong_amount"])],
-            ["charged, not booked as it was", len(a["booked_wrongly"])],
+            ["charged, not recorded as it was", len(a["recorded_wrongly"])],
             ["unanswered, yet charged once", len(a["charged_though_unanswered"])],
             ["refused, yet charged once", len(a["charged_though_refused"])],
             ["on a processor, not of this run", len(a["foreign"])],

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs a load with k6, shows how it goes, audits every payment after it, and writes a report.
 
-Ends with 0 when nothing was refused, lost, charged twice or booked wrongly, with 1 when something
+Ends with 0 when nothing was refused, lost, charged twice or recorded wrongly, with 1 when something
 was, with 2 when the load could not run.
 """
 
@@ -20,7 +20,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import audit as auditing
-import books
+import ledgers
 import report
 
 # How often the progress is shown.
@@ -54,7 +54,7 @@ class Run:
         self.turns += kind in ("payment", "stage") or event.get("kind") == "check"
         if kind == "payment":
             amounts = self.scenario["amounts"]
-            amount = books.cents(amounts[(event["user"] + event["turn"]) % len(amounts)])
+            amount = ledgers.cents(amounts[(event["user"] + event["turn"]) % len(amounts)])
             payment = auditing.Posted(event["at"], event["status"], event["ms"], amount)
             self.posted[auditing.correlation_id(self.run_id, event["user"], event["turn"])] = (
                 payment
@@ -78,7 +78,7 @@ class Run:
                 verdict = (
                     "agree" if report.agrees(event) else "DISAGREE: " + report.disagreement(event)
                 )
-                say(f"{self.second(event['at']):4.0f} s  {event['kind']}: the books {verdict}")
+                say(f"{self.second(event['at']):4.0f} s  {event['kind']}: the ledgers {verdict}")
         elif kind == "k6":
             self.k6 = event
 
@@ -136,13 +136,13 @@ def processors_of(given, scenario):
     addresses = dict(entry.split(",", 1) for entry in given.processors.split())
     named = set(scenario["fees"]).union(*(set(s) - {"at_s"} for s in scenario["stages"]))
     if named != set(addresses):
-        raise books.Unreadable(
+        raise ledgers.Unreadable(
             f"the scenario is about the processors {sorted(named)}, and the addresses given are those of {sorted(addresses)}"
         )
-    processors = [books.Processor(n, addresses[n], given.token) for n in scenario["fees"]]
+    processors = [ledgers.Processor(n, addresses[n], given.token) for n in scenario["fees"]]
     for p in processors:
         if p.fee() != Decimal(scenario["fees"][p.name]):
-            raise books.Unreadable(
+            raise ledgers.Unreadable(
                 f"{p.name} at {p.url} takes a fee of {p.fee()}, and the scenario is made for {scenario['fees'][p.name]}"
             )
     return processors
@@ -156,7 +156,7 @@ def faults_of(processors, scenario):
     faults = {p.name: p.faults() for p in processors}
     for name, injected in faults.items():
         if injected is None:
-            raise books.Unreadable(f"the scenario has faults, and {name} is not simulated")
+            raise ledgers.Unreadable(f"the scenario has faults, and {name} is not simulated")
     return faults
 
 
@@ -183,7 +183,7 @@ def show_progress(run, processors, done):
         p99 = report.percentile([p.ms for p in fresh if not p.unanswered], 0.99)
         try:
             counts = {p.name: p.summary()["totalRequests"] for p in processors}
-        except books.Unreadable:
+        except ledgers.Unreadable:
             counts = {}
         settled = ", ".join(f"{n} {c:,}" for n, c in counts.items()) or "unknown"
         # A payment can be settled before its client has read the reply, hence the bound.
@@ -237,7 +237,7 @@ def run_k6(given, run, processors):
             done.set()
             progress.join()
         if child.wait() != 0 or run.end is None or run.k6 is None:
-            raise books.Unreadable(f"k6 ended with {child.returncode} before the load was over")
+            raise ledgers.Unreadable(f"k6 ended with {child.returncode} before the load was over")
 
 
 def machine():
@@ -283,10 +283,10 @@ def main():
     try:
         scenario = json.loads(given.file.read_text())
         processors = processors_of(given, scenario)
-        gateway = books.Gateway("gateway", given.gateway)
+        gateway = ledgers.Gateway("gateway", given.gateway)
         gateway.totals(0, 0)
         faults_before = faults_of(processors, scenario)
-    except (OSError, ValueError, books.Unreadable) as error:
+    except (OSError, ValueError, ledgers.Unreadable) as error:
         print(f"load: {error}", file=sys.stderr)
         return 2
 
@@ -310,7 +310,7 @@ def main():
             before = faults_before[name]
             run.faults[name] = {f: n - before[f] for f, n in injected.items() if n > before[f]}
         figures = report.figures(run)
-    except books.Unreadable as error:
+    except ledgers.Unreadable as error:
         print(f"load: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import audit as auditing
-import books
+import ledgers
 import report
 import run
 
@@ -16,7 +16,7 @@ AT = START + 500
 
 
 class Gateway:
-    """Our books as a dict: id -> (processor, cents, requestedAt)."""
+    """Our ledger as a dict: id -> (processor, cents, requestedAt)."""
 
     def __init__(self, rows):
         self.rows = rows
@@ -34,7 +34,7 @@ class Gateway:
                 "state": "settled",
                 "processor": n,
                 "amount": Decimal(c) / 100,
-                "requestedAt": books.iso(at),
+                "requestedAt": ledgers.iso(at),
                 "attempts": 1,
             }
             for i, (n, c, at) in self.rows.items()
@@ -43,7 +43,7 @@ class Gateway:
 
 
 class Processor:
-    """A processor's books: id -> (cents, requestedAt)."""
+    """A processor's ledger: id -> (cents, requestedAt)."""
 
     def __init__(self, name, rows):
         self.name, self.rows = name, rows
@@ -72,13 +72,13 @@ def posted(status=202, cents=1990):
 class Audit(unittest.TestCase):
     def test_what_is_in_order_is_settled(self):
         a = audit_of({"a": posted()}, {"a": ("default", 1990, AT)}, {"a": (1990, AT)})
-        self.assertEqual((a.accepted, a.settled, a.lost, a.booked_wrongly), (1, 1, [], []))
+        self.assertEqual((a.accepted, a.settled, a.lost, a.recorded_wrongly), (1, 1, [], []))
         self.assertTrue(a.totals_agree)
 
     def test_accepted_and_charged_nowhere_is_lost(self):
         self.assertEqual(audit_of({"a": posted()}, {}, {}).lost, ["a"])
 
-    def test_booked_by_us_and_charged_nowhere_is_lost(self):
+    def test_recorded_by_us_and_charged_nowhere_is_lost(self):
         a = audit_of({"a": posted()}, {"a": ("default", 1990, AT)}, {})
         self.assertEqual(a.lost, ["a"])
         self.assertFalse(a.totals_agree)
@@ -90,14 +90,14 @@ class Audit(unittest.TestCase):
         self.assertEqual(a.charged_twice, ["a"])
         self.assertFalse(a.totals_agree)
 
-    def test_another_stamp_processor_or_amount_in_our_books_is_booked_wrongly(self):
+    def test_another_stamp_processor_or_amount_in_our_books_is_recorded_wrongly(self):
         for row in (("default", 1990, AT + 1), ("fallback", 1990, AT), ("default", 1991, AT)):
             self.assertEqual(
-                audit_of({"a": posted()}, {"a": row}, {"a": (1990, AT)}).booked_wrongly, ["a"]
+                audit_of({"a": posted()}, {"a": row}, {"a": (1990, AT)}).recorded_wrongly, ["a"]
             )
 
-    def test_charged_and_unknown_to_us_is_booked_wrongly(self):
-        self.assertEqual(audit_of({"a": posted()}, {}, {"a": (1990, AT)}).booked_wrongly, ["a"])
+    def test_charged_and_unknown_to_us_is_recorded_wrongly(self):
+        self.assertEqual(audit_of({"a": posted()}, {}, {"a": (1990, AT)}).recorded_wrongly, ["a"])
 
     def test_another_amount_than_posted_is_seen(self):
         a = audit_of({"a": posted(cents=1)}, {"a": ("default", 1990, AT)}, {"a": (1990, AT)})
@@ -115,11 +115,11 @@ class Audit(unittest.TestCase):
 
 class Money(unittest.TestCase):
     def test_cents_are_exact(self):
-        self.assertEqual(books.cents(Decimal("90071992547409.93")), 9007199254740993)
+        self.assertEqual(ledgers.cents(Decimal("90071992547409.93")), 9007199254740993)
 
     def test_fractions_of_a_cent_are_an_error(self):
-        with self.assertRaises(books.Unreadable):
-            books.cents(Decimal("19.901"))
+        with self.assertRaises(ledgers.Unreadable):
+            ledgers.cents(Decimal("19.901"))
 
 
 def run_with(p99, agree=True):
@@ -206,7 +206,7 @@ class Unreliable(unittest.TestCase):
 
     def test_processors_that_cannot_inject_faults_are_refused_before_the_load(self):
         processors = [Simulated("default", {"replyLost": 7}), Simulated("fallback", None)]
-        with self.assertRaisesRegex(books.Unreadable, "fallback is not simulated"):
+        with self.assertRaisesRegex(ledgers.Unreadable, "fallback is not simulated"):
             run.faults_of(processors, self.scenario)
         calm = {"stages": [{"at_s": 0, "fallback": {"delay_ms": 0, "failing": False}}]}
         self.assertEqual(run.faults_of(processors, calm), {})

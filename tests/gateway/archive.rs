@@ -1,4 +1,4 @@
-//! Old months leave the books while the service runs, and nothing is lost, doubled or charged
+//! Old months leave the ledgers while the service runs, and nothing is lost, doubled or charged
 //! again.
 
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::neighbours::volume::Volume;
 use crate::server::{connect_as, run_init_sql};
 use crate::support::{Database, Gateway, eventually, processor, processors};
 
-/// The first hour of the books of these tests; the month changes two hours later.
+/// The first hour of the ledgers of these tests; the month changes two hours later.
 const BEGIN: &str = "2025-05-31T22:00:00Z";
 /// Hours that have payments.
 const HOURS: i64 = 5;
@@ -54,7 +54,7 @@ pub fn month(text: &str) -> Month {
     text.parse().expect("a month")
 }
 
-/// The summary of every hour of the books of these tests, and of every longer range that begins
+/// The summary of every hour of the ledgers of these tests, and of every longer range that begins
 /// there.
 pub async fn whole_hours(database: &Database) -> Vec<Vec<(String, Totals)>> {
     let mut found = Vec::new();
@@ -102,7 +102,7 @@ async fn settled(database: &Database, condition: &str) -> Vec<(Uuid, i64)> {
     sqlx::query_as(sqlx::AssertSqlSafe(query))
         .fetch_all(&database.pool)
         .await
-        .expect("the books")
+        .expect("the ledgers")
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! What an auditor finds in psql: every query of docs/auditing.md, as role `auditor`, on books with
+//! What an auditor finds in psql: every query of docs/auditing.md, as role `auditor`, on a ledger with
 //! content.
 
 use chrono::{DateTime, TimeDelta, Utc};

@@ -75,7 +75,7 @@ async fn recorded(database: &Database) -> Vec<(String, DateTime<Utc>)> {
     sqlx::query_as("SELECT processor, requested_at FROM payment_processed")
         .fetch_all(&database.pool)
         .await
-        .expect("the books")
+        .expect("the ledgers")
 }
 
 #[tokio::test]
@@ -159,7 +159,7 @@ async fn late_settle_after_reclaim_is_a_fact() {
     let second = reclaim(&database, &first).await;
     assert_eq!(end(&database, &first, charged(&first)).await, []);
     assert_eq!(database.count("payment_queue").await, 0);
-    // The reclaiming worker hears 422, and books the same charge once more.
+    // The reclaiming worker hears 422, and records the same charge once more.
     let again = end(&database, &second, charged(&second)).await;
     assert!(
         matches!(&again[..], [Anomaly::RecordedBefore { charged, recorded, .. }] if charged == recorded)
@@ -201,7 +201,7 @@ async fn recorded_and_held(database: &Database) -> Claim {
 }
 
 #[tokio::test]
-async fn what_is_not_as_expected_of_one_charge_keeps_no_other_of_its_batch_from_the_books() {
+async fn what_is_not_as_expected_of_one_charge_keeps_no_other_of_its_batch_from_the_ledger() {
     for (is_gone, is_recorded) in [(true, false), (false, true), (true, true)] {
         let database = Database::migrated().await;
         let mut claims = Vec::new();

@@ -126,7 +126,7 @@ impl Scraped {
 }
 
 #[tokio::test]
-async fn metrics_agree_with_the_books() {
+async fn metrics_agree_with_the_ledger() {
     let (database, default, fallback) = (
         Database::create().await,
         processor().await,

@@ -141,7 +141,7 @@ fn reply(question: &[u8], answers: Answers) -> Option<Vec<u8>> {
     Some(reply)
 }
 
-/// The processor goes on at another address, with its books.
+/// The processor goes on at another address, with its ledger.
 async fn moved(running: Running, to: Ipv4Addr) -> Running {
     let (books, port) = (Arc::clone(&running.processor), running.addr.port());
     running.kill().await;

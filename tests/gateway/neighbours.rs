@@ -43,7 +43,7 @@ struct Site {
 const OPERATOR_TOKEN: &str = "the-operators-own-token";
 
 impl Site {
-    /// `database` is the way by which the test looks at the books.
+    /// `database` is the way by which the test looks at the ledgers.
     async fn open(url: &str, database: Database, settings: &[(&str, &str)]) -> Self {
         let default = processor().await;
         let gateway = Gateway::start(&Database::at(url), &processors(&[&default]), settings).await;

@@ -62,7 +62,7 @@ async fn settled(count: usize) -> (Database, Running, Running, Vec<Uuid>) {
     (database, default, fallback, ids)
 }
 
-/// Puts a payment into a processor's books behind our back.
+/// Puts a payment into a processor's ledger behind our back.
 async fn charge(running: &Running, id: Uuid, amount: &str) {
     charge_at(running, id, amount, "2026-07-01T00:00:00.000Z").await;
 }

@@ -19,7 +19,7 @@ use crate::support::{
 };
 
 /// Posts payments to a deployment whose processors have these faults, waits until all are settled,
-/// and checks that each is on one processor and that the books agree with both to the cent and the
+/// and checks that each is on one processor and that the ledgers agree with both to the cent and the
 /// requested_at.
 async fn settled_once_in_spite_of(faults: Faults, count: usize) -> (Running, Running) {
     settled_once_with_timeout("1500", faults, count).await
@@ -52,7 +52,7 @@ async fn settled_once_with_timeout(
     (default, fallback)
 }
 
-/// Checks that our books are those of the processors, payment by payment.
+/// Checks that our ledger are those of the processors, payment by payment.
 pub async fn agree(database: &Database, default: &Running, fallback: &Running, count: usize) {
     let mut recorded: Vec<(
         uuid::Uuid,
@@ -64,7 +64,7 @@ pub async fn agree(database: &Database, default: &Running, fallback: &Running, c
     )
     .fetch_all(&database.pool)
     .await
-    .expect("the books");
+    .expect("the ledgers");
     let mut stored = Vec::new();
     for (name, running) in [("default", default), ("fallback", fallback)] {
         let payments = running.processor.payments().into_iter();

@@ -155,7 +155,7 @@ impl Site {
         }
     }
 
-    /// Puts a payment into the default processor's books behind our back, so that ours is refused.
+    /// Puts a payment into a processor's ledger behind our back, so that ours is refused.
     async fn dead_letter(&self) -> Uuid {
         let id = Uuid::new_v4();
         let body = format!(
@@ -199,7 +199,7 @@ fn number(text: &str) -> Decimal {
 }
 
 #[tokio::test]
-async fn the_page_shows_what_the_api_and_the_books_say() {
+async fn the_page_shows_what_the_api_and_the_ledger_say() {
     let site = Site::start(false).await;
     let mut ids = site.gateway.post_many(40).await;
     let rich = Uuid::new_v4();

@@ -14,7 +14,7 @@ use sqlx::Connection;
 use crate::executed_plans::ExecutedPlans;
 use crate::support::{Database, both, enqueue, new_payment, production_terms, watched_clock};
 
-/// Payments in a deep queue, or in old books.
+/// Payments in a deep queue, or in old ledgers.
 const MANY: i64 = 1_000_000;
 /// Payments that are archived.
 const ARCHIVED: i64 = 100_000;
@@ -131,7 +131,7 @@ async fn a_deep_queue_is_not_searched() {
 }
 
 #[tokio::test]
-async fn posting_does_not_search_old_books() {
+async fn posting_does_not_search_a_large_ledger() {
     let database = Database::migrated().await;
     database
         .execute(&format!(

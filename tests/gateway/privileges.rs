@@ -321,7 +321,7 @@ async fn the_services_role_can_do_all_of_a_payments_life_and_nothing_else() {
     assert!(!log.contains("permission denied"), "{log}");
 }
 
-/// Puts a payment into a processor's books with another amount than ours.
+/// Puts a payment into a processor's ledger with another amount than ours.
 async fn charge(running: &simulator::Running, id: Uuid) {
     let body = format!(
         r#"{{"correlationId":"{id}","amount":1,"requestedAt":"2026-07-01T00:00:00.000Z"}}"#

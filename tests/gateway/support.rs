@@ -487,7 +487,7 @@ pub fn resolver() -> Resolver {
     Resolver::of_system()
 }
 
-/// Puts a payment into the queue, held for the default processor, whatever the books say.
+/// Puts a payment into the queue, held for the default processor, whatever the ledgers say.
 pub async fn hold(database: &Database, correlation_id: Uuid) {
     database
         .execute(&format!(

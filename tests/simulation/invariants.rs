@@ -235,7 +235,7 @@ fn check_lease(world: &World<'_>, claim: &Claim) -> Checked {
 }
 
 /// Once all is settled: our books are the processors', payment by payment and in sum.
-pub async fn check_books(world: &World<'_>) -> Checked {
+pub async fn check_ledger(world: &World<'_>) -> Checked {
     let settled = world
         .rows
         .iter()

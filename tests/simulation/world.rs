@@ -98,10 +98,10 @@ impl<'a> World<'a> {
         }
         world.heal().await?;
         invariants::check(&mut world).await?;
-        invariants::check_books(&world).await?;
+        invariants::check_ledger(&world).await?;
         world.come_back_late().await?;
         invariants::check(&mut world).await?;
-        invariants::check_books(&world).await
+        invariants::check_ledger(&world).await
     }
 
     async fn begin(ground: &'a Ground) -> Self {

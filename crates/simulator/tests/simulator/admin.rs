@@ -132,7 +132,7 @@ async fn the_token_delay_and_failure_can_be_changed() {
 }
 
 #[tokio::test]
-async fn a_purge_empties_the_books() {
+async fn a_purge_empties_the_records() {
     let simulator = with_three_payments().await;
     let (status, _) = simulator
         .manage(Method::POST, "/admin/purge-payments", json!({}))

@@ -22,7 +22,7 @@ const BATCH: usize = 100;
 const CLAIM: Micros = 2 * MILLISECOND;
 /// Time from the arrival of a payment until an idle instance notices.
 const WAKE: Micros = MILLISECOND;
-/// Time from the reply until the payment is in our books.
+/// Time from the reply until the payment is in our ledger.
 const SETTLE: (Micros, Micros) = (2 * MILLISECOND, 12 * MILLISECOND);
 /// What a processor takes on top of its delay.
 const SERVICE: (Micros, Micros) = (1_200, 3_500);

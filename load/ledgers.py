@@ -1,4 +1,4 @@
-"""Reading the books: ours through the gateway, the processors' through their admin endpoints.
+"""Reading the ledgers: ours through the gateway, the processors' through their admin endpoints.
 
 Money is read as Decimal from the text of the reply and kept in whole cents; never a float.
 """
@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from decimal import Decimal
 from urllib.parse import urlsplit
 
-# Seconds to wait for one reply. Reading books is not measured, so this may be generous.
+# Seconds to wait for one reply. Reading ledgers is not measured, so this may be generous.
 REPLY_TIMEOUT_S = 15
 # Connections used at once where payments are looked up one by one.
 LOOKUP_CONNECTIONS = 16

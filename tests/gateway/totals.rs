@@ -1,4 +1,4 @@
-//! The totals that the database keeps are those of the payments, whatever happens to the books.
+//! The totals that the database keeps are those of the payments, whatever happens to the ledger.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use payment_proxy::store::summary::{Summary, Totals, summarize};
@@ -26,7 +26,7 @@ async fn plain(
     .bind(to)
     .fetch_all(&database.pool)
     .await
-    .expect("the books");
+    .expect("the ledgers");
     rows.into_iter()
         .map(|(name, total_requests, total_amount)| {
             (
@@ -64,7 +64,7 @@ async fn compare_random_ranges(database: &Database, rng: &mut StdRng, begin: Dat
 }
 
 #[tokio::test]
-async fn summary_of_any_range_is_exact_whatever_changes_the_books() {
+async fn summary_of_any_range_is_exact_whatever_changes_the_ledger() {
     let database = Database::migrated().await;
     let begin = "2026-07-10T22:59:58Z"
         .parse::<DateTime<Utc>>()
