@@ -12,6 +12,7 @@ WORKDIR /build
 # Of the simulator and the tools cargo reads the manifests, nothing else.
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY crates/http1-client/Cargo.toml crates/http1-client/
+COPY crates/model/Cargo.toml crates/model/
 COPY crates/router/Cargo.toml crates/router/
 COPY crates/simulator/Cargo.toml crates/simulator/
 COPY crates/tools/Cargo.toml crates/tools/

@@ -1,7 +1,7 @@
 # Each target is a script in scripts/, which says at its top what it does and what it reads.
 
 .DEFAULT_GOAL := help
-.PHONY: help run env test queries load routing-bench bench pure-bench durability-bench outage soak torture drills failover cells fuzz page screenshots supply-chain reproducible
+.PHONY: help run env test model queries load routing-bench bench pure-bench durability-bench outage soak torture drills failover cells fuzz page screenshots supply-chain reproducible
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -14,6 +14,9 @@ env: ## random passwords and tokens for docker-compose.yml, into .env; what is t
 
 test: ## format, lints, query data, all tests, on a PostgreSQL of their own
 	@scripts/test.sh
+
+model: ## every interleaving of the protocol in larger configurations than `make test` explores; how many states it saw
+	@cargo run --quiet --release --locked --package model --example explore
 
 queries: ## write .sqlx anew, after a change of a query or a migration
 	@scripts/with-postgres.sh scripts/queries.sh write

@@ -11,10 +11,12 @@
 --   transaction is removing the payment's row (settle, dead letter), and inserts it anew after that
 --   commit. The SELECT after it sees what that transaction wrote, and the DELETE takes the row out
 --   again before the commit, so that no claim has seen it. A single statement has one snapshot and
---   would miss the settle.
+--   would miss the settle. Guard: AcceptLooksIntoLedger.
 -- - ON CONFLICT DO NOTHING on the UNIQUE constraint: of two accepts the second waits for the first
 --   and queues nothing. It locks no row that is there, so no claim passes by because of it.
+--   Guard: AcceptOnce.
 -- - The INSERT comes before the SELECT: in the other order a settle could commit between them.
+--   Guard: AcceptLooksAfterInsert.
 -- - Claim-on-accept writes processor, requested_at, attempt, lease_until and doubt_until with the
 --   row: a crash right after the commit finds all of the evidence.
 -- - requested_at is of clock_timestamp() in whole milliseconds, as it is sent; lease_until and
@@ -144,6 +146,7 @@ $$;
 --   it again on the newest version, where the DELETE had to wait for a claim, a release or a
 --   decision.
 -- - DELETE and INSERT are one transaction: the payment is in the queue or in the ledger.
+--   Guard: SettleIsOneStep.
 -- - VOLATILE, and a second statement after the exception: it has a newer snapshot, in which the
 --   charge that another transaction recorded, or archived, is there.
 -- - ON CONFLICT DO NOTHING: the first record of a charge stays. The caller is told by recorded_ids.

@@ -33,8 +33,9 @@ CREATE TABLE payment_decision (
 --   worker may be at work under any other claim. clock_timestamp(), since now() is older than the
 --   lock.
 -- - 'not_charged' waits for doubt_until: until then a call may still charge the payment.
+--   Guard: WordWaitsForDoubt.
 -- - attempt + 1 where the payment is queued again: a late failure of an older claim changes
---   nothing. A late success is recorded by settle_payments as ever.
+--   nothing. A late success is recorded by settle_payments as ever. Guard: WordCountsOn.
 -- - Decision, ledger and queue are written by one transaction.
 -- - The rights of the owner: the service's role may add to the ledger only what it has charged
 --   itself, and may add decisions in no other way.

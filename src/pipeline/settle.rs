@@ -674,9 +674,9 @@ type GivenBack<'a> = (&'a Claim, Option<Option<DateTime<Utc>>>, &'a str);
 /// processor (`Some(None)`: the doubt is counted from now).
 ///
 /// What the statement must keep:
-/// - The fence: `id` and `attempt` of the claim. It may wait for a newer claim or a decision, and
-///   PostgreSQL then checks `attempt` again: a late failure is an opinion. A lease that has ended
-///   does not end the claim while no newer one was made.
+/// - The fence: `id` and `attempt` of the claim (Guard: ReleaseOfNewestClaim). It may wait for a
+///   newer claim or a decision, and PostgreSQL then checks `attempt` again: a late failure is an
+///   opinion. A lease that has ended does not end the claim while no newer one was made.
 /// - `correlation_id` is part of the fence: after a crash of the server an unlogged queue counts
 ///   its rows from 1 again, so `id` and `attempt` alone may be those of another payment.
 /// - No `SKIP LOCKED`: the outcome is lost if nobody records it, so the statement waits.
@@ -773,7 +773,8 @@ async fn release(
 /// Moves payments that no processor will take to the dead letters.
 ///
 /// What the statement must keep:
-/// - The fence of [`release`]: `id`, `correlation_id` and `attempt` of the claim.
+/// - The fence of [`release`]: `id`, `correlation_id` and `attempt` of the claim (Guard:
+///   DeadLetterOfNewestClaim).
 /// - The DELETE from the queue and the INSERT of the dead letter are one statement: the payment is
 ///   in one of the two tables, and an accept that waits for the DELETE finds the dead letter.
 /// - `requested_at` goes along only if the processor holds the id: a retry asks nobody else then.

@@ -2,7 +2,7 @@
 //!
 //! What is found is a charge, whoever attempted it and whatever becomes of the attempt: a late
 //! success is a fact. An absence proves nothing, because the request may still be on its way, so it
-//! changes nothing. Neither a lease nor a doubt ends early.
+//! changes nothing (Guard: AbsenceWhileOut). Neither a lease nor a doubt ends early.
 
 use std::time::Duration;
 

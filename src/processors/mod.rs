@@ -139,6 +139,7 @@ pub async fn resolve(
                 claim.earlier,
             )
         }
+        // Guard: DoubtUntil.
         Lookup::Absent if earlier.over => Outcome::NotCharged {
             reason: format!("{lookup}, and no call can be open any more"),
         },
@@ -181,6 +182,7 @@ async fn send(client: &ProcessorClient, claim: &Claim, permit: &mut Permit, stop
     if stop.draining.is_cancelled() {
         return Sent::new(not_sent, STOPPING.to_owned());
     }
+    // Guard: SendBy.
     if !client.may_send(claim) {
         return Sent::new(not_sent, "not sent in time".to_owned());
     }
@@ -276,8 +278,12 @@ fn told(claim: &Claim, verdict: &Verdict) -> AttemptEnd {
     }
 }
 
-/// What a verdict on the newest attempt means for the payment, whose earlier attempt may be open.
-fn decide(verdict: Verdict, seen: String, earlier: Option<EarlierAttempt>) -> Outcome {
+/// What a verdict on the newest attempt means for the payment.
+///
+/// Where an earlier attempt may be open, only a charge ends the doubt (Guard: EarlierAttemptIsOpen).
+/// A call that was left open just now begins a new one (Guard: DoubtBeginsAnew).
+#[must_use]
+pub fn decide(verdict: Verdict, seen: String, earlier: Option<EarlierAttempt>) -> Outcome {
     match (verdict, earlier) {
         (Verdict::Charged { requested_at }, _) => Outcome::Charged { requested_at },
         (Verdict::Mismatch { reason }, _) => Outcome::Dead { reason, held: true },

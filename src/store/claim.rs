@@ -149,24 +149,24 @@ pub async fn claim_untried(
 /// Claims queued payments that were claimed at most `attempts` times before.
 ///
 /// What the statement must keep:
-/// - `processor IS NULL` in the query that locks: a payment that a processor may have charged goes
-///   to no other one. The snapshot may be older than the claim of another instance; PostgreSQL
+/// - `processor IS NULL` in the query that locks (Guard: QueuedOnly): a payment that a processor may
+///   have charged goes to no other one. The snapshot may be older than the claim of another instance; PostgreSQL
 ///   checks the condition again on the newest version of each row that it locks.
-/// - `FOR NO KEY UPDATE`: the row is locked before it is read for the last time. Without it a
-///   second claim would wait in its UPDATE, which no longer asks whether the row is queued.
+/// - `FOR NO KEY UPDATE` (Guard: RowIsLocked): the row is locked before it is read for the last
+///   time. Without it a second claim would wait in its UPDATE, which no longer asks whether the row is queued.
 /// - `SKIP LOCKED`: whoever holds the row decides about the payment, and a later claim finds the
 ///   result. A claim waits for nobody, so the order of its locks cannot cause a deadlock.
 /// - `MATERIALIZED`: the query that locks runs once. Otherwise the UPDATE may take more rows than
 ///   the limit.
-/// - One UPDATE writes `processor`, `requested_at`, `attempt`, `lease_until` and `doubt_until`: a
-///   crash right after the commit finds all of the evidence.
-/// - `attempt + 1` of the newest version of the row: the fence of release, dead letter and
-///   `assign`.
+/// - One UPDATE writes `processor`, `requested_at`, `attempt`, `lease_until` and `doubt_until`
+///   (Guard: ClaimWritesEvidence): a crash right after the commit finds all of the evidence.
+/// - `attempt + 1` of the newest version of the row (Guard: AttemptGrows): the fence of release, dead
+///   letter and `assign`.
 /// - `requested_at` is of `clock_timestamp()`: a statement that was delayed sends the time of its
 ///   end. It is in whole milliseconds: what is sent, recorded and added up is one value.
-/// - `lease_until` and `doubt_until` count from `now()`, the begin of the transaction by the
-///   database's clock. The instance counts `send_by` from an earlier moment, before it sends the
-///   statement, so a POST ends before its lease.
+/// - `lease_until` and `doubt_until` (Guard: ClaimBeginsDoubt) count from `now()`, the begin of the
+///   transaction by the database's clock. The instance counts `send_by` from an earlier moment,
+///   before it sends the statement, so a POST ends before its lease.
 /// - The look into ledger, dead letters and archive, in the same snapshot: the row of a payment
 ///   that is settled must not be charged. The snapshot may miss a charge that commits meanwhile.
 ///   That is a charge which its processor had denied, since the row names no processor.
@@ -233,14 +233,16 @@ async fn claim_up_to(
 /// row `up_to_id`. Processor and `requested_at` stay what they are.
 ///
 /// What the statement must keep:
-/// - `processor` and `requested_at` stay as they are: the retry is the same payment to its
-///   processor.
+/// - `processor` and `requested_at` stay as they are (Guard: SameProcessorInDoubt, Guard:
+///   SameRequestedAtInDoubt): the retry is the same payment to its processor.
+/// - A lease that has ended ends the claim, whoever holds it (Guard: LeaseEnds).
 /// - `lease_until <= now()` and `processor = ANY` in the query that locks: PostgreSQL checks both
 ///   again on the newest version of the row, where another claim, a release or a decision committed
 ///   after the snapshot.
 /// - A lease or a doubt that ends later than one which begins now was written before the database's
-///   clock was set back: such a lease has ended, and such a doubt lasts as long as one that begins
-///   now (`least`). [`WATCH_GAP`] allows for leases of statements that began a little later.
+///   clock was set back: such a lease has ended (Guard: LeaseOfTheFuture), and such a doubt lasts
+///   as long as one that begins now (`least`). [`WATCH_GAP`] allows for leases of statements that began
+///   a little later.
 /// - The doubt before this claim is returned, from the locked version of the row; the UPDATE begins
 ///   a new one. `clock` notes the time that the statement read, and says which doubts are over.
 /// - No look into the ledger: a row that names a processor goes by the settle for that processor,
@@ -308,7 +310,8 @@ pub async fn claim_in_doubt(
 /// of `processors` at least `age` ago, and whose lease goes on for longer than a pause of a payment
 /// in doubt: in the order of their rows, at most `limit`.
 ///
-/// It claims nothing, so nothing may be sent, and no absence is proof: who holds them may be at it.
+/// It claims nothing, so nothing may be sent, and no absence is proof (Guard: AbsenceElsewhere):
+/// who holds them may be at it.
 ///
 /// What the statement must keep:
 /// - It locks no row: a claim that skips locked rows finds all of them.

@@ -6,8 +6,8 @@
 //! the same `requested_at`. An early end of a doubt is not: a payment that its processor may still
 //! charge would go to another one.
 //!
-//! So no doubt has ended before this instance, by its own monotonic clock, has seen enough time
-//! pass. It compares both clocks whenever it reads the database's: in its heartbeat, and in the
+//! So no doubt has ended (Guard: ClockIsWatched) before this instance, by its own monotonic clock,
+//! has seen enough time pass. It compares both clocks whenever it reads the database's: in its heartbeat, and in the
 //! very statement that claims payments in doubt. An absence is proof only if
 //!
 //! - the instance has watched the database's clock for as long as the longest doubt, without a step

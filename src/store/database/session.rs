@@ -24,6 +24,7 @@ const ALWAYS: [(&str, &str); 22] = [
     ("search_path", "public, pg_temp"),
     // An error where a policy would hide rows.
     ("row_security", "off"),
+    // Guard: AcceptIsDurable, Guard: ClaimIsDurable. Settles have their own value.
     ("synchronous_commit", "on"),
     // Connections idle for as long as nobody posts, and a task has its own deadlines.
     ("idle_session_timeout", "0"),
