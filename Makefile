@@ -1,7 +1,7 @@
 # Each target is a script in scripts/, which says at its top what it does and what it reads.
 
 .DEFAULT_GOAL := help
-.PHONY: help run env test model queries load routing-bench bench pure-bench durability-bench outage soak torture drills failover cells fuzz page screenshots supply-chain reproducible
+.PHONY: help run env test model queries load routing-bench bench pure-bench durability-bench outage soak torture drills failover pooler cells fuzz page screenshots supply-chain reproducible
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -12,7 +12,7 @@ run: ## build and run everything on this machine, API on port 9999
 env: ## random passwords and tokens for docker-compose.yml, into .env; what is there stays
 	@scripts/env.sh
 
-test: ## format, lints, query data, all tests, on a PostgreSQL of their own
+test: ## format, lints, query data, all tests, on a PostgreSQL of their own; PG=18 chooses its version
 	@scripts/test.sh
 
 model: ## every interleaving of the protocol in larger configurations than `make test` explores; how many states it saw
@@ -54,6 +54,9 @@ failover: ## three PostgreSQL under Patroni lose their leader, etcd, HAProxy, a 
 
 cells: ## four cells in two PostgreSQL clusters: one killed and back, one moved, every payment audited; RATE=... SECONDS=...
 	@scripts/cells.sh $(if $(RATE),--rate $(RATE)) $(if $(SECONDS),--seconds $(SECONDS))
+
+pooler: ## PgBouncer, instances and the server killed in transaction mode, and a verdict on every payment; DRILLS="killed-pooler" SEED=...
+	@scripts/pooler.sh $(DRILLS)
 
 fuzz: ## what reads requests and replies, fuzzed for MINUTES=4; TARGETS="payment range" chooses
 	@scripts/fuzz.sh

@@ -108,6 +108,34 @@ BEGIN
 END
 $$;
 
+-- Refuses the transaction unless it is where its statement means it to be: in this database, in
+-- this life of its queue. An instance asks that of each new connection; behind a pooler in
+-- transaction mode its connections stay while the sessions of the server come and go, so there the
+-- statements that accept, claim and settle ask. The answer is kept in the session, which leads
+-- nowhere else, and does not outlive whatever empties the queue.
+--
+-- The transaction also says whether its commit is waited for (`commits`), whatever was said in the
+-- session before.
+CREATE FUNCTION check_queue(expected text, commits text) RETURNS boolean LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+    found text;
+BEGIN
+    IF current_setting('payment_proxy.queue', true) IS DISTINCT FROM expected THEN
+        found := format('%s, queue %s', database_identity(), queue_life());
+        IF found <> expected THEN
+            RAISE EXCEPTION USING ERRCODE = 'PP001',
+                MESSAGE = format('the session leads to %s, and not to %s any more', found, expected);
+        END IF;
+        PERFORM set_config('payment_proxy.queue', expected, false);
+    END IF;
+    IF current_setting('synchronous_commit') <> commits THEN
+        PERFORM set_config('synchronous_commit', commits, true);
+    END IF;
+    RETURN true;
+END
+$$;
+
 CREATE TABLE deployment (
     one           boolean     NOT NULL DEFAULT true,
     identity      text        NOT NULL,
@@ -318,6 +346,8 @@ COMMENT ON FUNCTION record_fees IS
     'Writes down fees that are new, from now on, and returns how many there were';
 COMMENT ON FUNCTION queue_is_gathered IS
     'Whether the other instances have put back what they had claimed before the queue was emptied';
+COMMENT ON FUNCTION check_queue IS
+    'Refuses the transaction unless it is in this database, in this life of its queue';
 COMMENT ON FUNCTION database_identity IS 'What tells this database from a copy of it';
 COMMENT ON TABLE deployment IS
     'The one row of the deployment: which database it lives in, and on what terms';

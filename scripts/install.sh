@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a command of this repository needs and that are missing here.
 # usage: install.sh PROGRAM...
-#   PROGRAM: c++ cc chromedriver curl etcd faketime haproxy initdb jq libpq nginx node patroni
-#   promtool shellcheck
+#   PROGRAM: c++ cc chromedriver curl etcd faketime haproxy initdb jq libevent libpq make nginx node
+#   openssl-headers patroni pkg-config postgresql-VERSION promtool shellcheck
 #
 # Installs as root or with sudo. Exit 3 if something is missing and stays missing, after one line
 # that says what to install.
@@ -15,6 +15,9 @@ has() {
     case $1 in
         initdb) "$here/postgres.sh" bin >/dev/null 2>&1 ;;
         node) command -v node >/dev/null && command -v npm >/dev/null ;;
+        libevent) pkg-config --exists libevent 2>/dev/null ;;
+        postgresql-*) [ -x "/usr/lib/postgresql/${1#postgresql-}/bin/postgres" ] ;;
+        openssl-headers) pkg-config --exists openssl 2>/dev/null ;;
         libpq) [ -e "$(pg_config --includedir 2>/dev/null)/libpq-fe.h" ] ;;
         *) command -v "$1" >/dev/null ;;
     esac
@@ -28,7 +31,9 @@ package_of() {
         etcd) echo etcd-server ;;
         initdb) echo postgresql ;;
         node) echo nodejs npm ;;
+        libevent) echo libevent-dev ;;
         libpq) echo libpq-dev ;;
+        openssl-headers) echo libssl-dev ;;
         promtool) echo prometheus ;;
         *) echo "$1" ;;
     esac

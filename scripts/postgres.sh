@@ -17,6 +17,8 @@
 #        postgres.sh bin [DATA]
 #            Prints where the server's programs are.
 #
+# With PG=18 that version makes the cluster; scripts/postgresql.sh sees to it that it is there.
+#
 # The superuser is `postgres`. Over the socket nobody needs a password, but only root and the user
 # that the server runs as may open it; TCP needs a password. PostgreSQL refuses to run as root: for
 # root the server runs as user `postgres`, who has to be able to enter DATA and SOCKETS.
@@ -29,7 +31,9 @@
 # seconds with a sign (`+85`), and steps when the file is replaced. It takes Debian's libfaketime.
 set -euo pipefail
 
+wanted=${PG:-}
 unset "${!PG@}" # whoever calls may have settings for another server
+. "$(dirname "$0")/tools-folder.sh"
 oldest=15       # the first whose psql knows \getenv
 
 fail() {
@@ -37,12 +41,22 @@ fail() {
     exit 1
 }
 
-# What a cluster was made with, it has to be run with; a new one is made with the newest.
+# programs_of VERSION: where they are, if they are anywhere.
+programs_of() {
+    local folder
+    for folder in "/usr/lib/postgresql/$1/bin" "$(tools_folder)/postgresql/$1/bin"; do
+        [ ! -x "$folder/postgres" ] || echo "$folder"
+    done | head -n 1
+}
+
+# What a cluster was made with, it has to be run with; a new one is made with what is wanted, or
+# else with the newest that is installed.
 bin() {
-    local found=""
-    if [ -f "${1:-}/PG_VERSION" ]; then
-        found=/usr/lib/postgresql/$(cat "$1/PG_VERSION")/bin
-        [ -x "$found/postgres" ] || found=""
+    local found="" asked=$wanted
+    [ ! -f "${1:-}/PG_VERSION" ] || asked=$(cat "$1/PG_VERSION")
+    [ -z "$asked" ] || found=$(programs_of "$asked")
+    if [ -z "$found" ] && [ -n "$wanted" ]; then
+        fail "PostgreSQL $asked is not installed: scripts/postgresql.sh install $asked"
     fi
     if [ -z "$found" ]; then
         found=$(printf '%s\n' /usr/lib/postgresql/*/bin/postgres | sort -V | tail -n 1)

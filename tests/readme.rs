@@ -63,6 +63,99 @@ fn every_guarantee_names_a_test_that_exists() {
     assert!(guarantees > 10, "the table was not found");
 }
 
+/// Of each place a target of the Makefile or a test shows that it runs there.
+#[test]
+fn the_table_of_where_it_runs_names_what_shows_it_in_both_languages() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let sources = sources(root);
+    let tables = [
+        ("README.md", "Where it runs"),
+        ("README.pt-BR.md", "Onde roda"),
+    ];
+    let shown = tables.map(|(page, heading)| {
+        let text = read(root, page);
+        let section = text.split(&format!("\n## {heading}\n")).nth(1);
+        let section = section.and_then(|rest| rest.split("\n## ").next());
+        let rows = section
+            .expect("a section")
+            .lines()
+            .skip_while(|line| !line.starts_with("|---"));
+        let proofs = rows.filter_map(|row| row.rsplit('|').nth(1).map(str::to_owned));
+        let proofs: Vec<String> = proofs.collect();
+        assert!(proofs.len() >= 4, "{page}: {proofs:?}");
+        let named = proofs.iter().skip(1).flat_map(|proof| {
+            let names: Vec<String> = proof
+                .split('`')
+                .skip(1)
+                .step_by(2)
+                .map(str::to_owned)
+                .collect();
+            assert!(!names.is_empty(), "{page}: nothing shows {proof:?}");
+            names
+        });
+        named.collect::<Vec<String>>()
+    });
+    for name in &shown[0] {
+        let exists = match name.strip_prefix("make ") {
+            Some(target) => {
+                let target = target.split(' ').next().unwrap_or_default();
+                MAKEFILE.contains(&format!("\n{target}: ##"))
+            }
+            None => sources.contains(&format!("fn {name}(")),
+        };
+        assert!(exists, "no target and no test is called {name}");
+    }
+    assert_eq!(shown[0], shown[1]);
+}
+
+/// The versions of PostgreSQL are said once, in the script that finds them.
+#[test]
+fn scripts_compose_workflow_and_documents_name_the_same_versions_of_postgresql() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let script = read(root, "scripts/postgresql.sh");
+    let versions = script
+        .lines()
+        .find_map(|line| line.strip_prefix("versions=("));
+    let versions = versions
+        .and_then(|rest| rest.split(')').next())
+        .expect("versions");
+    let versions: Vec<&str> = versions.split(' ').collect();
+    assert!(versions.len() >= 4, "{versions:?}");
+    let (last, others) = versions.split_last().expect("some");
+    for (page, and) in [
+        ("README.md", "and"),
+        ("docs/databases.md", "and"),
+        ("README.pt-BR.md", "e"),
+    ] {
+        let said = format!("PostgreSQL {} {and} {last}", others.join(", "));
+        assert!(read(root, page).contains(&said), "{page} says not {said:?}");
+    }
+    let workflow = read(root, ".github/workflows/test.yml");
+    let matrix = format!("postgres: [{}]", versions.join(", "));
+    assert!(workflow.contains(&matrix), "the workflow runs not {matrix}");
+    let oldest = format!("oldest={} ", versions[0]);
+    assert!(
+        read(root, "scripts/postgres.sh").contains(&oldest),
+        "{oldest}"
+    );
+    for file in [
+        "docker-compose.yml",
+        "docker-compose.contest.yml",
+        "deploy/ha/Dockerfile",
+    ] {
+        let text = read(root, file);
+        let images = text.split("postgres:").skip(1);
+        let majors: Vec<&str> = images
+            .filter_map(|rest| rest.split(|letter: char| !letter.is_ascii_digit()).next())
+            .filter(|major| !major.is_empty())
+            .collect();
+        assert!(!majors.is_empty(), "{file} names no image");
+        for major in majors {
+            assert!(versions.contains(&major), "{file} has PostgreSQL {major}");
+        }
+    }
+}
+
 /// So that a reader finds the pages that go on.
 #[test]
 fn the_readme_is_short_in_both_languages() {

@@ -468,6 +468,7 @@ mod tests {
             database_url: url.parse().expect("a URL"),
             database_password: None,
             database_password_file: None,
+            direct_database_url: None,
             queue_durability: crate::config::QueueDurability::Unlogged,
         };
         for (url, cause, expected) in [

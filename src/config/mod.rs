@@ -55,6 +55,17 @@ pub struct DatabaseSettings {
     )]
     pub database_password_file: Option<InFile<Password>>,
 
+    /// DATABASE_URL past the pooler, for what needs a session of its own: migrations, archives and
+    /// notifications; with the same cells, and the same password
+    #[arg(
+        long,
+        global = true,
+        env = "DIRECT_DATABASE_URL",
+        value_name = "DIRECT_DATABASE_URL",
+        hide_env_values = true
+    )]
+    pub direct_database_url: Option<DatabaseUrls>,
+
     /// Whether accepted payments survive a crash of the database server, at the cost of speed
     #[arg(
         long,
@@ -74,8 +85,28 @@ impl DatabaseSettings {
         let urls = &self.database_url;
         Cells::make(urls.len(), |cell| Self {
             database_url: urls.at(cell),
+            direct_database_url: self.direct_at(cell),
             ..self.clone()
         })
+    }
+
+    /// DIRECT_DATABASE_URL where that cell is meant. A list of another length stays as it is, for
+    /// [`check_direct`](Self::check_direct) to refuse.
+    fn direct_at(&self, cell: Cell) -> Option<DatabaseUrls> {
+        let direct = self.direct_database_url.clone()?;
+        let same = direct.len() == self.database_url.len();
+        Some(if same { direct.at(cell) } else { direct })
+    }
+
+    /// Whether DIRECT_DATABASE_URL has as many cells as DATABASE_URL.
+    ///
+    /// # Errors
+    /// It has not: how many there are.
+    pub fn check_direct(&self) -> Result<(), String> {
+        match &self.direct_database_url {
+            None => Ok(()),
+            Some(direct) => direct.has_cells_of("DIRECT_DATABASE_URL", &self.database_url),
+        }
     }
 
     /// The cell that these settings lead to: the first, unless they are of [`cells`](Self::cells).
@@ -88,7 +119,20 @@ impl DatabaseSettings {
     /// `application`.
     #[must_use]
     pub fn connect_options(&self, application: &str) -> PgConnectOptions {
-        let options = self.database_url.here().0.clone();
+        self.options_of(self.database_url.here(), application)
+    }
+
+    /// The same past the pooler, where DIRECT_DATABASE_URL says how.
+    #[must_use]
+    pub fn direct_options(&self, application: &str) -> PgConnectOptions {
+        let url = self.direct_database_url.as_ref();
+        self.options_of(url.unwrap_or(&self.database_url).here(), application)
+    }
+
+    fn options_of(&self, url: &DatabaseUrl, application: &str) -> PgConnectOptions {
+        // Each session says its `extra_float_digits` itself. In the first message of a connection
+        // poolers refuse it.
+        let options = url.0.clone().extra_float_digits(None);
         let options = match options.get_application_name() {
             Some(_) => options,
             None => options.application_name(application),
@@ -144,6 +188,7 @@ impl OwnerSettings {
                 database_url: url.clone(),
                 database_password: self.migrate_database_password.clone(),
                 database_password_file: self.migrate_database_password_file.clone(),
+                direct_database_url: None,
                 queue_durability: service.queue_durability,
             },
         }
@@ -186,6 +231,7 @@ impl MigrateSettings {
         Ok(Cells::make(service.len(), |cell| Self {
             database: DatabaseSettings {
                 database_url: service.at(cell),
+                direct_database_url: self.database.direct_at(cell),
                 ..self.database.clone()
             },
             owner: OwnerSettings {
@@ -1041,6 +1087,7 @@ mod tests {
             database_url: "postgres://me:url@db/books".parse().expect("a URL"),
             database_password: variable.map(|text| text.parse().expect("a password")),
             database_password_file: file.map(|text| InFile(text.parse().expect("a password"))),
+            direct_database_url: None,
             queue_durability: QueueDurability::Unlogged,
         };
         let nasty = "/#?@:% '\"\\$x";
@@ -1066,6 +1113,7 @@ mod tests {
             database_url: url,
             database_password: None,
             database_password_file: None,
+            direct_database_url: None,
             queue_durability: QueueDurability::Logged,
         };
         let options = settings.connect_options("payment-proxy");
@@ -1096,6 +1144,7 @@ mod tests {
             database_url: list.parse().expect("three URLs"),
             database_password: None,
             database_password_file: None,
+            direct_database_url: None,
             queue_durability: QueueDurability::Logged,
         };
         let shown = settings.database_url.to_string();
@@ -1137,6 +1186,7 @@ mod tests {
                 database_url: "postgres://h/a,postgres://h/b".parse().expect("URLs"),
                 database_password: None,
                 database_password_file: None,
+                direct_database_url: None,
                 queue_durability: QueueDurability::Logged,
             },
             owner: OwnerSettings {

@@ -29,7 +29,9 @@ use crate::pipeline::deployment::Admission;
 use crate::pipeline::queue_limit::QueueLimit;
 use crate::pipeline::worker::{ClaimOnAccept, Worker};
 use crate::store::claim::{Claim, ClaimedFor, SEND_WITHIN};
-use crate::store::database::{Condition, DedicatedConnection, Pool, Writes, interval};
+use crate::store::database::{
+    Condition, Connections as _, DedicatedConnection, Pool, Writes, interval,
+};
 use crate::telemetry::metrics::Counts;
 
 /// Payments in one INSERT, at most.
@@ -411,14 +413,9 @@ impl Writer {
                 // Pinned here, because it is large and would be moved.
                 let written = pin!(async {
                     let connection = connection.get().await?;
-                    enqueue_step(
-                        connection,
-                        payments,
-                        claimed_for,
-                        &mut progress,
-                        &self.tally,
-                    )
-                    .await
+                    let expected = self.pool.expected();
+                    let to = (expected.as_deref(), claimed_for);
+                    enqueue_step(connection, payments, to, &mut progress, &self.tally).await
                 });
                 self.pool.with_deadline(written).await
             };
@@ -481,14 +478,8 @@ pub async fn enqueue(
     claimed_for: Option<ClaimedFor<'_>>,
 ) -> Result<(Vec<Accepted>, Vec<Claim>), sqlx::Error> {
     let tally = Tally::default();
-    enqueue_step(
-        connection,
-        payments,
-        claimed_for,
-        &mut Progress::NotSent,
-        &tally,
-    )
-    .await
+    let to = (None, claimed_for);
+    enqueue_step(connection, payments, to, &mut Progress::NotSent, &tally).await
 }
 
 /// How far an attempt to write has come.
@@ -527,7 +518,7 @@ impl Progress {
 async fn enqueue_step(
     connection: &mut PgConnection,
     payments: &[Payment],
-    claimed_for: Option<ClaimedFor<'_>>,
+    to: (Option<&str>, Option<ClaimedFor<'_>>),
     progress: &mut Progress,
     tally: &Tally,
 ) -> Result<(Vec<Accepted>, Vec<Claim>), sqlx::Error> {
@@ -545,7 +536,7 @@ async fn enqueue_step(
         let send_by = Uptime::now() + SEND_WITHIN;
         // Once one of these statements was committed, what follows takes nothing back.
         *progress = (*progress).max(Progress::Sent);
-        let inserted = insert_new(&mut *connection, &open, claimed_for).await?;
+        let inserted = insert_new(&mut *connection, &open, to).await?;
         *progress = Progress::Committed;
         for (id, recorded) in inserted.recorded {
             open.remove(&id);
@@ -558,8 +549,7 @@ async fn enqueue_step(
             amounts.insert(id, (payment.amount, true));
             tally.add(inserted.moment, payment.amount);
             claims.extend(
-                claimed_for
-                    .zip(inserted.requested_at)
+                to.1.zip(inserted.requested_at)
                     .map(|(claim, requested_at)| Claim {
                         id: row,
                         payment: *payment,
@@ -610,17 +600,19 @@ struct Inserted {
     requested_at: Option<DateTime<Utc>>,
 }
 
+/// Puts them into the queue that is expected, where it has to be asked whether this is that one.
 async fn insert_new(
     connection: &mut PgConnection,
     payments: &BTreeMap<Uuid, &Payment>,
-    claimed_for: Option<ClaimedFor<'_>>,
+    (expected, claimed_for): (Option<&str>, Option<ClaimedFor<'_>>),
 ) -> Result<Inserted, sqlx::Error> {
     let processor = claimed_for.map(|claim| claim.processor);
     let lease = claimed_for.map(|claim| interval(claim.terms.lease));
     let late_charge = claimed_for.map(|claim| interval(claim.terms.late_charge));
     if let (1, Some(payment)) = (payments.len(), payments.values().next()) {
         let row = sqlx::query!(
-            r#"SELECT queued_row, moment AS "moment!", claimed_requested_at, recorded_amount
+            r#"SELECT queued_row, moment AS "moment!", claimed_requested_at, recorded_amount,
+                CASE WHEN $7::text IS NOT NULL THEN check_queue($7, 'on') END AS here
             FROM accept_payment($1, $2, $3, $4, $5, $6)"#,
             payment.correlation_id,
             payment.amount,
@@ -630,6 +622,7 @@ async fn insert_new(
             payment
                 .traceparent
                 .map(|traceparent| traceparent.to_string()),
+            expected,
         )
         .fetch_one(connection)
         .await?;
@@ -656,7 +649,8 @@ async fn insert_new(
     });
     let row = sqlx::query!(
         r#"SELECT queued_ids, queued_rows, moment AS "moment!", claimed_requested_at,
-            recorded_ids, recorded_amounts AS "recorded_amounts: Vec<Decimal>"
+            recorded_ids, recorded_amounts AS "recorded_amounts: Vec<Decimal>",
+            CASE WHEN $7::text IS NOT NULL THEN check_queue($7, 'on') END AS here
         FROM accept_payments($1, $2, $3, $4, $5, $6)"#,
         &ids,
         &amounts,
@@ -664,6 +658,7 @@ async fn insert_new(
         lease,
         late_charge,
         traces.as_deref() as Option<&[Option<String>]>,
+        expected,
     )
     .fetch_one(connection)
     .await?;

@@ -68,6 +68,8 @@ pub struct Member {
     pub admission: Arc<Admission>,
     /// Connections.
     pub pool: Pool,
+    /// Where notifications arrive, if they do.
+    pub hints: Option<Pool>,
     /// Takes note of each time that a heartbeat reads.
     pub clock: Arc<DatabaseClock>,
     /// In the router's order.
@@ -89,10 +91,10 @@ impl Member {
     pub async fn run(self: Arc<Self>, stop: CancellationToken, calls: TaskTracker) {
         let is_first = self.candidate.cell.is_first();
         let hint = Arc::new(Notify::new());
-        let (pool, hinted) = (self.pool.clone(), Arc::clone(&hint));
+        let (hints, hinted) = (self.hints.clone(), Arc::clone(&hint));
         let mut listening = tokio::spawn(async move {
             if is_first {
-                listen(pool, hinted).await;
+                listen(hints, hinted).await;
             }
             std::future::pending::<()>().await
         });
@@ -467,7 +469,11 @@ struct Synced {
 }
 
 /// Passes notifications on, for as long as they arrive.
-async fn listen(pool: Pool, hint: Arc<Notify>) {
+async fn listen(pool: Option<Pool>, hint: Arc<Notify>) {
+    let Some(pool) = pool else {
+        // A pooler in transaction mode passes none on, and closes a session that gets one.
+        return std::future::pending().await;
+    };
     loop {
         let hints = async {
             let mut listener = pool.with_deadline(PgListener::connect_with(&pool)).await?;

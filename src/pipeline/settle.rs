@@ -24,7 +24,7 @@ use crate::pipeline::batcher::Batcher;
 use crate::pipeline::in_flight::InFlight;
 use crate::processors::Outcome;
 use crate::store::claim::{Claim, SEND_WITHIN, doubt_pause};
-use crate::store::database::{Pool, concerns_all, interval, lacks_character};
+use crate::store::database::{Connections, Pool, concerns_all, interval, lacks_character};
 use crate::telemetry::Telemetry;
 use crate::telemetry::log::Storm;
 use crate::telemetry::metrics::{Counts, Total};
@@ -547,7 +547,7 @@ pub(crate) fn charged_twice(count: &Total) -> Option<Item> {
 /// # Errors
 /// The database did not confirm. Some of it may be recorded; record all of it again.
 pub async fn record(
-    pool: &PgPool,
+    pool: &impl Connections,
     terms: LeasePolicy,
     ended: &[CompletedClaim],
 ) -> Result<Vec<Anomaly>, sqlx::Error> {
@@ -577,10 +577,10 @@ pub async fn record(
         anomalies.extend(settle(pool, processor, &charged).await?);
     }
     if !returned.is_empty() {
-        release(pool, terms, &returned).await?;
+        release(pool.pool(), terms, &returned).await?;
     }
     if !dead.is_empty() {
-        dead_letter(pool, &dead).await?;
+        dead_letter(pool.pool(), &dead).await?;
     }
     Ok(anomalies)
 }
@@ -592,9 +592,11 @@ fn keep_newest<'a, T>(ends: &mut Vec<T>, claim: impl Fn(&T) -> &'a Claim) {
 }
 
 /// Moves payments that one processor has charged from the queue to the ledger. `settle_payments`
-/// (in `migrations`) lists what it must keep.
+/// (in `migrations`) lists what it must keep. Whether the commit is waited for is said in the
+/// transaction itself: with a logged queue it need not be, since one that is lost leaves the claim,
+/// and the processor is asked.
 async fn settle(
-    pool: &PgPool,
+    pool: &impl Connections,
     processor: &str,
     charged: &[(&Claim, DateTime<Utc>)],
 ) -> Result<Vec<Anomaly>, sqlx::Error> {
@@ -612,17 +614,23 @@ async fn settle(
         .collect();
     let accepted: Vec<DateTime<Utc>> = charged.iter().map(|(claim, _)| claim.accepted_at).collect();
     let attempts: Vec<i32> = charged.iter().map(|(claim, _)| claim.attempt).collect();
+    let expected = pool.expected();
     // Null where all were removed and all were recorded, which is the rule.
     let row = sqlx::query!(
-        "SELECT removed_ids, recorded_ids FROM settle_payments($1, $2, $3, $4, $5, $6)",
+        "SELECT removed_ids, recorded_ids,
+            CASE WHEN $8::text IS NOT NULL THEN check_queue($8, $7)
+                WHEN $7::text <> 'on' THEN set_config('synchronous_commit', $7, true) <> '' END AS here
+        FROM settle_payments($1, $2, $3, $4, $5, $6)",
         &ids,
         processor,
         &amounts,
         &requested,
         &accepted,
         &attempts,
+        pool.settle_commit(),
+        expected.as_deref(),
     )
-    .fetch_one(pool)
+    .fetch_one(pool.pool())
     .await?;
     let (removed, recorded) = (
         row.removed_ids.map(HashSet::from_iter),
@@ -656,7 +664,7 @@ async fn settle(
             &requested_ats,
             processor
         )
-        .fetch_all(pool)
+        .fetch_all(pool.pool())
         .await?;
         anomalies.extend(rows.into_iter().map(|row| Anomaly::RecordedBefore {
             correlation_id: row.correlation_id,

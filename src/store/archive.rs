@@ -32,7 +32,7 @@ use sqlx::{Connection, Executor, PgConnection};
 use uuid::Uuid;
 
 use crate::config::DatabaseSettings;
-use crate::store::database::{Session, with_short_locks};
+use crate::store::database::{Session, session_options, with_short_locks};
 
 pub use export::EXPORT_SLICE;
 pub use month::Month;
@@ -120,7 +120,7 @@ pub async fn archive(
     let mut archived = Vec::new();
     let months = due(&mut connection, before).await?;
     connection.close().await?;
-    let options = settings.connect_options("payment-proxy archive");
+    let options = settings.direct_options("payment-proxy archive");
     for month in months {
         // What was done before a lock was not to be had is not done again: it goes on where it was.
         let done = with_short_locks(&options, ARCHIVES, "archive", async |connection| {
@@ -133,11 +133,8 @@ pub async fn archive(
 }
 
 /// A connection on which no statement waits for long, or keeps anybody waiting.
-async fn connect(
-    settings: &DatabaseSettings,
-    application: &str,
-) -> Result<PgConnection, sqlx::Error> {
-    let options = settings.connect_options(application);
+async fn connect(settings: &DatabaseSettings, application: &str) -> anyhow::Result<PgConnection> {
+    let options = session_options(settings, application).await?;
     let mut connection = ARCHIVES.connect(&options).await?;
     begin(&mut connection).await?;
     Ok(connection)

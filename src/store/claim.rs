@@ -22,7 +22,7 @@ use crate::domain::payment::Payment;
 use crate::domain::traceparent::Traceparent;
 use crate::domain::uptime::Uptime;
 use crate::store::clock::{DatabaseClock, WATCH_GAP};
-use crate::store::database::interval;
+use crate::store::database::{Connections, interval};
 
 /// Payments in one claim, at most, so that one statement is short. How many are claimed is what the
 /// router has permits for, which it shares out among the instances that are alive.
@@ -88,6 +88,9 @@ struct ClaimRow {
     /// The time that the statement read, where doubts are compared with it.
     database_now: Option<DateTime<Utc>>,
     traceparent: Option<String>,
+    /// Of no interest: where this is not the queue that was expected, there are no rows.
+    #[expect(dead_code, reason = "the statement fails otherwise")]
+    here: Option<bool>,
 }
 
 impl ClaimRow {
@@ -123,7 +126,7 @@ impl ClaimRow {
 /// The database did not confirm the claim. What it may have claimed can be claimed again after the
 /// lease.
 pub async fn claim_queued(
-    pool: &PgPool,
+    pool: &impl Connections,
     terms: LeasePolicy,
     processor: &str,
     limit: usize,
@@ -137,7 +140,7 @@ pub async fn claim_queued(
 /// # Errors
 /// As for [`claim_queued`].
 pub async fn claim_untried(
-    pool: &PgPool,
+    pool: &impl Connections,
     terms: LeasePolicy,
     processor: &str,
     limit: usize,
@@ -170,18 +173,21 @@ pub async fn claim_untried(
 /// - The look into ledger, dead letters and archive, in the same snapshot: the row of a payment
 ///   that is settled must not be charged. The snapshot may miss a charge that commits meanwhile.
 ///   That is a charge which its processor had denied, since the row names no processor.
+/// - `check_queue`, behind a pooler in transaction mode: nothing is claimed where another database
+///   or another life of the queue is found.
 /// - `= ANY (ARRAY(...))`: in a join the planner may choose the wrong outer table and scan it
 ///   whole.
 ///
 /// Twins: [`claim_in_doubt`]; claim-on-accept in `accept_payment` and `accept_payments`.
 async fn claim_up_to(
     attempts: i32,
-    pool: &PgPool,
+    pool: &impl Connections,
     terms: LeasePolicy,
     processor: &str,
     limit: usize,
     from_id: i64,
 ) -> Result<Vec<Claim>, sqlx::Error> {
+    let expected = pool.expected();
     let send_by = Uptime::now() + SEND_WITHIN;
     let rows = sqlx::query_as!(
         ClaimRow,
@@ -215,15 +221,17 @@ async fn claim_up_to(
         ))
         RETURNING id, correlation_id, amount, accepted_at, attempt,
             processor AS "processor!", requested_at AS "requested_at!",
-            NULL::timestamptz AS doubt_until, NULL::timestamptz AS database_now, traceparent"#,
+            NULL::timestamptz AS doubt_until, NULL::timestamptz AS database_now, traceparent,
+            (SELECT CASE WHEN $7::text IS NOT NULL THEN check_queue($7, 'on') END) AS here"#,
         processor,
         i64::try_from(limit).unwrap_or(i64::MAX),
         from_id,
         interval(terms.lease),
         interval(terms.late_charge),
         attempts,
+        expected.as_deref(),
     )
-    .fetch_all(pool)
+    .fetch_all(pool.pool())
     .await?;
     let claims = rows.into_iter().map(|row| row.held(send_by, |_| false));
     Ok(claims.collect())
@@ -255,7 +263,7 @@ async fn claim_up_to(
 /// # Errors
 /// As for [`claim_queued`].
 pub async fn claim_in_doubt(
-    pool: &PgPool,
+    pool: &impl Connections,
     terms: LeasePolicy,
     clock: &DatabaseClock,
     processors: &[String],
@@ -263,6 +271,7 @@ pub async fn claim_in_doubt(
     up_to_id: i64,
 ) -> Result<Vec<Claim>, sqlx::Error> {
     let sent_at = tokio::time::Instant::now();
+    let expected = pool.expected();
     let send_by = Uptime::now() + SEND_WITHIN;
     let rows = sqlx::query_as!(
         ClaimRow,
@@ -282,7 +291,8 @@ pub async fn claim_in_doubt(
         RETURNING q.id, q.correlation_id, q.amount, q.accepted_at, q.attempt,
             q.processor AS "processor!", q.requested_at AS "requested_at!",
             (SELECT d.doubt_until FROM in_doubt d WHERE d.id = q.id) AS doubt_until, q.traceparent,
-            now() AS database_now"#,
+            now() AS database_now,
+            (SELECT CASE WHEN $7::text IS NOT NULL THEN check_queue($7, 'on') END) AS here"#,
         i64::try_from(limit).unwrap_or(i64::MAX),
         up_to_id,
         interval(terms.lease),
@@ -290,8 +300,9 @@ pub async fn claim_in_doubt(
         // Leases of statements that began a little later end later, too.
         interval(WATCH_GAP),
         processors,
+        expected.as_deref(),
     )
-    .fetch_all(pool)
+    .fetch_all(pool.pool())
     .await?;
     let received_at = tokio::time::Instant::now();
     if let Some(read_at) = rows.first().and_then(|row| row.database_now) {
@@ -334,7 +345,7 @@ pub async fn held_for(
         ClaimRow,
         r#"SELECT id, correlation_id, amount, accepted_at, attempt, processor AS "processor!",
             requested_at AS "requested_at!", NULL::timestamptz AS doubt_until,
-            NULL::timestamptz AS database_now, traceparent
+            NULL::timestamptz AS database_now, traceparent, NULL::boolean AS here
         FROM payment_queue
         WHERE id > $1 AND id <= $2 AND processor = ANY ($3)
             AND lease_until > now() + $4::interval

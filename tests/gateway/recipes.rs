@@ -54,6 +54,18 @@ const RUN_ELSEWHERE: &[(&str, &str, &str, &str)] = &[
         include_str!("clients.rs"),
         "the_example_in_typescript_compiles_and_pays_once",
     ),
+    (
+        "docs/databases.md",
+        "sh",
+        include_str!("managed.rs"),
+        "the_page_leads_from_an_empty_managed_server_to_the_first_settled_payment",
+    ),
+    (
+        "docs/databases.md",
+        "ini",
+        include_str!("poolers.rs"),
+        "behind_a_transaction_pooler_commits_and_plans_do_not_rest_on_what_sessions_were_told",
+    ),
 ];
 
 /// A block of a page.

@@ -112,6 +112,7 @@ impl Database {
             database_url: self.url.parse().expect("a URL"),
             database_password: None,
             database_password_file: None,
+            direct_database_url: None,
             queue_durability,
         }
     }

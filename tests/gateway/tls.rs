@@ -21,13 +21,13 @@ use crate::server::Server;
 use crate::support::{Database, Gateway, default_at, eventually, new_claim, processor, resolver};
 
 /// An authority, and its certificate in a file.
-struct Authority {
+pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     folder: TempDir,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::default();
         params
             .distinguished_name
@@ -43,7 +43,7 @@ impl Authority {
         }
     }
 
-    fn file(&self) -> String {
+    pub fn file(&self) -> String {
         self.folder.path().join("ca.pem").display().to_string()
     }
 
@@ -178,7 +178,7 @@ async fn what_follows_a_reply_by_tls_is_not_taken_for_the_next() {
 }
 
 /// Gives a server a certificate, and a role that gets in with a password and by TLS only.
-async fn encrypt(server: &Server, authority: &Authority, host: &str) {
+pub async fn encrypt(server: &Server, authority: &Authority, host: &str) {
     let (certificate, key) = authority.issue(host);
     let folder = authority.folder.path();
     let write = |name: &str, text: String| -> String {
@@ -263,7 +263,7 @@ async fn postgresql_is_trusted_only_if_our_authority_vouches_for_its_name() {
     assert!(admin.count("pg_stat_ssl WHERE ssl").await > 0);
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("an address").port()
 }

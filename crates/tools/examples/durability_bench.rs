@@ -60,6 +60,7 @@ async fn main() -> anyhow::Result<()> {
                 database_url: url.parse().map_err(anyhow::Error::msg)?,
                 database_password: None,
                 database_password_file: None,
+                direct_database_url: None,
                 queue_durability: *mode,
             };
             let round = play(&settings).await?;

@@ -41,6 +41,8 @@ pub struct Admission {
     emptied: AtomicU64,
     /// The queue was emptied, and not every instance has put back what it had claimed.
     gathering: AtomicBool,
+    /// A connection may lead elsewhere from one transaction to the next.
+    pooled: AtomicBool,
     /// Woken when the queue was found emptied.
     pub(super) queue_emptied: Notify,
     known: Mutex<Known>,
@@ -56,6 +58,16 @@ struct Known {
     identity: Option<String>,
     /// The life of its queue.
     queue_life: Option<Uuid>,
+    /// Both, as `check_queue` has them.
+    queue: Option<Arc<str>>,
+}
+
+impl Known {
+    /// Takes note of where payments are.
+    fn note(&mut self, identity: String, life: Option<Uuid>) {
+        self.queue = life.map(|life| format!("{identity}, queue {life}").into());
+        (self.identity, self.queue_life) = (Some(identity), life);
+    }
 }
 
 impl Admission {
@@ -70,12 +82,14 @@ impl Admission {
             silent: AtomicU32::new(0),
             emptied: AtomicU64::new(0),
             gathering: AtomicBool::new(false),
+            pooled: AtomicBool::new(false),
             queue_emptied: Notify::new(),
             known: Mutex::new(Known {
                 held: STARTING.to_owned(),
                 refused: None,
                 identity: None,
                 queue_life: None,
+                queue: None,
             }),
         }
     }
@@ -87,6 +101,12 @@ impl Admission {
         admission.open.store(true, Ordering::Relaxed);
         admission.beat_ms.store(u64::MAX, Ordering::Relaxed);
         admission
+    }
+
+    /// From now on each transaction is asked where it leads, because the pooler gives each one
+    /// another session.
+    pub fn ask_each_transaction(&self) {
+        self.pooled.store(true, Ordering::Relaxed);
     }
 
     /// Why this instance accepts nothing, where that is so.
@@ -140,7 +160,11 @@ impl Admission {
         if known.queue_life == Some(life) {
             return;
         }
-        if known.queue_life.replace(life).is_some() {
+        let known_before = known.queue_life.is_some();
+        if let Some(identity) = known.identity.clone() {
+            known.note(identity, Some(life));
+        }
+        if known_before {
             self.emptied.fetch_add(1, Ordering::AcqRel);
             self.gathering.store(true, Ordering::Release);
             self.queue_emptied.notify_one();
@@ -199,8 +223,7 @@ impl Admission {
     /// Accepts and charges from now on. `sent_at` is when what wrote that down had been sent.
     pub fn admit(&self, admitted: Admitted, sent_at: Uptime) {
         let mut known = self.lock();
-        known.identity = Some(admitted.identity);
-        known.queue_life = admitted.queue_life;
+        known.note(admitted.identity, admitted.queue_life);
         self.gathering
             .store(!admitted.queue_is_gathered, Ordering::Relaxed);
         self.asks_first
@@ -249,6 +272,11 @@ impl Admission {
 }
 
 impl ConnectionCheck for Admission {
+    fn expected(&self) -> Option<Arc<str>> {
+        let pooled = self.pooled.load(Ordering::Relaxed);
+        pooled.then(|| self.lock().queue.clone()).flatten()
+    }
+
     /// Keeps a new connection from its user where it leads to another database than the one that
     /// the instance was admitted to.
     fn check<'c>(

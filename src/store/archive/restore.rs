@@ -15,7 +15,9 @@ use super::file::{Content, Lines};
 use super::rows::{load, totals};
 use super::{ARCHIVES, Month, NAMED, begin};
 use crate::config::DatabaseSettings;
-use crate::store::database::{ANSWER_DEADLINE, RETRY_PAUSE, with_deadline, with_short_locks};
+use crate::store::database::{
+    ANSWER_DEADLINE, RETRY_PAUSE, session_options, with_deadline, with_short_locks,
+};
 
 /// Payments that are loaded by one statement, at most.
 pub const RESTORE_BATCH: usize = 2_000;
@@ -95,7 +97,7 @@ pub async fn restore(
     how: (bool, bool),
     progress: impl Fn(u64, u64),
 ) -> anyhow::Result<Restored> {
-    let options = settings.connect_options(APPLICATION);
+    let options = session_options(settings, APPLICATION).await?;
     let commits = Cell::new(false);
     let restored = with_short_locks(&options, ARCHIVES, "restore", async |connection| {
         begin(connection).await?;
@@ -418,7 +420,7 @@ async fn how_it_ended(settings: &DatabaseSettings, number: &str) -> anyhow::Resu
 }
 
 async fn status(settings: &DatabaseSettings, number: &str) -> Result<Option<String>, sqlx::Error> {
-    let options = settings.connect_options(APPLICATION);
+    let options = settings.direct_options(APPLICATION);
     let mut connection = ARCHIVES.connect(&options).await?;
     let status = sqlx::query_scalar("SELECT pg_xact_status($1::xid8)")
         .bind(number)

@@ -154,7 +154,7 @@ fn place(settings: &DatabaseSettings) -> String {
 }
 
 async fn connect(settings: &DatabaseSettings) -> Result<PgConnection, sqlx::Error> {
-    let options = settings.connect_options("payment-proxy migrate");
+    let options = settings.direct_options("payment-proxy migrate");
     Session::SERVICE.connect(&options).await
 }
 

@@ -5,8 +5,11 @@ use std::fmt;
 /// Classes of errors that concern the server, the database or the connection, and no statement more
 /// than another: 08 connection, 0A what a standby cannot do, 25 transaction state (read-only), 26 a
 /// prepared statement that is not there, 28 role or password, 3D database, 53 resources, 57
-/// operator intervention, 58 system, F0 configuration. (PostgreSQL, Appendix A.)
-const CONCERN_ALL: [&str; 10] = ["08", "0A", "25", "26", "28", "3D", "53", "57", "58", "F0"];
+/// operator intervention, 58 system, F0 configuration. (PostgreSQL, Appendix A.) PP001: our own, a
+/// pooler has led the statement to another queue.
+const CONCERN_ALL: [&str; 11] = [
+    "08", "0A", "25", "26", "28", "3D", "53", "57", "58", "F0", "PP001",
+];
 /// Others that pass. 40 rollback, 55 object state (lock), XX internal, as in a crash. 42501, 42703,
 /// 42883, 42P01 and 3F000, no right or no such column, function, table or schema: not migrated yet.
 /// 42P05, a prepared statement that is there already. 57014, a statement that took too long.
@@ -27,7 +30,9 @@ pub fn concerns_all(error: &sqlx::Error) -> bool {
     match error {
         // 57014: this statement took too long.
         sqlx::Error::Database(_) => has_code(error, &CONCERN_ALL) && !has_code(error, &["57014"]),
-        sqlx::Error::Configuration(cause) => cause.is::<Unfit>(),
+        sqlx::Error::Configuration(cause) => {
+            (cause.downcast_ref::<Unfit>()).is_some_and(|unfit| !unfit.is_final())
+        }
         sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)
         | sqlx::Error::Protocol(_)
@@ -53,7 +58,13 @@ pub fn lacks_character(error: &sqlx::Error) -> bool {
 /// An error after which all open connections are given up: they lead to a server that has become a
 /// standby, or have prepared what a migration has changed.
 pub(super) fn withdraws(error: &sqlx::Error) -> bool {
-    has_code(error, &["25006", "0A000", "26000"])
+    has_code(error, &["25006", "0A000", "26000", "PP001"])
+}
+
+/// Whether a statement was not there that had been prepared, or one of its name was there that had
+/// not: somebody stands between, and does not keep them apart.
+pub(super) fn is_unprepared(error: &sqlx::Error) -> bool {
+    has_code(error, &["26000", "42P05"])
 }
 
 /// Whether the role of this connection lacks a right.
@@ -74,8 +85,10 @@ pub enum Condition {
     /// It does not write: a standby, or `default_transaction_read_only`.
     ReadOnly,
     /// It is a standby, and our tables are unlogged; or it was migrated, and what we have prepared
-    /// is of no use.
+    /// is of no use; or a pooler leads to another database, or to a queue that was emptied.
     Elsewhere,
+    /// Prepared statements get lost on the way.
+    Unprepared,
     /// It does not know our role, or that has another password.
     NotLetIn,
     /// The server has no such database.
@@ -111,7 +124,8 @@ impl Condition {
             Some("53300") => Self::OutOfConnections,
             Some("53100") => Self::OutOfDisk,
             Some("25006") => Self::ReadOnly,
-            Some("0A000") => Self::Elsewhere,
+            Some("0A000" | "PP001") => Self::Elsewhere,
+            Some("26000" | "42P05") => Self::Unprepared,
             Some("3D000") => Self::NoDatabase,
             Some("55P03") => Self::Locked,
             Some("57014") => Self::Slow,
@@ -131,7 +145,10 @@ impl fmt::Display for Condition {
             Self::OutOfConnections => "the database takes no more connections",
             Self::OutOfDisk => "the disk of the database is full",
             Self::ReadOnly => "the database is read-only",
-            Self::Elsewhere => "the database is a standby, or was migrated meanwhile",
+            Self::Elsewhere => {
+                "the database is a standby, or another one, or was migrated meanwhile"
+            }
+            Self::Unprepared => "a pooler loses what we have prepared",
             Self::NotLetIn => "the database refuses our role or its password",
             Self::NoDatabase => "the server has no such database",
             Self::Unfit => "the database has a setting that we cannot work with",
@@ -154,6 +171,31 @@ pub enum Unfit {
          it has to be \"origin\""
     )]
     TriggersOff(String),
+    /// A pooler in transaction mode does not know prepared statements.
+    #[error(
+        "the database is behind a pooler in transaction mode that does not keep prepared statements: set \
+         max_prepared_statements there (PgBouncer 1.21 or later), or pool_mode = session, or connect to the server"
+    )]
+    NothingPrepared,
+    /// A pooler takes no transactions.
+    #[error(
+        "the database is behind a pooler that takes no transactions, as in statement mode: {0}"
+    )]
+    NoTransactions(String),
+    /// A pooler in transaction mode, where a session is needed.
+    #[error(
+        "{0} is behind a pooler in transaction mode, and this needs a session of its own: say in DIRECT_DATABASE_URL how \
+         to reach the server itself"
+    )]
+    NoSession(String),
+}
+
+impl Unfit {
+    /// Whether only whoever runs the pooler or this instance can mend it, and waiting cannot.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        !matches!(self, Self::TriggersOff(_))
+    }
 }
 
 impl From<Unfit> for sqlx::Error {

@@ -74,6 +74,7 @@ mod tests {
             database_url: "postgres://nobody@localhost/none".parse().expect("a URL"),
             database_password: None,
             database_password_file: None,
+            direct_database_url: None,
             queue_durability: QueueDurability::Unlogged,
         };
         Pools::new(&settings).requests

@@ -45,8 +45,8 @@ pub(crate) async fn with_short_locks<T>(
     again_while_locked(options, None, session, attempt).await
 }
 
-/// The same for a request, on connections of that pool, which lead to the database that the
-/// instance was admitted to, and for [`REQUEST_LOCK_TIMEOUT`].
+/// The same for a request, in a transaction on connections of that pool, which lead to the database
+/// that the instance was admitted to, and for [`REQUEST_LOCK_TIMEOUT`].
 ///
 /// # Errors
 /// As for [`with_short_locks`].
@@ -70,26 +70,33 @@ async fn again_while_locked<T>(
     let mut told: Option<(Instant, String)> = None;
     let mut lock_timeout = DDL_LOCK_TIMEOUT;
     loop {
-        let session = Session {
-            lock_timeout,
-            ..session
-        };
-        let mut connection = match pool {
-            None => session.connect(options).await?,
-            Some(pool) => {
-                // Not returned to the pool, because its limits are others.
-                let mut connection = pool.acquire().await?.detach();
-                session.begin(&mut connection).await?;
-                connection
-            }
-        };
-        let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
-            .fetch_one(&mut connection)
-            .await?;
+        let wait = (lock_timeout, options);
         let mut holders = Vec::new();
-        let outcome = tokio::select! {
-            outcome = attempt(&mut connection) => outcome,
-            never = watch(options, pid, lock_timeout / 2, &mut holders) => match never {},
+        let (connection, outcome) = match pool {
+            None => {
+                let session = Session {
+                    lock_timeout,
+                    ..session
+                };
+                let mut connection = session.connect(options).await?;
+                let outcome = watched(&mut connection, wait, &mut holders, &mut attempt).await;
+                (connection, outcome)
+            }
+            Some(pool) => {
+                let mut connection = pool.acquire().await?.detach();
+                let outcome = async {
+                    let mut transaction = connection.begin().await?;
+                    sqlx::query("SELECT set_config('lock_timeout', $1, true)")
+                        .bind(lock_timeout.as_millis().to_string())
+                        .execute(&mut *transaction)
+                        .await?;
+                    let done = watched(&mut transaction, wait, &mut holders, &mut attempt).await?;
+                    transaction.commit().await?;
+                    anyhow::Ok(done)
+                };
+                let outcome = outcome.await;
+                (connection, outcome)
+            }
         };
         let error = match outcome {
             Ok(done) => {
@@ -127,6 +134,22 @@ async fn again_while_locked<T>(
             false => DDL_LOCK_TIMEOUT,
         };
         tokio::time::sleep(DDL_LOCK_PAUSE).await;
+    }
+}
+
+/// Makes an attempt, and notes for whom it waits.
+async fn watched<T>(
+    connection: &mut PgConnection,
+    (lock_timeout, options): (Duration, &PgConnectOptions),
+    holders: &mut Vec<Holder>,
+    attempt: &mut impl AsyncFnMut(&mut PgConnection) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
+        .fetch_one(&mut *connection)
+        .await?;
+    tokio::select! {
+        outcome = attempt(connection) => outcome,
+        never = watch(options, pid, lock_timeout / 2, holders) => match never {},
     }
 }
 

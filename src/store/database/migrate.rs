@@ -8,12 +8,14 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 
 use super::cells::{assign_cells, check_cells, of_cell};
 use super::lock::with_short_locks;
+use super::pooling::{Pooling, become_default};
 use super::version::{MIGRATIONS, Standing, TooNew, applied, newest, standing};
-use super::{Condition, Session, condition, serving, with_deadline};
+use super::{Condition, Session, Unfit, condition, serving, with_deadline};
 use crate::config::{DatabaseSettings, MigrateSettings, QueueDurability};
 use crate::domain::attention::Item;
 
@@ -82,7 +84,7 @@ async fn migrate_cell(settings: &MigrateSettings) -> anyhow::Result<()> {
     let owner = settings.owner();
     let service = settings.database.database_url.here().0.get_username();
     let is_owner = service == owner.database_url.here().0.get_username();
-    let options = owner.connect_options("payment-proxy migrate");
+    let options = session_options(&owner, "payment-proxy migrate").await?;
     with_short_locks(&options, MIGRATES, "migrate", async |connection| {
         let standing = apply_migrations(connection).await?;
         if let Standing::Newer { applied } = standing {
@@ -120,7 +122,8 @@ pub enum Schema {
 /// # Errors
 /// As [`migrate`].
 pub async fn prepare(settings: &DatabaseSettings) -> anyhow::Result<Schema> {
-    prepare_where(settings, async |_| Ok(None)).await
+    let pooling = meet_pooler(settings).await?;
+    prepare_where(settings, pooling, async |_| Ok(None)).await
 }
 
 /// The same, where nothing beyond the schema is changed before `held` has been asked why the
@@ -130,9 +133,17 @@ pub async fn prepare(settings: &DatabaseSettings) -> anyhow::Result<Schema> {
 /// As [`migrate`], and those of `held`.
 pub async fn prepare_where(
     settings: &DatabaseSettings,
+    pooling: Pooling,
     mut held: impl AsyncFnMut(&mut PgConnection) -> Result<Option<Item>, sqlx::Error>,
 ) -> anyhow::Result<Schema> {
-    let options = settings.connect_options("payment-proxy start");
+    let application = "payment-proxy start";
+    let options = match settings.direct_database_url {
+        Some(_) => settings.direct_options(application),
+        None if pooling == Pooling::Transaction => {
+            return prepare_in_transactions(settings, held).await;
+        }
+        None => settings.connect_options(application),
+    };
     with_short_locks(&options, MIGRATES, "migrate", async |connection| {
         let may_migrate = with_deadline(may_migrate(connection)).await?;
         if may_migrate {
@@ -153,6 +164,74 @@ pub async fn prepare_where(
         Ok(Schema::Ready)
     })
     .await
+}
+
+/// What [`prepare_where`] does where nothing has a session of its own: it changes no tables.
+async fn prepare_in_transactions(
+    settings: &DatabaseSettings,
+    mut held: impl AsyncFnMut(&mut PgConnection) -> Result<Option<Item>, sqlx::Error>,
+) -> anyhow::Result<Schema> {
+    let options = settings.connect_options("payment-proxy start");
+    let mut connection = Session::SERVICE.connect(&options).await?;
+    let connection = &mut connection;
+    let may_migrate = with_deadline(may_migrate(connection)).await?;
+    let waits = |missing: String| match may_migrate {
+        true => Err(Unfit::NoSession(format!("{missing}; DATABASE_URL"))),
+        false => Ok(Schema::Waits(missing)),
+    };
+    if let Some(missing) = missing(connection).await? {
+        return Ok(waits(missing)?);
+    }
+    if let Some(refused) = with_deadline(held(connection)).await? {
+        return Ok(Schema::Held(refused));
+    }
+    let other = other_durability(connection, settings.queue_durability);
+    if let Some(other) = with_deadline(other).await? {
+        return Ok(waits(other)?);
+    }
+    with_deadline(told_of_standbys(connection)).await?;
+    Ok(Schema::Ready)
+}
+
+/// Looks what is between the instance and its server. Where transactions share sessions, what ours
+/// are told becomes the default of the role.
+///
+/// # Errors
+/// The database does not answer, or the pooler is none to work with: [`Unfit`].
+pub async fn meet_pooler(settings: &DatabaseSettings) -> anyhow::Result<Pooling> {
+    let application = "payment-proxy start";
+    if settings.direct_database_url.is_some() {
+        session_options(settings, application).await?;
+    }
+    let options = settings.connect_options(application);
+    let pooling = Pooling::of(&options).await?;
+    if pooling == Pooling::Transaction {
+        let mut connection = Session::SERVICE.connect(&options).await?;
+        with_deadline(become_default(&mut connection)).await?;
+    }
+    Ok(pooling)
+}
+
+/// How to connect for what needs a session of its own.
+///
+/// # Errors
+/// There is no connection, or sessions are shared there.
+pub(crate) async fn session_options(
+    settings: &DatabaseSettings,
+    application: &str,
+) -> anyhow::Result<PgConnectOptions> {
+    settings.check_direct().map_err(anyhow::Error::msg)?;
+    let options = settings.direct_options(application);
+    match Pooling::of(&options).await? {
+        Pooling::Session => Ok(options),
+        Pooling::Transaction => {
+            let name = match settings.direct_database_url {
+                Some(_) => "DIRECT_DATABASE_URL",
+                None => "the database",
+            };
+            Err(Unfit::NoSession(name.to_owned()).into())
+        }
+    }
 }
 
 /// Whether the database takes payments: it answers, knows every migration of this program, and runs

@@ -9,6 +9,7 @@ mod lock;
 mod migrate;
 mod notification;
 mod outage;
+mod pooling;
 mod pools;
 mod serving;
 mod session;
@@ -30,15 +31,17 @@ pub use lock::{
     database_error,
 };
 pub(crate) use lock::{with_short_locks, with_short_locks_of};
+pub(crate) use migrate::session_options;
 pub use migrate::{
-    FAILOVER_LOSES_QUEUE, NotReady, Schema, check_ready, failover_loses_queue, migrate, prepare,
-    prepare_where,
+    FAILOVER_LOSES_QUEUE, NotReady, Schema, check_ready, failover_loses_queue, meet_pooler,
+    migrate, prepare, prepare_where,
 };
 pub(crate) use notification::{CHANNEL, notify_others};
 pub use outage::{FAILURE_REMEMBERED, Outage, Writes, condition};
+pub use pooling::Pooling;
 pub use pools::{
-    ACCEPT_CONNECTIONS, ACQUIRE_TIMEOUT, CLAIM_CONNECTIONS, ConnectionCheck, OPERATOR_CONNECTIONS,
-    Pool, Pools, REQUEST_CONNECTIONS, SETTLE_CONNECTIONS, TRUSTED_IDLE,
+    ACCEPT_CONNECTIONS, ACQUIRE_TIMEOUT, CLAIM_CONNECTIONS, ConnectionCheck, Connections,
+    OPERATOR_CONNECTIONS, Pool, Pools, REQUEST_CONNECTIONS, SETTLE_CONNECTIONS, TRUSTED_IDLE,
 };
 pub use serving::{Found, Serving, ServingPoll, serving};
 pub use session::IDLE_IN_TRANSACTION_TIMEOUT;

@@ -1,12 +1,13 @@
 //! The pools of an instance.
 
+use std::fmt;
 use std::future::Future;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use sqlx::postgres::PgPoolOptions;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool};
 
 use super::session::Session;
@@ -27,6 +28,8 @@ pub const SETTLE_CONNECTIONS: u32 = 1;
 /// Connections of one instance that serve operators: one for the live page, one for metrics, one
 /// for a person.
 pub const OPERATOR_CONNECTIONS: u32 = 3;
+/// The name of an instance among the sessions of the server.
+const PROGRAM: &str = "payment-proxy";
 /// How long a request or a worker waits for a free connection before it counts the database as
 /// away.
 pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -34,16 +37,23 @@ pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 pub const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
 /// Decides whether a new connection may be used.
-pub trait ConnectionCheck: Send + Sync {
+pub trait ConnectionCheck: Send + Sync + fmt::Debug {
     /// Ends once the connection may be used. For one that may not, it never ends: its user's
     /// timeout does.
     fn check<'c>(
         &'c self,
         connection: &'c mut PgConnection,
     ) -> BoxFuture<'c, Result<(), sqlx::Error>>;
+
+    /// What `check_queue` has to find in each transaction, where a connection that was checked may
+    /// lead elsewhere later: behind a pooler in transaction mode.
+    fn expected(&self) -> Option<Arc<str>> {
+        None
+    }
 }
 
 /// Takes every connection.
+#[derive(Debug)]
 struct Unchecked;
 
 impl ConnectionCheck for Unchecked {
@@ -59,6 +69,44 @@ pub struct Pool {
     validity: Arc<Validity>,
     counts: Arc<Counts>,
     cell: Cell,
+    check: Arc<dyn ConnectionCheck>,
+    settle_commit: &'static str,
+}
+
+/// Connections on which payments are accepted, claimed and settled.
+pub trait Connections {
+    /// The connections.
+    fn pool(&self) -> &PgPool;
+
+    /// What `check_queue` has to find in each transaction, where it has to be asked.
+    fn expected(&self) -> Option<Arc<str>> {
+        None
+    }
+
+    /// The `synchronous_commit` of a settle.
+    fn settle_commit(&self) -> &'static str {
+        "on"
+    }
+}
+
+impl Connections for PgPool {
+    fn pool(&self) -> &PgPool {
+        self
+    }
+}
+
+impl Connections for Pool {
+    fn pool(&self) -> &PgPool {
+        &self.connections
+    }
+
+    fn expected(&self) -> Option<Arc<str>> {
+        self.check.expected()
+    }
+
+    fn settle_commit(&self) -> &'static str {
+        self.settle_commit
+    }
 }
 
 impl Pool {
@@ -99,6 +147,8 @@ impl From<PgPool> for Pool {
             validity: Arc::default(),
             counts: Arc::default(),
             cell: Cell::ONLY,
+            check: Arc::new(Unchecked),
+            settle_commit: "on",
         }
     }
 }
@@ -121,6 +171,9 @@ pub struct Pools {
     pub requests: Pool,
     /// For claims: a claim is on disk before its first byte goes out, where the queue is logged.
     pub claims: Pool,
+    /// For the connection that listens for notifications: past the pooler where there is another
+    /// way, else those for claims.
+    pub hints: Pool,
     /// For settles. With a logged queue they need not be on disk at once: one that is lost leaves
     /// the claim, and the processor is asked. With an unlogged queue they are the only evidence.
     pub settles: Pool,
@@ -143,26 +196,32 @@ impl Pools {
         counts: &Arc<Counts>,
     ) -> Self {
         let validity = Arc::default();
-        let pool = |connections, session| Pool {
-            connections: connect_lazy(settings, connections, session, &validity, &check),
+        let (through, past) = (
+            settings.connect_options(PROGRAM),
+            settings.direct_options(PROGRAM),
+        );
+        let pool = |connections, options: &PgConnectOptions| Pool {
+            connections: connect_lazy(options.clone(), connections, &validity, &check),
             validity: Arc::clone(&validity),
             counts: Arc::clone(counts),
             cell: settings.cell(),
-        };
-        let service = Session::SERVICE;
-        let settle = match settings.queue_durability {
-            QueueDurability::Unlogged => service,
-            QueueDurability::Logged => Session {
-                own: &[("synchronous_commit", "off")],
-                ..service
+            check: Arc::clone(&check),
+            settle_commit: match settings.queue_durability {
+                QueueDurability::Unlogged => "on",
+                QueueDurability::Logged => "off",
             },
         };
+        let claims = pool(CLAIM_CONNECTIONS, &through);
         Self {
-            accepts: std::array::from_fn(|_| pool(1, service)),
-            requests: pool(REQUEST_CONNECTIONS, service),
-            claims: pool(CLAIM_CONNECTIONS, service),
-            settles: pool(SETTLE_CONNECTIONS, settle),
-            operators: pool(OPERATOR_CONNECTIONS, service),
+            accepts: std::array::from_fn(|_| pool(1, &through)),
+            requests: pool(REQUEST_CONNECTIONS, &through),
+            hints: match settings.direct_database_url {
+                Some(_) => pool(1, &past),
+                None => claims.clone(),
+            },
+            claims,
+            settles: pool(SETTLE_CONNECTIONS, &through),
+            operators: pool(OPERATOR_CONNECTIONS, &through),
         }
     }
 
@@ -174,15 +233,15 @@ impl Pools {
             second.close(),
             self.requests.close(),
             self.claims.close(),
+            self.hints.close(),
             self.settles.close()
         );
     }
 }
 
 fn connect_lazy(
-    settings: &DatabaseSettings,
+    options: PgConnectOptions,
     connections: u32,
-    session: Session,
     validity: &Arc<Validity>,
     check: &Arc<dyn ConnectionCheck>,
 ) -> PgPool {
@@ -212,9 +271,9 @@ fn connect_lazy(
         .after_connect(move |connection, _| {
             let check = Arc::clone(&check);
             Box::pin(async move {
-                session.begin(connection).await?;
+                Session::SERVICE.begin(connection).await?;
                 check.check(connection).await
             })
         })
-        .connect_lazy_with(settings.connect_options("payment-proxy"))
+        .connect_lazy_with(options)
 }

@@ -95,6 +95,25 @@ impl Session {
     /// The server refuses, or has something set that only its administrator can set right:
     /// [`Unfit`].
     pub(crate) async fn begin(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let settings = self.settings();
+        let statement = format!(
+            "SELECT pg_catalog.current_setting('session_replication_role'), (
+                SELECT pg_catalog.count(pg_catalog.set_config(name, value, false))
+                FROM (VALUES {settings}) AS said (name, value)
+                WHERE pg_catalog.current_setting(name, true) IS NOT NULL
+            )"
+        );
+        let row = sqlx::raw_sql(AssertSqlSafe(statement))
+            .fetch_one(connection)
+            .await?;
+        match row.try_get::<&str, _>(0)? {
+            "origin" => Ok(()),
+            other => Err(Unfit::TriggersOff(other.to_owned()).into()),
+        }
+    }
+
+    /// All of it, as rows of names and values.
+    fn settings(&self) -> String {
         let by_key = if self.by_key { &BY_KEY[..] } else { &[] };
         let said = ALWAYS.iter().chain(by_key).chain(self.own);
         let said = said.map(|(name, value)| format!("('{name}', '{value}')"));
@@ -105,21 +124,39 @@ impl Session {
         ];
         let limits = limits.map(|(name, limit)| format!("('{name}', '{}')", limit.as_millis()));
         let settings: Vec<String> = said.chain(limits).collect();
-        let statement = format!(
-            "SELECT pg_catalog.current_setting('session_replication_role'), (
-                SELECT pg_catalog.count(pg_catalog.set_config(name, value, false))
-                FROM (VALUES {}) AS said (name, value)
-                WHERE pg_catalog.current_setting(name, true) IS NOT NULL
-            )",
-            settings.join(", ")
-        );
-        let row = sqlx::raw_sql(AssertSqlSafe(statement))
-            .fetch_one(connection)
-            .await?;
-        match row.try_get::<&str, _>(0)? {
-            "origin" => Ok(()),
-            other => Err(Unfit::TriggersOff(other.to_owned()).into()),
-        }
+        settings.join(", ")
+    }
+
+    /// The statement that makes all of it the defaults of the role that runs it, in the database in
+    /// which it runs: what is a default already stays as it is.
+    pub(super) fn as_defaults(&self) -> String {
+        let settings = self.settings();
+        format!(
+            "DO $$
+            DECLARE
+                said record;
+            BEGIN
+                FOR said IN SELECT name, value FROM (VALUES {settings}) AS said (name, value)
+                    WHERE pg_catalog.current_setting(name, true) IS NOT NULL
+                LOOP
+                    PERFORM pg_catalog.set_config(said.name, said.value, true);
+                    CONTINUE WHEN EXISTS (
+                        SELECT FROM pg_catalog.pg_db_role_setting s,
+                            pg_catalog.unnest(s.setconfig) AS setting
+                        WHERE s.setrole = (SELECT r.oid FROM pg_catalog.pg_roles r
+                                WHERE r.rolname = current_user)
+                            AND s.setdatabase = (SELECT d.oid FROM pg_catalog.pg_database d
+                                WHERE d.datname = pg_catalog.current_database())
+                            AND lower(split_part(setting, '=', 1)) = lower(said.name)
+                            AND substr(setting, strpos(setting, '=') + 1)
+                                = pg_catalog.current_setting(said.name)
+                    );
+                    EXECUTE pg_catalog.format('ALTER ROLE %I IN DATABASE %I SET %I FROM CURRENT',
+                        current_user, pg_catalog.current_database(), said.name);
+                END LOOP;
+            END
+            $$"
+        )
     }
 
     /// A connection with such a session.

@@ -99,10 +99,6 @@ async fn what_statements_rest_on_is_said_by_us_whatever_the_database_has_set() {
             assert_eq!(shown(pool, setting).await, expected, "{setting}");
         }
     }
-    // A charge that is lost with its settle is asked for, where the queue is logged.
-    let pools = Pools::new(&database.settings(QueueDurability::Logged));
-    assert_eq!(shown(&pools.settles, "synchronous_commit").await, "off");
-    assert_eq!(shown(&pools.claims, "synchronous_commit").await, "on");
     let (_, log) = gateway.stop().await;
     assert!(!log.contains("ERROR"), "{log}");
 }

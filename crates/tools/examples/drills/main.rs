@@ -1,6 +1,6 @@
-//! `make drills` and `make failover`: one outage after the other, each on a fresh deployment of
-//! real processes under load, with a verdict on every payment, short enough to be run before a
-//! release.
+//! `make drills`, `make failover` and `make pooler`: one outage after the other, each on a fresh
+//! deployment of real processes under load, with a verdict on every payment, short enough to be run
+//! before a release.
 //!
 //! Exit: 0 every drill passed or could not be run here, which is said; 1 one failed; 2 bad
 //! arguments.
@@ -32,14 +32,17 @@ const FILES: u64 = 65_536;
 #[derive(Debug, Parser)]
 #[command(max_term_width = 110)]
 struct Args {
-    /// The drills to run, in this order; without any all of one machine, or with --failover all of
-    /// three
+    /// The drills to run, in this order; without any all of one machine, with --failover all of
+    /// three, with --pooler all behind a pooler
     #[arg(value_enum)]
     drills: Vec<Drill>,
     /// Run those whose database is three PostgreSQL under Patroni, with etcd and HAProxy
     #[arg(long)]
     failover: bool,
-    /// The queue of those; first logged and then unlogged without it
+    /// Run those whose database is behind PgBouncer in transaction mode
+    #[arg(long, conflicts_with = "failover")]
+    pooler: bool,
+    /// The queue of those of --failover; first logged and then unlogged without it
     #[arg(long, value_enum)]
     queue: Option<QueueDurability>,
     /// All choices come from it; chosen at random when it is not given
@@ -80,7 +83,10 @@ fn run(args: Args) -> anyhow::Result<bool> {
     let mut drills = args.drills;
     if drills.is_empty() {
         let all = Drill::value_variants().iter().copied();
-        drills.extend(all.filter(|drill| drill.is_replicated() == args.failover));
+        let chosen = |drill: &Drill| {
+            drill.is_replicated() == args.failover && drill.is_pooled() == args.pooler
+        };
+        drills.extend(all.filter(chosen));
     }
     let queues = match args.queue {
         Some(queue) => vec![queue],

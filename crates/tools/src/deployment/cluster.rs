@@ -22,7 +22,7 @@ const POLL: Duration = Duration::from_millis(50);
 /// A name in a folder of our own, so it is never taken.
 const SOCKET_PORT: u16 = 5432;
 /// The role of the instances.
-const SERVICE: &str = "payment_proxy";
+pub(super) const SERVICE: &str = "payment_proxy";
 /// The passwords of all roles.
 pub const PASSWORD: &str = "torture";
 /// The line that makes a password matter over the socket. Not scram, whose client would hash for
@@ -124,6 +124,11 @@ impl Cluster {
         };
         let (host, port) = (self.host.replace('/', "%2F"), self.port);
         format!("postgres://{user}{password}@{host}:{port}/{database}")
+    }
+
+    /// The folder of its socket, or the name of its machine, and the port.
+    pub(super) fn address(&self) -> (&str, u16) {
+        (&self.host, self.port)
     }
 
     /// The URL of the instances for that database.

@@ -5,6 +5,7 @@
 pub mod cluster;
 pub mod facts;
 pub mod ledger;
+mod pooler;
 pub mod process;
 pub mod processor;
 pub mod replicas;
@@ -42,6 +43,8 @@ pub struct Setup {
     pub most_files: Option<u32>,
     /// The database server, where it is not to be one of the deployment's own.
     pub database: Option<cluster::Endpoint>,
+    /// Whether PgBouncer is between the instances and the database, in transaction mode.
+    pub pooled: bool,
     /// Where the database's files are; without it in the folder of the deployment.
     pub data: Option<PathBuf>,
     /// Where the database's WAL is; without it with its other files.
@@ -71,6 +74,7 @@ impl Setup {
             settings: &[],
             most_files: None,
             database: None,
+            pooled: false,
             data: None,
             wal: None,
             server_settings: Vec::new(),

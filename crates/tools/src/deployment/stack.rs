@@ -23,7 +23,7 @@ use super::cluster::Cluster;
 use super::process::Process;
 use super::processor::{Behaviour, Processor, Totals};
 use super::timeline::Timeline;
-use super::{Setup, simulator};
+use super::{Setup, pooler, simulator};
 
 /// How long anything has to be ready after its start.
 const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -110,6 +110,8 @@ pub struct Stack {
     /// The processes of the processors.
     pub simulators: [Mutex<Process>; 2],
     pub nginx: Mutex<Process>,
+    /// What is between the instances and the database, where the setup has it.
+    pub pooler: Option<Mutex<Process>>,
     url: Url,
     sockets: [PathBuf; 2],
     /// Where the instances listen for operators.
@@ -150,7 +152,17 @@ impl Stack {
         let processors = [default, fallback];
         let sockets = INSTANCES.map(|name| path.join(format!("{name}.sock")));
         let operators = INSTANCES.map(|name| path.join(format!("{name}.operators")));
-        let environment = environment(setup, &cluster, &processors);
+        let mut environment = environment(setup, &cluster, &processors);
+        let mut pooler = None;
+        if setup.pooled {
+            let (mut process, url) = pooler::prepare(&cluster, path, &logs)?;
+            process.start()?;
+            pooler = Some(Mutex::new(process));
+            environment.insert(0, ("DATABASE_URL".to_owned(), url));
+            let direct = cluster.service_url("payments");
+            environment.push(("DIRECT_DATABASE_URL".to_owned(), direct));
+            environment.dedup_by(|later, first| later.0 == first.0);
+        }
         let instance_logs = setup.instance_logs.as_ref().unwrap_or(&logs);
         let instances = [0, 1].map(|index| {
             let mut environment = environment.clone();
@@ -206,6 +218,7 @@ impl Stack {
             timeline,
             simulators: [one, other].map(Mutex::new),
             nginx: Mutex::new(nginx),
+            pooler,
             operators,
             url: format!("http://127.0.0.1:{port}").parse()?,
             sockets,
@@ -514,6 +527,9 @@ impl Stack {
             let mut simulator = simulator.lock().await;
             simulator.signal(Signal::SIGCONT);
             simulator.stop(Signal::SIGTERM, STOP_LIMIT).await;
+        }
+        if let Some(pooler) = &self.pooler {
+            pooler.lock().await.stop(Signal::SIGINT, STOP_LIMIT).await;
         }
         if let Err(error) = self.cluster.lock().await.stop().await {
             self.timeline.note("stop", &format!("{error:#}"));

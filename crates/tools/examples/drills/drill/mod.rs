@@ -6,6 +6,7 @@ mod disks;
 pub(crate) mod failover;
 mod front_door;
 mod people;
+mod pooler;
 mod restarts;
 mod restore;
 mod time;
@@ -71,6 +72,14 @@ pub(crate) enum Drill {
     RestartedHaproxy,
     /// Failover: the synchronous standby killed with -9
     LostStandby,
+    /// Behind a transaction pooler: PgBouncer killed with -9, three times
+    KilledPooler,
+    /// Behind a transaction pooler: PostgreSQL killed with all its processes, three times (logged)
+    PooledCrash,
+    /// Behind a transaction pooler: instances killed with -9, six times
+    PooledInstances,
+    /// Behind a transaction pooler: ten restarts of instances, one after the other
+    PooledRestarts,
 }
 
 impl Drill {
@@ -100,6 +109,14 @@ impl Drill {
         )
     }
 
+    /// Whether PgBouncer is between the instances and the database, in transaction mode.
+    pub(crate) fn is_pooled(self) -> bool {
+        matches!(
+            self,
+            Self::KilledPooler | Self::PooledCrash | Self::PooledInstances | Self::PooledRestarts
+        )
+    }
+
     /// Size of the small file system that it needs, in megabytes.
     pub(crate) fn volume(self) -> Option<u32> {
         match self {
@@ -124,6 +141,9 @@ impl Drill {
                     | Self::FullDisk
                     | Self::FullWal
                     | Self::RestoredDump
+                    | Self::KilledPooler
+                    | Self::PooledCrash
+                    | Self::PooledInstances
             )
     }
 
@@ -145,10 +165,11 @@ impl Drill {
         folder: &Path,
         volume: Option<&Volume>,
     ) -> anyhow::Result<()> {
+        setup.pooled = self.is_pooled();
         let on_volume = |name: &str| volume.map(|volume| volume.path().join(name));
         match self {
             Self::FewFiles => setup.most_files = Some(1_024),
-            Self::KilledDatabase => setup.durability = QueueDurability::Logged,
+            Self::KilledDatabase | Self::PooledCrash => setup.durability = QueueDurability::Logged,
             Self::ClockSteps => setup.clock_can_be_set = true,
             Self::FullDisk => {
                 setup.server_settings = vec![no_replication_origins()?.to_owned()];
@@ -197,6 +218,10 @@ impl Drill {
             Self::EtcdAway => failover::etcd_away(site).await,
             Self::RestartedHaproxy => failover::restarted_haproxy(site).await,
             Self::LostStandby => failover::lost_standby(site).await,
+            Self::KilledPooler => pooler::killed(site).await,
+            Self::PooledCrash => database::killed(site).await,
+            Self::PooledInstances => pooler::killed_instances(site).await,
+            Self::PooledRestarts => restarts::one_by_one(site).await,
         }
     }
 }

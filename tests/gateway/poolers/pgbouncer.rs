@@ -1,0 +1,133 @@
+//! A PgBouncer of a test's own, in front of the server of a URL.
+
+use std::fmt::Write as _;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, PgConnection};
+use tempfile::TempDir;
+
+use crate::support::eventually;
+
+/// Each client has a session of the server until it goes.
+pub const SESSION: &str = "pool_mode=session";
+/// Each transaction is given one, and nothing is kept that was prepared.
+pub const UNPREPARED: &str = "pool_mode=transaction\nmax_prepared_statements=0";
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/pgbouncer.sh");
+
+/// It, as a process of its own.
+pub struct PgBouncer {
+    child: Child,
+    folder: TempDir,
+    port: u16,
+    database: String,
+}
+
+impl PgBouncer {
+    /// Starts one with these settings, and waits until it answers. The URL is that of a server which
+    /// asks for no password over its socket.
+    pub async fn start(url: &str, mode: &str, settings: &[&str]) -> Self {
+        let url = reqwest::Url::parse(url).expect("a URL");
+        let host = url.host_str().expect("a host").replace("%2F", "/");
+        let (server, database) = (url.port().expect("a port"), url.path().trim_matches('/'));
+        let port = {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+            listener.local_addr().expect("an address").port()
+        };
+        let folder = tempfile::Builder::new()
+            .prefix("pooler")
+            .tempdir_in("/tmp")
+            .expect("a folder");
+        let (file, users) = (folder.path().join("ini"), folder.path().join("users"));
+        let mut text = format!(
+            "[databases]\n* = host={host} port={server}\n[pgbouncer]\nlisten_addr=127.0.0.1\n\
+             listen_port={port}\nunix_socket_dir=\nauth_type=trust\nauth_file={}\n\
+             server_login_retry=1\n",
+            users.display()
+        );
+        for setting in mode.lines().chain(settings.iter().copied()) {
+            writeln!(text, "{setting}").expect("a text");
+        }
+        for (path, text) in [(&file, text.as_str()), (&users, "\"postgres\" \"\"\n")] {
+            std::fs::write(path, text).expect("a file");
+            permit(path, 0o644);
+        }
+        permit(folder.path(), 0o755);
+        let log = std::fs::File::create(folder.path().join("log")).expect("a log");
+        let mut pooler = Self {
+            child: command(&file).stderr(log).spawn().expect("it starts"),
+            port,
+            database: database.to_owned(),
+            folder,
+        };
+        eventually("the pooler answers", async || {
+            let ended = pooler.child.try_wait().expect("a child");
+            assert!(ended.is_none(), "{}", pooler.log());
+            pooler.connect().await.is_ok()
+        })
+        .await;
+        pooler
+    }
+
+    /// Where it leads to that database.
+    pub fn url(&self) -> String {
+        format!(
+            "postgres://postgres@127.0.0.1:{}/{}",
+            self.port, self.database
+        )
+    }
+
+    /// A client that is not ours.
+    pub async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+        let options: PgConnectOptions = self.url().parse()?;
+        // Which PgBouncer refuses in the first message.
+        options.extra_float_digits(None).connect().await
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for PgBouncer {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of the pooler ---\n{}", self.log());
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// It refuses to run as root; the server's socket is for root and its own user.
+fn command(file: &Path) -> Command {
+    let found = Command::new(SCRIPT).arg("bin").output();
+    let found = found.expect("scripts/pgbouncer.sh runs");
+    let program = String::from_utf8_lossy(&found.stdout).trim().to_owned();
+    assert!(
+        found.status.success(),
+        "{}",
+        String::from_utf8_lossy(&found.stderr)
+    );
+    let mut command = Command::new("setpriv");
+    if std::fs::metadata(file).expect("its settings").uid() == 0 {
+        command.args([
+            "--reuid=postgres",
+            "--regid=postgres",
+            "--init-groups",
+            "--",
+        ]);
+        command.args(["setpriv", "--pdeathsig", "KILL", "--"]);
+    } else {
+        command.args(["--pdeathsig", "KILL", "--"]);
+    }
+    command.arg(program).arg(file).stdin(Stdio::null());
+    command
+}
+
+fn permit(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("it is ours");
+}
