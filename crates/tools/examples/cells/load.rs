@@ -37,7 +37,6 @@ struct Told {
 
 #[derive(Debug, Default)]
 struct State {
-    phase: &'static str,
     phases: Vec<&'static str>,
     told: BTreeMap<(usize, usize), Told>,
     accepted: Vec<Uuid>,
@@ -107,9 +106,7 @@ impl Load {
     /// From now on this is so.
     pub(crate) fn phase(&self, phase: &'static str) {
         println!("{phase}");
-        let mut state = lock(&self.state);
-        state.phase = phase;
-        state.phases.push(phase);
+        lock(&self.state).phases.push(phase);
     }
 
     /// Waits until payments of those cells that were posted from now on are accepted. Returns how
@@ -147,10 +144,11 @@ async fn one(state: &Mutex<State>, clients: &[Client]) {
     let cell = Cell::of_payment(id, CELLS);
     for round in 0..POSTS {
         for turn in 0..clients.len() {
+            // That in which the post begins, whatever is so when the reply comes.
+            let phase = lock(state).phases.len();
             let instance = (id.as_u128() as usize).wrapping_add(turn) % clients.len();
             let told = post(&clients[instance], id).await;
             let mut state = lock(state);
-            let phase = state.phases.len();
             let counts = state.told.entry((phase, cell)).or_default();
             match told {
                 Some(status) if status.is_success() => {

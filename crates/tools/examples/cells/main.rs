@@ -101,6 +101,8 @@ async fn run(args: &Args) -> anyhow::Result<Vec<String>> {
         back?.as_secs_f64()
     );
 
+    site.until_ready().await?;
+
     load.phase("cell 4 moves");
     let moved = site.move_cell(4).await?;
     let back = load.until_accepted_in(&[4], BACK_WITHIN).await?;

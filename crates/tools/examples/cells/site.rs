@@ -161,6 +161,18 @@ impl Site {
     /// Starts an instance and waits until it takes all payments.
     async fn start_instance(&mut self, index: usize) -> anyhow::Result<()> {
         self.instances[index].start()?;
+        self.until_ready_at(index).await
+    }
+
+    /// Waits until both instances take all payments.
+    pub(crate) async fn until_ready(&self) -> anyhow::Result<()> {
+        for index in 0..self.sockets.len() {
+            self.until_ready_at(index).await?;
+        }
+        Ok(())
+    }
+
+    async fn until_ready_at(&self, index: usize) -> anyhow::Result<()> {
         let client = load::clients(&self.sockets[index..=index]).remove(0);
         let begun_at = Instant::now();
         loop {
@@ -218,11 +230,16 @@ impl Site {
         let begun_at = Instant::now();
         let (from, old) = self.places[cell - 1].clone();
         let new = format!("{old}_moved");
-        let lock_out = format!(
-            "REVOKE CONNECT ON DATABASE {old} FROM PUBLIC; SELECT pg_terminate_backend(pid)
-            FROM pg_stat_activity WHERE datname = '{old}' AND usename = 'payment_proxy'"
+        let cluster = &self.clusters[from];
+        // Committed before the connections are ended: they would be made anew otherwise.
+        let revoke = format!("REVOKE CONNECT ON DATABASE {old} FROM PUBLIC");
+        cluster.execute(&revoke).await?;
+        let ends = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE datname = '{old}' AND usename = 'payment_proxy'"
         );
-        self.clusters[from].execute(&lock_out).await?;
+        cluster.execute(&ends).await?;
+        self.until_nobody_writes(cell).await?;
         let dump = self.folder.path().join("dump");
         let file = dump.display().to_string();
         let dumps = ["--format=custom", "--file", &file];
@@ -246,6 +263,25 @@ impl Site {
             self.start_instance(index).await?;
         }
         Ok(begun_at.elapsed())
+    }
+
+    /// Waits until no connection of the service to the database of a cell is left.
+    async fn until_nobody_writes(&self, cell: usize) -> anyhow::Result<()> {
+        let mut connection = self.connect(cell).await?;
+        let begun_at = Instant::now();
+        loop {
+            let left: i64 = sqlx::query_scalar(
+                "SELECT count(*) FROM pg_stat_activity
+                WHERE datname = current_database() AND usename = 'payment_proxy'",
+            )
+            .fetch_one(&mut connection)
+            .await?;
+            if left == 0 {
+                return Ok(connection.close().await?);
+            }
+            anyhow::ensure!(begun_at.elapsed() < LIMIT, "{left} connections are left");
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     /// Whether the part with Citus was run, in a line.
