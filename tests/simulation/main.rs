@@ -18,6 +18,8 @@ mod invariants;
 mod site;
 mod step;
 mod tally;
+mod verdicts;
+mod walk;
 mod worker;
 mod world;
 

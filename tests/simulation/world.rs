@@ -15,7 +15,7 @@ use payment_proxy::store::claim::{
     Claim, ClaimedFor, IN_DOUBT_BATCH, claim_in_doubt, claim_queued, held_for,
 };
 use payment_proxy::store::clock::{DatabaseClock, WATCH_GAP};
-use payment_proxy::store::database::Pools;
+use payment_proxy::store::database::{Pool, Pools};
 use payment_proxy::store::dead_letter;
 use proptest::prop_assert_eq;
 use proptest::test_runner::TestCaseError;
@@ -56,6 +56,16 @@ impl Ground {
             pools,
             tally: Tally::default(),
         }
+    }
+
+    /// Connections for requests.
+    pub fn requests(&self) -> &Pool {
+        &self.pools.requests
+    }
+
+    /// Connections for settles.
+    pub fn settles(&self) -> &Pool {
+        &self.pools.settles
     }
 }
 

@@ -1,0 +1,601 @@
+//! Random walks through the model of the protocol (`crates/model`), each step of which is taken on
+//! the real database, too, with the statements of the service. After each step the tables have to
+//! be what the model says.
+//!
+//! The model decides what happens: which claim ends how, who crashes, when time goes by. Processors
+//! are the model's here, since only what their replies prove comes to the database; that replies
+//! prove the same in both is compared in [`the_model_judges_as_the_service_does`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use model::guard::Guard;
+use model::protocol::{Action, Config, Durability, Protocol, SHORT};
+use model::state::{Budget, CLAIMS, FAR, Outcome as Ended, PAYMENTS, Phase, State, Tables};
+use payment_proxy::domain::lease::LeasePolicy;
+use payment_proxy::domain::payment::Payment;
+use payment_proxy::pipeline::accept::{Accepted, enqueue};
+use payment_proxy::pipeline::settle::{CompletedClaim, record};
+use payment_proxy::processors::Outcome;
+use payment_proxy::store::claim::{
+    Claim, ClaimedFor, LONGEST_DOUBT_PAUSE, claim_in_doubt, claim_queued, held_for,
+};
+use payment_proxy::store::clock::{DatabaseClock, RATE_PARTS, STEP_TOLERANCE, WATCH_GAP};
+use payment_proxy::store::database::interval;
+use payment_proxy::store::dead_letter;
+use payment_proxy::store::in_doubt::{Author, Resolution, decide};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use rust_decimal::Decimal;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::clock::{self, Clock, StillRuntime};
+use crate::support::watched_clock_at;
+use crate::world::Ground;
+
+/// Walks in a run of all tests.
+const WALKS: u64 = 60;
+/// Steps of a walk.
+const STEPS: usize = 70;
+/// A tick of the model. With the terms below it ends each lease and doubt at the tick at which the
+/// model says so, and not before, with the time that is allowed for clocks that differ.
+const TICK: Duration = Duration::from_secs(55);
+const TERMS: LeasePolicy = LeasePolicy {
+    lease: Duration::from_secs(95),
+    late_charge: Duration::from_secs(82),
+};
+const PROCESSORS: [&str; 2] = ["default", "fallback"];
+
+/// What may happen in a walk.
+fn config(durability: Durability) -> Config {
+    Config {
+        durability,
+        payments: 2,
+        claims: 3,
+        times: SHORT,
+        budget: Budget {
+            posts: [4, 4],
+            changes: 2,
+            unheard: 4,
+            crashes: 2,
+            // Of a logged queue a crash takes settles of the last moment, which no test can choose.
+            server_crashes: u8::from(durability == Durability::Unlogged),
+            clock_steps: 0,
+            words: 3,
+            retries: 3,
+            refusals: 3,
+        },
+        claim_on_accept: true,
+        has_failures: true,
+        symmetric: false,
+        // No processor is there to be asked.
+        without: Some(Guard::AskedAfterCrash),
+        nor: None,
+    }
+}
+
+struct Walk<'a> {
+    ground: &'a Ground,
+    protocol: Protocol,
+    state: State,
+    /// The claims of the state, as the service has them.
+    claims: [Option<Claim>; CLAIMS],
+    /// The values of `requested_at` that the state has.
+    times: BTreeMap<u8, DateTime<Utc>>,
+    clock: Clock,
+    watch: DatabaseClock,
+}
+
+#[test]
+fn every_step_of_the_model_leaves_the_tables_as_the_model_says() {
+    let seed = std::env::var("PROPTEST_RNG_SEED").ok();
+    let seed = seed.map_or_else(rand::random, |seed| seed.parse().expect("a number"));
+    println!("PROPTEST_RNG_SEED={seed} takes the same walks again");
+    let runtime = StillRuntime::start();
+    let met = runtime.block_on(async {
+        let ground = Ground::prepare().await;
+        let mut met = BTreeSet::new();
+        for walk in 0..WALKS {
+            let durability = Durability::Logged;
+            let mut random = SmallRng::seed_from_u64(u64::wrapping_add(seed, walk));
+            let mut walk = Walk::begin(&ground, durability).await;
+            for _ in 0..STEPS {
+                let action = walk.choose(&mut random);
+                met.insert(kind(&action));
+                walk.take(action).await;
+            }
+        }
+        met
+    });
+    // All that change the tables.
+    let changes = [
+        "Accept",
+        "ClaimInDoubt",
+        "ClaimQueued",
+        "Post",
+        "Record",
+        "Retry",
+        "Say",
+        "Tick",
+    ];
+    let missed: Vec<_> = changes.iter().filter(|it| !met.contains(**it)).collect();
+    assert!(missed.is_empty(), "no walk came across {missed:?}");
+}
+
+/// The name of what happens.
+fn kind(action: &Action) -> String {
+    let text = format!("{action:?}");
+    let end = text.find(|letter: char| !letter.is_alphanumeric());
+    text[..end.unwrap_or(text.len())].to_owned()
+}
+
+impl<'a> Walk<'a> {
+    async fn begin(ground: &'a Ground, durability: Durability) -> Self {
+        ground
+            .database
+            .execute(
+                "TRUNCATE payment_queue RESTART IDENTITY; DELETE FROM payment_processed;
+                DELETE FROM payment_dead_letter; DELETE FROM payment_attempt;
+                DELETE FROM payment_decision",
+            )
+            .await;
+        let clock = Clock::start(ground.requests()).await;
+        let protocol = Protocol::new(config(durability));
+        Self {
+            ground,
+            state: protocol.start(),
+            protocol,
+            claims: [const { None }; CLAIMS],
+            times: BTreeMap::new(),
+            watch: watched_clock_at(TERMS, clock.database()),
+            clock,
+        }
+    }
+
+    /// Something that can happen next: each kind is as likely as the others.
+    fn choose(&self, random: &mut SmallRng) -> Action {
+        let mut kinds: BTreeMap<String, Vec<Action>> = BTreeMap::new();
+        for action in self.protocol.next_actions(&self.state) {
+            if self.can_be_told_to(&action) {
+                kinds.entry(kind(&action)).or_default().push(action);
+            }
+        }
+        let nth = random.random_range(0..kinds.len());
+        let actions = kinds.into_values().nth(nth).expect("one of them");
+        actions[random.random_range(0..actions.len())]
+    }
+
+    /// The statements claim the oldest row that there is.
+    fn can_be_told_to(&self, action: &Action) -> bool {
+        let (db, config) = (&self.state.db, &self.protocol.config);
+        let id = |payment: u8| db.payments[usize::from(payment)].row.map(|row| row.id);
+        let payments = || 0..PAYMENTS as u8;
+        match *action {
+            Action::ClaimQueued { payment, .. } => {
+                let queued = payments().filter(|it| db.is_queued(config, *it));
+                queued.filter_map(id).min() == id(payment)
+            }
+            Action::ClaimInDoubt { payment, .. } => {
+                let in_doubt = payments().filter(|it| db.is_in_doubt(config, *it));
+                in_doubt.filter_map(id).min() == id(payment)
+            }
+            _ => true,
+        }
+    }
+
+    async fn take(&mut self, action: Action) {
+        let before = self.state;
+        self.state = self.protocol.step(&before, action);
+        let new =
+            (0..CLAIMS).find(|it| before.claims[*it].is_none() && self.state.claims[*it].is_some());
+        self.clock.tick(self.ground.requests()).await;
+        let claims = self.execute(&before, action).await;
+        match (new, &claims[..]) {
+            (Some(place), [claim]) => {
+                let held = self.state.claims[place].expect("a new claim");
+                self.times.insert(held.requested_at, claim.requested_at);
+                assert_eq!(
+                    claim.earlier.map(|it| it.over),
+                    held.earlier.map(|it| it.over),
+                    "{action:?}"
+                );
+                assert_eq!(PROCESSORS[usize::from(held.processor)], claim.processor);
+                self.claims[place] = Some(claim.clone());
+            }
+            (None, []) => {}
+            // Nobody heard of it.
+            (None, [claim]) => {
+                let rows = self
+                    .state
+                    .db
+                    .payments
+                    .iter()
+                    .filter_map(|tables| tables.row);
+                let mut times = rows.filter_map(|row| row.assigned.map(|it| it.requested_at));
+                let unknown = times.find(|time| !self.times.contains_key(time));
+                self.times
+                    .insert(unknown.expect("a new time"), claim.requested_at);
+            }
+            _ => panic!("{action:?} claimed {claims:?}, in the model {new:?}"),
+        }
+        for (place, claim) in self.claims.iter_mut().enumerate() {
+            *claim = claim.take().filter(|_| self.state.claims[place].is_some());
+        }
+        self.forget_times();
+        self.compare(&before, action).await;
+    }
+
+    /// A value that nothing has any more may come again.
+    fn forget_times(&mut self) {
+        let used = self.state.times_in_use();
+        self.times.retain(|time, _| used.contains(time));
+    }
+
+    /// The statement of this step, if it has one. Returns what it has claimed.
+    async fn execute(&mut self, before: &State, action: Action) -> Vec<Claim> {
+        let pool = self.ground.requests();
+        match action {
+            Action::Post {
+                payment, amount, ..
+            } => {
+                let row = before.db.payments[usize::from(payment)].row;
+                if let Some(row) = row {
+                    let told = self.post(payment, amount, None).await.0;
+                    assert_eq!(told, known(row.amount, amount), "{action:?}");
+                }
+                Vec::new()
+            }
+            Action::Accept { payment, .. } => {
+                let posting = before.posting[usize::from(payment)].expect("it is posted");
+                let Tables { ledger, dead, .. } = before.db.payments[usize::from(payment)];
+                let ended = ledger.map(|it| it.amount).or(dead.map(|it| it.amount));
+                let (told, claims) = self
+                    .post(payment, posting.amount, posting.claimed_for)
+                    .await;
+                let expected =
+                    ended.map_or(Accepted::Queued, |amount| known(amount, posting.amount));
+                assert_eq!(told, expected, "{action:?}");
+                claims
+            }
+            Action::ClaimQueued { processor, .. } => {
+                let name = PROCESSORS[usize::from(processor)];
+                claim_queued(pool, TERMS, name, 1, 0)
+                    .await
+                    .expect("the database answers")
+            }
+            Action::ClaimInDoubt { .. } => {
+                let names = PROCESSORS.map(str::to_owned);
+                claim_in_doubt(pool, TERMS, &self.watch, &names, 1, i64::MAX)
+                    .await
+                    .expect("the database answers")
+            }
+            Action::Record { claim, .. } => {
+                self.record(before, claim).await;
+                Vec::new()
+            }
+            Action::AskForOther { payment, .. } => vec![self.held_by_another(payment).await],
+            Action::CrashServer => {
+                // As PostgreSQL leaves unlogged tables and their sequences.
+                let empty = "TRUNCATE payment_queue RESTART IDENTITY";
+                self.ground.database.execute(empty).await;
+                Vec::new()
+            }
+            Action::PutBack { instance } => {
+                self.put_back(before, instance).await;
+                Vec::new()
+            }
+            Action::Say { payment } => {
+                self.say(before, payment).await;
+                Vec::new()
+            }
+            Action::Retry { payment } => {
+                let revived = dead_letter::retry(pool, Some(&[id(payment)])).await;
+                assert_eq!(revived.expect("the database answers"), [id(payment)]);
+                Vec::new()
+            }
+            Action::Tick => {
+                self.tick().await;
+                Vec::new()
+            }
+            // These happen in the memory of an instance, or at a processor.
+            Action::LookForQueued { .. }
+            | Action::Start { .. }
+            | Action::CrashInstance { .. }
+            | Action::Send { .. }
+            | Action::NotSent { .. }
+            | Action::Work { .. }
+            | Action::GiveUp { .. }
+            | Action::AskWhileOut { .. }
+            | Action::Ask { .. }
+            | Action::AskAll { .. }
+            | Action::StoreLate { .. }
+            | Action::Flush
+            | Action::Notice { .. }
+            | Action::Gathered { .. }
+            | Action::SetClock { .. } => Vec::new(),
+        }
+    }
+
+    async fn post(
+        &self,
+        payment: u8,
+        amount: u8,
+        claimed_for: Option<u8>,
+    ) -> (Accepted, Vec<Claim>) {
+        let posted = Payment {
+            correlation_id: id(payment),
+            amount: cents(amount),
+            traceparent: None,
+        };
+        let claimed_for = claimed_for.map(|processor| ClaimedFor {
+            processor: PROCESSORS[usize::from(processor)],
+            terms: TERMS,
+        });
+        let connection = self.ground.requests().acquire().await;
+        let mut connection = connection.expect("a connection");
+        let (told, claims) = enqueue(&mut connection, &[posted], claimed_for)
+            .await
+            .expect("the database answers");
+        (told[0], claims)
+    }
+
+    async fn record(&self, before: &State, place: u8) {
+        let held = before.claims[usize::from(place)].expect("a claim");
+        let claim = self.claims[usize::from(place)].clone().expect("a claim");
+        let Phase::Ended(ended) = held.phase else {
+            panic!("{held:?}");
+        };
+        let reason = "the model says so".to_owned();
+        let outcome = match ended {
+            Ended::Charged { requested_at } => Outcome::Charged {
+                requested_at: self.times[&requested_at],
+            },
+            Ended::NotCharged => Outcome::NotCharged { reason },
+            Ended::InDoubt { anew } => Outcome::InDoubt {
+                until: claim
+                    .earlier
+                    .filter(|_| !anew)
+                    .map(|earlier| earlier.doubt_until),
+                reason,
+            },
+            Ended::Dead { held } => Outcome::Dead { reason, held },
+        };
+        let ended = [CompletedClaim { claim, outcome }];
+        let pool = self.ground.settles();
+        record(pool, TERMS, &ended)
+            .await
+            .expect("the database answers");
+        // The pause of a payment in doubt, which the model has not.
+        sqlx::query("UPDATE payment_queue SET lease_until = now() WHERE lease_until > now() AND lease_until <= now() + $1")
+            .bind(interval(LONGEST_DOUBT_PAUSE))
+            .execute(&**self.ground.requests())
+            .await
+            .expect("the database answers");
+    }
+
+    /// The claim of another instance, as `held_elsewhere_step` reads it.
+    async fn held_by_another(&self, payment: u8) -> Claim {
+        let names = PROCESSORS.map(str::to_owned);
+        let all = (0, i64::MAX);
+        let pool = self.ground.requests();
+        let held = held_for(pool, TERMS, Duration::ZERO, &names, all, PAYMENTS).await;
+        let mut held = held.expect("the database answers").into_iter();
+        let claim = held.find(|claim| claim.payment.correlation_id == id(payment));
+        claim.expect("another instance holds it")
+    }
+
+    /// What `Member::put_back` does with what the model's instance knows.
+    async fn put_back(&self, before: &State, instance: u8) {
+        let known = &before.instances[usize::from(instance)];
+        let told = (0..PAYMENTS).filter_map(|payment| {
+            let open = known.open[payment]?;
+            let is_late = known.late[payment] && open.claimed.is_none();
+            (is_late || !known.has_put_back).then_some((payment as u8, open))
+        });
+        let told: Vec<_> = told.collect();
+        let ids: Vec<Uuid> = told.iter().map(|(payment, _)| id(*payment)).collect();
+        let amounts: Vec<Decimal> = told.iter().map(|(_, open)| cents(open.amount)).collect();
+        let accepted: Vec<DateTime<Utc>> = told.iter().map(|_| self.clock.database()).collect();
+        let attempts: Vec<i32> = told
+            .iter()
+            .map(|(_, open)| i32::from(open.attempt))
+            .collect();
+        let claims = || told.iter().map(|(_, open)| open.claimed);
+        let processors: Vec<Option<&str>> = claims()
+            .map(|claimed| claimed.map(|it| PROCESSORS[usize::from(it.processor)]))
+            .collect();
+        let requested: Vec<Option<DateTime<Utc>>> = claims()
+            .map(|claimed| claimed.map(|it| self.times[&it.requested_at]))
+            .collect();
+        sqlx::query("SELECT put_back_payments($1, $2, $3, $4, $5, $6, $7, $8)")
+            .bind(ids)
+            .bind(amounts)
+            .bind(accepted)
+            .bind(attempts)
+            .bind(processors)
+            .bind(requested)
+            .bind(interval(TERMS.lease))
+            .bind(interval(TERMS.late_charge))
+            .execute(&**self.ground.requests())
+            .await
+            .expect("the database answers");
+    }
+
+    async fn say(&self, before: &State, payment: u8) {
+        let assigned = before.db.payments[usize::from(payment)]
+            .row
+            .and_then(|row| row.assigned);
+        let Some(assigned) = assigned else {
+            return;
+        };
+        let record = before.record(assigned.processor, payment);
+        let charged_at = record.map(|record| self.times[&record.requested_at]);
+        let resolution = match record {
+            Some(_) => Resolution::Charged,
+            None => Resolution::NotCharged,
+        };
+        let author = Author::new("an operator", "asked by telephone");
+        let decided = decide(
+            self.ground.requests(),
+            &[(id(payment), charged_at)],
+            resolution,
+            &author,
+            false,
+        )
+        .await
+        .expect("the database answers");
+        let is_done = self.state.budget.words < before.budget.words;
+        assert_eq!(decided[0].outcome == "done", is_done, "{decided:?}");
+    }
+
+    async fn tick(&mut self) {
+        let (begun_at, database) = (Instant::now(), self.clock.database());
+        let look = WATCH_GAP - Duration::from_secs(1);
+        while begun_at.elapsed() < TICK {
+            let left = TICK - begun_at.elapsed();
+            clock::pass_in_process(Instant::now() + left.min(look)).await;
+            let now = Instant::now();
+            self.watch.observe(now, database + (now - begun_at), now);
+        }
+        let passed = begun_at.elapsed();
+        self.clock
+            .pass_in_database(self.ground.requests(), passed)
+            .await;
+    }
+
+    /// The tables are what the model says.
+    async fn compare(&self, before: &State, action: Action) {
+        let rows: Vec<Found> = sqlx::query_as(
+            "SELECT 'queue' AS place, correlation_id, amount, attempt, processor, requested_at,
+                lease_until > now() AS is_leased,
+                extract(epoch FROM doubt_until - now())::float8 AS doubt
+            FROM payment_queue
+            UNION ALL SELECT 'ledger', correlation_id, amount, attempt, processor, requested_at,
+                NULL, NULL FROM payment_processed
+            UNION ALL SELECT 'dead', correlation_id, amount, attempt,
+                CASE WHEN requested_at IS NOT NULL THEN processor END, requested_at, NULL, NULL
+            FROM payment_dead_letter",
+        )
+        .fetch_all(&**self.ground.requests())
+        .await
+        .expect("the database answers");
+        let found: BTreeSet<String> = rows.iter().map(|row| row.told()).collect();
+        let expected: BTreeSet<String> = (0..)
+            .zip(&self.state.db.payments)
+            .flat_map(|(payment, tables)| self.expected(payment, tables))
+            .collect();
+        assert_eq!(
+            found, expected,
+            "after {action:?}\nbefore it: {before:#?}\nthe model: {:#?}",
+            self.state
+        );
+    }
+
+    /// The rows of a payment, as the model has them.
+    fn expected(&self, payment: u8, tables: &Tables) -> Vec<String> {
+        let name = |processor: u8| PROCESSORS[usize::from(processor)].to_owned();
+        let mut expected = Vec::new();
+        let row = |place: &str, amount, attempt| Found {
+            place: place.to_owned(),
+            correlation_id: id(payment),
+            amount: cents(amount),
+            attempt,
+            processor: None,
+            requested_at: None,
+            is_leased: None,
+            doubt: None,
+        };
+        if let Some(queued) = tables.row {
+            expected.push(Found {
+                processor: queued.assigned.map(|it| name(it.processor)),
+                requested_at: queued.assigned.map(|it| self.times[&it.requested_at]),
+                is_leased: Some(queued.lease > 0),
+                doubt: queued.assigned.map(|it| match it.doubt {
+                    0 => f64::MIN,
+                    FAR => f64::MAX,
+                    _ => 1.0,
+                }),
+                ..row("queue", queued.amount, i32::from(queued.attempt))
+            });
+        }
+        if let Some(charge) = tables.ledger {
+            expected.push(Found {
+                processor: Some(name(charge.processor)),
+                requested_at: Some(self.times[&charge.requested_at]),
+                ..row("ledger", charge.amount, 0)
+            });
+        }
+        if let Some(dead) = tables.dead {
+            expected.push(Found {
+                processor: dead.held.map(|(processor, _)| name(processor)),
+                requested_at: dead.held.map(|(_, time)| self.times[&time]),
+                ..row("dead", dead.amount, i32::from(dead.attempt))
+            });
+        }
+        expected.iter().map(Found::told).collect()
+    }
+}
+
+/// A row of a table.
+#[derive(Debug, Clone, sqlx::FromRow)]
+struct Found {
+    place: String,
+    correlation_id: Uuid,
+    amount: Decimal,
+    attempt: i32,
+    processor: Option<String>,
+    requested_at: Option<DateTime<Utc>>,
+    is_leased: Option<bool>,
+    /// Seconds until the end of the doubt.
+    doubt: Option<f64>,
+}
+
+impl Found {
+    /// What is compared.
+    fn told(&self) -> String {
+        let longest = TERMS.lease + TERMS.late_charge;
+        let allowance = STEP_TOLERANCE + longest / RATE_PARTS;
+        let doubt = self.doubt.map(|left| match left {
+            left if left <= -allowance.as_secs_f64() => "over",
+            left if left > longest.as_secs_f64() => "far",
+            left if left > 0.0 => "open",
+            // Neither of both: the lengths above are wrong.
+            _ => "unclear",
+        });
+        // The model does not say which claim has charged a payment.
+        let attempt = if self.place == "ledger" {
+            0
+        } else {
+            self.attempt
+        };
+        format!(
+            "{} {} {} claim {attempt} {:?} {:?} leased {:?} doubt {doubt:?}",
+            self.place,
+            self.correlation_id,
+            self.amount.normalize(),
+            self.processor,
+            self.requested_at,
+            self.is_leased.unwrap_or_default(),
+        )
+    }
+}
+
+/// What a client is told of a payment that was accepted with this amount before.
+fn known(accepted: u8, posted: u8) -> Accepted {
+    match accepted == posted {
+        true => Accepted::Known,
+        false => Accepted::Conflict {
+            known: cents(accepted),
+        },
+    }
+}
+
+fn id(payment: u8) -> Uuid {
+    Uuid::from_u128(u128::from(payment) + 1)
+}
+
+fn cents(amount: u8) -> Decimal {
+    Decimal::new(1990 + 100 * i64::from(amount), 2)
+}
