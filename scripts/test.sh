@@ -15,7 +15,10 @@ trap 'exit 129' HUP
 if [ "${1:-}" != with-postgres ]; then
     [ -z "${PG:-}" ] || scripts/postgresql.sh install "$PG"
     scripts/install.sh cc chromedriver curl faketime initdb nginx promtool python3
-    scripts/pgbouncer.sh install
+    if ! scripts/pgbouncer.sh install; then
+        echo "NOT TESTED: poolers, see above" >&2
+        export PGBOUNCER_NOT_INSTALLED=1
+    fi
     step - cargo fmt --check
     if scripts/install.sh shellcheck; then
         shellcheck scripts/*.sh .ci/run
@@ -42,4 +45,6 @@ step - scripts/queries.sh check
 step - cargo test --quiet --locked --doc
 # nextest comes last: its closing lines are the result. --tests: what has tests, and not the programs
 # in examples/, which are compiled with the lints above and take half a minute to link.
-step - cargo nextest run --locked --no-fail-fast --tests
+left_out=()
+[ -z "${PGBOUNCER_NOT_INSTALLED:-}" ] || left_out=(--filterset 'not test(/^poolers::/)')
+step - cargo nextest run --locked --no-fail-fast --tests "${left_out[@]}"
