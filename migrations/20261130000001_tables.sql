@@ -53,11 +53,22 @@ CREATE UNLOGGED TABLE payment_queue_life (
 INSERT INTO payment_queue_life DEFAULT VALUES;
 
 -- When the queue was found empty, though nobody had purged it. How many payments were lost, the
--- counts of accepted payments tell (audit.balance).
+-- counts of accepted payments tell (audit.balance). Operators are told until one of them
+-- acknowledges it; the row stays.
 CREATE TABLE payment_queue_emptied (
-    life       uuid        NOT NULL,
-    noticed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    CONSTRAINT payment_queue_emptied_pkey PRIMARY KEY (life)
+    life                uuid        NOT NULL,
+    noticed_at          timestamptz NOT NULL DEFAULT clock_timestamp(),
+    acknowledged_at     timestamptz,
+    acknowledged_by     text,
+    acknowledging_role  text,
+    acknowledged_reason text,
+    CONSTRAINT payment_queue_emptied_pkey PRIMARY KEY (life),
+    CONSTRAINT payment_queue_emptied_acknowledgement_is_whole CHECK (
+        num_nonnulls(acknowledged_at, acknowledged_by, acknowledging_role, acknowledged_reason)
+            % 4 = 0
+    ),
+    CONSTRAINT payment_queue_emptied_has_an_author CHECK (acknowledged_by <> ''),
+    CONSTRAINT payment_queue_emptied_has_a_reason CHECK (acknowledged_reason <> '')
 );
 
 -- The life of the queue; a new one where it was emptied. Null on a standby, whose queue nobody can
@@ -227,6 +238,12 @@ COMMENT ON TABLE payment_queue_emptied IS
     'many accepted payments are missing since';
 COMMENT ON COLUMN payment_queue_emptied.life IS 'The life of the queue that began then';
 COMMENT ON COLUMN payment_queue_emptied.noticed_at IS 'When an instance noticed it';
+COMMENT ON COLUMN payment_queue_emptied.acknowledged_at IS
+    'When an operator acknowledged it; null: operators are told of it';
+COMMENT ON COLUMN payment_queue_emptied.acknowledged_by IS 'Who did so, as he said';
+COMMENT ON COLUMN payment_queue_emptied.acknowledging_role IS 'The role that it was done by';
+COMMENT ON COLUMN payment_queue_emptied.acknowledged_reason IS
+    'What was done about it, in the words of whoever acknowledged it';
 COMMENT ON FUNCTION queue_life IS
     'The life of the queue, which is another one after a crash or a failover has emptied it';
 COMMENT ON TABLE payment_processed IS

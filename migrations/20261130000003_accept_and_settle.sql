@@ -208,17 +208,23 @@ BEGIN
 END
 $$;
 
--- Puts payments back into a queue that was emptied, which an instance had claimed before: each is
--- assigned to the processor that may have charged it, in doubt when the lease is over. Returns how
--- many are there now.
+-- Puts payments back into a queue that was emptied, which an instance still knows: each that it had
+-- claimed is assigned to the processor that may have charged it, in doubt when the lease is over;
+-- each other one, whose processor is null, is queued. Returns how many are there now.
 --
 -- What it must keep:
+-- - One statement inserts and one UNIQUE constraint decides: of two instances that put one payment
+--   back the second finds the row of the first. Called again after a crash, or after a commit that
+--   was not confirmed, it changes nothing for the worse.
 -- - ON CONFLICT DO UPDATE: a payment that was posted again meanwhile is in the queue already, and
---   is assigned, too. A row with a newer claim stays as it is.
+--   is assigned, too. A row with a newer claim stays as it is, and so does every row where this
+--   instance knows of no claim: what another instance knows counts, whichever comes first.
 -- - attempt grows there: the statement that accepted it may have claimed it, on a connection that
 --   was the first to reach this queue. Such a claim is never sent, and its release must not match.
--- - VOLATILE: the DELETE has a newer snapshot, and sees what was settled during the INSERT.
+-- - VOLATILE: the DELETE has a newer snapshot, and sees what was settled during the INSERT. What was
+--   discarded after it was accepted is gone for good, too.
 -- - processor and requested_at are those of the claim; the lease begins anew.
+-- - The amount of a row that is there stays: it was accepted with that one.
 -- - The order of ids: two instances, and accept_payments, wait for each other in the same order.
 -- Twins: accept_payments (claim-on-accept); the claims in src/store/claim.rs.
 -- Races: tests/gateway/races.
@@ -233,8 +239,10 @@ BEGIN
     INSERT INTO payment_queue AS q
         (correlation_id, amount, accepted_at, lease_until, attempt, processor, requested_at,
             doubt_until)
-    SELECT c.id, c.amount, c.accepted_at, now() + lease, c.attempt, c.processor, c.requested_at,
-        now() + lease + late_charge
+    SELECT c.id, c.amount, c.accepted_at,
+        CASE WHEN c.processor IS NULL THEN '-infinity' ELSE now() + lease END, c.attempt,
+        c.processor, c.requested_at,
+        CASE WHEN c.processor IS NOT NULL THEN now() + lease + late_charge END
     FROM unnest(ids, amounts, accepted, attempts, processors, requested)
         AS c (id, amount, accepted_at, attempt, processor, requested_at)
     ORDER BY c.id
@@ -243,12 +251,18 @@ BEGIN
         attempt = greatest(q.attempt, excluded.attempt) + 1,
         processor = excluded.processor, requested_at = excluded.requested_at,
         doubt_until = excluded.doubt_until
-    WHERE q.processor IS NULL OR q.attempt <= excluded.attempt;
+    WHERE excluded.processor IS NOT NULL
+        AND (q.processor IS NULL OR q.attempt <= excluded.attempt);
     GET DIAGNOSTICS put_back = ROW_COUNT;
     DELETE FROM payment_queue q WHERE q.correlation_id = ANY (ids) AND (
         EXISTS (SELECT FROM payment_processed p WHERE p.correlation_id = q.correlation_id)
         OR EXISTS (SELECT FROM payment_dead_letter d WHERE d.correlation_id = q.correlation_id)
         OR EXISTS (SELECT FROM payment_archived a WHERE a.correlation_id = q.correlation_id)
+        OR EXISTS (
+            SELECT FROM payment_decision d
+            WHERE d.correlation_id = q.correlation_id AND d.decision = 'discarded'
+                AND d.accepted_at = q.accepted_at
+        )
     );
     GET DIAGNOSTICS recorded = ROW_COUNT;
     RETURN put_back - recorded;
@@ -256,7 +270,8 @@ END
 $$;
 
 COMMENT ON FUNCTION put_back_payments IS
-    'Puts payments that were claimed back into a queue that was emptied, in doubt at their processor';
+    'Puts payments that an instance still knows back into a queue that was emptied, those that it '
+    'had claimed in doubt at their processor';
 COMMENT ON FUNCTION accept_payment IS
     'Puts one payment into the queue, if it is new, and returns what became of it';
 COMMENT ON FUNCTION accept_payments IS

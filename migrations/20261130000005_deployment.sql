@@ -11,7 +11,7 @@ CREATE TABLE service_instance (
     -- What only the instance knows of itself, for whoever looks at the deployment.
     processors text[]      NOT NULL DEFAULT '{}',
     attention  jsonb       NOT NULL DEFAULT '[]',
-    -- What it had claimed before the queue was emptied is in that queue.
+    -- What it knew before the queue was emptied is in that queue.
     queue_life uuid,
     CONSTRAINT service_instance_pkey PRIMARY KEY (id)
 ) WITH (fillfactor = 50);
@@ -200,17 +200,23 @@ BEGIN
 END
 $$;
 
--- Whether all instances but that one have put back what they had claimed before this life of the
--- queue began. An instance that has not is waited for until it would be given up.
-CREATE FUNCTION queue_is_gathered(this_life uuid, own uuid, patience interval) RETURNS boolean
+-- Whether all instances but that one have put back what they knew before this life of the queue
+-- began. One that died long enough before has nothing to put back: `doubt` is how long a claim and
+-- the doubt that it leaves last.
+CREATE FUNCTION queue_is_gathered(this_life uuid, own uuid, doubt interval) RETURNS boolean
     LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
     SELECT NOT EXISTS (
-        SELECT FROM service_instance i
+        SELECT FROM service_instance i CROSS JOIN payment_queue_life l
         WHERE i.id <> own AND i.held IS NULL AND i.queue_life IS DISTINCT FROM this_life
-    ) OR NOT EXISTS (
-        SELECT FROM payment_queue_life l
-        WHERE l.began_at BETWEEN clock_timestamp() - patience AND clock_timestamp() + patience
+            AND i.seen_at >= l.began_at - doubt
     )
+$$;
+
+-- When this life of the queue began by a crash or a failover that emptied the one before; null
+-- where it did not.
+CREATE FUNCTION queue_emptied_at(this_life uuid) RETURNS timestamptz
+    LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
+    SELECT e.noticed_at FROM payment_queue_emptied e WHERE e.life = this_life
 $$;
 
 -- How long the oldest transaction in this database has been open, in seconds; 0 where there is
@@ -296,7 +302,7 @@ COMMENT ON COLUMN service_instance.processors IS
 COMMENT ON COLUMN service_instance.attention IS
     'What this instance found that wants an operator''s attention, at its last heartbeat';
 COMMENT ON COLUMN service_instance.queue_life IS
-    'The life of the queue in which this instance has put back what it had claimed before';
+    'The life of the queue in which this instance has put back what it knew before';
 COMMENT ON TABLE processor_health IS
     'What all instances know of each processor: its last answer about its health, and whether it '
     'is in use';
@@ -345,7 +351,9 @@ COMMENT ON COLUMN processor_fee.fee IS
 COMMENT ON FUNCTION record_fees IS
     'Writes down fees that are new, from now on, and returns how many there were';
 COMMENT ON FUNCTION queue_is_gathered IS
-    'Whether the other instances have put back what they had claimed before the queue was emptied';
+    'Whether the other instances have put back what they knew before the queue was emptied';
+COMMENT ON FUNCTION queue_emptied_at IS
+    'When a crash or a failover emptied the queue, as the beginning of this life of it';
 COMMENT ON FUNCTION check_queue IS
     'Refuses the transaction unless it is in this database, in this life of its queue';
 COMMENT ON FUNCTION database_identity IS 'What tells this database from a copy of it';

@@ -174,8 +174,24 @@ BEGIN
     RETURN true;
 END
 $$;
+-- An operator has read that the queue was emptied, and has seen to what was lost. Returns how often
+-- it was. What happens later is told of anew.
+CREATE FUNCTION acknowledge_emptied_queue(by_whom text, why text) RETURNS bigint
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+    WITH acknowledged AS (
+        UPDATE payment_queue_emptied
+        SET acknowledged_at = clock_timestamp(), acknowledged_by = by_whom,
+            acknowledging_role = session_user, acknowledged_reason = why
+        WHERE acknowledged_at IS NULL
+        RETURNING life
+    )
+    SELECT count(*) FROM acknowledged
+$$;
+
 -- `migrate` grants these to the service.
-REVOKE EXECUTE ON FUNCTION decide_in_doubt, discard_dead_letters, switch_processor FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION
+    decide_in_doubt, discard_dead_letters, switch_processor, acknowledge_emptied_queue
+    FROM PUBLIC;
 
 -- Sessions of operators' browsers that were signed out before they ended. A session is nothing but
 -- a sealed cookie, so this keeps which of them are no longer good, until they would have ended.
@@ -249,6 +265,9 @@ COMMENT ON COLUMN processor_switch.reason IS 'Why, in the words of whoever did i
 COMMENT ON FUNCTION switch_processor IS
     'Takes a processor out of use or puts it back, and records who did so and why; false where no '
     'instance has ever heard of it';
+COMMENT ON FUNCTION acknowledge_emptied_queue IS
+    'Ends that operators are told of a crash or a failover that emptied the queue, and records who '
+    'did so and why; returns how many such events there were';
 COMMENT ON TABLE operator_session_revoked IS
     'Sessions of operators'' browsers that were signed out; each row goes after the session''s '
     'own end';

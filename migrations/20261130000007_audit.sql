@@ -49,6 +49,10 @@ SELECT correlation_id, decided_at, decision, decided_by, database_role, reason, 
     accepted_at, processor, requested_at
 FROM payment_decision;
 
+CREATE VIEW audit.emptied_queue AS
+SELECT noticed_at, acknowledged_at, acknowledged_by, acknowledging_role, acknowledged_reason
+FROM payment_queue_emptied;
+
 -- A question that makes no sense is an error, which is better than a wrong table. The first two
 -- return true, so that a query asks them once, in its WHERE.
 CREATE FUNCTION audit.refuse_upside_down(first timestamptz, last timestamptz) RETURNS boolean
@@ -515,6 +519,15 @@ COMMENT ON COLUMN audit.decision.accepted_at IS 'When the payment was accepted';
 COMMENT ON COLUMN audit.decision.processor IS 'The processor that the decision is about';
 COMMENT ON COLUMN audit.decision.requested_at IS
     'The requestedAt that it is about; of a charge, the one that was recorded';
+COMMENT ON VIEW audit.emptied_queue IS
+    'Each time that a crash or a failover of the database server emptied an unlogged queue, and '
+    'who acknowledged it';
+COMMENT ON COLUMN audit.emptied_queue.noticed_at IS 'When an instance noticed it';
+COMMENT ON COLUMN audit.emptied_queue.acknowledged_at IS
+    'When an operator acknowledged it; null: nobody has';
+COMMENT ON COLUMN audit.emptied_queue.acknowledged_by IS 'Who did so, as he said';
+COMMENT ON COLUMN audit.emptied_queue.acknowledging_role IS 'The role that it was done by';
+COMMENT ON COLUMN audit.emptied_queue.acknowledged_reason IS 'What was done about it';
 COMMENT ON FUNCTION audit.refuse_upside_down IS
     'Raises an error where first is after last; true otherwise';
 COMMENT ON FUNCTION audit.refuse_null IS

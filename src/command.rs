@@ -130,13 +130,14 @@ pub enum Command {
         ),
     )]
     InDoubt(Box<InDoubtArgs>),
-    /// Show which database the deployment lives in and on what terms, or declare what it is
+    /// Show which database the deployment lives in and on what terms, declare what it is, or
+    /// acknowledge that its queue was emptied
     #[command(
         mut_arg(DURABILITY, hidden),
         after_help = help(
-            &["deployment show"],
+            &["deployment show", "deployment acknowledge --reason \"all of them were posted again\""],
             "done, and all instances serve",
-            "something is held, or the declaration was refused",
+            "something is held, the declaration was refused, or there was nothing to acknowledge",
             "it could not be done",
         ),
     )]

@@ -29,7 +29,7 @@ use crate::domain::uptime::Uptime;
 use crate::http::live::{Observer, Simulator};
 use crate::http::{Api, ApiCell, Limits};
 use crate::pipeline::accept::Tally;
-use crate::pipeline::deployment::{Admission, Candidate, Member, MemberTerms};
+use crate::pipeline::deployment::{Admission, Candidate, Member, MemberTerms, ReadCheck};
 use crate::pipeline::history::Recorder;
 use crate::pipeline::queue_limit::QueueLimit;
 use crate::pipeline::settle;
@@ -224,7 +224,7 @@ fn cells(settings: &Settings, parts: &Cells<Parts>) -> anyhow::Result<Cells<ApiC
         acceptor: parts.acceptor(),
         pool: parts.pools.requests.clone(),
         standby: standbys.next().map(|standby| {
-            let check = Arc::clone(&parts.admission);
+            let check = Arc::new(ReadCheck::new(&parts.admission));
             Pools::checked(standby, check, &parts.telemetry.counts).requests
         }),
         unrecorded: Arc::clone(&parts.worker.returned.unrecorded),
@@ -388,6 +388,7 @@ impl Running {
             own: Arc::clone(&state.own),
             terms: worker.terms,
             in_flight: Arc::clone(&worker.returned.in_flight),
+            counts: Arc::clone(&parts.telemetry.counts),
         });
         self.settling.spawn(settle::run(
             pools.settles.clone(),

@@ -1,23 +1,26 @@
 //! `payment-proxy deployment`: which database the deployment lives in, on what terms, and what
-//! operators declare of it.
+//! operators declare and acknowledge of it.
 
 use std::process::ExitCode;
 
 use chrono::{DateTime, Utc};
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::output::{print_json, say};
-use super::{CellArg, Common, connected, exit_code, field, paragraph};
+use super::{CellArg, Common, UNNAMED, connected, exit_code, field, paragraph};
 use crate::config::{DatabaseSettings, OwnerSettings};
 use crate::domain::lease::INSTANCE_TTL;
 use crate::domain::payment::format_time;
 use crate::pipeline::deployment::{Declaration, MemberTerms, declare};
 use crate::store::database::{InCell, KnownCell, Session, interval, of_cell};
+use crate::store::emptied_queue::{self, EmptiedQueue};
+use crate::store::in_doubt::Author;
 
-/// Declarations that are shown, at most.
+/// Declarations, and times that the queue was emptied, that are shown, at most.
 const WORDS: i64 = 20;
 
 /// `payment-proxy deployment`.
@@ -37,7 +40,8 @@ pub struct DeploymentArgs {
 /// What to do with the deployment.
 #[derive(Debug, Subcommand)]
 pub enum DeploymentAction {
-    /// Show which database it lives in, its terms, its instances and what was declared
+    /// Show which database it lives in, its terms, its instances, what was declared, and when the
+    /// queue was emptied
     Show,
     /// Declare what this database is, that a restore is over, or which terms hold; as the owner of
     /// the tables
@@ -45,7 +49,7 @@ pub enum DeploymentAction {
         /// What it is
         declaration: DeclarationArg,
         /// Why, to be kept in the database
-        #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
+        #[arg(long, value_parser = NonEmptyStringValueParser::new())]
         reason: String,
         /// With `clone`: delete the open payments and dead letters of the copy, which are the
         /// original's to charge
@@ -57,6 +61,22 @@ pub enum DeploymentAction {
         #[command(flatten)]
         #[allow(missing_docs)]
         owner: Box<OwnerSettings>,
+    },
+    /// Say that you have seen to what a crash or a failover took from an unlogged queue: operators
+    /// are not told of it any more
+    Acknowledge {
+        /// What was done about it; it is kept
+        #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
+        reason: String,
+        /// Who says so
+        #[arg(
+            long,
+            env = "USER",
+            value_name = "NAME",
+            default_value = UNNAMED,
+            value_parser = NonEmptyStringValueParser::new(),
+        )]
+        by: String,
     },
 }
 
@@ -92,6 +112,8 @@ struct Shown {
     instances: Vec<Instance>,
     /// The newest first.
     declared: Vec<Declared>,
+    /// Crashes and failovers that emptied the queue, the newest first.
+    emptied: Vec<EmptiedQueue>,
 }
 
 #[derive(Debug, Serialize)]
@@ -116,8 +138,8 @@ struct Declared {
     details: String,
 }
 
-/// Runs `deployment`. Exits with [`DIFFERS`](super::DIFFERS) when something is held, or the declaration was
-/// refused.
+/// Runs `deployment`. Exits with [`DIFFERS`](super::DIFFERS) when something is held, the declaration was
+/// refused, or there was nothing to acknowledge.
 ///
 /// # Errors
 /// The database did not answer, or does not allow it to this role.
@@ -182,7 +204,36 @@ pub async fn deployment(args: DeploymentArgs) -> anyhow::Result<ExitCode> {
             }
             Ok(exit_code(all.iter().all(Result::is_ok)))
         }
+        DeploymentAction::Acknowledge { reason, by } => {
+            let author = Author::new(&by, &reason);
+            let mut times = 0;
+            for settings in args.cell.of(&args.common.database)? {
+                let mut connection = connect(&settings).await?;
+                let acknowledged = emptied_queue::acknowledge(&mut connection, &author).await;
+                times += acknowledged.map_err(|error| InCell(settings.cell(), error))?;
+            }
+            if args.common.json {
+                print_json(&Acknowledged {
+                    acknowledged: times,
+                })?;
+            } else {
+                let said = match times {
+                    0 => "there is nothing to acknowledge".to_owned(),
+                    1 => "acknowledged: the queue was emptied once".to_owned(),
+                    times => format!("acknowledged: the queue was emptied {times} times"),
+                };
+                say!("{}", paragraph(&said))?;
+            }
+            Ok(exit_code(times > 0))
+        }
     }
+}
+
+/// What an operator has acknowledged.
+#[derive(Debug, Serialize)]
+struct Acknowledged {
+    /// How often the queue had been emptied.
+    acknowledged: i64,
 }
 
 async fn connect(settings: &DatabaseSettings) -> anyhow::Result<PgConnection> {
@@ -237,7 +288,9 @@ async fn look(connection: &mut PgConnection) -> Result<Shown, sqlx::Error> {
     .fetch_all(&mut *connection)
     .await?;
     let cell = KnownCell::read(&mut *connection).await?;
+    let emptied = emptied_queue::list(&mut *connection, WORDS).await?;
     Ok(Shown {
+        emptied,
         cell: cell.filter(|cell| cell.cells > 1),
         recorded,
         here,
@@ -304,6 +357,18 @@ fn print(shown: &Shown) -> std::io::Result<()> {
         let at = format_time(*at);
         let declared = format!("{at} by {by}: {declaration}, {reason:?}: {details}");
         line("declared", &declared)?;
+    }
+    for emptied in &shown.emptied {
+        let acknowledged = match (emptied.acknowledged_at, &emptied.acknowledged_by) {
+            (Some(at), Some(by)) => format!(
+                "acknowledged at {} by {by}: {:?}",
+                format_time(at),
+                emptied.reason.as_deref().unwrap_or_default()
+            ),
+            _ => "not acknowledged".to_owned(),
+        };
+        let noticed_at = format_time(emptied.noticed_at);
+        line("queue emptied", &format!("{noticed_at}, {acknowledged}"))?;
     }
     Ok(())
 }

@@ -320,8 +320,8 @@ pub struct Settings {
     #[allow(missing_docs)]
     pub database: DatabaseSettings,
 
-    /// Where summaries are read instead, as of a moment ago: a standby of the database, or one of
-    /// each cell, in their order
+    /// Where summaries are read instead, as of a moment ago, and settled payments: a standby of the
+    /// database, or one of each cell, in their order
     #[arg(
         long,
         env = "READ_DATABASE_URL",

@@ -117,8 +117,9 @@ kinds! {
     /// A crash or a failover emptied an unlogged queue.
     QueueEmptied = "queue_emptied", Alarm,
         "The queue was emptied.",
-        "`SELECT * FROM audit.balance()` says how many accepted payments are missing; \
-        QUEUE_DURABILITY=logged keeps them";
+        "`SELECT * FROM audit.balance()` says how many accepted payments are missing; when that is \
+        seen to, `payment-proxy deployment acknowledge --reason TEXT`; QUEUE_DURABILITY=logged \
+        keeps them";
     /// Ledger and processors differ, by what `payment-proxy reconcile` found last.
     Unreconciled = "unreconciled", Alarm,
         "Ledger and processors differ.",
@@ -136,6 +137,11 @@ kinds! {
     UnloggedStandby = "unlogged_standby", Watch,
         "A failover loses the queue.",
         "set QUEUE_DURABILITY=logged, and run `payment-proxy migrate`: docs/high-availability.md";
+    /// A crash of the machine may lose or damage anything.
+    NotDurable = "not_durable", Watch,
+        "The database server does not wait for its disk.",
+        "set fsync = on, PostgreSQL's default, and reload the server: nothing that it confirms is \
+        on disk before";
     /// Doubts wait, and sums of hours may be of others.
     ClockStep = "clock_step", Watch,
         "The database's clock was set.",

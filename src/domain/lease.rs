@@ -30,4 +30,11 @@ impl LeasePolicy {
             late_charge,
         }
     }
+
+    /// How long a claim and the doubt that it leaves last: after that a processor has charged what
+    /// was sent under the claim, or never will.
+    #[must_use]
+    pub fn doubt(self) -> Duration {
+        self.lease + self.late_charge
+    }
 }

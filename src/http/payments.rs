@@ -1,14 +1,16 @@
 //! `POST /payments` and `GET /payments/{id}`.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode};
+use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use serde::Serialize;
+use sqlx::PgPool;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -17,10 +19,13 @@ use super::{Api, Problem, ProblemKind, parameters};
 use crate::domain::payment::{Amount, Body, InvalidPayment, Payment, format_time, parse_uuid};
 use crate::domain::traceparent::{TRACEPARENT, Traceparent};
 use crate::pipeline::accept::{Accepted, NotAccepted};
-use crate::store::database::Condition;
+use crate::store::database::{Condition, Pool};
 use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::Refused;
 use crate::telemetry::trace::Subject;
+
+/// How long a standby has to say that a payment is settled before the primary is asked.
+const STANDBY_PATIENCE: Duration = Duration::from_millis(500);
 
 problems!(
     pub(super) PostProblems: BODY, DATABASE,
@@ -220,7 +225,52 @@ pub(super) async fn get(
             Problem::invalid_parameter("the id in the path must be a UUID with hyphens")
         })?;
     let cell = api.cells.of(correlation_id);
-    let row = sqlx::query!(
+    let row = match &cell.standby {
+        Some(standby) => settled(standby, correlation_id).await,
+        None => None,
+    };
+    let row = match row {
+        Some(row) => Some(row),
+        None => {
+            let row = stands(&cell.pool, correlation_id).await;
+            row.map_err(|error| cell.problem(error))?
+        }
+    };
+    let row = row.ok_or_else(|| {
+        Problem::new(
+            ProblemKind::PaymentNotFound,
+            format!("payment {correlation_id} is not known"),
+        )
+    })?;
+    Ok(Json(PaymentView {
+        correlation_id,
+        amount: row.amount,
+        state: row.state,
+        attempts: row.attempt,
+        accepted_at: row.accepted_at.map(format_time),
+        processor: row.processor,
+        requested_at: row.requested_at.map(format_time),
+        reason: row.reason,
+        archived_in: row.archived_in,
+    }))
+}
+
+/// A payment as the tables have it.
+struct Row {
+    state: String,
+    amount: Decimal,
+    accepted_at: Option<DateTime<Utc>>,
+    processor: Option<String>,
+    requested_at: Option<DateTime<Utc>>,
+    attempt: Option<i32>,
+    reason: Option<String>,
+    archived_in: Option<String>,
+}
+
+/// Where a payment stands.
+async fn stands(pool: &PgPool, id: Uuid) -> Result<Option<Row>, sqlx::Error> {
+    sqlx::query_as!(
+        Row,
         r#"SELECT 'settled' AS "state!", amount AS "amount!", accepted_at,
             processor, requested_at, attempt, NULL AS reason, NULL AS archived_in
         FROM payment_processed WHERE correlation_id = $1
@@ -238,26 +288,27 @@ pub(super) async fn get(
             (SELECT m.file FROM payment_archived_month m WHERE m.month = a.month)
         FROM payment_archived a WHERE correlation_id = $1
         LIMIT 1"#,
-        correlation_id
+        id
     )
-    .fetch_optional(&*cell.pool)
+    .fetch_optional(pool)
     .await
-    .map_err(|error| cell.problem(error))?
-    .ok_or_else(|| {
-        Problem::new(
-            ProblemKind::PaymentNotFound,
-            format!("payment {correlation_id} is not known"),
-        )
-    })?;
-    Ok(Json(PaymentView {
-        correlation_id,
-        amount: row.amount,
-        state: row.state,
-        attempts: row.attempt,
-        accepted_at: row.accepted_at.map(format_time),
-        processor: row.processor,
-        requested_at: row.requested_at.map(format_time),
-        reason: row.reason,
-        archived_in: row.archived_in,
-    }))
+}
+
+/// A payment that a standby knows to be settled, which it stays; the only state that is never out
+/// of date there, and that a standby has of an unlogged queue, too. None where it does not know
+/// that, or does not answer: then the primary is asked.
+async fn settled(standby: &Pool, id: Uuid) -> Option<Row> {
+    let read = sqlx::query_as!(
+        Row,
+        r#"SELECT 'settled' AS "state!", amount AS "amount!", accepted_at,
+            processor, requested_at, attempt, NULL AS reason, NULL AS archived_in
+        FROM payment_processed WHERE correlation_id = $1"#,
+        id
+    );
+    let read = async {
+        let mut connection = standby.acquire().await?;
+        read.fetch_optional(&mut *connection).await
+    };
+    let told = tokio::time::timeout(STANDBY_PATIENCE, standby.read(read)).await;
+    told.ok()?.ok()?
 }

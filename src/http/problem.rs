@@ -148,7 +148,11 @@ pub struct Problem {
 
 /// What the database said, for the log and for the connections of the instance.
 #[derive(Debug, Clone)]
-struct Cause(Arc<sqlx::Error>);
+struct Cause {
+    error: Arc<sqlx::Error>,
+    /// A standby said it, whose connections are others.
+    of_standby: bool,
+}
 
 /// Requests that failed for want of the database, or were refused by it: logged now and then, with
 /// their number.
@@ -156,6 +160,7 @@ struct Cause(Arc<sqlx::Error>);
 pub(super) struct FailedRequests {
     validity: Arc<Validity>,
     away: Storm,
+    standby: Storm,
     refused: Storm,
 }
 
@@ -165,11 +170,23 @@ impl FailedRequests {
         Arc::new(Self {
             validity: Arc::clone(validity),
             away: Storm::default(),
+            standby: Storm::default(),
             refused: Storm::default(),
         })
     }
 
-    fn note(&self, Cause(error): &Cause) {
+    fn note(&self, Cause { error, of_standby }: &Cause) {
+        if *of_standby {
+            if let Some(failed) = self.standby.note() {
+                let error = error.to_string();
+                tracing::warn!(
+                    requests.failed = failed,
+                    error,
+                    "requests fail for want of the standby at READ_DATABASE_URL"
+                );
+            }
+            return;
+        }
         self.validity.heed(error);
         let (passes, error) = (is_transient(error), error.to_string());
         if passes && let Some(failed) = self.away.note() {
@@ -236,6 +253,24 @@ impl Problem {
     /// What to change, or when to try again.
     pub(super) fn detail(&self) -> &str {
         &self.detail
+    }
+
+    /// The standby did not answer, or cannot: why.
+    pub(super) fn of_standby(error: sqlx::Error) -> Self {
+        let why = match &error {
+            sqlx::Error::Database(error) => error.message().to_owned(),
+            sqlx::Error::RowNotFound => "it has no heartbeat of an instance yet".to_owned(),
+            error => Condition::of(error).to_string(),
+        };
+        Self {
+            cause: Some(Cause {
+                error: Arc::new(error),
+                of_standby: true,
+            }),
+            ..Self::unavailable(format!(
+                "the standby at READ_DATABASE_URL: {why}; try again"
+            ))
+        }
     }
 
     /// Nothing was done; the same request may succeed soon.
@@ -329,7 +364,10 @@ impl From<sqlx::Error> for Problem {
             false => Self::new(InternalError, "the request failed; the log says why"),
         };
         Self {
-            cause: Some(Cause(Arc::new(error))),
+            cause: Some(Cause {
+                error: Arc::new(error),
+                of_standby: false,
+            }),
             ..problem
         }
     }

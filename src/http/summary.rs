@@ -81,18 +81,27 @@ async fn of_cell(
     from: Option<DateTime<Utc>>,
     to: Option<DateTime<Utc>>,
 ) -> Result<(Summary, Option<f64>), Problem> {
-    let behind = match &cell.standby {
-        Some(standby) => {
-            let behind = seconds_behind(&**standby).await;
-            Some(behind.map_err(|error| cell.problem(error))?)
-        }
-        None => None,
+    let Some(standby) = &cell.standby else {
+        let summary = summarize(&*cell.pool, processors, from, to).await;
+        return Ok((summary.or_else(|error| cut(cell, error))?, None));
     };
-    let pool = cell.standby.as_ref().unwrap_or(&cell.pool);
-    match summarize(&**pool, processors, from, to).await {
-        Ok(summary) => Ok((summary, behind)),
-        Err(NoSummary::Database(error)) => Err(cell.problem(error)),
-        Err(cut @ NoSummary::CutsArchivedHours(_)) => {
+    let read = async {
+        let behind = seconds_behind(&**standby).await?;
+        match summarize(&**standby, processors, from, to).await {
+            Err(NoSummary::Database(error)) => Err(error),
+            told => Ok((behind, told)),
+        }
+    };
+    let read = standby.read(read).await;
+    let (behind, summary) = read.map_err(|error| Problem::of_standby(error).of_cell(cell.cell))?;
+    Ok((summary.or_else(|error| cut(cell, error))?, Some(behind)))
+}
+
+/// Why there is no summary.
+fn cut(cell: &ApiCell, error: NoSummary) -> Result<Summary, Problem> {
+    match error {
+        NoSummary::Database(error) => Err(cell.problem(error)),
+        cut @ NoSummary::CutsArchivedHours(_) => {
             Err(Problem::new(ProblemKind::ArchivedRange, cut.to_string()))
         }
     }

@@ -407,7 +407,7 @@ impl Writer {
         let (mut attempt, begun_at) = (1, Instant::now());
         // Whether any attempt may have been committed.
         let mut in_doubt = false;
-        let (outcomes, claims) = loop {
+        let enqueued = loop {
             let mut progress = Progress::NotSent;
             let written = {
                 // Pinned here, because it is large and would be moved.
@@ -437,7 +437,8 @@ impl Writer {
                 }
             }
         };
-        let queued = outcomes
+        let queued = enqueued
+            .outcomes
             .iter()
             .filter(|outcome| **outcome == Accepted::Queued)
             .count();
@@ -449,12 +450,12 @@ impl Writer {
         if let (None, Some(worker)) = (&claim_on_accept, worker)
             && queued > 0
         {
-            worker.left_in_queue(queued);
+            worker.left_in_queue(&enqueued.waiting);
         }
         Ok(Written {
-            outcomes,
+            outcomes: enqueued.outcomes,
             claim_on_accept,
-            claims,
+            claims: enqueued.claims,
         })
     }
 }
@@ -477,9 +478,20 @@ pub async fn enqueue(
     payments: &[Payment],
     claimed_for: Option<ClaimedFor<'_>>,
 ) -> Result<(Vec<Accepted>, Vec<Claim>), sqlx::Error> {
-    let tally = Tally::default();
+    let (tally, mut progress) = (Tally::default(), Progress::NotSent);
     let to = (None, claimed_for);
-    enqueue_step(connection, payments, to, &mut Progress::NotSent, &tally).await
+    let enqueued = enqueue_step(connection, payments, to, &mut progress, &tally).await?;
+    Ok((enqueued.outcomes, enqueued.claims))
+}
+
+/// What became of payments that were posted.
+struct Enqueued {
+    /// Of each, in their order.
+    outcomes: Vec<Accepted>,
+    /// Those that were put into the queue and claimed.
+    claims: Vec<Claim>,
+    /// Those that were put into the queue and not claimed: id, amount, time of acceptance.
+    waiting: Vec<(Uuid, Decimal, DateTime<Utc>)>,
 }
 
 /// How far an attempt to write has come.
@@ -521,7 +533,7 @@ async fn enqueue_step(
     to: (Option<&str>, Option<ClaimedFor<'_>>),
     progress: &mut Progress,
     tally: &Tally,
-) -> Result<(Vec<Accepted>, Vec<Claim>), sqlx::Error> {
+) -> Result<Enqueued, sqlx::Error> {
     // In the order of their ids: two instances that insert the same ids wait for each other in the
     // same order, which excludes a deadlock. The first of several with one id is the one that
     // counts.
@@ -531,7 +543,7 @@ async fn enqueue_step(
     }
     // What stands in the tables under each id, and whether it is new there.
     let mut amounts: BTreeMap<Uuid, (Decimal, bool)> = BTreeMap::new();
-    let mut claims = Vec::new();
+    let (mut claims, mut waiting) = (Vec::new(), Vec::new());
     for _ in 0..LOOKS {
         let send_by = Uptime::now() + SEND_WITHIN;
         // Once one of these statements was committed, what follows takes nothing back.
@@ -548,19 +560,19 @@ async fn enqueue_step(
             };
             amounts.insert(id, (payment.amount, true));
             tally.add(inserted.moment, payment.amount);
-            claims.extend(
-                to.1.zip(inserted.requested_at)
-                    .map(|(claim, requested_at)| Claim {
-                        id: row,
-                        payment: *payment,
-                        accepted_at: inserted.moment,
-                        attempt: 1,
-                        processor: claim.processor.to_owned(),
-                        requested_at,
-                        send_by,
-                        earlier: None,
-                    }),
-            );
+            match to.1.zip(inserted.requested_at) {
+                Some((claim, requested_at)) => claims.push(Claim {
+                    id: row,
+                    payment: *payment,
+                    accepted_at: inserted.moment,
+                    attempt: 1,
+                    processor: claim.processor.to_owned(),
+                    requested_at,
+                    send_by,
+                    earlier: None,
+                }),
+                None => waiting.push((id, payment.amount, inserted.moment)),
+            }
         }
         if !open.is_empty() {
             for (id, known) in find(&mut *connection, &open).await? {
@@ -583,7 +595,11 @@ async fn enqueue_step(
             (false, _) => Accepted::Conflict { known: *known },
         })
     });
-    Ok((outcomes.collect::<Result<_, sqlx::Error>>()?, claims))
+    Ok(Enqueued {
+        outcomes: outcomes.collect::<Result<_, sqlx::Error>>()?,
+        claims,
+        waiting,
+    })
 }
 
 /// What one call of `accept_payments` did. A payment that is in neither list was in the queue

@@ -14,10 +14,11 @@ mod admission;
 mod declaration;
 mod terms;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use router::{Event, SharedRouter};
 use rust_decimal::Decimal;
 use sqlx::postgres::PgListener;
@@ -27,18 +28,21 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-pub use admission::{Admission, Admitted, Candidate, program};
+use admission::Gathered;
+pub use admission::{Admission, Admitted, Candidate, Quarantine, ReadCheck, program};
 pub use declaration::{Declaration, declare};
 pub use terms::{MemberTerms, ProcessorTerms};
 
 use crate::domain::attention::OwnAttention;
 use crate::domain::lease::{INSTANCE_FORGOTTEN, INSTANCE_TTL, LeasePolicy};
+use crate::domain::payment::format_time;
 use crate::domain::uptime::Uptime;
-use crate::pipeline::in_flight::InFlight;
+use crate::pipeline::in_flight::{InFlight, OpenPayments, PutBack};
 use crate::pipeline::route::Recovered;
 use crate::processors::{HEALTH_TIMEOUT, Processor};
 use crate::store::clock::{DatabaseClock, WATCH_GAP};
 use crate::store::database::{CHANNEL, Outage, Pool, Session, interval, notify_others};
+use crate::telemetry::metrics::Counts;
 
 /// The longest time between two polls of what the other instances wrote. A notification (`NOTIFY`)
 /// makes it a few milliseconds where notifications arrive; nothing depends on them.
@@ -48,9 +52,11 @@ pub const SYNC_PAUSE: Duration = Duration::from_millis(20);
 /// After this time without a notification the connection is tested: a server that vanished sends
 /// nothing.
 const LISTEN_CHECK: Duration = Duration::from_secs(60);
-/// The time between two polls while an instance waits for others to put back what they had claimed
-/// before the queue was emptied.
+/// The time between two polls while an instance waits for others to put back what they knew before
+/// the queue was emptied, until [`INSTANCE_TTL`] has passed.
 const GATHER_PAUSE: Duration = Duration::from_millis(100);
+/// Payments that one statement puts back, at most.
+pub const PUT_BACK_BATCH: usize = 5_000;
 /// The time between two heartbeats.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// The time from the reply of a health call to the next call, for the whole deployment. A processor
@@ -82,14 +88,22 @@ pub struct Member {
     pub own: Arc<OwnAttention>,
     /// How long claims last.
     pub terms: LeasePolicy,
-    /// What this instance has claimed.
+    /// What this instance knows of open payments.
     pub in_flight: Arc<InFlight>,
+    /// What this instance counts.
+    pub counts: Arc<Counts>,
 }
 
 impl Member {
-    /// Gives heartbeats and polls until `stop`, then signs off.
+    /// Gives heartbeats and polls until `stop`, and until the calls that are under way then have
+    /// ended: if the queue is emptied meanwhile, this instance puts back what it knows. Then signs
+    /// off.
     pub async fn run(self: Arc<Self>, stop: CancellationToken, calls: TaskTracker) {
         let is_first = self.candidate.cell.is_first();
+        let mut ended = pin!(async {
+            stop.cancelled().await;
+            calls.wait().await;
+        });
         let hint = Arc::new(Notify::new());
         let (hints, hinted) = (self.hints.clone(), Arc::clone(&hint));
         let mut listening = tokio::spawn(async move {
@@ -101,6 +115,7 @@ impl Member {
         let mut outage = Outage::new("deployment");
         let mut beat_at: Option<Instant> = None;
         let mut put_back = self.admission.queue_life();
+        let mut told = put_back;
         let mut known = vec![Known::default(); self.processors.len()];
         let mut pause = Duration::ZERO;
         loop {
@@ -115,17 +130,30 @@ impl Member {
                 }
                 // It broke, and so did this instance: it would learn of the others too late.
                 _ = &mut listening => return,
-                () = stop.cancelled() => break,
+                () = &mut ended => break,
             }
             let gathering = self.admission.gathering();
+            if let Some(life) = gathering
+                && told != Some(life)
+            {
+                told = Some(life);
+                self.tell_emptied(&self.in_flight.known());
+            }
+            self.in_flight.forget(self.terms.doubt(), Uptime::now());
             let beat =
                 gathering.is_some() || beat_at.is_none_or(|at| at.elapsed() >= HEARTBEAT_INTERVAL);
             let synced = async {
                 if let Some(life) = gathering
                     && put_back != Some(life)
                 {
-                    self.put_back().await?;
+                    self.put_back(&self.in_flight.all()).await?;
                     put_back = Some(life);
+                }
+                let late = self.in_flight.late();
+                if !late.is_empty() {
+                    self.put_back(&late)
+                        .await
+                        .inspect_err(|_| self.in_flight.not_put_back(&late))?;
                 }
                 self.sync(beat, put_back, &mut known).await
             };
@@ -139,12 +167,15 @@ impl Member {
                         beat_at = Some(Instant::now());
                     }
                     for index in polls {
+                        if stop.is_cancelled() {
+                            break;
+                        }
                         let member = Arc::clone(&self);
                         calls.spawn(async move { member.poll(index).await });
                     }
-                    let longest = match self.admission.gathering() {
-                        Some(_) => GATHER_PAUSE,
-                        None => SYNC_INTERVAL,
+                    let longest = match self.admission.gathers_for(Instant::now()) {
+                        Some(time) if time < INSTANCE_TTL => GATHER_PAUSE,
+                        _ => SYNC_INTERVAL,
                     };
                     next_poll_in.clamp(SYNC_PAUSE, longest)
                 }
@@ -270,33 +301,58 @@ impl Member {
         }
     }
 
-    /// Puts what this instance has claimed, and not recorded, into a queue that was emptied, in
-    /// doubt at its processor, so that none of it is charged elsewhere when its client posts it
-    /// again.
-    async fn put_back(&self) -> Result<(), sqlx::Error> {
-        let claims = self.in_flight.claims();
-        let ids: Vec<Uuid> = claims.iter().map(|(id, _)| *id).collect();
-        let amounts: Vec<Decimal> = claims.iter().map(|(_, claim)| claim.amount).collect();
-        let accepted: Vec<DateTime<Utc>> = claims.iter().map(|(_, it)| it.accepted_at).collect();
-        let attempts: Vec<i32> = claims.iter().map(|(_, claim)| claim.attempt).collect();
-        let requested: Vec<DateTime<Utc>> = claims.iter().map(|(_, it)| it.requested_at).collect();
-        let processors: Vec<String> = claims.into_iter().map(|(_, it)| it.processor).collect();
-        let payments = sqlx::query_scalar!(
-            r#"SELECT put_back_payments($1, $2, $3, $4, $5, $6, $7, $8) AS "payments!""#,
-            &ids,
-            &amounts,
-            &accepted,
-            &attempts,
-            &processors,
-            &requested,
-            interval(self.terms.lease),
-            interval(self.terms.late_charge),
-        )
-        .fetch_one(&*self.pool)
-        .await?;
+    /// Says once that the queue was emptied, and what is known of it.
+    fn tell_emptied(&self, known: &OpenPayments) {
+        self.counts.queue_emptied.add(1);
+        let last_beat = self.admission.last_beat(Uptime::now());
+        let now = self.clock.estimate(tokio::time::Instant::now());
+        let since = now.zip(TimeDelta::from_std(last_beat).ok());
+        let since = since.and_then(|(now, ago)| now.checked_sub_signed(ago));
+        tracing::error!(
+            queue.last_seen_at = since.map(format_time),
+            queue.last_seen_seconds_ago = last_beat.as_secs_f64(),
+            payments.unsettled = known.unsettled(),
+            payments.claimed = known.claimed,
+            payments.in_doubt = known.in_doubt,
+            payments.waiting = known.waiting,
+            payments.not_kept = known.not_kept,
+            "a crash or a failover of the database server has emptied the unlogged queue. This \
+            instance puts back the payments that it knows, but for those not kept; what only \
+            instances knew that died is lost. audit.balance says how many payments are missing: see to them, \
+            and then run `payment-proxy deployment acknowledge`"
+        );
+    }
+
+    /// Puts payments into a queue that was emptied: those that this instance had claimed in doubt
+    /// at their processor, so that none of it is charged elsewhere when its client posts it again.
+    async fn put_back(&self, payments: &[PutBack]) -> Result<(), sqlx::Error> {
+        let mut put_back = 0;
+        for batch in payments.chunks(PUT_BACK_BATCH) {
+            let ids: Vec<Uuid> = batch.iter().map(|it| it.correlation_id).collect();
+            let amounts: Vec<Decimal> = batch.iter().map(|it| it.amount).collect();
+            let accepted: Vec<DateTime<Utc>> = batch.iter().map(|it| it.accepted_at).collect();
+            let attempts: Vec<i32> = batch.iter().map(|it| it.attempt).collect();
+            let (processors, requested): (Vec<Option<String>>, Vec<Option<DateTime<Utc>>>) =
+                (batch.iter()).map(|it| it.evidence.clone().unzip()).unzip();
+            put_back += sqlx::query_scalar!(
+                r#"SELECT put_back_payments($1, $2, $3, $4, $5, $6, $7, $8) AS "payments!""#,
+                &ids,
+                &amounts,
+                &accepted,
+                &attempts,
+                &processors as &[Option<String>],
+                &requested as &[Option<DateTime<Utc>>],
+                interval(self.terms.lease),
+                interval(self.terms.late_charge),
+            )
+            .fetch_one(&*self.pool)
+            .await?;
+        }
+        let payments = u64::try_from(put_back).unwrap_or_default();
+        self.counts.put_back.add(payments);
         tracing::warn!(
             payments,
-            "put back into the emptied queue, in doubt at their processors"
+            "put back into the emptied queue, in doubt at their processors where they were claimed"
         );
         Ok(())
     }
@@ -346,7 +402,7 @@ impl Member {
                     FROM deployment), false)
                     AS "agrees!",
                 coalesce((SELECT asks_first FROM deployment), false) AS "asks_first!",
-                $9::uuid IS NOT NULL AND queue_is_gathered($9, $1, $2) AS "gathered!""#,
+                queue_is_gathered($9, $1, $13) AS "complete!", queue_emptied_at($9) AS emptied_at"#,
             self.candidate.id,
             interval(INSTANCE_TTL),
             interval(INSTANCE_FORGOTTEN),
@@ -358,7 +414,8 @@ impl Member {
             put_back,
             interval(self.terms.lease),
             number(cell.number()),
-            number(cell.of())
+            number(cell.of()),
+            interval(self.terms.doubt())
         )
         .fetch_one(&*self.pool)
         .await?;
@@ -367,8 +424,13 @@ impl Member {
         self.admission.read_asks_first(row.asks_first);
         let silent = u32::try_from(row.silent).unwrap_or(u32::MAX);
         self.admission.read_silent(silent);
-        if let Some(life) = put_back.filter(|_| row.gathered) {
-            self.admission.gathered(life);
+        if let Some(life) = put_back {
+            let read = Gathered {
+                complete: row.complete,
+                emptied_at: row.emptied_at,
+            };
+            let doubt = self.terms.doubt();
+            self.admission.gathered(life, read, doubt, Instant::now());
         }
         if row.agrees {
             self.admission.beat(begun_at);

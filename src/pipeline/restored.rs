@@ -1,9 +1,14 @@
-//! After a restore: every processor is asked for a payment before its first charge.
+//! After a restore, and for a while after a crash emptied an unlogged queue: every processor is
+//! asked for a payment before its first charge.
 //!
 //! A dump lacks what was settled after it was made. Its queue holds payments that were charged
 //! since, by the processor that the router chose then, and clients post again the payments that it
 //! lacks. So no row of it is proof that a payment was not charged, until an operator declares the
 //! restore to be over.
+//!
+//! An emptied queue lacks what instances had claimed that died with the server. Clients post such
+//! payments again; what was sent for them is answered, or lost, when a claim and the doubt that it
+//! leaves are over.
 
 use std::time::Duration;
 
@@ -65,7 +70,7 @@ pub async fn ask(
         counts.charged_twice.add(1);
         tracing::error!(
             payment.id = %claim.payment.correlation_id, processor.name = other.processor,
-            processor.recorded = charge.processor, "CHARGED TWICE, before the database was restored"
+            processor.recorded = charge.processor, "CHARGED TWICE, before the database was restored or its queue was emptied"
         );
     }
     if let Err(error) = pool.with_deadline(assign(pool, &claim, &charge)).await {
@@ -83,7 +88,7 @@ pub async fn ask(
             .map_or("none".to_owned(), |amount| amount.to_string());
         Outcome::Dead {
             reason: format!(
-                "after a restore, {} has this id with amount {amount} of {}, not {}",
+                "asked before the first charge, {} has this id with amount {amount} of {}, not {}",
                 charge.processor,
                 format_time(charge.requested_at),
                 claim.payment.amount
@@ -112,7 +117,10 @@ async fn look_up(processors: &[Processor], id: Uuid) -> Result<Vec<Charge>, Stri
             }),
             Lookup::Absent => {}
             Lookup::OtherId(_) | Lookup::Throttled | Lookup::NoAnswer(_) => {
-                return Err(format!("after a restore, {}: {lookup}", each.name));
+                return Err(format!(
+                    "asked before the first charge, {}: {lookup}",
+                    each.name
+                ));
             }
         }
     }

@@ -255,7 +255,7 @@ impl Recorder {
         begun_at: Option<SystemTime>,
     ) {
         self.held.progress();
-        self.returned.in_flight.recorded(batch);
+        self.returned.in_flight.recorded(batch, Uptime::now());
         observe(&self.telemetry, batch, anomalies, begun_at);
         self.storms.tell(batch, anomalies);
         self.returned.note(batch);

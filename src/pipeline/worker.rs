@@ -10,10 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use rand::RngExt;
 use router::{Permit, Queue, SharedRouter};
+use rust_decimal::Decimal;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use crate::domain::cell::Cell;
 use crate::domain::lease::LeasePolicy;
@@ -277,7 +280,10 @@ impl Worker {
             permits.entry(permit.processor()).or_default().push(permit);
         }
         let left = self.backlog.left.load(Ordering::Relaxed);
-        let life = self.admission.times_emptied();
+        let (life, mark) = (
+            self.admission.times_emptied(),
+            self.returned.in_flight.mark(),
+        );
         let (mut claimed, mut newest) = (0, None);
         for (index, permits) in permits {
             let name = &self.processors[index].name;
@@ -292,6 +298,7 @@ impl Worker {
                 self.backlog.claimed(&claims, drained);
             }
             self.counts.claimed_queued.add_batch(claims.len());
+            self.returned.in_flight.add_all(&claims);
             claimed += claims.len();
             newest = newest.max(claims.iter().map(|claim| claim.id).max());
             let rights = permits.into_iter().zip(&mut slots);
@@ -302,6 +309,10 @@ impl Worker {
                 self.start(index, claim, permit, slot, life);
             }
             if drained {
+                // Not where the claim went to a queue that had just been emptied.
+                if from_id == 0 && self.admission.times_emptied() == life {
+                    self.returned.in_flight.none_waits(mark);
+                }
                 self.backlog.exhausted(left);
                 return Ok((Step::Drained(claimed), newest));
             }
@@ -339,12 +350,16 @@ impl Worker {
     /// has sent can only be answered or lost: until then an absence says nothing.
     fn may_claim(&self) -> bool {
         self.admission.may_claim(Uptime::now())
-            && (!self.admission.asks_first() || self.clock.is_trusted(tokio::time::Instant::now()))
+            && (!self.admission.was_restored()
+                || self.clock.is_trusted(tokio::time::Instant::now()))
     }
 
-    /// Notes that `count` payments were accepted and not claimed.
-    pub fn left_in_queue(&self, count: usize) {
-        self.backlog.left.fetch_add(count, Ordering::Relaxed);
+    /// Notes payments that were accepted and not claimed: id, amount, time of acceptance.
+    pub fn left_in_queue(&self, payments: &[(Uuid, Decimal, DateTime<Utc>)]) {
+        self.returned.in_flight.wait(payments.iter().copied());
+        self.backlog
+            .left
+            .fetch_add(payments.len(), Ordering::Relaxed);
         self.wake.notify_one();
     }
 
@@ -368,22 +383,26 @@ impl Worker {
         }
     }
 
-    /// Takes note of a claim that was made in that life of the queue. False where the queue was
-    /// emptied since: what is posted again there may go elsewhere, so nothing may be sent any more.
-    fn note_claim(&self, claim: &Claim, life: u64) -> bool {
-        // First: whoever notices that the queue was emptied after this finds it.
-        self.returned.in_flight.add(claim);
-        self.admission.times_emptied() == life
+    /// Whether a claim that was made in that life of the queue may be sent. Not where the queue was
+    /// emptied since: what is posted again there may go elsewhere. The claim has been added to
+    /// [`InFlight`](crate::pipeline::in_flight::InFlight) before, so that whoever notices after
+    /// this that the queue was emptied finds it.
+    fn may_send(&self, claim: &Claim, life: u64) -> bool {
+        let is_of_this_life = self.admission.times_emptied() == life;
+        if !is_of_this_life {
+            self.returned.in_flight.note_stale(claim);
+        }
+        is_of_this_life
     }
 
     fn start(&self, index: usize, claim: Claim, permit: Permit, slot: SettleSlot, life: u64) {
-        if !self.note_claim(&claim, life) {
+        if !self.may_send(&claim, life) {
             let reason = QUEUE_EMPTIED.to_owned();
             return hand_over(slot, claim, Outcome::NotCharged { reason });
         }
         let (stop, permit_back) = (Arc::clone(&self.stop), Arc::clone(&self.permit_back));
         let processors = Arc::clone(&self.processors);
-        if self.admission.asks_first() {
+        if self.admission.asks_first(claim.accepted_at) {
             let (pool, counts) = (self.pool.clone(), Arc::clone(&self.counts));
             self.calls.spawn(async move {
                 let asked = restored::ask(&pool, &processors, &counts, claim).await;
@@ -466,6 +485,7 @@ impl Worker {
         let claims = claim_in_doubt(&self.pool, terms, clock, &configured, limit, bound).await?;
         let count = claims.len();
         self.counts.claimed_in_doubt.add_batch(count);
+        self.returned.in_flight.add_all(&claims);
         for (claim, slot) in claims.into_iter().zip(slots) {
             self.start_resolving(claim, slot, life);
         }
@@ -484,7 +504,7 @@ impl Worker {
     }
 
     fn start_resolving(&self, claim: Claim, slot: SettleSlot, life: u64) {
-        if !self.note_claim(&claim, life) {
+        if !self.may_send(&claim, life) {
             let until = claim.earlier.map(|earlier| earlier.doubt_until);
             let reason = QUEUE_EMPTIED.to_owned();
             return hand_over(slot, claim, Outcome::InDoubt { until, reason });
@@ -492,7 +512,7 @@ impl Worker {
         let (stop, router) = (Arc::clone(&self.stop), self.router.clone());
         let processors = Arc::clone(&self.processors);
         let (index, earlier) = (self.index_of(&claim.processor), claim.earlier);
-        let asks_first = self.admission.asks_first();
+        let asks_first = self.admission.asks_first(claim.accepted_at);
         let asks = asks_first.then(|| (self.pool.clone(), Arc::clone(&self.counts)));
         self.calls.spawn(async move {
             let mut claim = claim;
@@ -551,6 +571,7 @@ impl ClaimOnAccept {
             life,
         } = self;
         worker.counts.claimed_queued.add_batch(claims.len());
+        worker.returned.in_flight.add_all(&claims);
         worker.backlog.claimed(&claims, true);
         let rights = permits.into_iter().zip(slots);
         let arrived = claims.into_iter().zip(rights);

@@ -94,7 +94,7 @@ impl DatabaseClock {
     #[must_use]
     pub fn new(terms: LeasePolicy, steps: Total) -> Self {
         Self {
-            longest_doubt: terms.lease + terms.late_charge,
+            longest_doubt: terms.doubt(),
             steps,
             watch: Mutex::default(),
         }

@@ -29,8 +29,6 @@ pub const WAITING_AFTER: Duration = Duration::from_secs(10);
 /// A processor that is given up for longer is reported. Many an outage is over by then, and
 /// payments went elsewhere.
 pub const FAILING_AFTER: Duration = Duration::from_secs(2);
-/// For how long it is reported that the queue was emptied.
-pub const EMPTIED_TOLD: Duration = Duration::from_hours(24);
 /// A transaction that is open for longer is reported: vacuum cannot clean the queue behind it.
 pub const LONG_TRANSACTION: Duration = Duration::from_secs(60);
 
@@ -85,19 +83,25 @@ pub async fn in_database(
             charge",
         ));
     }
-    let emptied = sqlx::query_scalar!(
-        "SELECT noticed_at FROM payment_queue_emptied
-        WHERE noticed_at > now() - $1::interval ORDER BY noticed_at DESC LIMIT 1",
-        interval(EMPTIED_TOLD)
+    let emptied = sqlx::query!(
+        r#"SELECT count(*) AS "times!", max(noticed_at) AS last, min(noticed_at) AS first
+        FROM payment_queue_emptied WHERE acknowledged_at IS NULL"#
     )
-    .fetch_optional(&mut *connection)
+    .fetch_one(&mut *connection)
     .await?;
-    if let Some(noticed_at) = emptied {
+    if let Some((first, last)) = emptied.first.zip(emptied.last) {
+        let times = match emptied.times {
+            1 => String::new(),
+            times => format!(", the last of {times} times since {}", format_time(first)),
+        };
         items.push(Attention::QueueEmptied.item(format!(
             "a crash or a failover of the database server emptied the unlogged queue, noticed at \
-            {}",
-            format_time(noticed_at)
+            {}{times}; what no living instance knew is lost",
+            format_time(last)
         )));
+    }
+    if let Some(setting) = database::unsafe_setting(connection).await? {
+        items.push(Attention::NotDurable.item(setting));
     }
     if database::failover_loses_queue(connection).await? {
         items.push(Attention::UnloggedStandby.item(database::FAILOVER_LOSES_QUEUE));

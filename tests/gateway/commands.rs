@@ -38,6 +38,7 @@ const ASKING: &[&[&str]] = &[
     &["restore", "2026-01", "--from", "/tmp"],
     &["deployment", "show"],
     &["deployment", "declare", "checked", "--reason", "r"],
+    &["deployment", "acknowledge", "--reason", "r"],
     &["migrate"],
 ];
 

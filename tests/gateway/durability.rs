@@ -173,14 +173,23 @@ async fn a_claim_by_the_statement_that_accepts_gives_way_to_what_is_put_back() {
 async fn what_an_emptied_queue_lost_is_told_to_the_payment() {
     let (mut server, default) = (Server::start().await, processor().await);
     let database = Database::at(&server.url());
-    let gateway = Gateway::start(&database, &processors(&[&default]), &[]).await;
+    // Calls of an instance that died with the server are over after 6.5 s.
+    let settings = [("PROCESSOR_TIMEOUT_MS", "500"), ("LATE_CHARGE_MS", "1000")];
+    let gateway = Gateway::start(&database, &processors(&[&default]), &settings).await;
     default.processor.set_failing(true);
-    // The last of them are counted while the server is away, or not yet.
     let ids = gateway.post_many(40).await;
+    let counted = "SELECT coalesce(sum(payments), 0)::bigint FROM payment_accepted_hour";
+    eventually("all are counted", async || {
+        database.value::<i64>(counted).await == 40
+    })
+    .await;
+    // What it knows is gone with it.
+    gateway.crash();
     server.crash().await;
     default.processor.set_failing(false);
     server.run().await;
     let database = Database::at(&server.url());
+    let gateway = Gateway::start(&database, &processors(&[&default]), &settings).await;
     let told = "SELECT coalesce(sum(missing), 0)::bigint FROM audit.balance()";
     eventually("the queue is empty, and the rest is told", async || {
         let settled = database.count("payment_processed").await;
@@ -344,6 +353,94 @@ async fn a_summary_that_a_standby_tells_says_how_far_behind_it_is() {
     drop(standby);
     let reply = gateway.try_get("/payments-summary").await.expect("a reply");
     assert_eq!(reply.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn a_settled_payment_is_read_from_a_standby_and_every_other_from_the_primary() {
+    let (primary, default) = (Server::start().await, processor().await);
+    let standby = Server::standby_of(&primary).await;
+    let (database, copy) = (Database::at(&primary.url()), Database::at(&standby.url()));
+    let read_from = standby.url();
+    let settings = [("READ_DATABASE_URL", read_from.as_str())];
+    let gateway = Gateway::start(&database, &processors(&[&default]), &settings).await;
+    let ids = gateway.post_many(3).await;
+    gateway.until_settled(&ids).await;
+    eventually("the standby has them", async || {
+        copy.count("payment_processed").await == 3
+    })
+    .await;
+    // The primary cannot tell, and the standby has nothing newer.
+    copy.execute("SELECT pg_wal_replay_pause()").await;
+    let lock = database.lock("payment_processed").await;
+    assert_eq!(gateway.state(ids[0]).await, "settled");
+    drop(lock);
+    // What an unlogged queue holds, and what the standby does not have yet.
+    default.processor.set_failing(true);
+    let open = gateway.post_many(1).await;
+    assert_ne!(gateway.state(open[0]).await, "settled");
+    default.processor.set_failing(false);
+    gateway.until_settled(&open).await;
+    let unknown = format!("/payments/{}", Uuid::new_v4());
+    assert_eq!(gateway.get(&unknown).await.status(), StatusCode::NOT_FOUND);
+    drop(standby);
+    assert_eq!(gateway.state(ids[1]).await, "settled");
+}
+
+#[tokio::test]
+async fn a_standby_that_cannot_answer_says_why_and_disturbs_nothing_else() {
+    let (primary, default) = (Server::start().await, processor().await);
+    let standby = Server::standby_of(&primary).await;
+    let (database, read_from) = (Database::at(&primary.url()), standby.url());
+    let settings = [
+        ("QUEUE_DURABILITY", "logged"),
+        ("READ_DATABASE_URL", read_from.as_str()),
+    ];
+    let gateway = Gateway::start(&database, &processors(&[&default]), &settings).await;
+    gateway.until_settled(&gateway.post_many(3).await).await;
+    let connections = async || {
+        let pids = "SELECT coalesce(array_agg(pid ORDER BY pid), '{}') FROM pg_stat_activity
+            WHERE application_name = 'payment-proxy' AND datname = current_database()";
+        database.value::<Vec<i32>>(pids).await
+    };
+    database
+        .execute("ALTER TABLE payment_rollup SET UNLOGGED")
+        .await;
+    let before = connections().await;
+    eventually("the standby says why", async || {
+        let reply = gateway.try_get("/payments-summary").await.expect("a reply");
+        let status = reply.status();
+        let detail = reply.text().await.expect("a body");
+        status == StatusCode::SERVICE_UNAVAILABLE && detail.contains("unlogged relations")
+    })
+    .await;
+    // Connections that are given up go when they were used once more.
+    let beaten = "SELECT count(*) FROM service_instance WHERE seen_at > ";
+    let now: String = database
+        .value("SELECT (now() + interval '2 s')::text FROM deployment")
+        .await;
+    eventually("heartbeats go on", async || {
+        database.value::<i64>(&format!("{beaten} '{now}'")).await == 1
+    })
+    .await;
+    let after = connections().await;
+    assert!(
+        before.iter().all(|pid| after.contains(pid)),
+        "{before:?} {after:?}"
+    );
+
+    // One that is another database is not read, and does not hold the instance.
+    let other = Database::migrated().await;
+    let settings = [
+        ("QUEUE_DURABILITY", "logged"),
+        ("READ_DATABASE_URL", other.url.as_str()),
+    ];
+    let wrong = Gateway::start(&database, &processors(&[&default]), &settings).await;
+    let reply = wrong.try_get("/payments-summary").await.expect("a reply");
+    assert_eq!(reply.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let log = wrong.log();
+    assert!(log.contains("leads to another database"), "{log}");
+    assert!(wrong.is_ready().await);
+    wrong.until_settled(&wrong.post_many(2).await).await;
 }
 
 #[tokio::test]

@@ -241,7 +241,11 @@ async fn an_absence_at_a_payment_that_another_instance_holds_changes_nothing_and
         database.value(row).await
     };
     let before = row().await;
-    bench.worker.returned.in_flight.add(&claim);
+    bench
+        .worker
+        .returned
+        .in_flight
+        .add_all(std::slice::from_ref(&claim));
     assert_eq!(step().await, 0, "its own");
     let done = CompletedClaim {
         claim: claim.clone(),
@@ -249,7 +253,11 @@ async fn an_absence_at_a_payment_that_another_instance_holds_changes_nothing_and
             requested_at: claim.requested_at,
         },
     };
-    bench.worker.returned.in_flight.recorded(&[done]);
+    bench
+        .worker
+        .returned
+        .in_flight
+        .recorded(&[done], payment_proxy::domain::uptime::Uptime::now());
 
     assert_eq!(step().await, 1);
     let client = &bench.worker.processors[0].client;

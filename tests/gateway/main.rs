@@ -22,6 +22,7 @@ mod databases;
 mod duplicates;
 mod durability;
 mod early;
+mod emptied_queue;
 mod environment;
 mod executed_plans;
 mod fencing;

@@ -20,7 +20,7 @@ struct Args {
     /// How long load and trouble last, in each mode
     #[arg(long, env, default_value_t = 3.0, value_parser = minutes)]
     minutes: f64,
-    /// Durability of the queue; the database server is killed only in `logged`
+    /// Durability of the queue; in `unlogged` a killed database server empties it
     #[arg(long, env, value_enum, default_value_t = Mode::Both)]
     mode: Mode,
     /// All choices come from it; chosen at random when it is not given

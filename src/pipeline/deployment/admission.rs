@@ -5,10 +5,11 @@
 //! heartbeat, and for every new connection: an address may lead to another database from one
 //! connection to the next.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::BoxFuture;
 use sqlx::{Connection, PgConnection};
 use tokio::sync::Notify;
@@ -30,16 +31,23 @@ const STARTING: &str = "the instance is starting: its database is not prepared y
 #[derive(Debug)]
 pub struct Admission {
     origin: Uptime,
+    /// The same by the monotonic clock, for what may happen only after a time.
+    begun_at: Instant,
     open: AtomicBool,
     /// After a restore: each processor is asked for a payment before its first charge.
-    asks_first: AtomicBool,
+    was_restored: AtomicBool,
+    /// After the queue was emptied: the same for payments that were accepted before this time of
+    /// the database's clock, in microseconds.
+    asks_accepted_before: AtomicI64,
+    /// And for every payment until this many milliseconds after `begun_at`.
+    asks_until_ms: AtomicU64,
     /// Milliseconds from the origin to when the last heartbeat that was written had been sent.
     beat_ms: AtomicU64,
     /// Other instances that may have died and left claims, if this one is to look after them.
     silent: AtomicU32,
     /// How often the queue was found emptied.
     emptied: AtomicU64,
-    /// The queue was emptied, and not every instance has put back what it had claimed.
+    /// The queue was emptied, and not every instance has put back what it knew.
     gathering: AtomicBool,
     /// A connection may lead elsewhere from one transaction to the next.
     pooled: AtomicBool,
@@ -60,13 +68,23 @@ struct Known {
     queue_life: Option<Uuid>,
     /// Both, as `check_queue` has them.
     queue: Option<Arc<str>>,
+    /// When this instance learnt that this life began because the queue had been emptied.
+    learnt_at: Option<Instant>,
 }
 
 impl Known {
-    /// Takes note of where payments are.
-    fn note(&mut self, identity: String, life: Option<Uuid>) {
-        self.queue = life.map(|life| format!("{identity}, queue {life}").into());
-        (self.identity, self.queue_life) = (Some(identity), life);
+    /// Takes note of where payments are. True where another life of the queue was known before.
+    fn note(&mut self, identity: Option<String>, life: Option<Uuid>, now: Instant) -> bool {
+        let known = self.queue_life;
+        self.queue_life = life.or(known);
+        self.identity = identity;
+        let queue = self.identity.as_ref().zip(self.queue_life);
+        self.queue = queue.map(|(identity, life)| format!("{identity}, queue {life}").into());
+        if known == self.queue_life {
+            return false;
+        }
+        self.learnt_at = known.is_some().then_some(now);
+        known.is_some()
     }
 }
 
@@ -76,8 +94,11 @@ impl Admission {
     pub fn new() -> Self {
         Self {
             origin: Uptime::now(),
+            begun_at: Instant::now(),
             open: AtomicBool::new(false),
-            asks_first: AtomicBool::new(false),
+            was_restored: AtomicBool::new(false),
+            asks_accepted_before: AtomicI64::new(i64::MIN),
+            asks_until_ms: AtomicU64::new(0),
             beat_ms: AtomicU64::new(0),
             silent: AtomicU32::new(0),
             emptied: AtomicU64::new(0),
@@ -90,6 +111,7 @@ impl Admission {
                 identity: None,
                 queue_life: None,
                 queue: None,
+                learnt_at: None,
             }),
         }
     }
@@ -141,11 +163,18 @@ impl Admission {
         self.emptied.load(Ordering::Acquire)
     }
 
-    /// The life of the queue in which the claims of before have to be put back, if they have to be.
+    /// The life of the queue into which this instance has to put back what it knows, if it has to.
     #[must_use]
     pub fn gathering(&self) -> Option<Uuid> {
         let gathering = self.gathering.load(Ordering::Acquire);
         self.lock().queue_life.filter(|_| gathering)
+    }
+
+    /// For how long this instance has known that it has to put back what it knows, if it has to.
+    pub(super) fn gathers_for(&self, now: Instant) -> Option<Duration> {
+        let learnt_at = self.lock().learnt_at?;
+        self.gathering()?;
+        Some(now.duration_since(learnt_at))
     }
 
     /// The life of the queue, as far as it is known.
@@ -155,38 +184,77 @@ impl Admission {
 
     /// Takes note of the life of the queue that a new connection leads to, before its first
     /// statement. Nothing is claimed in a new one until [`gathered`](Self::gathered).
-    pub(super) fn found_queue(&self, life: Uuid) {
+    pub(super) fn found_queue(&self, life: Uuid, now: Instant) {
         let mut known = self.lock();
-        if known.queue_life == Some(life) {
+        let identity = known.identity.clone();
+        if known.note(identity, Some(life), now) {
+            self.was_emptied();
+        }
+    }
+
+    fn was_emptied(&self) {
+        self.emptied.fetch_add(1, Ordering::AcqRel);
+        self.gathering.store(true, Ordering::Release);
+        self.queue_emptied.notify_one();
+    }
+
+    /// This instance has put back what it knew, and a heartbeat has read how that stands: the queue
+    /// was emptied at `emptied_at` by the database's clock, and with `complete` all other instances
+    /// have put back what they knew, too. Where one has not, it may have calls open that nobody
+    /// knows of: nothing is claimed for the time `doubt`, after which these calls are over.
+    /// Payments that are accepted meanwhile, and for the time `doubt` from then on, are asked for
+    /// before their first charge.
+    pub(super) fn gathered(&self, life: Uuid, read: Gathered, doubt: Duration, now: Instant) {
+        let known = self.lock();
+        if known.queue_life != Some(life) || !self.gathering.load(Ordering::Acquire) {
             return;
         }
-        let known_before = known.queue_life.is_some();
-        if let Some(identity) = known.identity.clone() {
-            known.note(identity, Some(life));
+        let waited = known
+            .learnt_at
+            .is_none_or(|at| now.duration_since(at) >= doubt);
+        if !read.complete && !waited {
+            return;
         }
-        if known_before {
-            self.emptied.fetch_add(1, Ordering::AcqRel);
-            self.gathering.store(true, Ordering::Release);
-            self.queue_emptied.notify_one();
-            tracing::error!(
-                "a crash or a failover of the database server has emptied the unlogged queue: payments that waited \
-                in it are lost; audit.balance says how many"
-            );
-        }
+        self.ask_first(read.asks_before(doubt), doubt, now);
+        self.gathering.store(false, Ordering::Release);
+        let seconds = doubt.as_secs();
+        tracing::info!(
+            queue.complete = read.complete,
+            "claims go on; for {seconds} s every processor is asked for a payment before its first \
+            charge"
+        );
     }
 
-    /// All instances have put back what they had claimed in an earlier life of the queue.
-    pub(super) fn gathered(&self, life: Uuid) {
-        let known = self.lock();
-        if known.queue_life == Some(life) && self.gathering.swap(false, Ordering::AcqRel) {
-            tracing::info!("claims go on: every instance has put back what it had claimed");
+    /// Has every processor asked for payments that were accepted before a time of the database's
+    /// clock, and for every payment during the time `length` from now on.
+    fn ask_first(&self, accepted_before: Option<DateTime<Utc>>, length: Duration, now: Instant) {
+        if let Some(before) = accepted_before {
+            let micros = before.timestamp_micros();
+            self.asks_accepted_before
+                .fetch_max(micros, Ordering::Relaxed);
         }
+        let until = millis((now + length).duration_since(self.begun_at));
+        self.asks_until_ms.fetch_max(until, Ordering::Relaxed);
     }
 
-    /// Whether every processor is to be asked for a payment before its first charge.
+    /// Whether the database was restored, and that is not over.
     #[must_use]
-    pub fn asks_first(&self) -> bool {
-        self.asks_first.load(Ordering::Relaxed)
+    pub fn was_restored(&self) -> bool {
+        self.was_restored.load(Ordering::Relaxed)
+    }
+
+    /// Whether every processor is to be asked for a payment that was accepted then, by the
+    /// database's clock, before its first charge.
+    #[must_use]
+    pub fn asks_first(&self, accepted_at: DateTime<Utc>) -> bool {
+        if self.was_restored() {
+            return true;
+        }
+        let until = self.asks_until_ms.load(Ordering::Relaxed);
+        let before = self.asks_accepted_before.load(Ordering::Relaxed);
+        accepted_at.timestamp_micros() < before
+            // No clock is read where the queue was never emptied.
+            || until > 0 && millis(self.begun_at.elapsed()) < until
     }
 
     /// Accepts and charges nothing from now on. A reason that is new is logged.
@@ -223,10 +291,18 @@ impl Admission {
     /// Accepts and charges from now on. `sent_at` is when what wrote that down had been sent.
     pub fn admit(&self, admitted: Admitted, sent_at: Uptime) {
         let mut known = self.lock();
-        known.note(admitted.identity, admitted.queue_life);
-        self.gathering
-            .store(!admitted.queue_is_gathered, Ordering::Relaxed);
-        self.asks_first
+        let now = Instant::now();
+        if known.note(Some(admitted.identity), admitted.queue_life, now) {
+            self.was_emptied();
+        }
+        if let Some(quarantine) = admitted.quarantine {
+            self.ask_first(Some(quarantine.asks_before), quarantine.asks_for, now);
+            if quarantine.waits {
+                known.learnt_at.get_or_insert(now);
+                self.gathering.store(true, Ordering::Release);
+            }
+        }
+        self.was_restored
             .store(admitted.asks_first, Ordering::Relaxed);
         self.beat(sent_at);
         if !self.open.swap(true, Ordering::Relaxed) && known.held != STARTING {
@@ -236,8 +312,7 @@ impl Admission {
 
     /// A heartbeat that was sent then is written, and all is as it was at the admission.
     pub fn beat(&self, sent_at: Uptime) {
-        let since = sent_at.since(self.origin).as_millis();
-        let since = u64::try_from(since).unwrap_or(u64::MAX);
+        let since = millis(sent_at.since(self.origin));
         self.beat_ms.fetch_max(since, Ordering::Relaxed);
     }
 
@@ -256,7 +331,13 @@ impl Admission {
 
     /// What the heartbeat read.
     pub fn read_asks_first(&self, asks_first: bool) {
-        self.asks_first.store(asks_first, Ordering::Relaxed);
+        self.was_restored.store(asks_first, Ordering::Relaxed);
+    }
+
+    /// How long ago the last heartbeat that was written had been sent.
+    pub(super) fn last_beat(&self, now: Uptime) -> Duration {
+        let beat = Duration::from_millis(self.beat_ms.load(Ordering::Relaxed));
+        now.since(self.origin).saturating_sub(beat)
     }
 
     /// Tells operators why it is held.
@@ -269,6 +350,10 @@ impl Admission {
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl ConnectionCheck for Admission {
@@ -294,7 +379,7 @@ impl ConnectionCheck for Admission {
             .await?;
             if found.identity == expected {
                 if let Some(life) = found.life {
-                    self.found_queue(life);
+                    self.found_queue(life, Instant::now());
                 }
             } else {
                 let found = found.identity;
@@ -308,6 +393,55 @@ impl ConnectionCheck for Admission {
                 std::future::pending::<()>().await;
             }
             Ok(())
+        })
+    }
+}
+
+/// Takes connections for reading that lead to the database of the deployment or to a standby of it.
+/// One that leads elsewhere is kept from its user, and nothing else of the instance hears of it.
+#[derive(Debug)]
+pub struct ReadCheck {
+    admission: Arc<Admission>,
+    /// It was logged that a connection leads elsewhere.
+    told: AtomicBool,
+}
+
+impl ReadCheck {
+    /// Goes by the database that an instance was admitted to.
+    #[must_use]
+    pub fn new(admission: &Arc<Admission>) -> Self {
+        Self {
+            admission: Arc::clone(admission),
+            told: AtomicBool::new(false),
+        }
+    }
+}
+
+impl ConnectionCheck for ReadCheck {
+    fn check<'c>(
+        &'c self,
+        connection: &'c mut PgConnection,
+    ) -> BoxFuture<'c, Result<(), sqlx::Error>> {
+        Box::pin(async move {
+            let Some(expected) = self.admission.lock().identity.clone() else {
+                return Ok(());
+            };
+            let found = sqlx::query_scalar!(r#"SELECT database_identity() AS "identity!""#)
+                .fetch_one(connection)
+                .await?;
+            if found == expected {
+                self.told.store(false, Ordering::Relaxed);
+                return Ok(());
+            }
+            if !self.told.swap(true, Ordering::Relaxed) {
+                tracing::error!(
+                    database.expected = expected,
+                    database.found = found,
+                    "READ_DATABASE_URL leads to another database than DATABASE_URL: nothing is \
+                    read there"
+                );
+            }
+            std::future::pending().await
         })
     }
 }
@@ -327,8 +461,55 @@ pub struct Admitted {
     pub asks_first: bool,
     /// The life of its queue.
     pub queue_life: Option<Uuid>,
-    /// Whether the claims of an earlier life are in that queue.
-    pub queue_is_gathered: bool,
+    /// What is left to be heeded after that queue was emptied.
+    pub quarantine: Option<Quarantine>,
+}
+
+/// What a heartbeat reads of a queue that was emptied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Gathered {
+    /// All instances have put back what they knew.
+    pub complete: bool,
+    /// When it was emptied, by the database's clock.
+    pub emptied_at: Option<DateTime<Utc>>,
+}
+
+impl Gathered {
+    /// Payments accepted before this time are asked for. Where an instance has not put back what it
+    /// knew, nothing is claimed for the time `doubt`.
+    fn asks_before(self, doubt: Duration) -> Option<DateTime<Utc>> {
+        let length = if self.complete { doubt } else { doubt * 2 };
+        let length = TimeDelta::from_std(length).unwrap_or(TimeDelta::MAX);
+        self.emptied_at?.checked_add_signed(length)
+    }
+}
+
+/// What an instance heeds that starts after the queue was emptied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quarantine {
+    /// Every processor is asked for payments that were accepted before this time of the database's
+    /// clock.
+    pub asks_before: DateTime<Utc>,
+    /// And for every payment for so long.
+    pub asks_for: Duration,
+    /// An instance may have calls open that nobody knows of.
+    pub waits: bool,
+}
+
+impl Quarantine {
+    /// What is left at the time `now` of the database's clock.
+    fn left(read: Gathered, doubt: Duration, now: DateTime<Utc>) -> Option<Self> {
+        let emptied_at = read.emptied_at?;
+        let asks_before = read.asks_before(doubt)?;
+        // Of the future: that clock was set back since, and how much is left is not known.
+        let since = (now - emptied_at).to_std().unwrap_or_default();
+        let asks_for = (asks_before - now).to_std().unwrap_or_default();
+        Some(Self {
+            asks_before,
+            asks_for: asks_for.min(doubt * 2),
+            waits: !read.complete && since < doubt,
+        })
+    }
 }
 
 /// An instance that wants to be admitted.
@@ -395,14 +576,25 @@ impl Candidate {
         let mut transaction = connection.begin().await?;
         let found = sqlx::query!(
             r#"SELECT f.recorded, f.here AS "here!", coalesce(f.asks_first, false) AS "asks_first!",
-                q.life,
-                queue_is_gathered(q.life, $1, $2) AS "gathered!"
-            FROM deployment_find() AS f, queue_life() AS q"#,
-            self.id,
-            interval(INSTANCE_TTL)
+                q.life
+            FROM deployment_find() AS f, queue_life() AS q"#
         )
         .fetch_one(&mut *transaction)
         .await?;
+        // A statement of its own: queue_life() may just have begun this life.
+        let emptied = sqlx::query!(
+            r#"SELECT clock_timestamp() AS "now!", queue_is_gathered($1, $2, $3) AS "complete!",
+                queue_emptied_at($1) AS emptied_at"#,
+            found.life,
+            self.id,
+            interval(self.terms.doubt())
+        )
+        .fetch_one(&mut *transaction)
+        .await?;
+        let read = Gathered {
+            complete: emptied.complete,
+            emptied_at: emptied.emptied_at,
+        };
         let wrong_cell = self.wrong_cell(&mut transaction).await?;
         let decided = match (wrong_cell, found.recorded) {
             (Some(differs), _) => Err(Attention::InstanceHeld.item(differs)),
@@ -413,7 +605,7 @@ impl Candidate {
                     identity: found.here,
                     asks_first: found.asks_first,
                     queue_life: found.life,
-                    queue_is_gathered: found.gathered,
+                    quarantine: Quarantine::left(read, self.terms.doubt(), emptied.now),
                 })
                 .map_err(|reason| Attention::InstanceHeld.item(reason)),
             (None, recorded) => Err(Attention::DatabaseCopy.item(format!(
@@ -545,7 +737,7 @@ mod tests {
             identity: String::new(),
             asks_first: false,
             queue_life: None,
-            queue_is_gathered: true,
+            quarantine: None,
         };
         admission.admit(admitted, begin);
         assert!(admission.may_claim(begin + INSTANCE_TTL.mul_f64(0.9)));
@@ -554,5 +746,124 @@ mod tests {
         assert!(!admission.may_claim(later));
         admission.beat(later);
         assert!(admission.may_claim(later));
+    }
+
+    const DOUBT: Duration = Duration::from_secs(80);
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds)
+    }
+
+    fn may_claim(admission: &Admission) -> bool {
+        admission.may_claim(Uptime::now())
+    }
+
+    /// One that serves, and learns at `now` that its queue was emptied.
+    fn emptied(now: Instant) -> (Admission, Uuid) {
+        let (admission, life) = (Admission::new(), Uuid::from_u128(2));
+        let admitted = Admitted {
+            identity: String::new(),
+            asks_first: false,
+            queue_life: Some(Uuid::from_u128(1)),
+            quarantine: None,
+        };
+        admission.admit(admitted, Uptime::now());
+        assert!(may_claim(&admission) && !admission.asks_first(at(0)));
+        admission.found_queue(life, now);
+        (admission, life)
+    }
+
+    #[test]
+    fn nothing_is_claimed_in_an_emptied_queue_before_all_instances_have_put_back_what_they_knew() {
+        let begin = Instant::now();
+        let (admission, life) = emptied(begin);
+        assert_eq!(admission.times_emptied(), 1);
+        assert!(!may_claim(&admission));
+        let read = |complete| Gathered {
+            complete,
+            emptied_at: Some(at(1_000)),
+        };
+        admission.gathered(life, read(false), DOUBT, begin);
+        assert!(!may_claim(&admission), "another one may have calls open");
+        // Of an earlier life.
+        admission.gathered(Uuid::from_u128(1), read(true), DOUBT, begin);
+        assert!(!may_claim(&admission));
+        admission.gathered(life, read(true), DOUBT, begin);
+        assert!(may_claim(&admission) && admission.gathering().is_none());
+    }
+
+    #[test]
+    fn an_instance_that_puts_nothing_back_is_waited_for_until_its_calls_are_over() {
+        let begin = Instant::now();
+        let (admission, life) = emptied(begin);
+        let read = Gathered {
+            complete: false,
+            emptied_at: Some(at(1_000)),
+        };
+        let almost = begin + (DOUBT - Duration::from_millis(1));
+        admission.gathered(life, read, DOUBT, almost);
+        assert!(!may_claim(&admission));
+        admission.gathered(life, read, DOUBT, begin + DOUBT);
+        assert!(may_claim(&admission));
+        // What was accepted meanwhile is asked for, whenever it is claimed.
+        admission.asks_until_ms.store(0, Ordering::Relaxed);
+        assert!(admission.asks_first(at(1_000 + 159)));
+        assert!(!admission.asks_first(at(1_000 + 160)));
+    }
+
+    #[test]
+    fn after_an_emptied_queue_processors_are_asked_for_a_while_whatever_the_databases_clock_says() {
+        let long_ago = Instant::now();
+        let (admission, life) = emptied(long_ago);
+        let read = Gathered {
+            complete: true,
+            emptied_at: Some(at(1_000)),
+        };
+        admission.gathered(life, read, DOUBT, long_ago);
+        assert!(admission.asks_first(at(1_000 + 79)));
+        // That clock was set forward since: the time of this instance counts.
+        assert!(admission.asks_first(at(9_000)));
+        admission.asks_until_ms.store(1, Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(!admission.asks_first(at(1_000 + 80)));
+        assert!(admission.asks_first(at(1_000 + 79)));
+    }
+
+    #[test]
+    fn an_instance_that_starts_after_the_queue_was_emptied_heeds_what_is_left() {
+        let read = |complete| Gathered {
+            complete,
+            emptied_at: Some(at(1_000)),
+        };
+        let left = |complete, now| {
+            let left = Quarantine::left(read(complete), DOUBT, at(now)).expect("it was emptied");
+            (left.asks_for.as_secs(), left.waits)
+        };
+        assert_eq!(left(true, 1_000), (80, false));
+        assert_eq!(left(true, 1_079), (1, false));
+        assert_eq!(left(true, 5_000), (0, false));
+        assert_eq!(left(false, 1_079), (81, true));
+        assert_eq!(left(false, 1_080), (80, false));
+        assert_eq!(left(false, 0), (160, true), "the clock was set back");
+        let never = Gathered {
+            complete: false,
+            emptied_at: None,
+        };
+        assert_eq!(Quarantine::left(never, DOUBT, at(0)), None);
+    }
+
+    #[test]
+    fn an_instance_that_was_held_while_the_queue_was_emptied_puts_back_what_it_knows() {
+        let begin = Instant::now();
+        let (admission, _) = emptied(begin);
+        let admitted = Admitted {
+            identity: String::new(),
+            asks_first: false,
+            queue_life: Some(Uuid::from_u128(3)),
+            quarantine: None,
+        };
+        admission.admit(admitted, Uptime::now());
+        assert_eq!(admission.times_emptied(), 2);
+        assert_eq!(admission.gathering(), Some(Uuid::from_u128(3)));
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ProcessorSettings, Settings};
+use crate::domain::lease::LeasePolicy;
 
 /// What an instance is configured with, as far as the others have to know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +59,14 @@ impl MemberTerms {
             processor_timeout_ms: millis(settings.processors.processor_timeout),
             late_charge_ms: millis(settings.late_charge),
         }
+    }
+
+    /// How long a claim and the doubt that it leaves last.
+    #[must_use]
+    pub fn doubt(&self) -> Duration {
+        let millis = Duration::from_millis;
+        let timeout = millis(self.processor_timeout_ms);
+        LeasePolicy::new(timeout, millis(self.late_charge_ms)).doubt()
     }
 
     /// What differs from the terms of the deployment, a phrase each; none where they agree.

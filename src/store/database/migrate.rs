@@ -48,7 +48,7 @@ const RIGHTS: &str = "
     GRANT EXECUTE ON FUNCTION deployment_find(), database_identity(), queue_life() TO {role};
     GRANT INSERT, UPDATE ON processor_health TO {role};
     GRANT EXECUTE ON FUNCTION decide_in_doubt, discard_dead_letters, switch_processor,
-        count_accepted
+        acknowledge_emptied_queue, count_accepted
         TO {role};
     GRANT INSERT, DELETE ON operator_session_revoked TO {role};
     GRANT INSERT ON reconcile_run TO {role};
@@ -101,7 +101,7 @@ async fn migrate_cell(settings: &MigrateSettings) -> anyhow::Result<()> {
         }
         ask_those_who_serve(connection, owner.queue_durability).await?;
         apply_durability(connection, owner.queue_durability).await?;
-        Ok(with_deadline(told_of_standbys(connection)).await?)
+        Ok(with_deadline(told_of_risks(connection)).await?)
     })
     .await
 }
@@ -160,7 +160,7 @@ pub async fn prepare_where(
         } else if let Some(other) = with_deadline(other_durability(connection, wanted)).await? {
             return Ok(Schema::Waits(other));
         }
-        with_deadline(told_of_standbys(connection)).await?;
+        with_deadline(told_of_risks(connection)).await?;
         Ok(Schema::Ready)
     })
     .await
@@ -189,7 +189,7 @@ async fn prepare_in_transactions(
     if let Some(other) = with_deadline(other).await? {
         return Ok(waits(other)?);
     }
-    with_deadline(told_of_standbys(connection)).await?;
+    with_deadline(told_of_risks(connection)).await?;
     Ok(Schema::Ready)
 }
 
@@ -378,8 +378,28 @@ pub async fn failover_loses_queue(connection: &mut PgConnection) -> Result<bool,
     .await
 }
 
-/// Logs what a failover would lose.
-async fn told_of_standbys(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+/// What is said where a setting of the server makes every commit unsafe. Not where
+/// `full_page_writes` is off: some file systems write pages whole.
+///
+/// # Errors
+/// The database did not answer.
+pub async fn unsafe_setting(
+    connection: &mut PgConnection,
+) -> Result<Option<&'static str>, sqlx::Error> {
+    let is_off = sqlx::query_scalar!(r#"SELECT current_setting('fsync') = 'off' AS "off!""#)
+        .fetch_one(connection)
+        .await?;
+    Ok(is_off.then_some(
+        "fsync is off: a crash of the server's machine loses or damages what was confirmed, \
+        settled payments included",
+    ))
+}
+
+/// Logs what a failover or a crash would lose.
+async fn told_of_risks(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    if let Some(setting) = unsafe_setting(connection).await? {
+        tracing::warn!("{setting}; set fsync = on: docs/operations.md");
+    }
     if failover_loses_queue(connection).await? {
         tracing::warn!(
             "{FAILOVER_LOSES_QUEUE}; set QUEUE_DURABILITY=logged: docs/high-availability.md"

@@ -34,7 +34,7 @@ pub(crate) use lock::{with_short_locks, with_short_locks_of};
 pub(crate) use migrate::session_options;
 pub use migrate::{
     FAILOVER_LOSES_QUEUE, NotReady, Schema, check_ready, failover_loses_queue, meet_pooler,
-    migrate, prepare, prepare_where,
+    migrate, prepare, prepare_where, unsafe_setting,
 };
 pub(crate) use notification::{CHANNEL, notify_others};
 pub use outage::{FAILURE_REMEMBERED, Outage, Writes, condition};
@@ -46,7 +46,7 @@ pub use pools::{
 pub use serving::{Found, Serving, ServingPoll, serving};
 pub use session::IDLE_IN_TRANSACTION_TIMEOUT;
 pub(crate) use session::Session;
-pub use validity::{ANSWER_DEADLINE, Validity, with_deadline};
+pub use validity::{ANSWER_DEADLINE, READ_DEADLINE, Validity, with_deadline};
 pub use version::{COMPATIBLE, MIGRATIONS, Standing, TooNew, standing};
 
 /// How long one statement may run before the server ends it.

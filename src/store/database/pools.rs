@@ -11,7 +11,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, PgConnection, PgPool};
 
 use super::session::Session;
-use super::validity::Validity;
+use super::validity::{READ_DEADLINE, Validity};
 use crate::config::{DatabaseSettings, QueueDurability};
 use crate::domain::cell::Cell;
 use crate::telemetry::metrics::Counts;
@@ -119,6 +119,17 @@ impl Pool {
         statements: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, sqlx::Error> {
         self.validity.with_deadline(statements).await
+    }
+
+    /// The same within [`READ_DEADLINE`], for what a request reads from a standby.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn read<T>(
+        &self,
+        statements: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        self.validity.within(READ_DEADLINE, statements).await
     }
 
     /// Which connections of the instance may be used.

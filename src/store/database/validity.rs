@@ -12,6 +12,9 @@ use super::errors::withdraws;
 /// How long the statements of one step may take, after which their connection is given up: the
 /// server ends each of them after [`STATEMENT_TIMEOUT`], so it does not hear us any more.
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(15);
+/// The same for what a request reads from a standby. Shorter than that of the request: a standby
+/// that hangs is no reason to give up connections to the primary.
+pub const READ_DEADLINE: Duration = Duration::from_secs(12);
 /// The least time between two withdrawals: where each new connection leads to a standby again, they
 /// are not made anew for every statement.
 const WITHDRAWAL_PAUSE: Duration = Duration::from_secs(1);
@@ -33,10 +36,22 @@ impl Validity {
         &self,
         statements: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, sqlx::Error> {
+        self.within(ANSWER_DEADLINE, statements).await
+    }
+
+    /// [`with_deadline`](Self::with_deadline) with another one.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) async fn within<T>(
+        &self,
+        deadline: Duration,
+        statements: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
         // It is dropped after the withdrawal: a connection that went back before would be tried for
         // ever.
         let mut statements = pin!(statements);
-        match answer(statements.as_mut()).await {
+        match answer(deadline, statements.as_mut()).await {
             Some(outcome) => outcome.inspect_err(|error| self.heed(error)),
             None => {
                 self.withdraw();
@@ -79,13 +94,13 @@ impl Validity {
 pub async fn with_deadline<T>(
     statements: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {
-    answer(pin!(statements))
+    answer(ANSWER_DEADLINE, pin!(statements))
         .await
         .unwrap_or_else(|| Err(silence()))
 }
 
-async fn answer<T>(statements: Pin<&mut impl Future<Output = T>>) -> Option<T> {
-    tokio::time::timeout(ANSWER_DEADLINE, statements).await.ok()
+async fn answer<T>(deadline: Duration, statements: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    tokio::time::timeout(deadline, statements).await.ok()
 }
 
 fn silence() -> sqlx::Error {
@@ -93,4 +108,5 @@ fn silence() -> sqlx::Error {
     sqlx::Error::Io(silence)
 }
 
-const _: () = assert!(ANSWER_DEADLINE.as_secs() > STATEMENT_TIMEOUT.as_secs());
+const _: () = assert!(READ_DEADLINE.as_secs() > STATEMENT_TIMEOUT.as_secs());
+const _: () = assert!(ANSWER_DEADLINE.as_secs() > READ_DEADLINE.as_secs());

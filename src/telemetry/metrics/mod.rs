@@ -54,6 +54,8 @@ pub struct Counts {
     pub recorded_before: Total,
     pub charged_twice: Total,
     pub clock_steps: Total,
+    pub queue_emptied: Total,
+    pub put_back: Total,
     pub unrecorded: Gauge,
     pub spans: SpanCounts,
     pub wrong_tokens: Total,
@@ -299,6 +301,16 @@ impl Counts {
                 "database_clock_steps",
                 "Steps of the database server's clock \
                 against this instance's",
+            ),
+            queue_emptied: all.total(
+                "queue_emptied",
+                "How often this instance found that a \
+                crash or a failover of the database server had emptied the unlogged queue",
+            ),
+            put_back: all.total(
+                "put_back",
+                "Payments that this instance put back into an emptied queue, because it still \
+                knew them",
             ),
             unrecorded: all.gauge(
                 "unrecorded_payments",

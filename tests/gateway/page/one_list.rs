@@ -15,7 +15,7 @@ use crate::support::eventually;
 
 /// What an instance finds in itself, a transaction that no test waits for, and a standby, which other
 /// tests at the same server would see: another living instance tells of them.
-const TOLD_BY_INSTANCES: [Attention; 10] = [
+const TOLD_BY_INSTANCES: [Attention; 11] = [
     Attention::ChargedTwice,
     Attention::Unrecorded,
     Attention::InstanceHeld,
@@ -26,6 +26,7 @@ const TOLD_BY_INSTANCES: [Attention; 10] = [
     Attention::ProcessorFailing,
     Attention::LongTransaction,
     Attention::UnloggedStandby,
+    Attention::NotDurable,
 ];
 
 fn names(kinds: &[Attention]) -> BTreeSet<String> {

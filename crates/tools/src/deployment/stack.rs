@@ -18,6 +18,7 @@ use serde::Deserialize;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
+use uuid::Uuid;
 
 use super::cluster::Cluster;
 use super::process::Process;
@@ -336,6 +337,25 @@ impl Stack {
         Ok(read)
     }
 
+    /// Those payments that are in no table.
+    pub(crate) async fn lacks(&self, ids: &[Uuid]) -> anyhow::Result<Vec<Uuid>> {
+        let mut connection = self.connect().await?;
+        let lacking = sqlx::query_scalar(
+            "SELECT id FROM unnest($1) AS posted (id) WHERE NOT EXISTS (
+                SELECT FROM payment_queue q WHERE q.correlation_id = posted.id
+                UNION ALL
+                SELECT FROM payment_processed p WHERE p.correlation_id = posted.id
+                UNION ALL
+                SELECT FROM payment_dead_letter d WHERE d.correlation_id = posted.id
+            )",
+        )
+        .bind(ids)
+        .fetch_all(&mut connection)
+        .await?;
+        connection.close().await?;
+        Ok(lacking)
+    }
+
     /// Payments that are not settled.
     pub async fn queued(&self) -> anyhow::Result<i64> {
         self.number("SELECT count(*) FROM payment_queue").await
@@ -404,6 +424,18 @@ impl Stack {
     /// Says what the database is.
     pub async fn declare(&self, word: &str) -> anyhow::Result<()> {
         self.operate(&["deployment", "declare", word, "--reason", "torture"])
+            .await
+    }
+
+    /// How often a crash of the server has emptied the queue, as the service reports it.
+    pub(crate) async fn emptied_queues(&self) -> anyhow::Result<i64> {
+        self.number("SELECT count(*) FROM payment_queue_emptied")
+            .await
+    }
+
+    /// Says that what an emptied queue lost is seen to.
+    pub(crate) async fn acknowledge(&self) -> anyhow::Result<()> {
+        self.operate(&["deployment", "acknowledge", "--reason", "torture"])
             .await
     }
 

@@ -1,6 +1,7 @@
 //! The clients: they post payments through nginx, again when they got no acceptance, and some of
 //! them more often than they should.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,10 +104,28 @@ impl Clients {
         self.ledger.accepted()
     }
 
+    /// Posts again those of the first `accepted` payments that were accepted and are nowhere in the
+    /// database, each until it is accepted. Returns how many.
+    pub(crate) async fn post_lost_again(
+        &self,
+        stack: &Stack,
+        accepted: usize,
+    ) -> anyhow::Result<usize> {
+        let mut payments = self.ledger.accepted_after(0);
+        payments.truncate(accepted);
+        let ids: Vec<Uuid> = payments.iter().map(|(id, _)| *id).collect();
+        let lost: HashSet<Uuid> = stack.lacks(&ids).await?.into_iter().collect();
+        payments.retain(|(id, _)| lost.contains(id));
+        self.post_all(payments).await
+    }
+
     /// Posts again what was accepted after the first `count` payments, each until it is accepted.
     /// Returns how many.
     pub(super) async fn post_again(&self, count: usize) -> anyhow::Result<usize> {
-        let payments = self.ledger.accepted_after(count);
+        self.post_all(self.ledger.accepted_after(count)).await
+    }
+
+    async fn post_all(&self, payments: Vec<(Uuid, i64)>) -> anyhow::Result<usize> {
         let posted = payments.len();
         let places = Arc::new(Semaphore::new(POSTED_TOGETHER));
         let mut posts = JoinSet::new();

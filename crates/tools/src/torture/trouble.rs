@@ -43,6 +43,8 @@ const AFTER_DUMP: Range<Duration> = Duration::from_millis(500)..Duration::from_m
 /// How long payments that wait when a restored database is declared may take to be settled, beyond
 /// the longest doubt: every processor has to answer for each.
 const CHECK_LIMIT: Duration = Duration::from_secs(90);
+/// How long the instances have to report that the queue was emptied: both may be stopped at first.
+const REPORT_LIMIT: Duration = Duration::from_secs(60);
 /// How long an instance that must not serve has to say that it is held, its start included.
 const HELD_LIMIT: Duration = Duration::from_secs(30);
 
@@ -350,9 +352,21 @@ impl Hand {
                 Freeze,
                 CrashOne,
             ],
-            // A crash of the server is what this mode does not survive.
-            QueueDurability::Unlogged => vec![ChangePassword, Restart, Freeze, Restart],
+            // Each crash takes some doubts' time.
+            QueueDurability::Unlogged => {
+                vec![
+                    ChangePassword,
+                    Restart,
+                    Crash,
+                    Freeze,
+                    Restart,
+                    CrashOne,
+                    Freeze,
+                    Restart,
+                ]
+            }
         };
+        let empties = durability == QueueDurability::Unlogged;
         if self.pace.restores {
             cards.insert(2, RestoreDump);
         }
@@ -369,6 +383,10 @@ impl Hand {
                 return;
             }
             let done = match trouble {
+                Crash | CrashOne if empties => {
+                    let only_one = (trouble == CrashOne).then_some(which);
+                    self.empty_queue(&clients, away, only_one).await
+                }
                 Crash => self.crash_database(away).await,
                 CrashOne => self.crash_backend(which).await,
                 Restart => self.restart_database(away).await,
@@ -401,6 +419,66 @@ impl Hand {
             let kind = "database connection killed";
             self.stack.timeline.trouble(kind, "");
         }
+        Ok(())
+    }
+
+    /// Crashes the server, which empties the unlogged queue, and does what operators and clients do
+    /// then: the instances have to report it; clients post again what they were told was accepted;
+    /// what processors have of payments that no client posts again is recorded. Nobody sets the
+    /// clock of the database meanwhile: a time that it skips is one that an instance which starts
+    /// does not wait.
+    async fn empty_queue(
+        &self,
+        clients: &Clients,
+        away: Duration,
+        only_one: Option<u32>,
+    ) -> anyhow::Result<()> {
+        let (stack, timeline) = (&self.stack, &self.stack.timeline);
+        let mut cluster = stack.cluster.lock().await;
+        let reported = stack.emptied_queues().await?;
+        match only_one {
+            Some(which) => {
+                if !cluster.crash_one(|count| which as usize % count) {
+                    return Ok(());
+                }
+                timeline.trouble("database connection killed", "");
+            }
+            None => {
+                timeline.trouble("database killed", &format!("for {away:?}"));
+                let processes = cluster.crash().await?;
+                timeline.note("database killed", &format!("{processes} processes"));
+                self.rest(away).await;
+                cluster.start().await?;
+            }
+        }
+        let accepted = clients.accepted();
+        let crashed_at = Instant::now();
+        loop {
+            // The server may be recovering.
+            match stack.emptied_queues().await {
+                Ok(times) if times > reported => break,
+                _ if crashed_at.elapsed() > REPORT_LIMIT => {
+                    timeline.complain("nobody reports that the queue was emptied".to_owned());
+                    break;
+                }
+                _ => tokio::time::sleep(POLL).await,
+            }
+        }
+        // What is lost otherwise stays lost, and is found by the verdict.
+        let again = clients.post_lost_again(stack, accepted).await?;
+        timeline.note("posted again", &format!("{again} payments were nowhere"));
+        // Whatever was sent before the crash is stored by then, and known to the instances.
+        stack
+            .until_settled_so_far(self.pace.longest_doubt() * 2 + CHECK_LIMIT)
+            .await?;
+        let [default, fallback] = &stack.processors;
+        let _turns = (default.turn.lock().await, fallback.turn.lock().await);
+        default.behave(&Behaviour::default()).await?;
+        fallback.behave(&Behaviour::default()).await?;
+        tokio::time::sleep(self.pace.longest_charge()).await;
+        stack.record_charges_after([0, 0]).await?;
+        stack.acknowledge().await?;
+        timeline.note("acknowledged", "");
         Ok(())
     }
 
