@@ -113,6 +113,8 @@ run() {
     local become=("${owner[@]}")
     # After the change of user, which would undo it.
     [ "${STOP_WITH_PARENT:-no}" = no ] || become+=(setpriv --pdeathsig INT --)
+    # What PyPI's programs load later they would look for where they were built.
+    [[ $programs == /usr/* ]] || become+=(env "LD_LIBRARY_PATH=$programs/../lib")
     if [ -n "${CLOCK_FILE:-}" ]; then
         local faketime
         faketime=$(printf '%s\n' /usr/lib/*/faketime/libfaketime.so.1 | head -n 1)

@@ -177,6 +177,19 @@ async fn behind_a_transaction_pooler_commits_and_plans_do_not_rest_on_what_sessi
 }
 
 #[tokio::test]
+async fn of_instances_that_start_at_once_behind_a_new_pooler_none_ends() {
+    let database = Database::migrated().await;
+    let pooler = PgBouncer::start(&database.url, &transaction(), &[FEW]).await;
+    let default = processor().await;
+    let configured = processors(&[&default]);
+    let start = || Gateway::spawn(&pooler.url(), &configured, &[]);
+    let all = [start(), start(), start(), start()];
+    for gateway in &all {
+        gateway.until_ready().await;
+    }
+}
+
+#[tokio::test]
 async fn a_session_that_the_pooler_opens_later_begins_with_what_statements_need() {
     let database = Database::migrated().await;
     let pooler = PgBouncer::start(&database.url, &transaction(), &[FEW]).await;

@@ -61,6 +61,12 @@ pub(super) fn withdraws(error: &sqlx::Error) -> bool {
     has_code(error, &["25006", "0A000", "26000", "PP001"])
 }
 
+/// Whether two sessions wrote one row of the catalogue at once: 23505, or "tuple concurrently
+/// updated".
+pub(super) fn is_of_two_at_once(error: &sqlx::Error) -> bool {
+    has_code(error, &["23505", "XX000"])
+}
+
 /// Whether a statement was not there that had been prepared, or one of its name was there that had
 /// not: somebody stands between, and does not keep them apart.
 pub(super) fn is_unprepared(error: &sqlx::Error) -> bool {

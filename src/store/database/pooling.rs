@@ -6,17 +6,23 @@
 //! is waited for) they say in their own transaction; and the statements that accept, claim and
 //! settle ask whether they are where they should be ([`expected`](super::Connections::expected)).
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
-use super::errors::{Unfit, is_unprepared};
+use super::errors::{Unfit, is_of_two_at_once, is_unprepared};
 use super::session::Session;
 use super::validity::with_deadline;
 
 /// How often it is tried whether two connections share a session. An idle pooler shows it the first
 /// time; a busy one may give a connection the session that it had before, but hardly so often.
 const LOOKS: usize = 4;
+/// How often the defaults of the role are written that another instance writes at the same time,
+/// and the pause between.
+const DEFAULT_ATTEMPTS: usize = 20;
+const DEFAULT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Whose the sessions of the server are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,11 +93,22 @@ async fn process(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
 
 /// Makes what the service's sessions are told the defaults of this connection's role in this
 /// database, and ends idle sessions of the role that began before that, or before the newest
-/// migration: the pooler opens others.
+/// migration: the pooler opens others. Of instances that do so at once the server refuses all but
+/// one, and these find it done.
 ///
 /// # Errors
 /// The database refuses, as a standby does.
 pub(super) async fn become_default(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    for _ in 1..DEFAULT_ATTEMPTS {
+        match set_defaults(connection).await {
+            Err(error) if is_of_two_at_once(&error) => tokio::time::sleep(DEFAULT_PAUSE).await,
+            done => return done,
+        }
+    }
+    set_defaults(connection).await
+}
+
+async fn set_defaults(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let mut transaction = connection.begin().await?;
     let before = defaults(&mut transaction).await?;
     sqlx::raw_sql(AssertSqlSafe(Session::SERVICE.as_defaults()))
