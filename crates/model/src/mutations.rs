@@ -192,7 +192,7 @@ pub fn small() -> Vec<(&'static str, Exploration)> {
     ]
 }
 
-/// What `make model` explores.
+/// What `make model` explores, beside [`small`].
 #[must_use]
 pub fn large() -> Vec<(&'static str, Exploration)> {
     let one = Config {
@@ -206,17 +206,23 @@ pub fn large() -> Vec<(&'static str, Exploration)> {
     vec![
         (
             "logged: everything that is rare, at most once",
-            all(with(logged(), |it| {
-                (it.crashes, it.server_crashes, it.unheard) = (1, 1, 1);
-                (it.refusals, it.retries, it.words) = (1, 1, 1);
-            })),
+            up_to(
+                with(logged(), |it| {
+                    (it.crashes, it.server_crashes, it.unheard) = (1, 1, 1);
+                    (it.refusals, it.retries, it.words) = (1, 1, 1);
+                }),
+                18,
+            ),
         ),
         (
             "logged: three claims at once",
-            all(Config {
-                claims: 3,
-                ..with(logged(), |it| (it.changes, it.posts) = (0, [1, 0]))
-            }),
+            up_to(
+                Config {
+                    claims: 3,
+                    ..with(logged(), |it| (it.changes, it.posts) = (0, [1, 0]))
+                },
+                30,
+            ),
         ),
         (
             "logged: finer times",
@@ -230,23 +236,14 @@ pub fn large() -> Vec<(&'static str, Exploration)> {
                 ..with(logged(), |it| (it.changes, it.crashes) = (0, 1))
             }),
         ),
-        (
-            "unlogged: the server crashes",
-            all(Config {
-                claim_on_accept: false,
-                ..unlogged()
-            }),
-        ),
+        ("unlogged: the server crashes", up_to(unlogged(), 18)),
         (
             "unlogged: one claim at a time, instances die, too",
-            all(with(one, |it| it.crashes = 1)),
+            up_to(with(one, |it| it.crashes = 1), 19),
         ),
         (
             "unlogged: another amount, the operator's word",
-            up_to(
-                with(one, |it| (it.crashes, it.words, it.changes) = (1, 1, 1)),
-                18,
-            ),
+            up_to(with(one, |it| (it.words, it.changes) = (1, 1)), 18),
         ),
         (
             "unlogged: two payments",
@@ -255,7 +252,7 @@ pub fn large() -> Vec<(&'static str, Exploration)> {
                     payments: 2,
                     ..with(unlogged(), |it| it.posts = [2, 1])
                 },
-                16,
+                14,
             ),
         ),
     ]

@@ -1274,7 +1274,8 @@ impl Protocol {
             .for_each(|instance| instance.watched = 0);
     }
 
-    /// The operator tells the truth of this moment, and the `requestedAt` of the record.
+    /// The operator tells the truth of this moment, and the `requestedAt` of the record. Where the
+    /// record has another amount he says nothing.
     fn say(&self, state: &mut State, payment: u8) {
         let Some(assigned) = state.db.payments[usize::from(payment)]
             .row
@@ -1283,6 +1284,12 @@ impl Protocol {
             return;
         };
         let record = state.record(assigned.processor, payment);
+        let amount = state.db.payments[usize::from(payment)]
+            .row
+            .map(|row| row.amount);
+        if record.is_some_and(|record| Some(record.amount) != amount) {
+            return;
+        }
         let before = state.durable;
         self.commit(state, true);
         let charged_at = record.map(|record| record.requested_at);
