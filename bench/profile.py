@@ -10,7 +10,7 @@ SETTINGS = ("shared_preload_libraries=pg_stat_statements",)
 STATEMENTS = {
     "accept_payment(": "accept one",
     "accept_payments(": "accept some",
-    "WITH free AS": "claim",
+    "WITH queued AS": "claim",
     "settle_payments(": "settle",
 }
 OTHERS = "all else"

@@ -114,6 +114,7 @@ impl Member {
         });
         let mut outage = Outage::new("deployment");
         let mut beat_at: Option<Instant> = None;
+        let mut sent_at = Uptime::now();
         let mut put_back = self.admission.queue_life();
         let mut told = put_back;
         let mut known = vec![Known::default(); self.processors.len()];
@@ -139,9 +140,11 @@ impl Member {
                 told = Some(life);
                 self.tell_emptied(&self.in_flight.known());
             }
-            self.in_flight.forget(self.terms.doubt(), Uptime::now());
             let beat =
                 gathering.is_some() || beat_at.is_none_or(|at| at.elapsed() >= HEARTBEAT_INTERVAL);
+            if beat {
+                sent_at = Uptime::now();
+            }
             let synced = async {
                 if let Some(life) = gathering
                     && put_back != Some(life)
@@ -165,6 +168,7 @@ impl Member {
                     outage.over();
                     if beat {
                         beat_at = Some(Instant::now());
+                        self.in_flight.forget(self.terms.doubt(), sent_at);
                     }
                     for index in polls {
                         if stop.is_cancelled() {

@@ -105,10 +105,21 @@ impl InFlight {
         }
     }
 
+    /// Claims were made while the queue was found emptied: in the former one or in the new one, and
+    /// nothing of them will be sent. What is known of a payment that may have been charged stays.
+    pub fn add_stale(&self, claims: &[Claim]) {
+        let mut open = self.lock();
+        for claim in claims {
+            if !open.claimed.contains_key(&claim.payment.correlation_id) {
+                open.add(claim);
+            }
+        }
+    }
+
     /// The claim was made in a queue that is gone, and nothing is sent.
     pub fn note_stale(&self, claim: &Claim) {
         if let Some(claimed) = self.lock().claimed.get_mut(&claim.payment.correlation_id) {
-            claimed.is_stale |= claimed.attempt == claim.attempt;
+            claimed.is_stale |= claimed.attempt == claim.attempt && claimed.is_of_call(claim);
         }
     }
 
@@ -141,35 +152,32 @@ impl InFlight {
         let mut open = self.lock();
         for CompletedClaim { claim, outcome } in batch {
             let id = &claim.payment.correlation_id;
-            let newest = open.claimed.get_mut(id);
-            let is_newest = newest
-                .as_ref()
-                .is_some_and(|newest| newest.attempt <= claim.attempt);
-            match (outcome, newest) {
-                (Outcome::Charged { .. }, _) => {
+            let Some(newest) = open.claimed.get_mut(id) else {
+                continue;
+            };
+            let is_newest = newest.attempt <= claim.attempt;
+            match outcome {
+                Outcome::Charged { .. } => {
                     open.claimed.remove(id);
                 }
-                (_, Some(newest)) if is_newest && newest.is_put_back => {
-                    newest.left_at = Some(now);
-                }
-                (Outcome::Dead { .. }, _) if is_newest => {
+                // A processor that was asked before the charge may have another `requested_at`.
+                Outcome::Dead { .. } if is_newest && !newest.is_put_back => {
                     open.claimed.remove(id);
                 }
-                (Outcome::InDoubt { .. }, Some(newest)) if is_newest => {
-                    newest.left_at = Some(now);
-                }
-                (Outcome::NotCharged { .. }, _) if is_newest => open.release(*id),
-                _ => {}
+                Outcome::Dead { .. } if is_newest => newest.left_at = Some(now),
+                _ if !is_newest || !newest.is_of_call(claim) => {}
+                Outcome::NotCharged { .. } if !newest.is_put_back => open.release(*id),
+                _ => newest.left_at = Some(now),
             }
         }
     }
 
-    /// Forgets payments that were left in doubt before the time `doubt`: another instance has
-    /// claimed them since.
-    pub fn forget(&self, doubt: Duration, now: Uptime) {
+    /// Forgets payments that were left in doubt for longer than `doubt` before the queue was last
+    /// known to be the same: another instance has claimed them since.
+    pub fn forget(&self, doubt: Duration, known_at: Uptime) {
         let mut open = self.lock();
         open.claimed
-            .retain(|_, claimed| claimed.left_at.is_none_or(|at| now.since(at) <= doubt));
+            .retain(|_, claimed| claimed.left_at.is_none_or(|at| known_at.since(at) <= doubt));
     }
 
     /// Whether this instance has claimed the payment and not recorded the outcome.
@@ -282,6 +290,11 @@ impl Open {
 }
 
 impl Claimed {
+    /// Whether that claim sends the same call. The numbers of claims begin anew in another queue.
+    fn is_of_call(&self, claim: &Claim) -> bool {
+        self.requested_at == claim.requested_at && self.processor == claim.processor
+    }
+
     fn put_back(&self, correlation_id: Uuid) -> PutBack {
         PutBack {
             correlation_id,
@@ -425,6 +438,31 @@ mod tests {
         assert!(open.late().is_empty());
         open.not_put_back(&late);
         assert_eq!(open.late(), late);
+    }
+
+    #[test]
+    fn a_claim_of_a_new_queue_that_is_not_sent_takes_no_evidence_away() {
+        let (open, now) = (InFlight::default(), Uptime::now());
+        let [id, other] = [1, 2].map(Uuid::from_u128);
+        open.add_all(&[claim(id, 1)]);
+        // The payment was posted again, and the number of its claim is as high or higher.
+        for attempt in [1, 2] {
+            let elsewhere = Claim {
+                processor: "fallback".to_owned(),
+                requested_at: DateTime::UNIX_EPOCH + Duration::from_secs(1),
+                ..claim(id, attempt)
+            };
+            open.add_stale(&[elsewhere.clone(), claim(other, attempt)]);
+            open.note_stale(&elsewhere);
+            let released = CompletedClaim {
+                claim: elsewhere,
+                outcome: free(),
+            };
+            open.recorded(&[released], now);
+        }
+        assert_eq!(put_back(&open), [(id, true), (other, true)]);
+        open.recorded(&[ended(id, 1, free())], now);
+        assert_eq!(put_back(&open), [(id, false), (other, true)]);
     }
 
     #[test]

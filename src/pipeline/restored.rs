@@ -149,18 +149,19 @@ fn undecided(claim: &Claim, reason: String) -> Outcome {
 
 /// Writes the processor that has the payment into its row.
 ///
-/// What the statement must keep: the fence of a release, `id`, `correlation_id` and `attempt` of
-/// this claim. It may wait for a newer claim and then changes nothing; the charge is recorded in
+/// What the statement must keep: the fence of a release, `id`, `correlation_id`, `attempt` and
+/// `requested_at` of this claim. It may wait for a newer claim and then changes nothing; the charge is recorded in
 /// any case. Twin: `release` in [`settle`](crate::pipeline::settle).
 async fn assign(pool: &PgPool, claim: &Claim, charge: &Charge) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "UPDATE payment_queue SET processor = $3, requested_at = $4
-        WHERE id = $1 AND attempt = $2 AND correlation_id = $5",
+        WHERE id = $1 AND attempt = $2 AND correlation_id = $5 AND requested_at = $6",
         claim.id,
         claim.attempt,
         charge.processor,
         charge.requested_at,
-        claim.payment.correlation_id
+        claim.payment.correlation_id,
+        claim.requested_at
     )
     .execute(pool)
     .await?;

@@ -685,8 +685,9 @@ type GivenBack<'a> = (&'a Claim, Option<Option<DateTime<Utc>>>, &'a str);
 /// - The fence: `id` and `attempt` of the claim (Guard: ReleaseOfNewestClaim). It may wait for a
 ///   newer claim or a decision, and PostgreSQL then checks `attempt` again: a late failure is an
 ///   opinion. A lease that has ended does not end the claim while no newer one was made.
-/// - `correlation_id` is part of the fence: after a crash of the server an unlogged queue counts
-///   its rows from 1 again, so `id` and `attempt` alone may be those of another payment.
+/// - `correlation_id` and `requested_at` are part of the fence: after a crash of the server an
+///   unlogged queue counts rows and claims from 1 again, so `id` and `attempt` alone may be those of
+///   another payment, or of another claim of this one.
 /// - No `SKIP LOCKED`: the outcome is lost if nobody records it, so the statement waits.
 /// - `processor`, `requested_at` and `doubt_until` go together or stay together: without a
 ///   processor any one may be chosen next, so all three are the proof that none has charged.
@@ -751,6 +752,7 @@ async fn release(
         WHERE id = ANY ($1)
             AND correlation_id = ($2::uuid[])[array_position($1, id)]
             AND attempt = ($3::int[])[array_position($1, id)]
+            AND requested_at = ($8::timestamptz[])[array_position($1, id)]
         RETURNING correlation_id, attempt, array_position($1, id) AS n
         )
         INSERT INTO payment_attempt
@@ -781,8 +783,8 @@ async fn release(
 /// Moves payments that no processor will take to the dead letters.
 ///
 /// What the statement must keep:
-/// - The fence of [`release`]: `id`, `correlation_id` and `attempt` of the claim (Guard:
-///   DeadLetterOfNewestClaim).
+/// - The fence of [`release`]: `id`, `correlation_id`, `attempt` and `requested_at` of the claim
+///   (Guard: DeadLetterOfNewestClaim).
 /// - The DELETE from the queue and the INSERT of the dead letter are one statement: the payment is
 ///   in one of the two tables, and an accept that waits for the DELETE finds the dead letter.
 /// - `requested_at` goes along only if the processor holds the id: a retry asks nobody else then.
@@ -800,11 +802,14 @@ async fn dead_letter(pool: &PgPool, dead: &[(&Claim, &str, bool)]) -> Result<(),
         .map(|(_, reason, _)| (*reason).to_owned())
         .collect();
     let held: Vec<bool> = dead.iter().map(|(.., held)| *held).collect();
+    let requested_ats: Vec<DateTime<Utc>> =
+        dead.iter().map(|(claim, ..)| claim.requested_at).collect();
     sqlx::query!(
         r#"WITH removed AS (
             DELETE FROM payment_queue
             WHERE id = ANY ($1) AND attempt = ($2::int[])[array_position($1, id)]
                 AND correlation_id = ($5::uuid[])[array_position($1, id)]
+                AND requested_at = ($6::timestamptz[])[array_position($1, id)]
             RETURNING correlation_id, amount, accepted_at, attempt, processor,
                 ($3::text[])[array_position($1, id)] AS reason, requested_at,
                     ($4::bool[])[array_position($1, id)] AS held
@@ -831,6 +836,7 @@ async fn dead_letter(pool: &PgPool, dead: &[(&Claim, &str, bool)]) -> Result<(),
         &reasons,
         &held,
         &correlation_ids,
+        &requested_ats,
     )
     .execute(pool)
     .await?;

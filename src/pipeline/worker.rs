@@ -298,7 +298,7 @@ impl Worker {
                 self.backlog.claimed(&claims, drained);
             }
             self.counts.claimed_queued.add_batch(claims.len());
-            self.returned.in_flight.add_all(&claims);
+            self.note_claims(&claims, life);
             claimed += claims.len();
             newest = newest.max(claims.iter().map(|claim| claim.id).max());
             let rights = permits.into_iter().zip(&mut slots);
@@ -380,6 +380,16 @@ impl Worker {
     fn start_all(&self, arrived: Vec<Arrived>) {
         for one in arrived {
             self.start(one.processor, one.claim, one.permit, one.slot, one.life);
+        }
+    }
+
+    /// Notes claims before anything of them is sent. Where the queue was found emptied since `life`
+    /// was read, they may be of the new queue, which knows nothing of what this instance has sent.
+    fn note_claims(&self, claims: &[Claim], life: u64) {
+        if self.admission.times_emptied() == life {
+            self.returned.in_flight.add_all(claims);
+        } else {
+            self.returned.in_flight.add_stale(claims);
         }
     }
 
@@ -485,7 +495,7 @@ impl Worker {
         let claims = claim_in_doubt(&self.pool, terms, clock, &configured, limit, bound).await?;
         let count = claims.len();
         self.counts.claimed_in_doubt.add_batch(count);
-        self.returned.in_flight.add_all(&claims);
+        self.note_claims(&claims, life);
         for (claim, slot) in claims.into_iter().zip(slots) {
             self.start_resolving(claim, slot, life);
         }
@@ -571,7 +581,7 @@ impl ClaimOnAccept {
             life,
         } = self;
         worker.counts.claimed_queued.add_batch(claims.len());
-        worker.returned.in_flight.add_all(&claims);
+        worker.note_claims(&claims, life);
         worker.backlog.claimed(&claims, true);
         let rights = permits.into_iter().zip(slots);
         let arrived = claims.into_iter().zip(rights);

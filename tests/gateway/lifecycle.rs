@@ -223,7 +223,7 @@ async fn while_none_waits_a_payment_is_claimed_by_the_commit_that_accepts_it() {
         eventually("the worker has just looked", async || {
             let just_looked = "pg_stat_activity WHERE datname = current_database()
                 AND state = 'idle'
-                AND query LIKE '%WITH free AS MATERIALIZED%'
+                AND query LIKE '%WITH queued AS MATERIALIZED%'
                     AND state_change > clock_timestamp() - interval '50 ms'";
             database.count(just_looked).await > 0
         })

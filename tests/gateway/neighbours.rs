@@ -103,7 +103,7 @@ impl Site {
             .bearer_auth(OPERATOR_TOKEN)
             .header("content-type", "application/json")
             .body(if path.starts_with("/dead") {
-                r#"{"ids":[]}"#
+                r#"{"ids":["6f0c1f9e-6a55-4a2c-9d6f-1d3a0f6f6a01"]}"#
             } else {
                 ""
             });
