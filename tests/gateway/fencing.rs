@@ -367,10 +367,11 @@ async fn two_ends_of_one_row_in_a_batch_are_one_release_by_the_newer() {
             1
         );
         database
-            .execute(
-                "UPDATE payment_queue SET processor = 'default', requested_at = now(), \
+            .execute(&format!(
+                "UPDATE payment_queue SET processor = 'default', requested_at = '{}', \
                 doubt_until = now()",
-            )
+                newer.requested_at
+            ))
             .await;
     }
 }
