@@ -219,6 +219,9 @@ $$;
 -- - ON CONFLICT DO UPDATE: a payment that was posted again meanwhile is in the queue already, and
 --   is assigned, too. A row with a newer claim stays as it is, and so does every row where this
 --   instance knows of no claim: what another instance knows counts, whichever comes first.
+-- - A claim that was made in this queue a doubt after it began stays, whatever its number: the
+--   others had given this instance up for dead, and the claim may have been sent. So it does where
+--   what this instance knows was a doubt old when the queue began: it was given up before.
 -- - attempt grows there: the statement that accepted it may have claimed it, on a connection that
 --   was the first to reach this queue. Such a claim is never sent, and its release must not match.
 -- - VOLATILE: the DELETE has a newer snapshot, and sees what was settled during the INSERT. What was
@@ -233,6 +236,8 @@ CREATE FUNCTION put_back_payments(
     requested timestamptz[], lease interval, late_charge interval
 ) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
+    doubt interval := lease + late_charge;
+    began timestamptz := (SELECT l.began_at FROM payment_queue_life l);
     put_back bigint;
     recorded bigint;
 BEGIN
@@ -252,7 +257,8 @@ BEGIN
         processor = excluded.processor, requested_at = excluded.requested_at,
         doubt_until = excluded.doubt_until
     WHERE excluded.processor IS NOT NULL
-        AND (q.processor IS NULL OR q.attempt <= excluded.attempt);
+        AND (q.processor IS NULL OR (q.attempt <= excluded.attempt
+            AND q.requested_at < began + doubt AND excluded.requested_at >= began - doubt));
     GET DIAGNOSTICS put_back = ROW_COUNT;
     DELETE FROM payment_queue q WHERE q.correlation_id = ANY (ids) AND (
         EXISTS (SELECT FROM payment_processed p WHERE p.correlation_id = q.correlation_id)

@@ -212,6 +212,18 @@ async fn what_is_put_back_yields_to_evidence_in_either_order() {
         assert_eq!(put_back(0, "NULL").await.as_deref(), Some("fallback"));
         assert_eq!(database.count("payment_queue").await, 1, "{order:?}");
     }
+    // Of an instance that stood still: the others gave it up, and claimed the payment.
+    let late = "requested_at = requested_at + interval '130 s', processor = 'default'";
+    let early = "began_at = began_at + interval '130 s'";
+    for given_up in [
+        format!("UPDATE payment_queue SET {late}"),
+        format!("UPDATE payment_queue_life SET {early}"),
+    ] {
+        database.execute("DELETE FROM payment_queue").await;
+        put_back(1, "default").await;
+        database.execute(&given_up).await;
+        assert_eq!(put_back(9, "fallback").await.as_deref(), Some("default"));
+    }
     // What waits can be claimed at once.
     database.execute("DELETE FROM payment_queue").await;
     put_back(0, "NULL").await;
