@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::output::{print_json, say};
-use super::{CellArg, Common, UNNAMED, connected, exit_code, field, paragraph};
+use super::{CellArg, Common, SaidBy, connected, exit_code, field, paragraph};
 use crate::config::{DatabaseSettings, OwnerSettings};
 use crate::domain::lease::INSTANCE_TTL;
 use crate::domain::payment::format_time;
@@ -68,15 +68,9 @@ pub enum DeploymentAction {
         /// What was done about it; it is kept
         #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
         reason: String,
-        /// Who says so
-        #[arg(
-            long,
-            env = "USER",
-            value_name = "NAME",
-            default_value = UNNAMED,
-            value_parser = NonEmptyStringValueParser::new(),
-        )]
-        by: String,
+        #[command(flatten)]
+        #[allow(missing_docs)]
+        said: SaidBy,
     },
 }
 
@@ -204,8 +198,8 @@ pub async fn deployment(args: DeploymentArgs) -> anyhow::Result<ExitCode> {
             }
             Ok(exit_code(all.iter().all(Result::is_ok)))
         }
-        DeploymentAction::Acknowledge { reason, by } => {
-            let author = Author::new(&by, &reason);
+        DeploymentAction::Acknowledge { reason, said } => {
+            let author = Author::new(&said.by, &reason);
             let mut times = 0;
             for settings in args.cell.of(&args.common.database)? {
                 let mut connection = connect(&settings).await?;
@@ -217,12 +211,12 @@ pub async fn deployment(args: DeploymentArgs) -> anyhow::Result<ExitCode> {
                     acknowledged: times,
                 })?;
             } else {
-                let said = match times {
+                let text = match times {
                     0 => "there is nothing to acknowledge".to_owned(),
                     1 => "acknowledged: the queue was emptied once".to_owned(),
                     times => format!("acknowledged: the queue was emptied {times} times"),
                 };
-                say!("{}", paragraph(&said))?;
+                say!("{}", paragraph(&text))?;
             }
             Ok(exit_code(times > 0))
         }

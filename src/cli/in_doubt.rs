@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::input::{correlation_id, lines, read};
 use super::output::{confirm, print_json, say};
-use super::{Common, UNNAMED, connect_cells, details, exit_code, table};
+use super::{Common, SaidBy, connect_cells, details, exit_code, table};
 use crate::domain::moment;
 use crate::domain::payment::format_time;
 use crate::store::database::{InCell, in_each};
@@ -84,15 +84,9 @@ pub struct Decision {
         value_parser = clap::builder::NonEmptyStringValueParser::new(),
     )]
     pub reason: String,
-    /// Who says so
-    #[arg(
-        long,
-        env = "USER",
-        value_name = "NAME",
-        default_value = UNNAMED,
-        value_parser = clap::builder::NonEmptyStringValueParser::new(),
-    )]
-    pub by: String,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub said: SaidBy,
     /// Do it without asking
     #[arg(long)]
     pub yes: bool,
@@ -155,7 +149,7 @@ pub async fn in_doubt(args: InDoubtArgs) -> anyhow::Result<ExitCode> {
     for (_, given) in &mut payments {
         *given = given.or(requested_at);
     }
-    let author = Author::new(&decision.by, &decision.reason);
+    let author = Author::new(&decision.said.by, &decision.reason);
     let said = match resolution {
         Resolution::Charged => "charged",
         Resolution::NotCharged => "not charged",

@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use comfy_table::{CellAlignment, ContentArrangement, Row, Table, TableStyle};
 use futures_util::future::try_join_all;
 use sqlx::postgres::PgDatabaseError;
@@ -70,6 +71,20 @@ pub struct Common {
 /// Who decided something, where neither `--by` nor the environment says it. The role of the
 /// database is kept, too.
 const UNNAMED: &str = "unnamed";
+
+/// Who answers for a word that is kept.
+#[derive(Debug, Clone, Args)]
+pub struct SaidBy {
+    /// Who says so
+    #[arg(
+        long,
+        env = "USER",
+        value_name = "NAME",
+        default_value = UNNAMED,
+        value_parser = NonEmptyStringValueParser::new(),
+    )]
+    pub by: String,
+}
 
 /// Columns of a terminal for which output is made, where it goes to a file or a pipe and `COLUMNS`
 /// does not say more.
