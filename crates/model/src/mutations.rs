@@ -150,20 +150,27 @@ fn all(config: Config) -> Exploration {
     }
 }
 
+/// An unlogged queue with one claim at a time.
+fn one_claim() -> Config {
+    Config {
+        claims: 1,
+        ..unlogged()
+    }
+}
+
+fn up_to(config: Config, steps: usize) -> Exploration {
+    Exploration {
+        config,
+        steps: Some(steps),
+    }
+}
+
 /// What `make test` explores, by name.
 #[must_use]
 pub fn small() -> Vec<(&'static str, Exploration)> {
     let rare = with(logged(), |it| {
         (it.changes, it.refusals, it.retries, it.words, it.posts) = (0, 1, 1, 1, [1, 0]);
     });
-    let one = Config {
-        claims: 1,
-        ..unlogged()
-    };
-    let up_to = |config, steps| Exploration {
-        config,
-        steps: Some(steps),
-    };
     vec![
         (
             "logged: instances die",
@@ -187,7 +194,7 @@ pub fn small() -> Vec<(&'static str, Exploration)> {
         ("unlogged: the server crashes", up_to(unlogged(), 14)),
         (
             "unlogged: instances die, too",
-            up_to(with(one, |it| it.crashes = 1), 15),
+            up_to(with(one_claim(), |it| it.crashes = 1), 15),
         ),
     ]
 }
@@ -195,14 +202,6 @@ pub fn small() -> Vec<(&'static str, Exploration)> {
 /// What `make model` explores, beside [`small`].
 #[must_use]
 pub fn large() -> Vec<(&'static str, Exploration)> {
-    let one = Config {
-        claims: 1,
-        ..unlogged()
-    };
-    let up_to = |config, steps| Exploration {
-        config,
-        steps: Some(steps),
-    };
     vec![
         (
             "logged: everything that is rare, at most once",
@@ -239,11 +238,11 @@ pub fn large() -> Vec<(&'static str, Exploration)> {
         ("unlogged: the server crashes", up_to(unlogged(), 18)),
         (
             "unlogged: one claim at a time, instances die, too",
-            up_to(with(one, |it| it.crashes = 1), 19),
+            up_to(with(one_claim(), |it| it.crashes = 1), 19),
         ),
         (
             "unlogged: another amount, the operator's word",
-            up_to(with(one, |it| (it.words, it.changes) = (1, 1)), 18),
+            up_to(with(one_claim(), |it| (it.words, it.changes) = (1, 1)), 18),
         ),
         (
             "unlogged: two payments",

@@ -955,18 +955,7 @@ impl Protocol {
             Lookup::Absent => Reply::Failed,
             _ => Reply::Silence,
         };
-        let verdict = judge(
-            |guard| self.keeps(guard),
-            held.requested_at,
-            reply,
-            Some(lookup),
-        );
-        self.end(
-            state,
-            claim,
-            verdict.unwrap_or(Verdict::Unknown),
-            held.earlier.is_some(),
-        );
+        self.end_after(state, claim, reply, lookup);
     }
 
     /// `lookup_after` a reply, or the look-up of `resolve`.
@@ -993,13 +982,7 @@ impl Protocol {
             claim_of(state, claim).phase = phase;
             return;
         };
-        let verdict = judge(keeps, held.requested_at, reply, Some(lookup));
-        self.end(
-            state,
-            claim,
-            verdict.unwrap_or(Verdict::Unknown),
-            held.earlier.is_some(),
-        );
+        self.end_after(state, claim, reply, lookup);
     }
 
     /// `restored::ask`.
@@ -1034,6 +1017,15 @@ impl Protocol {
             Some(earlier) if earlier.over => Phase::Ended(Outcome::NotCharged),
             _ => Phase::Absent,
         };
+    }
+
+    /// What the reply and the look-up after it prove is the end of the claim.
+    fn end_after(&self, state: &mut State, claim: u8, reply: Reply, lookup: Lookup) {
+        let held = *claim_of(state, claim);
+        let keeps = |guard| self.keeps(guard);
+        let verdict = judge(keeps, held.requested_at, reply, Some(lookup));
+        let verdict = verdict.unwrap_or(Verdict::Unknown);
+        self.end(state, claim, verdict, held.earlier.is_some());
     }
 
     fn end(&self, state: &mut State, claim: u8, verdict: Verdict, has_earlier: bool) {

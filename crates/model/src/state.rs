@@ -474,34 +474,7 @@ impl State {
 
     fn exchange_processors(&mut self) {
         let other = |processor: &mut u8| *processor = 1 - *processor;
-        for db in std::iter::once(&mut self.db).chain(&mut self.durable) {
-            for tables in &mut db.payments {
-                let assigned = tables.row.iter_mut().flat_map(|row| &mut row.assigned);
-                assigned.for_each(|assigned| other(&mut assigned.processor));
-                tables
-                    .ledger
-                    .iter_mut()
-                    .for_each(|charge| other(&mut charge.processor));
-                let held = tables.dead.iter_mut().flat_map(|dead| &mut dead.held);
-                held.for_each(|(processor, _)| other(processor));
-            }
-        }
-        for instance in &mut self.instances {
-            let claimed = instance
-                .open
-                .iter_mut()
-                .flatten()
-                .flat_map(|open| &mut open.claimed);
-            claimed.for_each(|claim| other(&mut claim.processor));
-        }
-        self.claims
-            .iter_mut()
-            .flatten()
-            .for_each(|claim| other(&mut claim.processor));
-        self.late
-            .iter_mut()
-            .flatten()
-            .for_each(|late| other(&mut late.charge.processor));
+        self.calls(&mut |processor, _| other(processor));
         let claimed = self.posting.iter_mut().flatten();
         claimed
             .flat_map(|posting| &mut posting.claimed_for)
@@ -529,40 +502,45 @@ impl State {
         self.instances.swap(0, 1);
     }
 
-    /// Every value of `requested_at`.
-    fn times(&mut self, each: &mut impl FnMut(&mut u8)) {
+    /// The processor and the `requested_at` of every call that something knows of.
+    fn calls(&mut self, each: &mut impl FnMut(&mut u8, &mut u8)) {
         for db in std::iter::once(&mut self.db).chain(&mut self.durable) {
             for tables in &mut db.payments {
-                let assigned = tables.row.iter_mut().flat_map(|row| &mut row.assigned);
-                assigned.for_each(|assigned| each(&mut assigned.requested_at));
-                tables
-                    .ledger
-                    .iter_mut()
-                    .for_each(|charge| each(&mut charge.requested_at));
-                let held = tables.dead.iter_mut().flat_map(|dead| &mut dead.held);
-                held.for_each(|(_, time)| each(time));
+                for assigned in tables.row.iter_mut().flat_map(|row| &mut row.assigned) {
+                    each(&mut assigned.processor, &mut assigned.requested_at);
+                }
+                if let Some(charge) = &mut tables.ledger {
+                    each(&mut charge.processor, &mut charge.requested_at);
+                }
+                for (processor, time) in tables.dead.iter_mut().flat_map(|dead| &mut dead.held) {
+                    each(processor, time);
+                }
             }
         }
         for instance in &mut self.instances {
-            let claimed = instance
-                .open
-                .iter_mut()
-                .flatten()
-                .flat_map(|open| &mut open.claimed);
-            claimed.for_each(|claim| each(&mut claim.requested_at));
+            let open = instance.open.iter_mut().flatten();
+            for claim in open.flat_map(|open| &mut open.claimed) {
+                each(&mut claim.processor, &mut claim.requested_at);
+            }
         }
         for claim in self.claims.iter_mut().flatten() {
-            each(&mut claim.requested_at);
+            each(&mut claim.processor, &mut claim.requested_at);
+        }
+        for late in self.late.iter_mut().flatten() {
+            each(&mut late.charge.processor, &mut late.charge.requested_at);
+        }
+    }
+
+    /// Every value of `requested_at`.
+    fn times(&mut self, each: &mut impl FnMut(&mut u8)) {
+        self.calls(&mut |_, time| each(time));
+        for claim in self.claims.iter_mut().flatten() {
             if let Phase::Ended(Outcome::Charged { requested_at })
             | Phase::Removed { requested_at } = &mut claim.phase
             {
                 each(requested_at);
             }
         }
-        self.late
-            .iter_mut()
-            .flatten()
-            .for_each(|late| each(&mut late.charge.requested_at));
         let records = self.processors.iter_mut().flatten().flatten();
         records.for_each(|record| each(&mut record.requested_at));
     }
