@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use payment_proxy::domain::cell::Cell;
 use rust_decimal::Decimal;
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::load::{AMOUNT, Outcome};
@@ -17,6 +18,22 @@ const DRAIN: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(100);
 /// Payments that are named of those that are wrong.
 const NAMED: usize = 5;
+
+/// Waits until the queue of a cell is empty, or until then. Returns how many payments are left.
+pub(crate) async fn drained(
+    connection: &mut PgConnection,
+    until: Instant,
+) -> Result<i64, sqlx::Error> {
+    loop {
+        let queued: i64 = sqlx::query_scalar("SELECT count(*) FROM payment_queue")
+            .fetch_one(&mut *connection)
+            .await?;
+        if queued == 0 || Instant::now() > until {
+            return Ok(queued);
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
 
 /// Compares what clients were told, what the processors charged, and what the cells recorded.
 /// Returns what is wrong.
@@ -33,18 +50,9 @@ pub(crate) async fn audit(site: &Site, load: &Outcome) -> anyhow::Result<Vec<Str
     let mut recorded: BTreeMap<Uuid, Vec<(String, DateTime<Utc>)>> = BTreeMap::new();
     for cell in 1..=CELLS {
         let mut connection = site.connect(cell).await?;
-        loop {
-            let queued: i64 = sqlx::query_scalar("SELECT count(*) FROM payment_queue")
-                .fetch_one(&mut connection)
-                .await?;
-            if queued == 0 {
-                break;
-            }
-            if begun_at.elapsed() > DRAIN {
-                wrong.push(format!("{queued} payments of cell {cell} are not settled"));
-                break;
-            }
-            tokio::time::sleep(POLL).await;
+        let queued = drained(&mut connection, begun_at + DRAIN).await?;
+        if queued > 0 {
+            wrong.push(format!("{queued} payments of cell {cell} are not settled"));
         }
         let rows: Vec<(Uuid, Decimal, String, DateTime<Utc>)> = sqlx::query_as(
             "SELECT correlation_id, amount, processor, requested_at FROM payment_processed",

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use super::audit::drained;
 use super::load::{clients, post};
 use super::site::Site;
 
@@ -14,8 +15,6 @@ use super::site::Site;
 const CLIENTS: usize = 96;
 /// How long the last payments may take to be settled.
 const DRAIN: Duration = Duration::from_secs(120);
-/// The time between two looks whether they are.
-const POLL: Duration = Duration::from_millis(100);
 
 /// Measures each number of cells for that time, and prints a line for each. All cells are on this
 /// one machine: what is seen is what cells cost, not what more machines give.
@@ -44,19 +43,8 @@ pub(crate) async fn measure(site: &mut Site, time: Duration) -> anyhow::Result<(
         let mut settled = 0;
         for cell in 1..=cells {
             let mut connection = site.connect(cell).await?;
-            loop {
-                let queued: i64 = sqlx::query_scalar("SELECT count(*) FROM payment_queue")
-                    .fetch_one(&mut connection)
-                    .await?;
-                if queued == 0 {
-                    break;
-                }
-                anyhow::ensure!(
-                    begun_at.elapsed() < time + DRAIN,
-                    "{queued} are not settled"
-                );
-                tokio::time::sleep(POLL).await;
-            }
+            let queued = drained(&mut connection, begun_at + time + DRAIN).await?;
+            anyhow::ensure!(queued == 0, "{queued} are not settled");
             let own: i64 = sqlx::query_scalar("SELECT count(*) FROM payment_processed")
                 .fetch_one(&mut connection)
                 .await?;
