@@ -1,12 +1,12 @@
 //! What an auditor finds in psql: every query of docs/auditing.md, as role `auditor`, on a ledger with
 //! content.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use payment_proxy::config::QueueDurability;
 use payment_proxy::store::archive::archive;
 use payment_proxy::store::summary::{Summary, Totals, summarize};
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 use rust_decimal::Decimal;
 use simulator::Faults;
 use sqlx::postgres::PgRow;
@@ -17,6 +17,7 @@ use crate::server::{connect_as, run_init_sql};
 use crate::support::{
     CENTS, Database, Gateway, eventually, eventually_some, processor, processors,
 };
+use crate::totals::random_range;
 
 const PAGE: &str = include_str!("../../docs/auditing.md");
 
@@ -334,16 +335,7 @@ async fn the_summary_in_psql_gives_the_numbers_of_the_api_for_any_range() {
         .await;
     let mut rng = StdRng::seed_from_u64(20_260_711);
     for _ in 0..150 {
-        let mut end = || {
-            let micros = rng.random_range(0..11_000_000_000_i64);
-            let whole = [1, 1_000, 1_000_000, 60_000_000, 3_600_000_000][rng.random_range(0..5)];
-            rng.random_bool(0.9)
-                .then(|| begin + TimeDelta::microseconds(micros / whole * whole))
-        };
-        let (mut from, mut to) = (end(), end());
-        if matches!((from, to), (Some(from), Some(to)) if from > to) {
-            std::mem::swap(&mut from, &mut to);
-        }
+        let (from, to) = random_range(&mut rng, begin);
         let Summary(api) = summarize(&database.pool, &[], from, to)
             .await
             .expect("a summary");

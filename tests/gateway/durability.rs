@@ -86,13 +86,25 @@ async fn unlogged_queue_books_every_charge_even_if_the_server_crashes() {
 }
 
 /// Posts payments until each is accepted.
-async fn post_all(gateway: &Gateway, ids: &[Uuid]) {
+pub async fn post_all(gateway: &Gateway, ids: &[Uuid]) {
     for id in ids {
         eventually("the payment is accepted", async || {
             gateway.post(*id, CENTS).await.is_success()
         })
         .await;
     }
+}
+
+/// Posts ten payments, and waits until all that are not charged are in flight at `default`.
+pub async fn ten_in_flight(gateway: &Gateway, default: &Running, fallback: &Running) -> Vec<Uuid> {
+    default.processor.set_delay(Duration::from_secs(4));
+    let ids = gateway.post_many(10).await;
+    eventually("all are in flight at one of them", async || {
+        default.processor.in_service() + fallback.processor.payments().len() == ids.len()
+            && default.processor.in_service() > 0
+    })
+    .await;
+    ids
 }
 
 #[tokio::test]
@@ -104,17 +116,8 @@ async fn what_is_being_charged_when_the_queue_is_emptied_is_not_charged_again_wh
     let configured = processors(&[&default, &fallback]);
     let one = Gateway::start(&database, &configured, &settings).await;
     let other = Gateway::start(&database, &configured, &settings).await;
-    default.processor.set_delay(Duration::from_secs(4));
-    let ids = one.post_many(10).await;
-    eventually("all are in flight at one of them", async || {
-        default.processor.in_service() + fallback.processor.payments().len() == ids.len()
-            && default.processor.in_service() > 0
-    })
-    .await;
-    // What is claimed from now on goes to the other processor.
-    database
-        .execute("UPDATE processor_health SET enabled = false WHERE processor = 'default'")
-        .await;
+    let ids = ten_in_flight(&one, &default, &fallback).await;
+    database.disable_default().await;
     server.crash().await;
     server.run().await;
     post_all(&other, &ids).await;

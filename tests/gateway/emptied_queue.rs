@@ -123,15 +123,21 @@ async fn a_crash_that_empties_the_queue_is_told_until_it_is_acknowledged() {
     assert_eq!(database.count(kept).await, 1);
 }
 
+/// Two instances, with thirty payments each that wait.
+async fn two_with_waiting(server: &Server, default: &Running) -> ([Gateway; 2], Vec<Uuid>) {
+    let database = Database::at(&server.url());
+    let configured = processors(&[default]);
+    let one = Gateway::start(&database, &configured, &TERMS).await;
+    let other = Gateway::start(&database, &configured, &TERMS).await;
+    let mut ids = waiting(&one, default, 30).await;
+    ids.extend(waiting(&other, default, 30).await);
+    ([one, other], ids)
+}
+
 #[tokio::test]
 async fn what_waits_outlives_an_emptied_queue_with_its_instances() {
     let (mut server, default) = (Server::start().await, processor().await);
-    let database = Database::at(&server.url());
-    let configured = processors(&[&default]);
-    let one = Gateway::start(&database, &configured, &TERMS).await;
-    let other = Gateway::start(&database, &configured, &TERMS).await;
-    let mut ids = waiting(&one, &default, 30).await;
-    ids.extend(waiting(&other, &default, 30).await);
+    let ([one, _other], ids) = two_with_waiting(&server, &default).await;
     let database = crash(&mut server, 1).await;
     default.processor.set_failing(false);
     one.until_settled(&ids).await;
@@ -145,12 +151,7 @@ async fn what_waits_outlives_an_emptied_queue_with_its_instances() {
 #[tokio::test]
 async fn a_server_that_crashes_while_payments_are_put_back_doubles_none() {
     let (mut server, default) = (Server::start().await, processor().await);
-    let database = Database::at(&server.url());
-    let configured = processors(&[&default]);
-    let one = Gateway::start(&database, &configured, &TERMS).await;
-    let other = Gateway::start(&database, &configured, &TERMS).await;
-    let mut ids = waiting(&one, &default, 30).await;
-    ids.extend(waiting(&other, &default, 30).await);
+    let ([one, _other], ids) = two_with_waiting(&server, &default).await;
     server.crash().await;
     server.run().await;
     let database = Database::at(&server.url());
@@ -256,18 +257,7 @@ async fn a_payment_that_is_retried_after_an_emptied_queue_is_asked_for_first() {
     let database = Database::at(&server.url());
     let configured = processors(&[&default, &fallback]);
     let gateway = Gateway::start(&database, &configured, &[]).await;
-    eventually("the processors are known", async || {
-        database.count("processor_health").await == 2
-    })
-    .await;
-    // What is claimed from now on goes to the other processor.
-    database
-        .execute("UPDATE processor_health SET enabled = false WHERE processor = 'default'")
-        .await;
-    eventually("it is switched off", async || {
-        gateway.log().contains("switched by an operator")
-    })
-    .await;
+    gateway.without_default(&database).await;
     // An instance that is gone had it charged, and did not record it.
     let id = Uuid::new_v4();
     let body = json!({

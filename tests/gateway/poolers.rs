@@ -4,7 +4,6 @@
 mod pgbouncer;
 
 use std::process::Command;
-use std::time::Duration;
 
 use payment_proxy::store::database::{
     ACCEPT_CONNECTIONS, CLAIM_CONNECTIONS, OPERATOR_CONNECTIONS, REQUEST_CONNECTIONS,
@@ -14,6 +13,7 @@ use reqwest::StatusCode;
 use sqlx::Executor;
 use uuid::Uuid;
 
+use crate::durability::{post_all, ten_in_flight};
 use crate::server::Server;
 use crate::support::{
     CENTS, Database, Gateway, eventually, eventually_some, processor, processors,
@@ -275,9 +275,7 @@ async fn migrations_past_the_pooler_and_notifications_take_the_direct_connection
     })
     .await;
     // The other one looks once a second.
-    database
-        .execute("UPDATE processor_health SET enabled = false WHERE processor = 'default'")
-        .await;
+    database.disable_default().await;
     for gateway in [&with, &without] {
         eventually("it has heard of the switch", async || {
             gateway.log().contains("switched by an operator")
@@ -302,25 +300,11 @@ async fn behind_a_transaction_pooler_an_emptied_queue_is_noticed_before_anything
     let configured = processors(&[&default, &fallback]);
     let one = Gateway::start(&behind, &configured, &settings).await;
     let other = Gateway::start(&behind, &configured, &settings).await;
-    default.processor.set_delay(Duration::from_secs(4));
-    let ids = one.post_many(10).await;
-    eventually("all are in flight at one of them", async || {
-        default.processor.in_service() + fallback.processor.payments().len() == ids.len()
-            && default.processor.in_service() > 0
-    })
-    .await;
-    // What is claimed from now on goes to the other processor.
-    database
-        .execute("UPDATE processor_health SET enabled = false WHERE processor = 'default'")
-        .await;
+    let ids = ten_in_flight(&one, &default, &fallback).await;
+    database.disable_default().await;
     server.crash().await;
     server.run().await;
-    for id in &ids {
-        eventually("the payment is accepted", async || {
-            other.post(*id, CENTS).await.is_success()
-        })
-        .await;
-    }
+    post_all(&other, &ids).await;
     other.until_settled(&ids).await;
     let charged = default.processor.payments().len() + fallback.processor.payments().len();
     assert_eq!(charged, ids.len(), "charged once each");

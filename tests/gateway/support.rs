@@ -54,6 +54,13 @@ pub struct Database {
 }
 
 impl Database {
+    /// What is claimed from now on goes to another processor than `default`, once instances have
+    /// heard of it.
+    pub async fn disable_default(&self) {
+        self.execute("UPDATE processor_health SET enabled = false WHERE processor = 'default'")
+            .await;
+    }
+
     /// An empty one.
     pub async fn create() -> Self {
         Self::of_template("template1").await
@@ -382,6 +389,20 @@ impl Gateway {
             true => std::fs::read_to_string(log).expect("a log"),
             false => String::new(),
         }
+    }
+
+    /// Waits until two processors are known, and until this instance has heard that `default` is
+    /// switched off.
+    pub async fn without_default(&self, database: &Database) {
+        eventually("both processors are known", async || {
+            database.count("processor_health").await == 2
+        })
+        .await;
+        database.disable_default().await;
+        eventually("one is switched off", async || {
+            self.log().contains("switched by an operator")
+        })
+        .await;
     }
 
     /// How many files it may have open.

@@ -40,18 +40,28 @@ async fn plain(
         .collect()
 }
 
+/// A range within three hours after `begin`, either end of which may be open, or at the edge of a
+/// second, a minute or an hour.
+pub fn random_range(
+    rng: &mut StdRng,
+    begin: DateTime<Utc>,
+) -> (Option<DateTime<Utc>>, Option<DateTime<Utc>>) {
+    let mut end = || {
+        let micros = rng.random_range(0..11_000_000_000_i64);
+        let whole = [1, 1_000, 1_000_000, 60_000_000, 3_600_000_000][rng.random_range(0..5)];
+        rng.random_bool(0.9)
+            .then(|| begin + TimeDelta::microseconds(micros / whole * whole))
+    };
+    let (mut from, mut to) = (end(), end());
+    if matches!((from, to), (Some(from), Some(to)) if from > to) {
+        std::mem::swap(&mut from, &mut to);
+    }
+    (from, to)
+}
+
 async fn compare_random_ranges(database: &Database, rng: &mut StdRng, begin: DateTime<Utc>) {
     for range in 0..RANGES {
-        let mut end = || {
-            let micros = rng.random_range(0..11_000_000_000_i64);
-            let whole = [1, 1_000, 1_000_000, 60_000_000, 3_600_000_000][rng.random_range(0..5)];
-            rng.random_bool(0.9)
-                .then(|| begin + TimeDelta::microseconds(micros / whole * whole))
-        };
-        let (mut from, mut to) = (end(), end());
-        if matches!((from, to), (Some(from), Some(to)) if from > to) {
-            std::mem::swap(&mut from, &mut to);
-        }
+        let (from, to) = random_range(rng, begin);
         let Summary(summary) = summarize(&database.pool, &[], from, to)
             .await
             .expect("a summary");
