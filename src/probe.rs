@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::config::Listen;
 
 /// How long connecting, sending and each read of the reply may take.
-pub const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// HTTP/1.0, so that the connection ends with the reply.
 const REQUEST: &[u8] = b"GET /readyz HTTP/1.0\r\n\r\n";

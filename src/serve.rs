@@ -42,7 +42,8 @@ use crate::store::situation;
 use crate::telemetry::Telemetry;
 use crate::telemetry::log;
 use crate::telemetry::metrics::ProcessCounts;
-pub use end::{CALLS_DRAIN, CLOSE, REQUESTS_DRAIN, SETTLE_DRAIN, SHUTDOWN};
+pub use end::SHUTDOWN;
+pub(crate) use end::{CALLS_DRAIN, CLOSE, REQUESTS_DRAIN, SETTLE_DRAIN};
 pub use parts::{Parts, Setup};
 
 use end::broken_part;

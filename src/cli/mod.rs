@@ -44,7 +44,7 @@ pub use status::{StatusArgs, status};
 pub use summary::{SummaryArgs, summary};
 
 /// The exit code when everything could be done, and what was found is not as it should be.
-pub const DIFFERS: u8 = 1;
+pub(crate) const DIFFERS: u8 = 1;
 /// The exit code when it could not be done.
 pub const FAILED: u8 = 2;
 

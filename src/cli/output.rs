@@ -40,7 +40,7 @@ pub fn complain(text: &impl Display) {
 ///
 /// # Errors
 /// As [`print`].
-pub fn print_json(value: &impl Serialize) -> io::Result<()> {
+pub(crate) fn print_json(value: &impl Serialize) -> io::Result<()> {
     let line = serde_json::to_string(value)?;
     write(&mut io::stdout().lock(), (shown(&line) + "\n").as_bytes())
 }

@@ -102,7 +102,7 @@ impl DatabaseSettings {
     ///
     /// # Errors
     /// It has not: how many there are.
-    pub fn check_direct(&self) -> Result<(), String> {
+    pub(crate) fn check_direct(&self) -> Result<(), String> {
         match &self.direct_database_url {
             None => Ok(()),
             Some(direct) => direct.has_cells_of("DIRECT_DATABASE_URL", &self.database_url),
@@ -124,7 +124,7 @@ impl DatabaseSettings {
 
     /// The same past the pooler, where DIRECT_DATABASE_URL says how.
     #[must_use]
-    pub fn direct_options(&self, application: &str) -> PgConnectOptions {
+    pub(crate) fn direct_options(&self, application: &str) -> PgConnectOptions {
         let url = self.direct_database_url.as_ref();
         self.options_of(url.unwrap_or(&self.database_url).here(), application)
     }
@@ -463,7 +463,7 @@ impl OperatorSettings {
 impl Settings {
     /// The token for `/metrics`, wherever it was given.
     #[must_use]
-    pub fn metrics_token(&self) -> Option<&OperatorToken> {
+    pub(crate) fn metrics_token(&self) -> Option<&OperatorToken> {
         given(&self.metrics_token, &self.metrics_token_file)
     }
 }
@@ -518,11 +518,11 @@ pub struct OperatorToken(String);
 
 impl OperatorToken {
     /// The shortest that is accepted, in bytes.
-    pub const MIN_BYTES: usize = 16;
+    pub(crate) const MIN_BYTES: usize = 16;
 
     /// The secret itself, to say it to an instance.
     #[must_use]
-    pub fn reveal(&self) -> &str {
+    pub(crate) fn reveal(&self) -> &str {
         &self.0
     }
 
@@ -730,7 +730,7 @@ impl DatabaseUrls {
     ///
     /// # Errors
     /// It has not: how many there are.
-    pub fn has_cells_of(&self, variable: &str, database_url: &Self) -> Result<(), String> {
+    pub(crate) fn has_cells_of(&self, variable: &str, database_url: &Self) -> Result<(), String> {
         match (self.len(), database_url.len()) {
             (own, cells) if own == cells => Ok(()),
             (own, cells) => Err(format!(

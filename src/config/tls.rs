@@ -20,7 +20,7 @@ pub fn plain() -> reqwest::ClientBuilder {
 ///
 /// # Errors
 /// What the system trusts cannot be read.
-pub fn trusting(authorities: Option<&Authorities>) -> Result<ClientConfig, rustls::Error> {
+pub(crate) fn trusting(authorities: Option<&Authorities>) -> Result<ClientConfig, rustls::Error> {
     provide();
     let builder = ClientConfig::builder();
     let builder = match authorities {

@@ -227,7 +227,7 @@ pub struct Item {
 impl Item {
     /// The same, which names the cell where there are others.
     #[must_use]
-    pub fn of_cell(self, cell: Cell) -> Self {
+    pub(crate) fn of_cell(self, cell: Cell) -> Self {
         Self {
             text: cell.named(self.text),
             ..self
@@ -256,7 +256,7 @@ impl Attention {
 
     /// The same under a headline that says more than that of its kind.
     #[must_use]
-    pub fn titled(self, title: impl Into<String>, text: impl Into<String>) -> Item {
+    pub(crate) fn titled(self, title: impl Into<String>, text: impl Into<String>) -> Item {
         Item {
             title: title.into().into(),
             ..self.item(text)

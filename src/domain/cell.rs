@@ -141,12 +141,12 @@ impl<T> Cells<T> {
     }
 
     /// Of each cell in which payments of `ids` live, those ids.
-    pub fn divide(&self, ids: &[Uuid]) -> Vec<(Cell, &T, Vec<Uuid>)> {
+    pub(crate) fn divide(&self, ids: &[Uuid]) -> Vec<(Cell, &T, Vec<Uuid>)> {
         self.divide_by(ids.to_vec(), |id| *id)
     }
 
     /// Of each cell in which payments live, by their ids, those payments, in their order.
-    pub fn divide_by<P>(
+    pub(crate) fn divide_by<P>(
         &self,
         payments: Vec<P>,
         id: impl Fn(&P) -> Uuid,

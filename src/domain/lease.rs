@@ -4,12 +4,12 @@ use std::time::Duration;
 
 /// How much longer a lease lasts than the longest call: the time between claim and send, and the
 /// time to record the outcome.
-pub const LEASE_MARGIN: Duration = Duration::from_secs(5);
+pub(crate) const LEASE_MARGIN: Duration = Duration::from_secs(5);
 /// An instance without a heartbeat for this long does not count as alive.
 pub const INSTANCE_TTL: Duration = Duration::from_secs(5);
 /// Instances that serve remove the rows of others after this time: a row that is not there is proof
 /// that its instance has signed off, or that another one serves.
-pub const INSTANCE_FORGOTTEN: Duration = Duration::from_secs(300);
+pub(crate) const INSTANCE_FORGOTTEN: Duration = Duration::from_secs(300);
 
 /// How long claims and doubts last.
 #[derive(Debug, Clone, Copy)]

@@ -5,6 +5,6 @@ pub mod cell;
 pub mod lease;
 pub mod moment;
 pub mod payment;
-pub mod printable;
+pub(crate) mod printable;
 pub mod traceparent;
 pub mod uptime;

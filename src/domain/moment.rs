@@ -6,7 +6,7 @@ use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp, ZonedDateTime};
 
 /// What is understood, for errors and help texts.
-pub const EXPECTED: &str = "expected a time such as 2026-11-30, 2026-11-30T05:00 (UTC), \
+pub(crate) const EXPECTED: &str = "expected a time such as 2026-11-30, 2026-11-30T05:00 (UTC), \
     2026-11-30T05:00+01:00, 1h or \"2 days\" (ago), or now";
 
 /// The first year of which a moment is taken; the database knows of some thousand before it.

@@ -116,7 +116,7 @@ fn parse_correlation_id(raw: &RawValue) -> Result<Uuid, InvalidPayment> {
 /// A UUID in its one spelling with hyphens, in either case; the other spellings of the `uuid` crate
 /// are not what processors and auditors would search for.
 #[must_use]
-pub fn parse_uuid(text: &str) -> Option<Uuid> {
+pub(crate) fn parse_uuid(text: &str) -> Option<Uuid> {
     const HYPHENATED_BYTES: usize = 36;
     (text.len() == HYPHENATED_BYTES)
         .then(|| Uuid::try_parse(text).ok())

@@ -10,19 +10,19 @@ use icu_properties::props::GeneralCategory;
 /// characters (such as U+202E, which turns the order of letters, and U+200B, which has no width),
 /// separators of lines and paragraphs, and code points that stand for nothing or for something
 /// private.
-pub fn printable(text: &str) -> impl Iterator<Item = char> {
+pub(crate) fn printable(text: &str) -> impl Iterator<Item = char> {
     text.chars().filter(|letter| is_printable(*letter))
 }
 
 /// The same text in one line, with a space for each character that [`printable`] leaves out.
 #[must_use]
-pub fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     text.replace(|letter| !is_printable(letter), " ")
 }
 
 /// Shows a text of others without what [`printable`] leaves out.
 #[derive(Debug, Clone, Copy)]
-pub struct Shown<'a>(pub &'a str);
+pub(crate) struct Shown<'a>(pub &'a str);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -32,7 +32,7 @@ impl fmt::Display for Shown<'_> {
 
 /// Whether a character is shown as something, and as nothing but itself.
 #[must_use]
-pub fn is_printable(letter: char) -> bool {
+pub(crate) fn is_printable(letter: char) -> bool {
     use GeneralCategory::{
         Control, Format, LineSeparator, ParagraphSeparator, PrivateUse, Surrogate, Unassigned,
     };

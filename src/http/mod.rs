@@ -38,11 +38,11 @@ pub use openapi::DOCUMENT_PATH;
 pub use operator_api::OperatorApi;
 use problem::FailedRequests;
 pub use problem::Problem;
-pub use problem_kind::{PROBLEMS_PATH, ProblemKind};
+pub use problem_kind::ProblemKind;
 pub use reference::PAGE_PATH;
 pub use revoked::Revoked;
 pub use server::serve;
-pub use summary::{Bounds, range};
+pub use summary::range;
 pub use wrong_tokens::WrongTokens;
 
 /// The groups of operations, and what they are for.

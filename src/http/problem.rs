@@ -215,7 +215,7 @@ impl Problem {
 
     /// A part of the path or the query is wrong.
     #[must_use]
-    pub fn invalid_parameter(detail: impl Into<String>) -> Self {
+    pub(crate) fn invalid_parameter(detail: impl Into<String>) -> Self {
         Self::new(InvalidParameter, detail)
     }
 
@@ -234,7 +234,7 @@ impl Problem {
 
     /// The body is longer than [`MAX_BODY_BYTES`].
     #[must_use]
-    pub fn too_long() -> Self {
+    pub(crate) fn too_long() -> Self {
         Self::new(
             BodyTooLarge,
             format!("the body must be at most {MAX_BODY_BYTES} bytes"),
@@ -275,7 +275,7 @@ impl Problem {
 
     /// Nothing was done; the same request may succeed soon.
     #[must_use]
-    pub fn unavailable(detail: impl Into<String>) -> Self {
+    pub(crate) fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(Unavailable, detail)
     }
 }

@@ -4,7 +4,7 @@
 use axum::http::StatusCode;
 
 /// Where the explanation of a kind is served: this, and the kind's name.
-pub const PROBLEMS_PATH: &str = "/problems";
+pub(crate) const PROBLEMS_PATH: &str = "/problems";
 
 macro_rules! kinds {
     ($($variant:ident = $name:literal, $status:ident, $title:literal, $meaning:literal;)*) => {
@@ -44,7 +44,7 @@ macro_rules! kinds {
 
             /// What has happened, and what its reader does about it.
             #[must_use]
-            pub const fn meaning(self) -> &'static str {
+            pub(crate) const fn meaning(self) -> &'static str {
                 match self {
                     $(Self::$variant => $meaning,)*
                 }

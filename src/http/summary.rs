@@ -108,7 +108,7 @@ fn cut(cell: &ApiCell, error: NoSummary) -> Result<Summary, Problem> {
 }
 
 /// The first and the last moment of a range, both included; an absent end is open.
-pub type Bounds = (Option<DateTime<Utc>>, Option<DateTime<Utc>>);
+pub(crate) type Bounds = (Option<DateTime<Utc>>, Option<DateTime<Utc>>);
 
 /// Both ends of a range, open where they are absent or empty, as a query gives them.
 ///

@@ -20,7 +20,7 @@ use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-pub use tally::{TALLY_INTERVAL, Tally};
+pub use tally::Tally;
 
 use crate::domain::payment::Payment;
 use crate::domain::uptime::Uptime;
@@ -35,20 +35,20 @@ use crate::store::database::{
 use crate::telemetry::metrics::Counts;
 
 /// Payments in one INSERT, at most.
-pub const ACCEPT_BATCH: usize = 500;
+pub(crate) const ACCEPT_BATCH: usize = 500;
 /// Commit rate of one instance, in payments per second, above which commits are spaced. An INSERT
 /// that is committed alone takes 31 us of a CPU of the database, and 5 us in a batch of 100
 /// (docs/performance.md). All instances share the database, however many CPUs each has, so at this
 /// rate its CPU is worth more than the 2 ms by which spacing delays a reply on average.
-pub const ACCEPT_SPACING_FROM: f64 = 4_000.0;
+pub(crate) const ACCEPT_SPACING_FROM: f64 = 4_000.0;
 /// Shortest time over which that rate is measured: long enough that a few payments which arrive
 /// together do not exceed it, and short enough that a rush of a tenth of a second is spaced.
-pub const ACCEPT_RATE_SPAN: Duration = Duration::from_millis(16);
+pub(crate) const ACCEPT_RATE_SPAN: Duration = Duration::from_millis(16);
 /// The time from the beginning of one spaced commit to the next: at the rate above, 16 payments.
-pub const ACCEPT_SPACING: Duration = Duration::from_millis(4);
+pub(crate) const ACCEPT_SPACING: Duration = Duration::from_millis(4);
 /// How long what arrives waits for the INSERT under way, to go into the next one together, before
 /// another writer takes it: that INSERT may be waiting for a lock.
-pub const ACCEPT_WAIT: Duration = Duration::from_millis(5);
+pub(crate) const ACCEPT_WAIT: Duration = Duration::from_millis(5);
 /// Payments of one instance that wait for their commit, at most; beyond that clients get 503 at
 /// once. A database that commits 3,000 payments of this instance a second works them off in a fifth
 /// of a second; who waits longer is better told to come again.

@@ -29,7 +29,8 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use admission::Gathered;
-pub use admission::{Admission, Admitted, Candidate, Quarantine, ReadCheck, program};
+pub(crate) use admission::ReadCheck;
+pub use admission::{Admission, Admitted, Candidate, Quarantine, program};
 pub use declaration::{Declaration, declare};
 pub use terms::{MemberTerms, ProcessorTerms};
 
@@ -48,7 +49,7 @@ use crate::telemetry::metrics::Counts;
 /// makes it a few milliseconds where notifications arrive; nothing depends on them.
 pub const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest such time, however many notifications arrive.
-pub const SYNC_PAUSE: Duration = Duration::from_millis(20);
+pub(crate) const SYNC_PAUSE: Duration = Duration::from_millis(20);
 /// After this time without a notification the connection is tested: a server that vanished sends
 /// nothing.
 const LISTEN_CHECK: Duration = Duration::from_secs(60);
@@ -56,15 +57,15 @@ const LISTEN_CHECK: Duration = Duration::from_secs(60);
 /// the queue was emptied, until [`INSTANCE_TTL`] has passed.
 const GATHER_PAUSE: Duration = Duration::from_millis(100);
 /// Payments that one statement puts back, at most.
-pub const PUT_BACK_BATCH: usize = 5_000;
+pub(crate) const PUT_BACK_BATCH: usize = 5_000;
 /// The time between two heartbeats.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// The time from the reply of a health call to the next call, for the whole deployment. A processor
 /// allows one call per 5 s; the rest is for the difference of clocks and ways.
-pub const HEALTH_INTERVAL: Duration = Duration::from_millis(5_050);
+pub(crate) const HEALTH_INTERVAL: Duration = Duration::from_millis(5_050);
 /// How long a poller has for a call and the record of it before another takes over: the call, then
 /// the interval that a processor asks for.
-pub const HEALTH_LEASE: Duration = Duration::from_millis(4_000 + 5_050);
+pub(crate) const HEALTH_LEASE: Duration = Duration::from_millis(4_000 + 5_050);
 
 /// An instance among the others.
 pub struct Member {

@@ -29,15 +29,15 @@ use crate::store::queue_statistics;
 use crate::telemetry::metrics::Counts;
 
 /// The time between two samples of the counters of this instance.
-pub const OBSERVED_EVERY: Duration = Duration::from_secs(1);
+pub(crate) const OBSERVED_EVERY: Duration = Duration::from_secs(1);
 /// Rows are removed after so long. With two instances that is some 6,000 rows.
 pub const HISTORY_KEPT: Duration = Duration::from_secs(48 * 60 * 60);
 /// Minutes that wait for the database in the memory of an instance, at most: those after them are
 /// not written.
-pub const MINUTES_WAITING: usize = 360;
+pub(crate) const MINUTES_WAITING: usize = 360;
 /// A minute is shown when it has been over for so long: by then all instances have written what
 /// they saw.
-pub const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
+pub(crate) const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
 /// Switches that are told, at most: the newest.
 const SWITCHES_TOLD: i64 = 100;
 /// Latencies are those of so many payments of each second, at most.
@@ -91,14 +91,14 @@ pub struct Minute {
 
 /// Adds up what is seen in the present minute.
 #[derive(Debug, Default)]
-pub struct Observed {
+pub(crate) struct Observed {
     minute: Option<Minute>,
     before: Counted,
 }
 
 impl Observed {
     /// Samples the counters in minute `number`. Returns the minute before, where that is over.
-    pub fn sample(
+    pub(crate) fn sample(
         &mut self,
         number: i64,
         counted: Counted,
@@ -129,13 +129,13 @@ impl Observed {
     }
 
     /// The present minute, as far as it was seen.
-    pub fn take(&mut self) -> Option<Minute> {
+    pub(crate) fn take(&mut self) -> Option<Minute> {
         self.minute.take()
     }
 }
 
 /// Writes down what an instance sees.
-pub struct Recorder {
+pub(crate) struct Recorder {
     /// Of this instance.
     pub instance: Uuid,
     /// What it counts.
@@ -152,7 +152,7 @@ pub struct Recorder {
 
 impl Recorder {
     /// Samples and writes until the stop, and writes then what it saw of the last minute.
-    pub async fn run(self, stop: CancellationToken) {
+    pub(crate) async fn run(self, stop: CancellationToken) {
         let (over, minutes) = mpsc::channel(MINUTES_WAITING);
         let stopped = stop.clone();
         tokio::join!(self.observe(over, stopped), self.write_all(minutes, stop));

@@ -23,7 +23,7 @@ use crate::processors::{CompletedClaim, Outcome};
 use crate::store::claim::Claim;
 
 /// Waiting payments that one instance remembers, at most: some 5 MB.
-pub const WAITING_KEPT: usize = 50_000;
+pub(crate) const WAITING_KEPT: usize = 50_000;
 
 /// What one instance knows of open payments.
 #[derive(Debug, Default)]
@@ -107,7 +107,7 @@ impl InFlight {
 
     /// Claims were made while the queue was found emptied: in the former one or in the new one, and
     /// nothing of them will be sent. What is known of a payment that may have been charged stays.
-    pub fn add_stale(&self, claims: &[Claim]) {
+    pub(crate) fn add_stale(&self, claims: &[Claim]) {
         let mut open = self.lock();
         for claim in claims {
             if !open.claimed.contains_key(&claim.payment.correlation_id) {
@@ -117,7 +117,7 @@ impl InFlight {
     }
 
     /// The claim was made in a queue that is gone, and nothing is sent.
-    pub fn note_stale(&self, claim: &Claim) {
+    pub(crate) fn note_stale(&self, claim: &Claim) {
         if let Some(claimed) = self.lock().claimed.get_mut(&claim.payment.correlation_id) {
             claimed.is_stale |= claimed.attempt == claim.attempt && claimed.is_of_call(claim);
         }
@@ -138,7 +138,7 @@ impl InFlight {
     }
 
     /// A claim found that no payment waits in the queue any more of those that did at the mark.
-    pub fn none_waits(&self, mark: u64) {
+    pub(crate) fn none_waits(&self, mark: u64) {
         let mut open = self.lock();
         if open.waiting.is_empty() && open.not_kept == 0 {
             return;
@@ -229,7 +229,7 @@ impl InFlight {
     }
 
     /// These could not be put back, and are to be tried again.
-    pub fn not_put_back(&self, late: &[PutBack]) {
+    pub(crate) fn not_put_back(&self, late: &[PutBack]) {
         let ids = late.iter().map(|it| it.correlation_id);
         self.lock().late.extend(ids);
     }

@@ -1,7 +1,7 @@
 //! The stages of a payment as loops around one step each, and what instances know of each other.
 
 pub mod accept;
-pub mod batcher;
+pub(crate) mod batcher;
 pub mod deployment;
 pub mod history;
 pub mod in_flight;

@@ -21,12 +21,12 @@ use crate::store::database::Pool;
 use crate::store::queue_statistics;
 
 /// The time between two polls of the length of the queue.
-pub const QUEUE_LIMIT_POLL: Duration = Duration::from_secs(1);
+pub(crate) const QUEUE_LIMIT_POLL: Duration = Duration::from_secs(1);
 /// The same while the queue seems to be full, since that may end at any moment.
-pub const FULL_QUEUE_POLL: Duration = Duration::from_millis(200);
+pub(crate) const FULL_QUEUE_POLL: Duration = Duration::from_millis(200);
 
 /// How long a refused post is reported.
-pub const FULL_REMEMBERED: Duration = Duration::from_secs(5);
+pub(crate) const FULL_REMEMBERED: Duration = Duration::from_secs(5);
 
 /// What an instance knows of the length of the queue.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl QueueLimit {
 
     /// The queue of one of several cells, which has an equal part of `limit`.
     #[must_use]
-    pub fn of_cell(limit: NonZeroU64, cell: Cell) -> Self {
+    pub(crate) fn of_cell(limit: NonZeroU64, cell: Cell) -> Self {
         Self {
             cell,
             limit: limit.get().div_ceil(cell.of() as u64),
@@ -67,7 +67,7 @@ impl QueueLimit {
     }
 
     /// Whether the queue is full, once the `waiting` payments are in it, too.
-    pub fn is_full(&self, waiting: usize) -> bool {
+    pub(crate) fn is_full(&self, waiting: usize) -> bool {
         let queued = self.seen.load(Ordering::Relaxed) + self.accepted.load(Ordering::Relaxed);
         let full = queued.saturating_add(waiting as u64) >= self.limit;
         if full {
@@ -118,7 +118,7 @@ impl QueueLimit {
 
     /// The longest queue that was seen since the last call. None: nobody looked, which is so while
     /// this instance knows of no payment, or the database did not answer.
-    pub fn take_longest(&self) -> Option<u64> {
+    pub(crate) fn take_longest(&self) -> Option<u64> {
         self.longest.swap(0, Ordering::Relaxed).checked_sub(1)
     }
 

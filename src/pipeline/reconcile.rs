@@ -20,7 +20,6 @@ use rust_decimal::Decimal;
 use sqlx::PgPool;
 use uuid::Uuid;
 
-pub use ask::{RATE_SLACK, SILENCE_LIMIT};
 pub use ledger::PAGE;
 pub use report::{
     Archived, Difference, Finding, NAMED, NotKnown, Ours, Report, Scope, TotalsFinding,
@@ -35,9 +34,9 @@ use ask::{Answers, Asker, Charge};
 use ledger::Row;
 
 /// Given ids that are looked for in the database at a time.
-pub const PAGE_IDS: usize = 500;
+pub(crate) const PAGE_IDS: usize = 500;
 /// Payments that are looked up at once.
-pub const LOOKUPS: usize = 8;
+pub(crate) const LOOKUPS: usize = 8;
 /// Payments that are looked up per second, unless another rate is asked for: who audits shares the
 /// processors and the database with payments. docs/auditing.md has what this rate costs; as fast as
 /// it can, on a machine that serves payments as well, takes their p99 from 4 to 23 ms.

@@ -25,10 +25,10 @@ use crate::store::database::Pool;
 use crate::telemetry::metrics::Counts;
 
 /// The pause before a payment is looked up again at a processor that did not answer.
-pub const ASK_PAUSE: Duration = Duration::from_secs(1);
+pub(crate) const ASK_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long before a payment was posted, perhaps again, it may have been charged.
-pub const BACKUP_AGE_LIMIT: TimeDelta = TimeDelta::days(366);
+pub(crate) const BACKUP_AGE_LIMIT: TimeDelta = TimeDelta::days(366);
 
 /// What came of the look-ups.
 pub enum Asked {

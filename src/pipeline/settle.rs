@@ -31,38 +31,38 @@ use crate::telemetry::metrics::{Counts, Total};
 use crate::telemetry::trace::{LifeEnd, Subject, Tracer};
 
 pub use crate::processors::CompletedClaim;
-pub use held::{HELD_PAUSE, SETTLE_HELD, Unrecorded};
+pub use held::Unrecorded;
 
 use held::Held;
 
 /// Outcomes that one statement records, at most.
-pub const SETTLE_BATCH: usize = 500;
+pub(crate) const SETTLE_BATCH: usize = 500;
 /// Longest time that an outcome waits for others. No client waits for a settle, and one statement
 /// for ten payments costs little more than one for one.
-pub const SETTLE_MAX_WAIT: Duration = Duration::from_millis(100);
+pub(crate) const SETTLE_MAX_WAIT: Duration = Duration::from_millis(100);
 /// The same for an outcome that is waited for: a payment that was not charged may go to another
 /// processor; and a charge whose claim is older than [`SETTLE_SOON_FROM`] has to be in the ledger
 /// when an audit compares it with the processor's records, 1.5 s after `requested_at`.
-pub const SETTLE_SOON: Duration = Duration::from_millis(25);
+pub(crate) const SETTLE_SOON: Duration = Duration::from_millis(25);
 /// See [`SETTLE_SOON`].
-pub const SETTLE_SOON_FROM: Duration = Duration::from_millis(500);
+pub(crate) const SETTLE_SOON_FROM: Duration = Duration::from_millis(500);
 /// Number of outcomes that are recorded without waiting for others: more would cost little less
 /// each, and would hold rows of the totals, which all instances add to, for longer.
-pub const SETTLE_MAX_ITEMS: usize = 128;
+pub(crate) const SETTLE_MAX_ITEMS: usize = 128;
 /// A smaller number that suffices once [`SETTLE_SPACING`] has passed since the last settle began.
-pub const SETTLE_MIN_ITEMS: usize = 16;
+pub(crate) const SETTLE_MIN_ITEMS: usize = 16;
 /// See [`SETTLE_MIN_ITEMS`]. Twenty settles a second of each instance are few for any database;
 /// that pause saves a sixth of the whole work for a payment at 1,500 payments a second
 /// (docs/performance.md), and is short beside the 1.5 s after which an audit may compare.
-pub const SETTLE_SPACING: Duration = Duration::from_millis(50);
+pub(crate) const SETTLE_SPACING: Duration = Duration::from_millis(50);
 /// Most claims of an instance whose outcome is not recorded yet, open calls included. Beyond that
 /// nothing more is claimed.
-pub const SETTLE_BACKLOG: usize = 4_096;
+pub(crate) const SETTLE_BACKLOG: usize = 4_096;
 /// Most statements that search a batch for the outcomes which the database refuses, before the next
 /// batch is recorded.
-pub const SETTLE_TRIES: usize = 32;
+pub(crate) const SETTLE_TRIES: usize = 32;
 /// Longest time after which such a search begins no further statement.
-pub const SETTLE_TRIES_TIME: Duration = Duration::from_secs(5);
+pub(crate) const SETTLE_TRIES_TIME: Duration = Duration::from_secs(5);
 
 /// Tells the worker of released payments.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl Returned {
     }
 
     /// The lowest row that was queued again since the last call, or `i64::MAX`.
-    pub fn take_lowest_id(&self) -> i64 {
+    pub(crate) fn take_lowest_id(&self) -> i64 {
         self.lowest_id.swap(i64::MAX, Ordering::AcqRel)
     }
 
@@ -122,12 +122,12 @@ impl Returned {
 
     /// When the next payment that this instance has left in doubt may be claimed again.
     #[must_use]
-    pub fn next_in_doubt(&self) -> Option<Instant> {
+    pub(crate) fn next_in_doubt(&self) -> Option<Instant> {
         self.lock_in_doubt().peek().map(|Reverse(at)| *at)
     }
 
     /// Payments in doubt are claimed now.
-    pub fn asked_for(&self, now: Instant) {
+    pub(crate) fn asked_for(&self, now: Instant) {
         let mut pauses = self.lock_in_doubt();
         while pauses.peek().is_some_and(|Reverse(at)| *at <= now) {
             pauses.pop();

@@ -36,21 +36,21 @@ use crate::telemetry::metrics::Counts;
 
 /// The longest time between two claims when nothing wakes the worker: another instance may have
 /// accepted payments and died.
-pub const IDLE_POLL: Duration = Duration::from_millis(500);
+pub(crate) const IDLE_POLL: Duration = Duration::from_millis(500);
 /// The least time between two claims of an instance: what arrives meanwhile is claimed together,
 /// which costs little more than one payment alone. An idle instance claims at once.
-pub const CLAIM_PAUSE: Duration = Duration::from_millis(10);
+pub(crate) const CLAIM_PAUSE: Duration = Duration::from_millis(10);
 /// The time between two claims that start at the oldest row instead of the low-water mark.
-pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// The time between two claims of payments in doubt when there were none.
-pub const IN_DOUBT_POLL: Duration = Duration::from_secs(1);
+pub(crate) const IN_DOUBT_POLL: Duration = Duration::from_secs(1);
 /// The time between two claims of payments in doubt when there were some.
-pub const IN_DOUBT_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const IN_DOUBT_PAUSE: Duration = Duration::from_millis(100);
 /// The time between two attempts to reserve a slot for an outcome while settling is behind.
-pub const SETTLE_SLOT_PAUSE: Duration = Duration::from_millis(25);
+pub(crate) const SETTLE_SLOT_PAUSE: Duration = Duration::from_millis(25);
 /// Rows below the newest claimed one that a claim still looks at: payments whose commit was
 /// overtaken.
-pub const LOW_WATER_SLACK: i64 = 1_000;
+pub(crate) const LOW_WATER_SLACK: i64 = 1_000;
 /// Calls that are begun before other tasks of this thread run. A claim out of a backlog begins
 /// hundreds, which would delay replies to clients by tens of milliseconds.
 const STARTED_AT_ONCE: usize = 16;
@@ -111,7 +111,7 @@ pub const CHARGE_MAX_ITEMS: usize = 16;
 /// after which an audit may compare. No client waits for a charge, and to wake a sleeping process
 /// costs as much as the call. Together with the batches of [settle](super::settle) it saves a sixth
 /// of the whole work for a payment at 1,500 payments a second (docs/performance.md).
-pub const CHARGE_MAX_WAIT: Duration = Duration::from_millis(6);
+pub(crate) const CHARGE_MAX_WAIT: Duration = Duration::from_millis(6);
 
 /// A payment that was claimed on accept, and the right to charge it.
 #[derive(Debug)]
@@ -355,7 +355,7 @@ impl Worker {
     }
 
     /// Notes payments that were accepted and not claimed: id, amount, time of acceptance.
-    pub fn left_in_queue(&self, payments: &[(Uuid, Decimal, DateTime<Utc>)]) {
+    pub(crate) fn left_in_queue(&self, payments: &[(Uuid, Decimal, DateTime<Utc>)]) {
         self.returned.in_flight.wait(payments.iter().copied());
         self.backlog
             .left
@@ -437,7 +437,7 @@ impl Worker {
     }
 
     /// Resolves payments in doubt until the worker stops.
-    pub async fn run_in_doubt(&self) {
+    pub(crate) async fn run_in_doubt(&self) {
         let mut outage = Outage::new("claim in doubt");
         while !self.stop.draining.is_cancelled() {
             self.returned.asked_for(Instant::now());

@@ -32,12 +32,12 @@ use crate::telemetry::trace::Tracer;
 
 /// How long a processor has for `GET /payments/{id}`, which its configured delay does not slow
 /// down.
-pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a processor has for `GET /payments/service-health`; two early callers wait for its next
 /// window.
-pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
+pub(crate) const HEALTH_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long a processor has for its totals of a range.
-pub const SUMMARY_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const SUMMARY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Early look-ups that are open at one processor at a time, at most, of all instances together (of
 /// more instances than that, one each). With the 780 payments of the router's `shared_cap` they
 /// stay below the 800 requests that a processor serves at once.
@@ -156,7 +156,7 @@ impl ProcessorClient {
 
     /// The same, counted under that name and traced.
     #[must_use]
-    pub fn with_telemetry(self, name: &str, telemetry: &Telemetry) -> Self {
+    pub(crate) fn with_telemetry(self, name: &str, telemetry: &Telemetry) -> Self {
         Self {
             counts: telemetry.counts.processor(name),
             tracer: telemetry.tracer.clone(),

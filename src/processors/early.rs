@@ -17,15 +17,15 @@ use crate::telemetry::metrics::{EarlyLookup, EarlyLookupResult};
 pub const OVERDUE_AFTER: Duration = Duration::from_secs(1);
 /// An answer is overdue after this many times the time that its processor takes for its answers,
 /// where that is longer than [`OVERDUE_AFTER`].
-pub const OVERDUE_FACTOR: f64 = 1.5;
+pub(crate) const OVERDUE_FACTOR: f64 = 1.5;
 /// The pause between the first two look-ups during one call; each further one is twice as long.
-pub const FIRST_PAUSE: Duration = Duration::from_millis(250);
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// Look-ups during one call, at most: 1, 1.25, 1.75, 2.75 and 4.75 s after the POST where answers
 /// usually come within 0.67 s. Later there is the one after the call.
 pub const LOOKUPS_PER_CALL: u32 = 5;
 /// After what time the answer of a processor that takes `answers_in` for its answers is overdue.
 #[must_use]
-pub fn overdue_after(answers_in: Duration) -> Duration {
+pub(crate) fn overdue_after(answers_in: Duration) -> Duration {
     OVERDUE_AFTER.max(answers_in.mul_f64(OVERDUE_FACTOR))
 }
 

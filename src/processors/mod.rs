@@ -14,16 +14,11 @@ use chrono::{DateTime, Utc};
 use router::Permit;
 use tokio_util::sync::CancellationToken;
 
-pub use client::{
-    HEALTH_TIMEOUT, LOOKUP_TIMEOUT, LOOKUPS_AT_ONCE, Posted, Processor, ProcessorClient,
-    SUMMARY_TIMEOUT, processors,
-};
-pub use early::{
-    FIRST_PAUSE, LOOKUPS_PER_CALL, OVERDUE_AFTER, OVERDUE_FACTOR, find_charge, overdue_after,
-};
-pub use reading::{
-    Health, ProcessorTotals, read_health, read_lookup, read_post, read_record, read_totals,
-};
+pub(crate) use client::HEALTH_TIMEOUT;
+pub use client::{LOOKUPS_AT_ONCE, Posted, Processor, ProcessorClient, processors};
+pub(crate) use early::overdue_after;
+pub use early::{LOOKUPS_PER_CALL, OVERDUE_AFTER, find_charge};
+pub use reading::{Health, ProcessorTotals, read_health, read_lookup, read_post, read_totals};
 pub use verdict::{Documented, Lookup, RECORD_TIME_LIMIT, Reply, Verdict, is_near, judge};
 
 use early::until_charged;

@@ -143,7 +143,7 @@ pub fn read_lookup(correlation_id: Uuid, head: &Response<()>, body: Option<&[u8]
 
 /// What a record in JSON says of the payment that was asked for.
 #[must_use]
-pub fn read_record(correlation_id: Uuid, body: &[u8]) -> Lookup {
+pub(crate) fn read_record(correlation_id: Uuid, body: &[u8]) -> Lookup {
     let Record {
         correlation_id: id,
         amount,

@@ -7,14 +7,14 @@ use tokio::task::JoinError;
 use crate::telemetry::log::LOG_DRAIN;
 
 /// How long open requests have to end after the stop signal.
-pub const REQUESTS_DRAIN: Duration = Duration::from_secs(2);
+pub(crate) const REQUESTS_DRAIN: Duration = Duration::from_secs(2);
 /// How long calls to processors have to end after the stop signal. Those left open then are
 /// resolved by the next claim.
-pub const CALLS_DRAIN: Duration = Duration::from_millis(5_250);
+pub(crate) const CALLS_DRAIN: Duration = Duration::from_millis(5_250);
 /// How long the ends of calls have to be recorded after that.
-pub const SETTLE_DRAIN: Duration = Duration::from_secs(2);
+pub(crate) const SETTLE_DRAIN: Duration = Duration::from_secs(2);
 /// How long the connections to the database have to be closed in order.
-pub const CLOSE: Duration = Duration::from_millis(500);
+pub(crate) const CLOSE: Duration = Duration::from_millis(500);
 /// All of them together.
 pub const SHUTDOWN: Duration = Duration::from_secs(10);
 

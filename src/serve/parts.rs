@@ -88,7 +88,7 @@ impl Parts {
     ///
     /// # Errors
     /// A processor cannot be called at all.
-    pub fn of_cells(setup: Setup<'_>) -> anyhow::Result<Cells<Self>> {
+    pub(crate) fn of_cells(setup: Setup<'_>) -> anyhow::Result<Cells<Self>> {
         let Setup {
             telemetry, leases, ..
         } = setup;

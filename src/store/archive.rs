@@ -11,7 +11,7 @@
 //! `payment_archived_month`, nothing has moved, and from then on the file is complete and on the
 //! disk. No file is ever written over.
 //!
-//! [`restore`] takes a month back, in one transaction. At every instant a payment is known in one
+//! [`restore()`] takes a month back, in one transaction. At every instant a payment is known in one
 //! of both places.
 
 mod export;
@@ -34,10 +34,8 @@ use uuid::Uuid;
 use crate::config::DatabaseSettings;
 use crate::store::database::{Session, session_options, with_short_locks};
 
-pub use export::EXPORT_SLICE;
 pub use month::Month;
-pub use relocate::{MOVE_BATCH, MOVE_PAUSE};
-pub use restore::{RESTORE_BATCH, Restoration, Restored, restore};
+pub use restore::{Restoration, Restored, restore};
 pub use step::{Doing, Step};
 
 use rows::totals;

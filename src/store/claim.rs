@@ -32,7 +32,7 @@ pub const IN_DOUBT_BATCH: usize = 64;
 /// A payment that is not sent this long after its claim is released instead.
 pub const SEND_WITHIN: Duration = Duration::from_secs(3);
 /// The pause before a payment in doubt is claimed again, doubled with every attempt.
-pub const FIRST_DOUBT_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const FIRST_DOUBT_PAUSE: Duration = Duration::from_millis(100);
 /// The longest such pause.
 pub const LONGEST_DOUBT_PAUSE: Duration = Duration::from_secs(2);
 
@@ -369,7 +369,7 @@ pub async fn held_for(
 ///
 /// # Errors
 /// The database did not answer.
-pub async fn newest_id(pool: &PgPool) -> Result<i64, sqlx::Error> {
+pub(crate) async fn newest_id(pool: &PgPool) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar!(r#"SELECT coalesce(max(id), 0) AS "id!" FROM payment_queue"#)
         .fetch_one(pool)
         .await
@@ -377,7 +377,7 @@ pub async fn newest_id(pool: &PgPool) -> Result<i64, sqlx::Error> {
 
 /// The pause before a payment in doubt is claimed again after `attempt` claims.
 #[must_use]
-pub fn doubt_pause(attempt: i32) -> Duration {
+pub(crate) fn doubt_pause(attempt: i32) -> Duration {
     let doublings = u32::try_from(attempt.clamp(1, 16) - 1).unwrap_or_default();
     (FIRST_DOUBT_PAUSE * 2_u32.pow(doublings)).min(LONGEST_DOUBT_PAUSE)
 }

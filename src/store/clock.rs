@@ -39,7 +39,7 @@ pub const STEP_TOLERANCE: Duration = Duration::from_millis(500);
 pub const WATCH_GAP: Duration = Duration::from_secs(10);
 
 /// How long operators are told of a step.
-pub const STEP_TOLD: Duration = Duration::from_secs(3_600);
+pub(crate) const STEP_TOLD: Duration = Duration::from_secs(3_600);
 
 /// A step of the database's clock against this instance's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,7 +180,7 @@ impl DatabaseClock {
     /// Whether the clock has been watched for as long as the longest doubt: whatever was sent by
     /// anybody before that time is answered or lost.
     #[must_use]
-    pub fn is_trusted(&self, now: Instant) -> bool {
+    pub(crate) fn is_trusted(&self, now: Instant) -> bool {
         self.lock().steady.is_some_and(|steady| {
             let watched = now.saturating_duration_since(steady.since);
             let unseen = now.saturating_duration_since(steady.seen_at);

@@ -16,7 +16,7 @@ use crate::store::in_doubt::Author;
 
 /// How long a payment whose id was held by a processor stays with it after a retry, whatever it
 /// answers.
-pub const HELD_DOUBT: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const HELD_DOUBT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A payment that was given up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]

@@ -12,7 +12,7 @@ use crate::config::Processors;
 ///
 /// # Errors
 /// The database did not answer.
-pub async fn other_spelling(
+pub(crate) async fn other_spelling(
     pool: &PgPool,
     processors: &Processors,
 ) -> Result<Option<(String, String)>, sqlx::Error> {

@@ -21,11 +21,11 @@ use crate::store::database::{Pool, interval};
 use crate::store::queue_statistics::{CALL_OVERDUE, COUNTED};
 
 /// Payments that are decided in one transaction, at most.
-pub const DECIDED_AT_ONCE: usize = 500;
+pub(crate) const DECIDED_AT_ONCE: usize = 500;
 /// The time between two polls for stranded payments.
-pub const STRANDED_POLL: Duration = Duration::from_secs(10);
+pub(crate) const STRANDED_POLL: Duration = Duration::from_secs(10);
 /// The least time between two lines of the log about the stranded payments of one processor.
-pub const STRANDED_TOLD: Duration = Duration::from_secs(60);
+pub(crate) const STRANDED_TOLD: Duration = Duration::from_secs(60);
 
 /// Who decides something, and why, in his own words: printable, and neither is empty.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,11 +15,11 @@ use crate::store::database::interval;
 pub const COUNTED: i64 = 5_000;
 /// A payment that went out so long ago and is not settled is in doubt, even if it is being asked
 /// for at this moment: the longest call, as configured by default, and its lease.
-pub const CALL_OVERDUE: Duration = Duration::from_secs(20);
+pub(crate) const CALL_OVERDUE: Duration = Duration::from_secs(20);
 /// How long statistics count as recent and are returned again.
-pub const STATISTICS_INTERVAL: Duration = Duration::from_secs(2);
+pub(crate) const STATISTICS_INTERVAL: Duration = Duration::from_secs(2);
 /// Longest time that a call for recent statistics waits for the database.
-pub const STATISTICS_TIMEOUT: Duration = Duration::from_millis(1_500);
+pub(crate) const STATISTICS_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// A number of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

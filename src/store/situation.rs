@@ -22,15 +22,15 @@ use crate::store::queue_statistics::{
 use crate::store::switch::{self, Switch};
 
 /// A payment that was accepted longer ago than this and is still open is reported.
-pub const STUCK_AFTER: Duration = Duration::from_secs(60);
+pub(crate) const STUCK_AFTER: Duration = Duration::from_secs(60);
 /// Payments wait if the oldest was accepted longer ago than this. Below it, what a processor last
 /// said of its health may be older than what it does.
-pub const WAITING_AFTER: Duration = Duration::from_secs(10);
+pub(crate) const WAITING_AFTER: Duration = Duration::from_secs(10);
 /// A processor that is given up for longer is reported. Many an outage is over by then, and
 /// payments went elsewhere.
-pub const FAILING_AFTER: Duration = Duration::from_secs(2);
+pub(crate) const FAILING_AFTER: Duration = Duration::from_secs(2);
 /// A transaction that is open for longer is reported: vacuum cannot clean the queue behind it.
-pub const LONG_TRANSACTION: Duration = Duration::from_secs(60);
+pub(crate) const LONG_TRANSACTION: Duration = Duration::from_secs(60);
 
 /// What the database of a cell tells, including what the living instances wrote there. `queue` and
 /// `switches` were read just before. What instances wrote is of the whole deployment; the rest names
@@ -38,7 +38,7 @@ pub const LONG_TRANSACTION: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// The database did not answer.
-pub async fn in_database(
+pub(crate) async fn in_database(
     connection: &mut PgConnection,
     cell: Cell,
     queue: &QueueStatistics,
@@ -249,7 +249,7 @@ async fn unreconciled(connection: &mut PgConnection) -> Result<Option<Item>, sql
 }
 
 /// The queue statistics and the list of one reading.
-pub type Polled = (QueueStatistics, Vec<Item>);
+pub(crate) type Polled = (QueueStatistics, Vec<Item>);
 
 /// Reads the situation of a deployment of one database once.
 ///
@@ -263,7 +263,7 @@ pub async fn read(pool: &PgPool) -> Result<Polled, sqlx::Error> {
 ///
 /// # Errors
 /// The database did not answer.
-pub async fn read_in(pool: &PgPool, cell: Cell) -> Result<Polled, sqlx::Error> {
+pub(crate) async fn read_in(pool: &PgPool, cell: Cell) -> Result<Polled, sqlx::Error> {
     let mut connection = pool.acquire().await?;
     let queue = QueueStatistics::read(&mut connection).await?;
     let switches = switch::list(&mut connection).await?;
@@ -273,7 +273,7 @@ pub async fn read_in(pool: &PgPool, cell: Cell) -> Result<Polled, sqlx::Error> {
 
 /// A reading that is made when it is asked for, but not too often, however many ask.
 #[derive(Debug)]
-pub struct RecentPoll {
+pub(crate) struct RecentPoll {
     pool: Pool,
     taken: Mutex<Taken>,
 }
@@ -288,7 +288,7 @@ struct Taken {
 impl RecentPoll {
     /// None is taken yet.
     #[must_use]
-    pub fn new(pool: Pool) -> Self {
+    pub(crate) fn new(pool: Pool) -> Self {
         Self {
             pool,
             taken: Mutex::default(),
@@ -297,7 +297,7 @@ impl RecentPoll {
 
     /// One that is at most [`STATISTICS_INTERVAL`] old; none if the database did not answer within
     /// [`STATISTICS_TIMEOUT`], or did not when it was asked last.
-    pub async fn get(&self) -> Option<Arc<Polled>> {
+    pub(crate) async fn get(&self) -> Option<Arc<Polled>> {
         // Callers that come while one is taken wait for it, and take none.
         let Taken {
             last,
@@ -323,10 +323,10 @@ impl RecentPoll {
 }
 
 /// What was seen of each cell; none where its database does not answer.
-pub type PolledCells = Vec<(Cell, Option<Arc<Polled>>)>;
+pub(crate) type PolledCells = Vec<(Cell, Option<Arc<Polled>>)>;
 
 /// Reads the situation of every cell as [`RecentPoll::get`] does.
-pub async fn read_cells(polls: &Cells<RecentPoll>) -> PolledCells {
+pub(crate) async fn read_cells(polls: &Cells<RecentPoll>) -> PolledCells {
     let read = polls
         .each()
         .map(async |(cell, poll)| (cell, poll.get().await));

@@ -97,7 +97,7 @@ fn cut_words(hours: &[DateTime<Utc>]) -> String {
 ///
 /// # Errors
 /// The database did not answer, or no instance ever gave a heartbeat.
-pub async fn seconds_behind(database: impl PgExecutor<'_>) -> Result<f64, sqlx::Error> {
+pub(crate) async fn seconds_behind(database: impl PgExecutor<'_>) -> Result<f64, sqlx::Error> {
     sqlx::query_scalar!(
         r#"SELECT greatest(extract(epoch FROM clock_timestamp() - max(seen_at)),
             0)::float8 AS "behind!"

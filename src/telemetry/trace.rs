@@ -36,7 +36,7 @@ use crate::telemetry::metrics::SpanCounts;
 /// How long the collector has to take a batch of spans.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the last spans have to be exported when the instance stops.
-pub const TRACES_DRAIN: Duration = Duration::from_millis(500);
+pub(crate) const TRACES_DRAIN: Duration = Duration::from_millis(500);
 
 /// Where the spans of an instance go: to a collector, or nowhere, which is the default. Clones are
 /// one tracer.

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::store::database::Pool;
 
 /// The time between two additions.
-pub const TALLY_INTERVAL: Duration = Duration::from_secs(1);
+pub(crate) const TALLY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Number and sum by hour.
 type Hours = BTreeMap<DateTime<Utc>, (i64, Decimal)>;

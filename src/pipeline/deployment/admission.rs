@@ -127,7 +127,7 @@ impl Admission {
 
     /// From now on each transaction is asked where it leads, because the pooler gives each one
     /// another session.
-    pub fn ask_each_transaction(&self) {
+    pub(crate) fn ask_each_transaction(&self) {
         self.pooled.store(true, Ordering::Relaxed);
     }
 
@@ -159,13 +159,13 @@ impl Admission {
     /// How often the queue was found emptied: a claim that was made before the last time is of a
     /// queue that is gone, and must not be sent any more.
     #[must_use]
-    pub fn times_emptied(&self) -> u64 {
+    pub(crate) fn times_emptied(&self) -> u64 {
         self.emptied.load(Ordering::Acquire)
     }
 
     /// The life of the queue into which this instance has to put back what it knows, if it has to.
     #[must_use]
-    pub fn gathering(&self) -> Option<Uuid> {
+    pub(crate) fn gathering(&self) -> Option<Uuid> {
         let gathering = self.gathering.load(Ordering::Acquire);
         self.lock().queue_life.filter(|_| gathering)
     }
@@ -239,7 +239,7 @@ impl Admission {
 
     /// Whether the database was restored, and that is not over.
     #[must_use]
-    pub fn was_restored(&self) -> bool {
+    pub(crate) fn was_restored(&self) -> bool {
         self.was_restored.load(Ordering::Relaxed)
     }
 
@@ -282,12 +282,6 @@ impl Admission {
         self.open.store(false, Ordering::Relaxed);
     }
 
-    /// Whether it was admitted before.
-    #[must_use]
-    pub fn was_admitted(&self) -> bool {
-        self.lock().identity.is_some()
-    }
-
     /// Accepts and charges from now on. `sent_at` is when what wrote that down had been sent.
     pub fn admit(&self, admitted: Admitted, sent_at: Uptime) {
         let mut known = self.lock();
@@ -320,7 +314,7 @@ impl Admission {
     /// recently that they may have left claims whose leases run. Zero where another instance looks
     /// after them.
     #[must_use]
-    pub fn silent_instances(&self) -> u32 {
+    pub(crate) fn silent_instances(&self) -> u32 {
         self.silent.load(Ordering::Relaxed)
     }
 
@@ -400,7 +394,7 @@ impl ConnectionCheck for Admission {
 /// Takes connections for reading that lead to the database of the deployment or to a standby of it.
 /// One that leads elsewhere is kept from its user, and nothing else of the instance hears of it.
 #[derive(Debug)]
-pub struct ReadCheck {
+pub(crate) struct ReadCheck {
     admission: Arc<Admission>,
     /// It was logged that a connection leads elsewhere.
     told: AtomicBool,
@@ -409,7 +403,7 @@ pub struct ReadCheck {
 impl ReadCheck {
     /// Goes by the database that an instance was admitted to.
     #[must_use]
-    pub fn new(admission: &Arc<Admission>) -> Self {
+    pub(crate) fn new(admission: &Arc<Admission>) -> Self {
         Self {
             admission: Arc::clone(admission),
             told: AtomicBool::new(false),
@@ -543,7 +537,7 @@ impl Candidate {
     ///
     /// # Errors
     /// The database did not answer.
-    pub async fn wrong_cell(
+    pub(crate) async fn wrong_cell(
         &self,
         connection: &mut PgConnection,
     ) -> Result<Option<String>, sqlx::Error> {
@@ -709,7 +703,7 @@ impl Candidate {
     }
 
     /// Takes its row away: it ends. Others see that by themselves if the database does not confirm.
-    pub async fn sign_off(&self, pool: &Pool) {
+    pub(crate) async fn sign_off(&self, pool: &Pool) {
         let sign_off = sqlx::query!("DELETE FROM service_instance WHERE id = $1", self.id);
         if let Err(error) = pool.with_deadline(sign_off.execute(&**pool)).await {
             tracing::debug!(error = %error, "did not sign off");
@@ -720,7 +714,7 @@ impl Candidate {
     ///
     /// # Errors
     /// They cannot be written as JSON, which does not happen.
-    pub fn terms_text(&self) -> Result<String, sqlx::Error> {
+    pub(crate) fn terms_text(&self) -> Result<String, sqlx::Error> {
         serde_json::to_string(&self.terms).map_err(|error| sqlx::Error::Encode(error.into()))
     }
 }

@@ -131,7 +131,7 @@ impl MemberTerms {
 
     /// The names by which these terms mean an address that the deployment's do not.
     #[must_use]
-    pub fn moved_from(&self, deployment: &Self) -> Vec<String> {
+    pub(crate) fn moved_from(&self, deployment: &Self) -> Vec<String> {
         let moved = self.processors.iter().filter(|(name, ours)| {
             let theirs = deployment.processors.get(*name);
             theirs.is_none_or(|theirs| ours.url != theirs.url)

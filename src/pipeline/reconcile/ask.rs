@@ -11,10 +11,10 @@ use uuid::Uuid;
 use crate::processors::{Lookup, Processor};
 
 /// A processor that has given no answer for so long is not asked any more by this run.
-pub const SILENCE_LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const SILENCE_LIMIT: Duration = Duration::from_secs(20);
 /// How far the questions may be behind their rate and catch up: more at once would be felt by those
 /// who post.
-pub const RATE_SLACK: Duration = Duration::from_millis(50);
+pub(crate) const RATE_SLACK: Duration = Duration::from_millis(50);
 
 /// A payment as a processor has it.
 #[derive(Debug, Clone, PartialEq, Eq)]

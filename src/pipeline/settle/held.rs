@@ -14,9 +14,9 @@ use crate::store::database::{Condition, Outage, Pool, RETRY_PAUSE, concerns_all}
 
 /// Most outcomes that are kept after the database has refused them. Beyond that no more are taken
 /// in: later ones wait in their channel, and when the channel is full nothing more is claimed.
-pub const SETTLE_HELD: usize = 1_024;
+pub(crate) const SETTLE_HELD: usize = 1_024;
 /// The longest pause between two attempts to record refused outcomes while others are recorded.
-pub const HELD_PAUSE: Duration = Duration::from_secs(5);
+pub(crate) const HELD_PAUSE: Duration = Duration::from_secs(5);
 /// The time between two lines in the log about a payment that cannot be recorded.
 const NAMED_PAUSE: Duration = Duration::from_secs(60);
 

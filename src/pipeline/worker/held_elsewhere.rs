@@ -63,7 +63,7 @@ impl Schedule {
 
 impl Worker {
     /// Looks up what other instances hold, when one of them may have died, until the worker stops.
-    pub async fn run_held_elsewhere(&self) {
+    pub(crate) async fn run_held_elsewhere(&self) {
         let mut schedule = Schedule::new(Instant::now());
         while !self.stop.draining.is_cancelled() {
             let silent = self.admission.silent_instances();

@@ -16,7 +16,7 @@ use super::rows::{COLUMNS, load};
 use super::step::{Doing, Telling};
 
 /// What one transaction reads. Its snapshot keeps vacuum from cleaning the queue for as long.
-pub const EXPORT_SLICE: TimeDelta = TimeDelta::hours(1);
+pub(crate) const EXPORT_SLICE: TimeDelta = TimeDelta::hours(1);
 /// Lines that are read back and added up at once.
 const VERIFY_BATCH: usize = 5_000;
 

@@ -19,7 +19,7 @@ impl Month {
 
     /// Its first day.
     #[must_use]
-    pub fn first_day(self) -> NaiveDate {
+    pub(crate) fn first_day(self) -> NaiveDate {
         self.0
     }
 

@@ -13,9 +13,9 @@ use super::rows::{load, totals};
 use super::step::{Doing, Telling};
 
 /// Payments that move in one transaction, at most.
-pub const MOVE_BATCH: usize = 500;
+pub(crate) const MOVE_BATCH: usize = 500;
 /// The pause after each, so that the service has the disk most of the time.
-pub const MOVE_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const MOVE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Moves what is in the file, where the ledger still says the same. Returns how many payments of
 /// the month are left in the ledger.

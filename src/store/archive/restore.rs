@@ -20,7 +20,7 @@ use crate::store::database::{
 };
 
 /// Payments that are loaded by one statement, at most.
-pub const RESTORE_BATCH: usize = 2_000;
+pub(crate) const RESTORE_BATCH: usize = 2_000;
 /// As whom it connects.
 const APPLICATION: &str = "payment-proxy restore";
 /// How often the server is asked how the commit ended whose answer was lost, [`RETRY_PAUSE`] apart.

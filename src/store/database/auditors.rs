@@ -11,10 +11,10 @@ use super::{Outage, Pool};
 use crate::telemetry::log::Storm;
 
 /// The pause between two looks at what auditors have open.
-pub const AUDIT_CHECK: Duration = Duration::from_secs(5);
+pub(crate) const AUDIT_CHECK: Duration = Duration::from_secs(5);
 
 /// Ends auditors' transactions that are open for too long, and logs each, until `stop`.
-pub async fn watch_auditors(pool: Pool, stop: CancellationToken) {
+pub(crate) async fn watch_auditors(pool: Pool, stop: CancellationToken) {
     let mut outage = Outage::new("auditors");
     let unended = Storm::new();
     loop {

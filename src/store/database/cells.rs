@@ -14,7 +14,7 @@ use crate::domain::cell::{Cell, Cells};
 
 /// What a database knows of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct KnownCell {
+pub(crate) struct KnownCell {
     /// The deployment that it belongs to: the same in all of its cells.
     pub deployment: Uuid,
     /// Which cell it is, from 1 on.
@@ -28,7 +28,7 @@ impl KnownCell {
     ///
     /// # Errors
     /// The database did not answer, or is not migrated.
-    pub async fn read(connection: &mut PgConnection) -> Result<Option<Self>, sqlx::Error> {
+    pub(crate) async fn read(connection: &mut PgConnection) -> Result<Option<Self>, sqlx::Error> {
         sqlx::query_as!(Self, "SELECT id AS deployment, cell, cells FROM deployment")
             .fetch_optional(connection)
             .await
@@ -37,7 +37,12 @@ impl KnownCell {
     /// Why this database must not be used as `cell`, if it must not: what differs, in one line.
     /// `place` is what the list of URLs has there, `deployment` that of the other cells.
     #[must_use]
-    pub fn mismatch(&self, cell: Cell, place: &str, deployment: Option<Uuid>) -> Option<String> {
+    pub(crate) fn mismatch(
+        &self,
+        cell: Cell,
+        place: &str,
+        deployment: Option<Uuid>,
+    ) -> Option<String> {
         let entry = format!(
             "entry {} of {} of DATABASE_URL ({place})",
             cell.number(),
@@ -77,7 +82,7 @@ impl KnownCell {
 
 /// What the database of a cell said instead of an answer.
 #[derive(Debug)]
-pub struct InCell(pub Cell, pub sqlx::Error);
+pub(crate) struct InCell(pub Cell, pub sqlx::Error);
 
 impl From<InCell> for anyhow::Error {
     fn from(InCell(cell, error): InCell) -> Self {
@@ -89,7 +94,7 @@ impl From<InCell> for anyhow::Error {
 ///
 /// # Errors
 /// A cell did not answer: without one of them there is no answer.
-pub async fn in_each<'a, T, F>(
+pub(crate) async fn in_each<'a, T, F>(
     cells: &'a Cells<Pool>,
     ask: impl Fn(&'a Pool) -> F,
 ) -> Result<Vec<T>, InCell>

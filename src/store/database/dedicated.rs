@@ -11,7 +11,7 @@ use super::{ACQUIRE_TIMEOUT, Pool, TRUSTED_IDLE};
 /// pool then asks the server whether it is still there: at 1,000 payments a second that is as many
 /// round trips more.
 #[derive(Debug)]
-pub struct DedicatedConnection {
+pub(crate) struct DedicatedConnection {
     pool: Pool,
     open: Option<Open>,
 }
@@ -26,7 +26,7 @@ struct Open {
 impl DedicatedConnection {
     /// None yet: it is opened when first used.
     #[must_use]
-    pub fn new(pool: Pool) -> Self {
+    pub(crate) fn new(pool: Pool) -> Self {
         Self { pool, open: None }
     }
 
@@ -36,7 +36,7 @@ impl DedicatedConnection {
     ///
     /// # Errors
     /// None could be opened.
-    pub async fn get(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
+    pub(crate) async fn get(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
         if let Some(open) = &mut self.open
             && !open.is_fit(&self.pool).await
         {
@@ -58,7 +58,7 @@ impl DedicatedConnection {
     }
 
     /// Closes it.
-    pub fn give_up(&mut self) {
+    pub(crate) fn give_up(&mut self) {
         if let Some(mut open) = self.open.take() {
             open.connection.close_on_drop();
         }

@@ -51,7 +51,7 @@ fn has_code(error: &sqlx::Error, codes: &[&str]) -> bool {
 
 /// Whether the database does not know a character of a text that it was given.
 #[must_use]
-pub fn lacks_character(error: &sqlx::Error) -> bool {
+pub(crate) fn lacks_character(error: &sqlx::Error) -> bool {
     has_code(error, &["22P05", "22021"])
 }
 
@@ -170,7 +170,7 @@ impl fmt::Display for Condition {
 
 /// What only the administrator of the database can set right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unfit {
+pub(crate) enum Unfit {
     /// The triggers that keep the totals do not run.
     #[error(
         "session_replication_role is {0:?} for our role, which turns the triggers off that keep the totals; \
@@ -199,7 +199,7 @@ pub enum Unfit {
 impl Unfit {
     /// Whether only whoever runs the pooler or this instance can mend it, and waiting cannot.
     #[must_use]
-    pub fn is_final(&self) -> bool {
+    pub(crate) fn is_final(&self) -> bool {
         !matches!(self, Self::TriggersOff(_))
     }
 }

@@ -15,7 +15,7 @@ const KEPT: Duration = Duration::from_secs(2);
 /// that is left within a statement is tried before it goes back to its pool, and where the server
 /// is silent that never ends.
 #[derive(Debug)]
-pub struct LateAnswer<T>(Option<JoinHandle<(Instant, Result<T, sqlx::Error>)>>);
+pub(crate) struct LateAnswer<T>(Option<JoinHandle<(Instant, Result<T, sqlx::Error>)>>);
 
 impl<T> Default for LateAnswer<T> {
     fn default() -> Self {
@@ -26,7 +26,7 @@ impl<T> Default for LateAnswer<T> {
 impl<T: Send + 'static> LateAnswer<T> {
     /// The answer to what `ask` asks on connections of `pool`. None: it has not come within
     /// `timeout`; it counts when somebody waits again.
-    pub async fn answer<F>(
+    pub(crate) async fn answer<F>(
         &mut self,
         pool: &Pool,
         timeout: Duration,

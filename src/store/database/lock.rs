@@ -18,13 +18,13 @@ pub const DDL_LOCK_TIMEOUT: Duration = Duration::from_millis(400);
 /// The same where autovacuum holds the lock: it gives way to who has waited for the server's
 /// `deadlock_timeout`, which is a second unless somebody has changed it. Less than a client waits
 /// for its 202.
-pub const VACUUM_LOCK_TIMEOUT: Duration = Duration::from_millis(1_500);
+pub(crate) const VACUUM_LOCK_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// The time between two attempts, in which payments go on.
-pub const DDL_LOCK_PAUSE: Duration = Duration::from_secs(1);
+pub(crate) const DDL_LOCK_PAUSE: Duration = Duration::from_secs(1);
 /// After so long without the lock nothing more is tried.
-pub const DDL_LOCK_LIMIT: Duration = Duration::from_secs(3_600);
+pub(crate) const DDL_LOCK_LIMIT: Duration = Duration::from_secs(3_600);
 /// The same where a client waits for the reply. nginx gives up after 5 s.
-pub const REQUEST_LOCK_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const REQUEST_LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 /// The time between two lines in the log while the same sessions hold it.
 const TOLD_PAUSE: Duration = Duration::from_secs(60);
 
@@ -163,7 +163,7 @@ fn is_lock(error: &anyhow::Error) -> bool {
 
 /// What the database said, if it is that what went wrong.
 #[must_use]
-pub fn database_error(error: &anyhow::Error) -> Option<&sqlx::Error> {
+pub(crate) fn database_error(error: &anyhow::Error) -> Option<&sqlx::Error> {
     error
         .downcast_ref::<sqlx::Error>()
         .or_else(|| match error.downcast_ref::<MigrateError>()? {

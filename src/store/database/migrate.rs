@@ -131,7 +131,7 @@ pub async fn prepare(settings: &DatabaseSettings) -> anyhow::Result<Schema> {
 ///
 /// # Errors
 /// As [`migrate`], and those of `held`.
-pub async fn prepare_where(
+pub(crate) async fn prepare_where(
     settings: &DatabaseSettings,
     pooling: Pooling,
     mut held: impl AsyncFnMut(&mut PgConnection) -> Result<Option<Item>, sqlx::Error>,
@@ -198,7 +198,7 @@ async fn prepare_in_transactions(
 ///
 /// # Errors
 /// The database does not answer, or the pooler is none to work with: [`Unfit`].
-pub async fn meet_pooler(settings: &DatabaseSettings) -> anyhow::Result<Pooling> {
+pub(crate) async fn meet_pooler(settings: &DatabaseSettings) -> anyhow::Result<Pooling> {
     let application = "payment-proxy start";
     if settings.direct_database_url.is_some() {
         session_options(settings, application).await?;
@@ -240,7 +240,7 @@ pub(crate) async fn session_options(
 ///
 /// # Errors
 /// The database does not answer, or refuses.
-pub async fn check_ready(pool: &PgPool) -> Result<(), NotReady> {
+pub(crate) async fn check_ready(pool: &PgPool) -> Result<(), NotReady> {
     if let Standing::Older { applied } = standing(&applied(pool).await?)? {
         let newest = newest();
         return Err(NotReady::NotMigrated { applied, newest });
@@ -255,7 +255,7 @@ pub async fn check_ready(pool: &PgPool) -> Result<(), NotReady> {
 
 /// Why no payments can be taken.
 #[derive(Debug, thiserror::Error)]
-pub enum NotReady {
+pub(crate) enum NotReady {
     /// Migrations are missing.
     #[error("the database is not migrated: it has migration {applied:?}, {newest} is needed")]
     NotMigrated {
@@ -274,7 +274,7 @@ pub enum NotReady {
 
 impl NotReady {
     /// What is wrong, without the database's own words.
-    pub async fn condition(&self, pool: &PgPool) -> Condition {
+    pub(crate) async fn condition(&self, pool: &PgPool) -> Condition {
         match self {
             Self::NotMigrated { .. } => Condition::NotMigrated,
             Self::TooNew(_) => Condition::TooNew,
@@ -383,7 +383,7 @@ pub async fn failover_loses_queue(connection: &mut PgConnection) -> Result<bool,
 ///
 /// # Errors
 /// The database did not answer.
-pub async fn unsafe_setting(
+pub(crate) async fn unsafe_setting(
     connection: &mut PgConnection,
 ) -> Result<Option<&'static str>, sqlx::Error> {
     let is_off = sqlx::query_scalar!(r#"SELECT current_setting('fsync') = 'off' AS "off!""#)

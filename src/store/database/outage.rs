@@ -16,13 +16,13 @@ use crate::telemetry::log::Storm;
 const DIAGNOSIS_TIMEOUT: Duration = Duration::from_secs(1);
 /// For how long a failed write makes an instance unready, unless another succeeds: the disk may be
 /// full for payments while everything else still works.
-pub const FAILURE_REMEMBERED: Duration = Duration::from_secs(5);
+pub(crate) const FAILURE_REMEMBERED: Duration = Duration::from_secs(5);
 
 /// A time without the database, as one task sees it: logged when it begins, when more is known of
 /// what is wrong, and when it ends. Where they follow each other, as when connections break again
 /// and again, one is logged now and then, with the number of failures since.
 #[derive(Debug)]
-pub struct Outage {
+pub(crate) struct Outage {
     task: &'static str,
     /// That of the pool whose statements fail.
     cell: Cell,
@@ -35,7 +35,7 @@ pub struct Outage {
 impl Outage {
     /// No outage yet, for that task.
     #[must_use]
-    pub fn new(task: &'static str) -> Self {
+    pub(crate) fn new(task: &'static str) -> Self {
         Self {
             task,
             cell: Cell::ONLY,
@@ -46,7 +46,7 @@ impl Outage {
     }
 
     /// A statement on a connection of that pool failed. Returns what is wrong.
-    pub async fn goes_on(&mut self, error: &sqlx::Error, pool: &Pool) -> Condition {
+    pub(crate) async fn goes_on(&mut self, error: &sqlx::Error, pool: &Pool) -> Condition {
         pool.counts().database_error(self.task);
         self.cell = pool.cell();
         self.began_at.get_or_insert_with(Instant::now);
@@ -82,7 +82,7 @@ impl Outage {
     }
 
     /// A statement succeeded.
-    pub fn over(&mut self) {
+    pub(crate) fn over(&mut self) {
         let Some(began_at) = self.began_at.take() else {
             return;
         };

@@ -26,7 +26,7 @@ const DEFAULT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Whose the sessions of the server are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pooling {
+pub(crate) enum Pooling {
     /// Each connection has one of its own.
     Session,
     /// Each transaction is given one.
@@ -39,7 +39,7 @@ impl Pooling {
     /// # Errors
     /// There are no two connections, or the pooler does not keep what they prepare, or transactions
     /// together: [`Unfit`].
-    pub async fn of(options: &PgConnectOptions) -> Result<Self, sqlx::Error> {
+    pub(crate) async fn of(options: &PgConnectOptions) -> Result<Self, sqlx::Error> {
         let look = async {
             let mut first = Session::SERVICE.connect(options).await?;
             let mut second = Session::SERVICE.connect(options).await?;

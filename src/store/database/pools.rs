@@ -32,9 +32,9 @@ pub const OPERATOR_CONNECTIONS: u32 = 3;
 const PROGRAM: &str = "payment-proxy";
 /// How long a request or a worker waits for a free connection before it counts the database as
 /// away.
-pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection that was idle for longer is tried before it is used: the server may have restarted.
-pub const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+pub(crate) const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
 /// Decides whether a new connection may be used.
 pub trait ConnectionCheck: Send + Sync + fmt::Debug {
@@ -134,7 +134,7 @@ impl Pool {
 
     /// Which connections of the instance may be used.
     #[must_use]
-    pub fn validity(&self) -> &Arc<Validity> {
+    pub(crate) fn validity(&self) -> &Arc<Validity> {
         &self.validity
     }
 

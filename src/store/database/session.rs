@@ -11,7 +11,7 @@ use super::validity::with_deadline;
 use super::{LOCK_TIMEOUT, STATEMENT_TIMEOUT};
 
 /// How long a transaction of the service may idle before the server ends it.
-pub const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What our statements rest on in every session. A server that does not know one of them has not
 /// what it limits.

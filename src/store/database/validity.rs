@@ -14,14 +14,14 @@ use super::errors::withdraws;
 pub const ANSWER_DEADLINE: Duration = Duration::from_secs(15);
 /// The same for what a request reads from a standby. Shorter than that of the request: a standby
 /// that hangs is no reason to give up connections to the primary.
-pub const READ_DEADLINE: Duration = Duration::from_secs(12);
+pub(crate) const READ_DEADLINE: Duration = Duration::from_secs(12);
 /// The least time between two withdrawals: where each new connection leads to a standby again, they
 /// are not made anew for every statement.
 const WITHDRAWAL_PAUSE: Duration = Duration::from_secs(1);
 
 /// How old the connections of one instance may be: all of its pools share one of these.
 #[derive(Debug, Default)]
-pub struct Validity {
+pub(crate) struct Validity {
     withdrawn_at: Mutex<Option<Instant>>,
 }
 
@@ -32,7 +32,7 @@ impl Validity {
     ///
     /// # Errors
     /// Those of the statements, or that there was no answer.
-    pub async fn with_deadline<T>(
+    pub(crate) async fn with_deadline<T>(
         &self,
         statements: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, sqlx::Error> {
@@ -62,7 +62,7 @@ impl Validity {
 
     /// Gives up all open connections where an error says that they lead to another server than they
     /// did, or that what they have prepared is of no use any more.
-    pub fn heed(&self, error: &sqlx::Error) {
+    pub(crate) fn heed(&self, error: &sqlx::Error) {
         if withdraws(error) {
             self.withdraw();
         }

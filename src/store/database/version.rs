@@ -12,7 +12,7 @@ use sqlx::PgExecutor;
 use sqlx::migrate::Migrator;
 
 /// The tables, in the order in which they came to be.
-pub static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
+pub(crate) static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
     let mut migrations = sqlx::migrate!();
     // Those of newer programs are for `standing` to judge.
     migrations.set_ignore_missing(true);
@@ -20,11 +20,11 @@ pub static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
 });
 
 /// The end of the name of a migration with which older programs can work.
-pub const COMPATIBLE: &str = "compatible";
+pub(crate) const COMPATIBLE: &str = "compatible";
 
 /// How the schema of a database and this program go together.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub(crate) enum Standing {
     /// Migrations of this program are missing.
     Older {
         /// The newest one that was applied.
@@ -76,7 +76,7 @@ pub(super) async fn applied(
 ///
 /// # Errors
 /// They do not.
-pub fn standing(applied: &[(i64, String)]) -> Result<Standing, TooNew> {
+pub(crate) fn standing(applied: &[(i64, String)]) -> Result<Standing, TooNew> {
     let ours: BTreeSet<i64> = MIGRATIONS
         .iter()
         .map(|migration| migration.version)

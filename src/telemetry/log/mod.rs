@@ -13,13 +13,15 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use crate::config::LogFormat;
 use crate::domain::attention::{Attention, Item};
 use crate::telemetry::metrics::{LogLines, ProcessCounts, Total};
-pub use storm::{STORM_PAUSE, Storm};
+pub use storm::STORM_PAUSE;
+pub(crate) use storm::Storm;
 use writer::Directly;
-pub use writer::{LOG_BACKLOG, LOG_DRAIN, LogWriter};
+pub(crate) use writer::LOG_DRAIN;
+pub use writer::{LOG_BACKLOG, LogWriter};
 
 /// What is logged when `RUST_LOG` says nothing: nothing per payment, and nothing per statement that
 /// is slow or connection that is lost, for which an outage is logged once.
-pub const DEFAULT_FILTER: &str = "info,sqlx=error";
+pub(crate) const DEFAULT_FILTER: &str = "info,sqlx=error";
 
 /// What pools say of each connection that cannot be used is left out unless a filter names it: an
 /// outage says it once.

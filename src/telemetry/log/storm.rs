@@ -8,23 +8,23 @@ pub const STORM_PAUSE: Duration = Duration::from_secs(10);
 
 /// How many events of a kind there were that no line tells of yet.
 #[derive(Debug, Default)]
-pub struct Storm(Mutex<(Option<Instant>, u64)>);
+pub(crate) struct Storm(Mutex<(Option<Instant>, u64)>);
 
 impl Storm {
     /// None yet.
     #[must_use]
-    pub const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(Mutex::new((None, 0)))
     }
 
     /// Counts an event. Returns how many a line has to tell of now: the first at once, and after
     /// that what came in [`STORM_PAUSE`] since the last line.
-    pub fn note(&self) -> Option<u64> {
+    pub(crate) fn note(&self) -> Option<u64> {
         self.note_all(1)
     }
 
     /// The same for so many events at once; none, if there was none.
-    pub fn note_all(&self, events: usize) -> Option<u64> {
+    pub(crate) fn note_all(&self, events: usize) -> Option<u64> {
         self.note_at(events, Instant::now())
     }
 

@@ -13,7 +13,7 @@ use crate::telemetry::metrics::LogLines;
 /// Lines that may wait to be written. Further ones are dropped.
 pub const LOG_BACKLOG: usize = 4_096;
 /// How long the last lines of a process may take.
-pub const LOG_DRAIN: Duration = Duration::from_millis(250);
+pub(crate) const LOG_DRAIN: Duration = Duration::from_millis(250);
 /// How soon it is tried again where a pipe is full and does not make its writer wait.
 const FULL_PIPE_PAUSE: Duration = Duration::from_millis(10);
 /// The least time between two lines that say how many were dropped.

@@ -15,7 +15,7 @@ use prometheus_client::registry::{Metric, Registry};
 pub use series::Total;
 
 /// The names of all metrics begin with this and an underscore.
-pub const PREFIX: &str = "payment_proxy";
+pub(crate) const PREFIX: &str = "payment_proxy";
 
 /// Upper bounds of the time from a readable post to its answer, in seconds.
 const POST_BUCKETS: [f64; 12] = [
@@ -199,7 +199,7 @@ impl ProcessorCounts {
     }
 
     /// Counts an early look-up.
-    pub fn early_lookup(&self, occasion: EarlyLookup, result: EarlyLookupResult) {
+    pub(crate) fn early_lookup(&self, occasion: EarlyLookup, result: EarlyLookupResult) {
         self.early_lookups[occasion as usize][result as usize].add(1);
     }
 
@@ -409,13 +409,13 @@ impl Counts {
     }
 
     /// A processor's breaker is in another state now.
-    pub fn breaker_changed(&self, processor: &str, to: &str) {
+    pub(crate) fn breaker_changed(&self, processor: &str, to: &str) {
         let labels = vec![("processor", processor.to_owned()), ("to", to.to_owned())];
         self.breaker_changes.get_or_create(&labels).add(1);
     }
 
     /// A statement of a task failed because the database is away.
-    pub fn database_error(&self, task: &str) {
+    pub(crate) fn database_error(&self, task: &str) {
         self.database_errors
             .get_or_create(&label("task", task))
             .add(1);

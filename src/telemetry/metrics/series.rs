@@ -22,7 +22,7 @@ impl Total {
     }
 
     /// So many more, as a batch has them.
-    pub fn add_batch(&self, events: usize) {
+    pub(crate) fn add_batch(&self, events: usize) {
         self.add(events as u64);
     }
 
