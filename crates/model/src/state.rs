@@ -3,7 +3,7 @@
 //!
 //! Times are what is left of them, in ticks, so that a state does not say when it was. Ids of rows,
 //! numbers of claims and values of `requested_at` are small numbers that are counted anew in every
-//! state ([`State::normalise`]).
+//! state (`State::normalise`).
 
 /// Payments in a state, at most.
 pub const PAYMENTS: usize = 2;

@@ -307,7 +307,7 @@ impl Cluster {
         kill(clients[choose(clients.len())], Signal::SIGKILL).is_ok()
     }
 
-    /// Stops all processes of the server where they stand; [`Self::thaw`] lets them go on.
+    /// Stops all processes of the server where they stand until they are told to go on.
     pub fn freeze(&self) -> anyhow::Result<Vec<Pid>> {
         self.process.freeze().context("PostgreSQL does not run")
     }

@@ -1,8 +1,8 @@
 //! One round of torture: a whole deployment of real processes, clients that post payments, and
 //! trouble.
 //!
-//! Told in order: [`pace`] says how hard, [`Stack`] starts everything, [`clients`] post and
-//! remember what they were told ([`Ledger`]), [`trouble`] does its worst meanwhile ([`Timeline`]
+//! Told in order: `pace` says how hard, [`Stack`] starts everything, `clients` post and
+//! remember what they were told ([`Ledger`]), `trouble` does its worst meanwhile ([`Timeline`]
 //! writes it down), then all is healed and drained, and [`verdict`] compares what clients, ledger
 //! and processors say.
 
