@@ -527,7 +527,10 @@ async fn an_auditors_long_transaction_is_ended_and_told_of_whatever_limits_it_li
         answer.is_err()
     })
     .await;
-    assert!(gateway.log().contains("anna_"), "{}", gateway.log());
+    eventually("the log names the person", async || {
+        gateway.log().contains("anna_")
+    })
+    .await;
     // Neither a session without a transaction, nor anybody else's.
     sqlx::raw_sql("SELECT 1")
         .execute(&mut *idle)
