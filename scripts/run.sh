@@ -5,6 +5,7 @@
 # Environment: PORT (9999) of the API, POSTGRES_PORT (5433), PROCESSOR_PORTS ("8001 8002") of the
 # simulated default and fallback, OPERATOR_PORTS ("8081 8082") of the two instances; PROCESSORS: no
 # processors are simulated then, and purging is not allowed unless ALLOW_PURGE=true says so;
+# QUEUE_DURABILITY (logged): unlogged loses what waits when PostgreSQL crashes;
 # OPERATOR_TOKEN: else one is made once and stays in .run/operator-token. Everything else that
 # `serve` reads, such as RUST_LOG, goes to the instances, but for LISTEN, OPERATOR_LISTEN and
 # DATABASE_URL.
@@ -39,6 +40,7 @@ ready_seconds=30
 instance_stop_seconds=12
 postgres_stop_seconds=30
 simulator_token=${SIMULATOR_TOKEN:-123} # as the real processors' is by default
+export QUEUE_DURABILITY=${QUEUE_DURABILITY:-logged}
 
 state=$PWD/.run
 runtime=""
@@ -218,7 +220,8 @@ start_nginx() {
 # What a person's shell needs for the command line to find this deployment.
 write_environment() {
     local settings=(DATABASE_URL "$DATABASE_URL" MIGRATE_DATABASE_URL "$owner_url" PROCESSORS "$PROCESSORS"
-        OPERATOR_LISTEN "127.0.0.1:$operator_port_1" OPERATOR_TOKEN "$OPERATOR_TOKEN")
+        OPERATOR_LISTEN "127.0.0.1:$operator_port_1" OPERATOR_TOKEN "$OPERATOR_TOKEN"
+        QUEUE_DURABILITY "$QUEUE_DURABILITY")
     [ -z "${SIMULATOR_TOKEN:-}" ] || settings+=(PROCESSOR_TOKEN "$SIMULATOR_TOKEN")
     (
         umask 077
