@@ -377,6 +377,7 @@ mod high_availability {
     const COMPOSE: &str = include_str!("../deploy/ha/docker-compose.yml");
     const PATRONI: &str = include_str!("../deploy/ha/patroni.yml");
     const HAPROXY: &str = include_str!("../deploy/ha/haproxy.cfg");
+    const PAGE: &str = include_str!("../docs/high-availability.md");
 
     fn yaml(text: &str) -> Value {
         serde_saphyr::from_str(text).expect("YAML")
@@ -402,6 +403,36 @@ mod high_availability {
         for line in COMPOSE.lines().filter(|line| line.contains("PASSWORD: ")) {
             let demanded = line.contains(":?run make env") || line.contains(": *");
             assert!(demanded, "a password that is not demanded: {line}");
+        }
+    }
+
+    #[test]
+    fn what_the_page_says_of_each_part_is_what_the_files_set() {
+        let table = PAGE.split("\n## What each part adds to the gap\n").nth(1);
+        let table = table.and_then(|rest| rest.split("\n## ").next());
+        let rows = table.expect("a section").lines();
+        let rows = rows.filter(|line| line.starts_with("| "));
+        let settings = rows.filter_map(|row| row.rsplit('|').nth(1));
+        let named = settings.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+        // With a value: what is named alone is left as PostgreSQL has it.
+        let named: Vec<&str> = named.filter(|name| name.contains(' ')).collect();
+        assert!(named.len() >= 8, "{named:?}");
+        for name in named {
+            let set = PATRONI.contains(name) || HAPROXY.contains(name);
+            assert!(set, "deploy/ha does not set {name}");
+        }
+        for (port, listens) in [("5432", "/primary"), ("5433", "/replica")] {
+            let parts = HAPROXY.split("\nlisten ");
+            let part = parts
+                .into_iter()
+                .find(|part| part.contains(&format!(":{port}\"")));
+            let checks = part.expect("a part").contains(&format!("uri {listens}"));
+            assert!(checks, "{port} does not lead to {listens}");
+        }
+        for instance in ["api1", "api2"] {
+            let environment = yaml(COMPOSE)["services"][instance]["environment"].take();
+            let passed_on = environment.get("READ_DATABASE_URL");
+            assert_eq!(passed_on, Some(&Value::Null), "{instance}: from .env alone");
         }
     }
 

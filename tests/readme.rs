@@ -51,61 +51,71 @@ fn every_guarantee_names_a_test_that_exists() {
     let mut guarantees = 0;
     for row in rows {
         let tests = row.split('|').nth(2).expect("a cell");
-        for test in tests.split('`').skip(1).step_by(2) {
+        for test in names(tests) {
             guarantees += 1;
-            let exists = match test.strip_prefix("make ") {
-                Some(target) => MAKEFILE.contains(&format!("\n{target}: ##")),
-                None => sources.contains(&format!("fn {test}(")),
-            };
-            assert!(exists, "no test is called {test}");
+            assert!(is_shown_by(&sources, test), "no test is called {test}");
         }
     }
     assert!(guarantees > 10, "the table was not found");
 }
 
-/// Of each place a target of the Makefile or a test shows that it runs there.
+/// What is in backticks.
+fn names(cell: &str) -> impl Iterator<Item = &str> {
+    cell.split('`').skip(1).step_by(2)
+}
+
+/// Whether there is such a target of the Makefile (`make test PG=18`), or such a test.
+fn is_shown_by(sources: &str, name: &str) -> bool {
+    match name.strip_prefix("make ") {
+        Some(target) => {
+            let target = target.split(' ').next().unwrap_or_default();
+            MAKEFILE.contains(&format!("\n{target}: ##"))
+        }
+        None => sources.contains(&format!("fn {name}(")),
+    }
+}
+
+/// The last cells of the rows of the first table behind that line of a page.
+fn last_cells(page: &str, heading: &str) -> Vec<String> {
+    let text = read(Path::new(env!("CARGO_MANIFEST_DIR")), page);
+    let behind = text.split(&format!("{heading}\n")).nth(1);
+    let behind = behind.unwrap_or_else(|| panic!("{page} has no {heading:?}"));
+    let rows = behind.lines().skip_while(|line| !line.starts_with("|---"));
+    let rows = rows.skip(1).take_while(|line| line.starts_with("| "));
+    let cells = rows.map(|row| row.rsplit('|').nth(1).expect("a cell").to_owned());
+    cells.collect()
+}
+
+/// What shows that it runs in each place of a page's table.
+fn shown_by(page: &str, heading: &str) -> Vec<String> {
+    let proofs = last_cells(page, heading);
+    assert!(proofs.len() >= 5, "{page}: {proofs:?}");
+    for proof in &proofs {
+        assert!(proof.contains('`'), "{page}: nothing shows {proof:?}");
+    }
+    let all = proofs.iter().flat_map(|proof| names(proof));
+    all.map(str::to_owned).collect()
+}
+
+/// Of each place a target of the Makefile or a test shows that it runs there, and the page that
+/// leads from one machine to many names no place that the table lacks.
 #[test]
 fn the_table_of_where_it_runs_names_what_shows_it_in_both_languages() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let sources = sources(root);
-    let tables = [
-        ("README.md", "Where it runs"),
-        ("README.pt-BR.md", "Onde roda"),
-    ];
-    let shown = tables.map(|(page, heading)| {
-        let text = read(root, page);
-        let section = text.split(&format!("\n## {heading}\n")).nth(1);
-        let section = section.and_then(|rest| rest.split("\n## ").next());
-        let rows = section
-            .expect("a section")
-            .lines()
-            .skip_while(|line| !line.starts_with("|---"));
-        let proofs = rows.filter_map(|row| row.rsplit('|').nth(1).map(str::to_owned));
-        let proofs: Vec<String> = proofs.collect();
-        assert!(proofs.len() >= 4, "{page}: {proofs:?}");
-        let named = proofs.iter().skip(1).flat_map(|proof| {
-            let names: Vec<String> = proof
-                .split('`')
-                .skip(1)
-                .step_by(2)
-                .map(str::to_owned)
-                .collect();
-            assert!(!names.is_empty(), "{page}: nothing shows {proof:?}");
-            names
-        });
-        named.collect::<Vec<String>>()
-    });
-    for name in &shown[0] {
-        let exists = match name.strip_prefix("make ") {
-            Some(target) => {
-                let target = target.split(' ').next().unwrap_or_default();
-                MAKEFILE.contains(&format!("\n{target}: ##"))
-            }
-            None => sources.contains(&format!("fn {name}(")),
-        };
-        assert!(exists, "no target and no test is called {name}");
+    let sources = sources(Path::new(env!("CARGO_MANIFEST_DIR")));
+    let english = shown_by("README.md", "## Where it runs");
+    for name in &english {
+        assert!(is_shown_by(&sources, name), "nothing is called {name}");
     }
-    assert_eq!(shown[0], shown[1]);
+    assert_eq!(english, shown_by("README.pt-BR.md", "## Onde roda"));
+    let scaling = shown_by("docs/scaling.md", "# From one machine to many");
+    for name in scaling {
+        assert!(is_shown_by(&sources, &name), "nothing is called {name}");
+        let is_place = name.starts_with("make ") && name != "make bench";
+        assert!(
+            !is_place || english.contains(&name),
+            "the README lacks {name}"
+        );
+    }
 }
 
 /// The versions of PostgreSQL are said once, in the script that finds them.
@@ -122,37 +132,54 @@ fn scripts_compose_workflow_and_documents_name_the_same_versions_of_postgresql()
     let versions: Vec<&str> = versions.split(' ').collect();
     assert!(versions.len() >= 4, "{versions:?}");
     let (last, others) = versions.split_last().expect("some");
-    for (page, and) in [
-        ("README.md", "and"),
-        ("docs/databases.md", "and"),
-        ("README.pt-BR.md", "e"),
+    let all = |and: &str| format!("PostgreSQL {} {and} {last}", others.join(", "));
+    let oldest = versions[0];
+    for (file, says) in [
+        ("README.md", all("and")),
+        ("README.pt-BR.md", all("e")),
+        ("docs/databases.md", all("and")),
+        (
+            ".github/workflows/test.yml",
+            format!("postgres: [{}]", versions.join(", ")),
+        ),
+        ("scripts/postgres.sh", format!("oldest={oldest} ")),
+        ("CHANGELOG.md", format!("PostgreSQL {oldest} or later")),
+        ("init.sql", format!("psql ({oldest} or later)")),
     ] {
-        let said = format!("PostgreSQL {} {and} {last}", others.join(", "));
-        assert!(read(root, page).contains(&said), "{page} says not {said:?}");
+        assert!(read(root, file).contains(&says), "{file} says not {says:?}");
     }
-    let workflow = read(root, ".github/workflows/test.yml");
-    let matrix = format!("postgres: [{}]", versions.join(", "));
-    assert!(workflow.contains(&matrix), "the workflow runs not {matrix}");
-    let oldest = format!("oldest={} ", versions[0]);
-    assert!(
-        read(root, "scripts/postgres.sh").contains(&oldest),
-        "{oldest}"
-    );
-    for file in [
-        "docker-compose.yml",
-        "docker-compose.contest.yml",
-        "deploy/ha/Dockerfile",
-    ] {
-        let text = read(root, file);
-        let images = text.split("postgres:").skip(1);
-        let majors: Vec<&str> = images
-            .filter_map(|rest| rest.split(|letter: char| !letter.is_ascii_digit()).next())
-            .filter(|major| !major.is_empty())
-            .collect();
-        assert!(!majors.is_empty(), "{file} names no image");
-        for major in majors {
-            assert!(versions.contains(&major), "{file} has PostgreSQL {major}");
+    // What passed where is told of each.
+    let told = last_cells("docs/databases.md", "## Versions");
+    assert_eq!(told.len(), versions.len(), "{told:?}");
+
+    let mut containers = files_under(root, "deploy");
+    let compose = ["docker-compose.yml", "docker-compose.contest.yml"];
+    containers.extend(compose.map(PathBuf::from));
+    let commands = [
+        "Makefile",
+        "README.md",
+        "README.pt-BR.md",
+        "docs/databases.md",
+    ];
+    let named = [
+        ("postgres:", containers),
+        ("PG=", commands.map(PathBuf::from).to_vec()),
+    ];
+    for (before, files) in named {
+        let mut found = 0;
+        for file in files {
+            let text = read(root, &file);
+            let majors = text.split(before).skip(1).filter_map(|rest| {
+                let major = rest.split(|letter: char| !letter.is_ascii_digit()).next();
+                major.filter(|major| !major.is_empty())
+            });
+            for major in majors {
+                found += 1;
+                let file = file.display();
+                assert!(versions.contains(&major), "{file}: {before}{major}");
+            }
         }
+        assert!(found >= 3, "{before} is named {found} times");
     }
 }
 
@@ -185,14 +212,9 @@ fn every_attack_names_a_drill_or_a_test_that_exists() {
     let mut named = Vec::new();
     for row in rows {
         let proof = row.rsplit('|').nth(1).expect("a cell");
-        for name in proof.split('`').skip(1).step_by(2) {
-            let exists = match name.strip_prefix("make ") {
-                Some(target) => MAKEFILE.contains(&format!("\n{target}: ##")),
-                None => {
-                    let drill = drills.contains(&format!("\n    {},\n", in_camel_case(name)));
-                    drill || sources.contains(&format!("fn {name}("))
-                }
-            };
+        for name in names(proof) {
+            let drill = drills.contains(&format!("\n    {},\n", in_camel_case(name)));
+            let exists = drill || is_shown_by(&sources, name);
             assert!(exists, "no drill and no test is called {name}");
             named.push(name.to_owned());
         }
@@ -332,6 +354,20 @@ fn read(root: &Path, page: impl AsRef<Path>) -> String {
         .unwrap_or_else(|error| panic!("{}: {error}", page.display()))
 }
 
+/// All files in a folder of the repository.
+fn files_under(root: &Path, folder: impl AsRef<Path>) -> Vec<PathBuf> {
+    let (folder, mut files) = (folder.as_ref(), Vec::new());
+    for entry in std::fs::read_dir(root.join(folder)).expect("a folder") {
+        let path = folder.join(entry.expect("an entry").file_name());
+        if root.join(&path).is_dir() {
+            files.extend(files_under(root, path));
+        } else {
+            files.push(path);
+        }
+    }
+    files
+}
+
 /// Where the links of a page lead to inside of the repository.
 fn links(text: &str) -> impl Iterator<Item = &str> {
     let targets = text
@@ -358,26 +394,17 @@ fn headings(text: &str) -> HashSet<String> {
 
 /// All Rust sources and migrations of the package, and their names.
 fn sources(root: &Path) -> String {
-    let mut text = String::new();
-    let mut folders = vec![
-        root.join("src"),
-        root.join("tests"),
-        root.join("crates"),
-        root.join("migrations"),
-    ];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).expect("a folder") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path
-                .extension()
-                .is_some_and(|extension| extension == "rs" || extension == "sql")
-            {
-                text.push_str(&format!("\n{}\n", path.display()));
-                text.push_str(&std::fs::read_to_string(path).expect("a source"));
-            }
-        }
-    }
-    text
+    let folders = ["src", "tests", "crates", "migrations"];
+    let files = folders
+        .into_iter()
+        .flat_map(|folder| files_under(root, folder));
+    let is_source = |file: &PathBuf| {
+        let extension = file.extension();
+        extension.is_some_and(|extension| extension == "rs" || extension == "sql")
+    };
+    let texts = files.filter(is_source).map(|file| {
+        let text = read(root, &file);
+        format!("\n{}\n{text}", file.display())
+    });
+    texts.collect()
 }

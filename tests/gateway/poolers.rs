@@ -14,21 +14,31 @@ use sqlx::Executor;
 use uuid::Uuid;
 
 use crate::durability::{post_all, ten_in_flight};
-use crate::server::Server;
+use crate::managed::{self, Managed};
+use crate::server::{SERVICES_PASSWORD, Server};
 use crate::support::{
     CENTS, Database, Gateway, eventually, eventually_some, processor, processors,
 };
+use crate::tls::free_port;
 use pgbouncer::{PgBouncer, SESSION, UNPREPARED};
 
 const PAGE: &str = include_str!("../../docs/databases.md");
 /// What a deployment takes that does not share sessions, and has no more instances than two.
 const FEW: &str = "default_pool_size=4";
 
-/// The settings of the page for transaction mode, without those of names and passwords.
+/// The file of settings of the page for transaction mode.
+fn settings() -> &'static str {
+    let block = PAGE.split("```ini\n").nth(1).expect("settings");
+    block.split("```").next().expect("an end")
+}
+
+/// Its settings, without those of names and passwords.
 fn transaction() -> String {
-    let block = PAGE.split("[pgbouncer]\n").nth(1).expect("settings");
-    let lines = block.split("```").next().expect("an end").lines();
-    let lines = lines.filter(|line| !line.starts_with("auth_") && !line.contains("pool_size"));
+    let (_, pooler) = settings().split_once("[pgbouncer]\n").expect("a section");
+    let of_the_test = |line: &str| {
+        line.starts_with("auth_") || line.starts_with("listen_") || line.contains("pool_size")
+    };
+    let lines = pooler.lines().filter(|line| !of_the_test(line));
     let lines: Vec<&str> = lines.collect();
     assert!(lines.contains(&"pool_mode = transaction"), "{lines:?}");
     lines.join("\n")
@@ -324,4 +334,78 @@ async fn a_transaction_that_the_pooler_leads_to_another_queue_changes_nothing() 
     assert_eq!(code.as_deref(), Some("PP001"), "{error}");
     assert!(payment_proxy::store::database::is_transient(&error));
     assert_eq!(database.count("payment_queue").await, 0);
+}
+
+/// PgBouncer with the page's settings before a managed server, and with the name by which that is
+/// known.
+async fn before(managed: &Managed) -> PgBouncer {
+    let (folder, port) = (pgbouncer::folder(), free_port());
+    let (certificate, key) = managed.authority.issue("localhost");
+    let block = managed::blocks("ini")[0];
+    let ini = format!("{}{block}unix_socket_dir =\n", settings());
+    // What is a placeholder on the page, each of which has to be there.
+    let places = [
+        (
+            "host=db port=5432",
+            format!("host=localhost port={}", managed.port),
+        ),
+        ("listen_port = 6432", format!("listen_port = {port}")),
+        ("/etc/pgbouncer/provider.pem", managed.authority.file()),
+        ("/etc/pgbouncer/", format!("{}/", folder.path().display())),
+    ];
+    let ini = places.into_iter().fold(ini, |ini, (placeholder, place)| {
+        assert!(ini.contains(placeholder), "no {placeholder} in {ini}");
+        ini.replace(placeholder, &place)
+    });
+    let password = SERVICES_PASSWORD.replace('"', "\"\"");
+    let files = [
+        ("ini", ini.as_str()),
+        (
+            "userlist.txt",
+            &format!("\"payment_proxy\" \"{password}\"\n"),
+        ),
+        ("pooler.pem", &certificate.pem()),
+        ("pooler.key", &key.serialize_pem()),
+    ];
+    // As the page sets it.
+    let commands = managed::until_serve(managed::blocks("sh")[2]);
+    let script = format!("{commands}\nprintf '%s\\n%s' \"$DIRECT_DATABASE_URL\" \"$DATABASE_URL\"");
+    let walked = [
+        ("DATABASE_URL", managed.url.as_str()),
+        ("POOLER", &format!("localhost:{port}")),
+    ];
+    let told = managed.shell(&script, &walked).await;
+    let told = String::from_utf8(told.stdout).expect("URLs");
+    let (direct, url) = told.rsplit_once('\n').expect("two URLs");
+    assert_eq!(direct, managed.url);
+    PgBouncer::start_in(folder, &files, url, Some(SERVICES_PASSWORD)).await
+}
+
+#[tokio::test]
+async fn the_page_leads_through_a_pooler_in_transaction_mode_to_a_managed_server() {
+    let managed = Managed::walk().await;
+    let pooler = before(&managed).await;
+    let (default, fallback) = (processor().await, processor().await);
+    let direct = [("DIRECT_DATABASE_URL", managed.url.as_str())];
+    let configured = [managed::SERVICE.as_slice(), &direct].concat();
+    let processors = processors(&[&default, &fallback]);
+    let gateway = Gateway::spawn(&pooler.url(), &processors, &configured);
+    gateway.until_ready().await;
+    managed.first_payment(&gateway, &pooler.url()).await;
+    gateway.until_settled(&gateway.post_many(40).await).await;
+
+    managed.connections_are_encrypted().await;
+    let provider = managed.provider();
+    // Past the pooler one connection listens, and the others are the pool's.
+    let sessions = "pg_stat_activity WHERE usename = 'payment_proxy'";
+    let listens = format!("{sessions} AND query LIKE 'LISTEN %'");
+    assert_eq!(provider.count(&listens).await, 1);
+    let pool = settings()
+        .lines()
+        .find_map(|line| line.strip_prefix("default_pool_size = "));
+    let pool: i64 = pool.expect("its size").parse().expect("a number");
+    assert!(provider.count(sessions).await <= pool + 1);
+    let (_, log) = gateway.stop().await;
+    assert!(log.contains("in transaction mode"), "{log}");
+    assert!(!log.contains("ERROR") && !log.contains("WARN"), "{log}");
 }

@@ -48,7 +48,7 @@ impl Authority {
     }
 
     /// A certificate for a host, and its key.
-    fn issue(&self, host: &str) -> (rcgen::Certificate, KeyPair) {
+    pub fn issue(&self, host: &str) -> (rcgen::Certificate, KeyPair) {
         let params = CertificateParams::new([host.to_owned()]).expect("a name");
         let key = KeyPair::generate().expect("a key");
         (

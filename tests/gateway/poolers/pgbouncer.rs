@@ -10,6 +10,7 @@ use sqlx::{ConnectOptions, PgConnection};
 use tempfile::TempDir;
 
 use crate::support::eventually;
+use crate::tls::free_port;
 
 /// Each client has a session of the server until it goes.
 pub const SESSION: &str = "pool_mode=session";
@@ -22,8 +23,8 @@ const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/pgbouncer.sh"
 pub struct PgBouncer {
     child: Child,
     folder: TempDir,
-    port: u16,
-    database: String,
+    options: PgConnectOptions,
+    url: String,
 }
 
 impl PgBouncer {
@@ -33,34 +34,47 @@ impl PgBouncer {
         let url = reqwest::Url::parse(url).expect("a URL");
         let host = url.host_str().expect("a host").replace("%2F", "/");
         let (server, database) = (url.port().expect("a port"), url.path().trim_matches('/'));
-        let port = {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-            listener.local_addr().expect("an address").port()
-        };
-        let folder = tempfile::Builder::new()
-            .prefix("pooler")
-            .tempdir_in("/tmp")
-            .expect("a folder");
-        let (file, users) = (folder.path().join("ini"), folder.path().join("users"));
+        let (folder, port) = (folder(), free_port());
         let mut text = format!(
             "[databases]\n* = host={host} port={server}\n[pgbouncer]\nlisten_addr=127.0.0.1\n\
              listen_port={port}\nunix_socket_dir=\nauth_type=trust\nauth_file={}\n\
              server_login_retry=1\n",
-            users.display()
+            folder.path().join("users").display()
         );
         for setting in mode.lines().chain(settings.iter().copied()) {
             writeln!(text, "{setting}").expect("a text");
         }
-        for (path, text) in [(&file, text.as_str()), (&users, "\"postgres\" \"\"\n")] {
-            std::fs::write(path, text).expect("a file");
-            permit(path, 0o644);
+        let files = [("users", "\"postgres\" \"\"\n"), ("ini", text.as_str())];
+        let url = format!("postgres://postgres@127.0.0.1:{port}/{database}");
+        Self::start_in(folder, &files, &url, None).await
+    }
+
+    /// Starts one whose settings are the file `ini` of these, all of which go into that folder, and
+    /// waits until that URL is answered.
+    pub async fn start_in(
+        folder: TempDir,
+        files: &[(&str, &str)],
+        url: &str,
+        password: Option<&str>,
+    ) -> Self {
+        for (name, text) in files {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("a file");
+            permit(&path, 0o644);
         }
         permit(folder.path(), 0o755);
+        let options: PgConnectOptions = url.parse().expect("a URL");
+        let options = match password {
+            Some(password) => options.password(password),
+            None => options,
+        };
         let log = std::fs::File::create(folder.path().join("log")).expect("a log");
+        let ini = folder.path().join("ini");
         let mut pooler = Self {
-            child: command(&file).stderr(log).spawn().expect("it starts"),
-            port,
-            database: database.to_owned(),
+            child: command(&ini).stderr(log).spawn().expect("it starts"),
+            // Which PgBouncer refuses in the first message.
+            options: options.extra_float_digits(None),
+            url: url.to_owned(),
             folder,
         };
         eventually("the pooler answers", async || {
@@ -74,17 +88,12 @@ impl PgBouncer {
 
     /// Where it leads to that database.
     pub fn url(&self) -> String {
-        format!(
-            "postgres://postgres@127.0.0.1:{}/{}",
-            self.port, self.database
-        )
+        self.url.clone()
     }
 
     /// A client that is not ours.
     pub async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
-        let options: PgConnectOptions = self.url().parse()?;
-        // Which PgBouncer refuses in the first message.
-        options.extra_float_digits(None).connect().await
+        self.options.connect().await
     }
 
     fn log(&self) -> String {
@@ -126,6 +135,15 @@ fn command(file: &Path) -> Command {
     }
     command.arg(program).arg(file).stdin(Stdio::null());
     command
+}
+
+/// A folder for one.
+pub fn folder() -> TempDir {
+    let mut folder = tempfile::Builder::new();
+    folder
+        .prefix("pooler")
+        .tempdir_in("/tmp")
+        .expect("a folder")
 }
 
 fn permit(path: &Path, mode: u32) {
