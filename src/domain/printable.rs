@@ -3,8 +3,7 @@
 
 use std::fmt::{self, Write as _};
 
-use icu_properties::CodePointMapData;
-use icu_properties::props::GeneralCategory;
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
 
 /// Leaves out what is no visible character: controls (an escape sequence begins with one), format
 /// characters (such as U+202E, which turns the order of letters, and U+200B, which has no width),
@@ -40,7 +39,7 @@ pub(crate) fn is_printable(letter: char) -> bool {
         return !letter.is_ascii_control();
     }
     !matches!(
-        CodePointMapData::<GeneralCategory>::new().get(letter),
+        letter.general_category(),
         Control | Format | LineSeparator | ParagraphSeparator | PrivateUse | Surrogate | Unassigned
     )
 }
