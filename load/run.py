@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ import ledgers
 import report
 
 # How often the progress is shown.
-PROGRESS_EVERY_S = 5
+PROGRESS_EVERY_S = 2
 # What k6 says by itself about each failed request; the payment's own line says it better.
 K6_NOISE = "Request Failed"
 
@@ -83,9 +84,46 @@ class Run:
             self.k6 = event
 
 
-def say(line):
-    """One line of progress."""
-    print(line, flush=True)
+class Screen:
+    """A terminal, whose last line shows how far the load is; elsewhere there is no such line."""
+
+    # Columns of the bar.
+    WIDTH = 20
+    # Back to the begin of the line, and nothing in it.
+    CLEAR = "\r\x1b[K"
+
+    def __init__(self, out):
+        self.out, self.shows, self.last = out, out.isatty(), ""
+        self.lock = threading.Lock()
+
+    def say(self, line):
+        """A line that stays."""
+        with self.lock:
+            # The last line again, below it.
+            text = f"{self.CLEAR}{line}\n{self.last}" if self.last else f"{line}\n"
+            print(text, end="", file=self.out, flush=True)
+
+    def at(self, done_s, of_s, text):
+        """Shows so many of so many seconds."""
+        if not self.shows:
+            return
+        full = round(self.WIDTH * min(1, done_s / of_s))
+        bar = "█" * full + "░" * (self.WIDTH - full)
+        columns = shutil.get_terminal_size().columns
+        with self.lock:
+            self.last = f"{bar} {done_s:.0f} of {of_s:.0f} s  {text}"[: columns - 1]
+            print(f"{self.CLEAR}{self.last}", end="", file=self.out, flush=True)
+
+    def end(self):
+        """Takes the line away."""
+        with self.lock:
+            if self.last:
+                print(self.CLEAR, end="", file=self.out, flush=True)
+            self.last = ""
+
+
+SCREEN = Screen(sys.stdout)
+say = SCREEN.say
 
 
 def arguments():
@@ -171,8 +209,8 @@ def read_lines(child, run):
 
 
 def show_progress(run, processors, done):
-    """A line every few seconds, from another thread."""
-    seen = 0
+    """How far it is every few seconds, from another thread."""
+    seen, length_s = 0, run.scenario["duration_s"]
     while not done.wait(PROGRESS_EVERY_S):
         if run.started is None:
             continue
@@ -188,10 +226,13 @@ def show_progress(run, processors, done):
         settled = ", ".join(f"{n} {c:,}" for n, c in counts.items()) or "unknown"
         # A payment can be settled before its client has read the reply, hence the bound.
         unsettled = max(0, accepted - sum(counts.values()))
-        say(
-            f"{time.time() - run.started / 1000:4.0f} s  {len(fresh) / PROGRESS_EVERY_S:,.0f} payments/s, p99 {report.ms(p99)}; "
-            f"accepted {accepted:,}, refused or unanswered {bad:,}; settled {settled}; open {unsettled:,}"
+        SCREEN.at(
+            time.time() - run.started / 1000,
+            length_s,
+            f"{len(fresh) / PROGRESS_EVERY_S:,.0f} payments/s, p99 {report.ms(p99)}; "
+            f"accepted {accepted:,}, refused or unanswered {bad:,}; settled {settled}; open {unsettled:,}",
         )
+    SCREEN.end()
 
 
 def run_k6(given, run, processors):
@@ -224,7 +265,8 @@ def run_k6(given, run, processors):
         command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     ) as child:
         progress = threading.Thread(target=show_progress, args=(run, processors, done), daemon=True)
-        progress.start()
+        if SCREEN.shows:
+            progress.start()
         try:
             read_lines(child, run)
         except KeyboardInterrupt:
@@ -235,7 +277,8 @@ def run_k6(given, run, processors):
             raise
         finally:
             done.set()
-            progress.join()
+            if SCREEN.shows:
+                progress.join()
         if child.wait() != 0 or run.end is None or run.k6 is None:
             raise ledgers.Unreadable(f"k6 ended with {child.returncode} before the load was over")
 

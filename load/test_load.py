@@ -1,5 +1,6 @@
 """What the load's audit must not overlook. Run: python3 -B -m unittest discover -s load"""
 
+import io
 import json
 import unittest
 from decimal import Decimal
@@ -220,6 +221,34 @@ class Unreliable(unittest.TestCase):
         self.assertIn("30 of 30", text)
         self.assertIn("from 0 to 29 s", text)
         self.assertEqual(json.loads(json.dumps(figures["faults"])), found.faults)
+
+
+class Shown(io.StringIO):
+    def __init__(self, terminal):
+        super().__init__()
+        self.terminal = terminal
+
+    def isatty(self):
+        return self.terminal
+
+
+class Progress(unittest.TestCase):
+    def shown(self, terminal):
+        screen = run.Screen(Shown(terminal))
+        screen.say("begin")
+        screen.at(15, 60, "300 payments/s")
+        screen.say("a stage")
+        screen.end()
+        return screen.out.getvalue()
+
+    def test_a_terminal_shows_how_far_the_load_is_below_what_stays(self):
+        text = self.shown(terminal=True)
+        bar = f"{'█' * 5}{'░' * 15} 15 of 60 s  300 payments/s"
+        clear = run.Screen.CLEAR
+        self.assertEqual(text, f"begin\n{clear}{bar}{clear}a stage\n{bar}{clear}")
+
+    def test_a_file_gets_lines_that_stay_and_nothing_else(self):
+        self.assertEqual(self.shown(terminal=False), "begin\na stage\n")
 
 
 if __name__ == "__main__":

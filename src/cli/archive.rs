@@ -44,7 +44,7 @@ pub struct ArchiveArgs {
 /// As [`months::archive`].
 pub async fn archive(args: ArchiveArgs) -> anyhow::Result<ExitCode> {
     let owner = args.owner.of(&args.database);
-    let progress = Progress::new("payments");
+    let progress = Progress::new("payments", args.json);
     let mut archived = Vec::new();
     for settings in owner.cells() {
         let cell = settings.cell();

@@ -279,7 +279,10 @@ async fn connected(
 /// As [`crate::store::database::migrate`]; one that says that there is no connection names what was
 /// tried.
 pub async fn migrate(settings: &MigrateSettings) -> anyhow::Result<()> {
+    // A table that is written anew or gets an index takes minutes per gigabyte.
+    let progress = Progress::open_ended("migrating");
     let migrated = crate::store::database::migrate(settings).await;
+    progress.end();
     migrated.map_err(|error| {
         let cell = error.downcast_ref::<Cell>().copied();
         let owner = settings.owner();

@@ -1,16 +1,21 @@
-//! How far a command is, for a person who waits: on a terminal only, never in a file or a pipe.
+//! How far a command is, for a person who waits: on a terminal only, never in a file or a pipe, and
+//! not beside JSON, which a program reads.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+
+/// How often a line is drawn anew that shows nothing but time.
+const TICK: Duration = Duration::from_millis(200);
 
 /// A line on standard error, if that is a terminal.
 #[derive(Debug)]
 pub(super) struct Progress(ProgressBar);
 
 impl Progress {
-    /// Nothing is done yet of `things`.
-    pub(super) fn new(things: &str) -> Self {
+    /// Nothing is done yet of `things`. With `json` nothing is shown.
+    pub(super) fn new(things: &str, json: bool) -> Self {
         let line = format!(
             "{{prefix}}{{wide_bar}} {{human_pos}} of {{human_len}} {things}, {{speed}}, {{eta}} \
             left"
@@ -20,7 +25,24 @@ impl Progress {
         let style = style.with_key("speed", |state: &ProgressState, out: &mut dyn Write| {
             let _ = write!(out, "{:.0}/s", state.per_sec());
         });
-        Self(ProgressBar::new(0).with_style(style))
+        let bar = if json {
+            ProgressBar::hidden()
+        } else {
+            ProgressBar::new(0)
+        };
+        Self(bar.with_style(style))
+    }
+
+    /// What is being done and for how long, where nobody knows how much of it is left.
+    pub(super) fn open_ended(what: &str) -> Self {
+        let line = format!("{{spinner}} {what}, {{elapsed}}");
+        let style = ProgressStyle::with_template(&line);
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_spinner());
+        let bar = ProgressBar::no_length().with_style(style);
+        if !bar.is_hidden() {
+            bar.enable_steady_tick(TICK);
+        }
+        Self(bar)
     }
 
     /// Names what is being done now; the count begins again where that is something else.

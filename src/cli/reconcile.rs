@@ -93,7 +93,7 @@ pub async fn reconcile(args: ReconcileArgs) -> anyhow::Result<ExitCode> {
         rate: args.rate,
         without: args.without,
     };
-    let progress = Progress::new("payments");
+    let progress = Progress::new("payments", args.json);
     let done = |payments, of| progress.at(payments, of);
     let report = compare::reconcile(&cells, &processors, &scope, done).await?;
     progress.end();

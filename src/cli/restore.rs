@@ -52,7 +52,7 @@ pub async fn restore(args: RestoreArgs) -> anyhow::Result<ExitCode> {
         anyhow::bail!("a month comes back into one cell at a time: --cell says into which");
     };
     let folder = folder_of(settings.cell(), &args.from);
-    let progress = Progress::new("payments");
+    let progress = Progress::new("payments", args.json);
     let how = (args.dry_run, args.keep_late);
     let done = |payments, of| progress.at(payments, of);
     let restored = months::restore(&settings, args.month, &folder, how, done).await;

@@ -657,3 +657,49 @@ async fn readyz_answers_within_a_second_whatever_hangs() {
     })
     .await;
 }
+
+/// All that a command writes to a terminal that is both its outputs.
+async fn on_a_terminal(command: &Command) -> String {
+    let command = command.as_std();
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let words = words.map(|word| format!("'{}'", word.to_str().expect("UTF-8")));
+    let line = words.collect::<Vec<_>>().join(" ");
+    let mut terminal = Command::new("script");
+    terminal.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+    let set = command.get_envs();
+    terminal.env("TERM", "xterm").env_remove("NO_COLOR");
+    terminal.envs(set.filter_map(|(name, value)| Some((name, value?))));
+    let (code, text) = run(terminal.stdin(Stdio::null())).await;
+    assert!(code < 2, "{line}: {text}");
+    text
+}
+
+#[tokio::test]
+async fn a_terminal_shows_how_far_a_long_command_is_and_files_and_json_do_not() {
+    let database = Database::create().await;
+    let mut migrate = program(&database.url, &["migrate"]);
+    assert!(on_a_terminal(&migrate).await.contains("migrating, 0s"));
+    let (code, text) = run(&mut migrate).await;
+    assert_eq!((code, text.contains("migrating,")), (0, false), "{text}");
+
+    let default = processor().await;
+    database
+        .execute(
+            "INSERT INTO payment_processed
+                (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+             SELECT gen_random_uuid(), 1, 'default', now(), now(), 1 FROM generate_series(1, 9)",
+        )
+        .await;
+    let reconcile = |arguments: &[&str]| {
+        let mut command = program(&database.url, arguments);
+        command.env("PROCESSORS", processors(&[&default]));
+        command
+    };
+    let shows = |text: &str| text.contains("9 payments, ") && text.contains(" left");
+    let text = on_a_terminal(&reconcile(&["reconcile"])).await;
+    assert!(shows(&text), "{text}");
+    let text = on_a_terminal(&reconcile(&["reconcile", "--json"])).await;
+    assert!(!shows(&text), "{text}");
+    let (_, text) = run(&mut reconcile(&["reconcile"])).await;
+    assert!(!shows(&text), "{text}");
+}

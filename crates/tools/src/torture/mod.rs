@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use indicatif::{ProgressBar, ProgressStyle};
 use payment_proxy::config::QueueDurability;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -35,7 +36,7 @@ use clients::Clients;
 const CLIENTS_END: Duration = Duration::from_secs(30);
 /// How long the queue has to drain, beyond the longest time for which a payment may be in doubt.
 const DRAIN_BEYOND_DOUBT: Duration = Duration::from_secs(60);
-/// The time between two lines of progress.
+/// The time between two looks at how far a round is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// The time between two looks at a queue that drains.
 const DRAIN_POLL: Duration = Duration::from_millis(200);
@@ -149,17 +150,25 @@ async fn torment_stack(
     let mut troubles = trouble::begin(plan, stack, &clients, &over);
     let mut posting = clients.begin(plan);
 
+    // On a terminal; nothing elsewhere.
+    let style = "{wide_bar} {pos} of {len} s, {eta} left\n{msg}";
+    let bar =
+        ProgressBar::new(plan.length.as_secs()).with_style(ProgressStyle::with_template(style)?);
     while begun_at.elapsed() < plan.length {
         tokio::time::sleep(PROGRESS_EVERY).await;
         stack.observe().await;
-        println!(
-            "{}",
-            report::progress(begun_at, &ledger.totals(), stack, timeline)
-        );
+        bar.set_position(begun_at.elapsed().as_secs());
+        bar.set_message(report::progress(
+            begun_at,
+            &ledger.totals(),
+            stack,
+            timeline,
+        ));
         if let Some(error) = stack.broken() {
             anyhow::bail!(error);
         }
     }
+    bar.finish_and_clear();
 
     over.cancel();
     finish(&mut troubles).await?;

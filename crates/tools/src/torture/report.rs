@@ -142,7 +142,7 @@ fn join<K: fmt::Display>(counts: &BTreeMap<K, u64>) -> String {
     counts.join(", ")
 }
 
-/// One line that tells how far a round is.
+/// One line that tells how a round goes.
 pub(super) fn progress(
     begun_at: Instant,
     clients: &Totals,
@@ -159,10 +159,9 @@ pub(super) fn progress(
         .flat_map(|processor| processor.injected().into_values())
         .sum();
     format!(
-        "{:4} s  payments {:6}  accepted {:6}  refused {:3}  unanswered {:3}  settled {:6}  killed \
-        {:3}  terminated {:3}  stopped {:3}  database {:3}  faults {:6}",
-        begun_at.elapsed().as_secs(),
-        clients.payments,
+        "{:.0} payments/s  accepted {}  refused {}  unanswered {}  settled {}  killed {}  terminated \
+        {}  stopped {}  database {}  faults {}",
+        clients.payments as f64 / begun_at.elapsed().as_secs_f64(),
         clients.accepted,
         clients.refused,
         clients.unanswered,
