@@ -18,6 +18,7 @@
 #            Prints where the server's programs are.
 #
 # With PG=18 that version makes the cluster; scripts/postgresql.sh sees to it that it is there.
+# Debian's packages are looked for in POSTGRESQL_PACKAGES (/usr/lib/postgresql).
 #
 # The superuser is `postgres`. Over the socket nobody needs a password, but only root and the user
 # that the server runs as may open it; TCP needs a password. PostgreSQL refuses to run as root: for
@@ -41,36 +42,44 @@ fail() {
     exit 1
 }
 
+# Debian's packages, and what scripts/postgresql.sh has fetched.
+packages=${POSTGRESQL_PACKAGES:-/usr/lib/postgresql}
+fetched=$(tools_folder)/postgresql
+
 # programs_of VERSION: where they are, if they are anywhere.
 programs_of() {
     local folder
-    for folder in "/usr/lib/postgresql/$1/bin" "$(tools_folder)/postgresql/$1/bin"; do
+    for folder in "$packages/$1/bin" "$fetched/$1/bin"; do
         [ ! -x "$folder/postgres" ] || echo "$folder"
     done | head -n 1
 }
 
+# newest FOLDER: the programs of the newest version there.
+newest() { printf '%s\n' "$1"/[1-9][0-9]/bin | sort -V | tail -n 1; }
+
 # What a cluster was made with, it has to be run with; a new one is made with what is wanted, or
-# else with the newest that is installed.
+# else with the newest that is installed, or else with the newest that was fetched.
 bin() {
-    local found="" asked=$wanted
+    local found="" asked=$wanted folder version old=""
     [ ! -f "${1:-}/PG_VERSION" ] || asked=$(cat "$1/PG_VERSION")
     [ -z "$asked" ] || found=$(programs_of "$asked")
     if [ -z "$found" ] && [ -n "$wanted" ]; then
         fail "PostgreSQL $asked is not installed: scripts/postgresql.sh install $asked"
     fi
-    if [ -z "$found" ]; then
-        found=$(printf '%s\n' /usr/lib/postgresql/*/bin/postgres | sort -V | tail -n 1)
-        found=$(dirname "$found")
-    fi
-    [ -x "$found/postgres" ] || found=$(dirname "$(command -v postgres || echo .)")
-    [ -x "$found/initdb" ] || fail "PostgreSQL is not installed"
-    local version
-    version=$("$found/postgres" --version | sed -E 's/[^0-9]*([0-9]+).*/\1/')
-    [ "$version" -ge "$oldest" ] || fail "version $version in $found is too old, $oldest or later is needed"
-    if [ -f "${1:-}/PG_VERSION" ] && [ "$version" != "$(cat "$1/PG_VERSION")" ]; then
-        fail "$1 was made by version $(cat "$1/PG_VERSION"), here is only $version"
-    fi
-    echo "$found"
+    for folder in ${found:+"$found"} "$(newest "$packages")" \
+        "$(dirname "$(command -v postgres || echo /none/postgres)")" "$(newest "$fetched")"; do
+        { [ -x "$folder/postgres" ] && [ -x "$folder/initdb" ]; } || continue
+        version=$("$folder/postgres" --version | sed -E 's/[^0-9]*([0-9]+).*/\1/')
+        if [ "$version" -lt "$oldest" ]; then
+            old="version $version in $folder is too old, $oldest or later is needed"
+        elif [ -z "$asked" ] || [ "$version" = "$asked" ]; then
+            echo "$folder"
+            return
+        else
+            old="$1 was made by version $asked, here is only $version"
+        fi
+    done
+    fail "${old:-PostgreSQL is not installed}"
 }
 
 # as_owner COMMAND...: runs it as the user that owns the cluster

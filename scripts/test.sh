@@ -2,6 +2,10 @@
 # Format, lints, the committed query data, and all tests on a PostgreSQL of their own.
 # usage: make test            on the newest PostgreSQL that is installed
 #        make test PG=18      on that version
+#
+# Needs Rust, a C compiler and Python. The other programs are installed where that is allowed;
+# otherwise PostgreSQL comes from PyPI, and what a test needs that cannot be had is said, and the
+# test is left out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/children.sh
@@ -12,12 +16,44 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 trap 'exit 129' HUP
 
+# optional PROGRAM WHAT TESTS: leaves those tests (a filter of nextest) out where the program is
+# missing and may not be installed.
+optional() {
+    ! scripts/install.sh "$1" 2>/dev/null || return 0
+    [ "$(id -u)" != 0 ] || exit 3
+    left_out "$2, because $1 is missing" "$3"
+}
+
+# left_out WHAT TESTS: says so.
+left_out() {
+    echo "NOT TESTED: $1" >&2
+    LEFT_OUT+=" - ($2)"
+}
+
 if [ "${1:-}" != with-postgres ]; then
-    [ -z "${PG:-}" ] || scripts/postgresql.sh install "$PG"
-    scripts/install.sh cc chromedriver curl faketime initdb nginx promtool python3
+    export LEFT_OUT="all()"
+    scripts/install.sh cc python3
+    # All at once where that is allowed.
+    scripts/install.sh chromedriver curl faketime initdb nginx promtool 2>/dev/null || true
+    scripts/postgresql.sh install ${PG:+"$PG"}
+    optional chromedriver "the live page" "test(/^page::/)"
+    optional curl "the client in a shell" \
+        "test(=clients::the_examples_for_a_shell_and_in_python_pay_once)"
+    optional faketime "steps of the clock" "test(/^clocks::/) | binary(=torture)"
+    if scripts/nginx.sh install; then
+        PATH=$PATH:$(dirname "$(scripts/nginx.sh bin)")
+    else
+        [ "$(id -u)" != 0 ] || exit 3
+        left_out "the load balancer, because nginx is missing" \
+            "binary(=load_balancer) | binary(=torture)"
+    fi
+    [[ $(ldd "$(scripts/postgres.sh bin)/postgres") == *libssl* ]] ||
+        left_out "TLS to the database, which this PostgreSQL does not speak" \
+            "test(/^managed::/) | test(=tls::postgresql_is_trusted_only_if_our_authority_vouches_for_its_name)"
+    optional promtool "what Prometheus reads" \
+        "test(/^observability::/) | test(=metrics::metrics_agree_with_the_ledger)"
     if ! scripts/pgbouncer.sh install; then
-        echo "NOT TESTED: poolers, see above" >&2
-        export PGBOUNCER_NOT_INSTALLED=1
+        left_out "poolers, see above" "test(/^poolers::/)"
     fi
     step - cargo fmt --check
     if scripts/install.sh shellcheck; then
@@ -45,6 +81,4 @@ step - scripts/queries.sh check
 step - cargo test --quiet --locked --doc
 # nextest comes last: its closing lines are the result. --tests: what has tests, and not the programs
 # in examples/, which are compiled with the lints above and take half a minute to link.
-left_out=()
-[ -z "${PGBOUNCER_NOT_INSTALLED:-}" ] || left_out=(--filterset 'not test(/^poolers::/)')
-step - cargo nextest run --locked --no-fail-fast --tests "${left_out[@]}"
+step - cargo nextest run --locked --no-fail-fast --tests --filterset "$LEFT_OUT"

@@ -85,6 +85,16 @@ fn a_checkout_is_the_same_byte_for_byte_whatever_git_is_told() {
 /// Runs a script of that checkout as a user who is not root, and in whose environment nothing is
 /// set but the `PATH`.
 fn as_nobody(checkout: &Path, script: &str, arguments: &[&str]) -> std::process::Output {
+    as_nobody_with(checkout, script, arguments, &[])
+}
+
+/// The same, with some variables.
+fn as_nobody_with(
+    checkout: &Path,
+    script: &str,
+    arguments: &[&str],
+    variables: &[(&str, &Path)],
+) -> std::process::Output {
     let script = checkout.join(script);
     let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
     let mut command = Command::new(if is_root {
@@ -102,7 +112,8 @@ fn as_nobody(checkout: &Path, script: &str, arguments: &[&str]) -> std::process:
     command
         .args(arguments)
         .env_clear()
-        .env("PATH", std::env::var("PATH").unwrap());
+        .env("PATH", std::env::var("PATH").unwrap())
+        .envs(variables.iter().copied());
     command.current_dir("/").output().unwrap()
 }
 
@@ -145,5 +156,94 @@ fn scripts_run_from_a_folder_with_a_space_and_an_umlaut_as_nobody_without_a_lang
     assert!(
         missing.status.code() == Some(3) && told.contains("no-such-program"),
         "{told}"
+    );
+}
+
+/// Programs that say that they are that version.
+fn programs_that_say(folder: &Path, version: &str) {
+    std::fs::create_dir_all(folder).unwrap();
+    for program in ["postgres", "initdb"] {
+        let file = folder.join(program);
+        std::fs::write(&file, format!("#!/bin/sh\necho 'postgres {version}'\n")).unwrap();
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(0o755)).unwrap();
+    }
+}
+
+#[test]
+fn without_debians_postgresql_a_fetched_one_serves_whoever_may_not_install_any() {
+    let (checkout, cache, packages) = (odd_folder(), odd_folder(), odd_folder());
+    check_out(checkout.path());
+    let installed = as_nobody(checkout.path(), "scripts/postgres.sh", &["bin"]);
+    let installed = String::from_utf8(installed.stdout).unwrap();
+    let installed = Path::new(installed.trim()).canonicalize().unwrap();
+    let version = Command::new(installed.join("postgres"))
+        .arg("--version")
+        .output()
+        .unwrap();
+    let version = String::from_utf8(version.stdout).unwrap();
+    let version = version.split(|letter: char| !letter.is_ascii_digit());
+    let version = version.into_iter().find(|part| !part.is_empty()).unwrap();
+
+    // As scripts/postgresql.sh leaves it, beside one that is too old and one that is not whole.
+    let fetched = cache.path().join("payment-proxy/postgresql");
+    std::fs::create_dir_all(&fetched).unwrap();
+    programs_that_say(&fetched.join("14/bin"), "14.9");
+    programs_that_say(&fetched.join("99.new/bin"), "99.0");
+    let run = |script: &str, arguments: &[&str]| {
+        let variables = [
+            ("XDG_CACHE_HOME", cache.path()),
+            ("POSTGRESQL_PACKAGES", packages.path()),
+            // Without what other tests may have found in /usr/local.
+            ("PATH", Path::new("/usr/bin:/bin")),
+            // Nothing is fetched by a test.
+            ("PIP_NO_INDEX", Path::new("1")),
+        ];
+        as_nobody_with(checkout.path(), script, arguments, &variables)
+    };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+
+    let none = run("scripts/postgres.sh", &["bin"]);
+    assert_eq!(none.status.code(), Some(1));
+    let told = text(&none.stderr);
+    assert!(
+        told.contains("version 14") && told.contains("too old"),
+        "{told}"
+    );
+    let none = run("scripts/postgresql.sh", &["install"]);
+    let told = text(&none.stderr);
+    assert_eq!(none.status.code(), Some(3), "{told}");
+    assert!(
+        told.contains("postgresql") && told.contains("PyPI"),
+        "{told}"
+    );
+
+    std::os::unix::fs::symlink(installed.parent().unwrap(), fetched.join(version)).unwrap();
+    let found = run("scripts/postgres.sh", &["bin"]);
+    let expected = fetched.join(version).join("bin");
+    assert_eq!(
+        Path::new(&text(&found.stdout)),
+        expected,
+        "{}",
+        text(&found.stderr)
+    );
+    assert!(run("scripts/postgresql.sh", &["install"]).status.success());
+    let query = r#""$0" "$TEST_DATABASE_URL" --no-psqlrc -Atc "SHOW server_version_num""#;
+    let psql = expected.join("psql");
+    let ran = run(
+        "scripts/with-postgres.sh",
+        &["sh", "-c", query, psql.to_str().unwrap()],
+    );
+    assert!(
+        text(&ran.stdout).starts_with(version),
+        "{}",
+        text(&ran.stderr)
+    );
+
+    // Debian's is taken where it is.
+    programs_that_say(&packages.path().join("16/bin"), "16.1");
+    let found = run("scripts/postgres.sh", &["bin"]);
+    assert_eq!(
+        Path::new(&text(&found.stdout)),
+        packages.path().join("16/bin")
     );
 }
