@@ -10,6 +10,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 scripts/install.sh cc initdb
-cargo build --quiet --release --locked --bins --example cells
+scripts/build.sh release --bins --example cells
 
 exec "${CARGO_TARGET_DIR:-target}/release/examples/cells" "$@"

@@ -12,7 +12,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 scripts/install.sh cc curl faketime initdb nginx
-cargo build --quiet --release --locked --bins --example drills
+scripts/build.sh release --bins --example drills
 
 soft_limit=65536 # open files: thousands of clients, of which each is one for nginx, too
 ulimit -Sn "$soft_limit" 2>/dev/null || ulimit -Sn "$(ulimit -Hn)"

@@ -11,6 +11,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 scripts/install.sh cc curl etcd haproxy initdb nginx patroni
-cargo build --quiet --release --locked --bins --example drills
+scripts/build.sh release --bins --example drills
 
 exec "${CARGO_TARGET_DIR:-target}/release/examples/drills" --failover "$@"

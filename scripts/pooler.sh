@@ -11,6 +11,6 @@ cd "$(dirname "$0")/.."
 
 scripts/install.sh cc curl initdb nginx
 scripts/pgbouncer.sh install
-cargo build --quiet --release --locked --bins --example drills
+scripts/build.sh release --bins --example drills
 
 exec "${CARGO_TARGET_DIR:-target}/release/examples/drills" --pooler "$@"

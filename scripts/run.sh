@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the whole stack on this machine: PostgreSQL, two simulated processors, two instances, nginx.
-# usage: make run
+# usage: make run              what takes a newcomer the least time to build
+#        make run RELEASE=1    the program as it is released: some faster, three times as long to build
 #
 # Environment: PORT (9999) of the API, POSTGRES_PORT (5433), PROCESSOR_PORTS ("8001 8002") of the
 # simulated default and fallback, OPERATOR_PORTS ("8081 8082") of the two instances; PROCESSORS: no
@@ -25,7 +26,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/children.sh
-PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 port=${PORT:-9999}
 postgres_port=${POSTGRES_PORT:-5433}
@@ -48,6 +48,8 @@ owner_url=""
 ready=no
 
 say() { echo "make run: $1"; }
+# doing WHAT: for a person who waits.
+doing() { [ ! -t 1 ] || say "$1"; }
 fail() {
     say "$2" >&2
     exit "$1"
@@ -206,15 +208,15 @@ start_instances() {
         start api2 "$state/logs/api2.log" "$binary" serve
     for name in api1 api2; do
         await "$ready_seconds" "$name is not ready" "$state/logs/$name.log" \
-            curl --silent --fail --max-time 1 --unix-socket "$runtime/$name.sock" http://localhost/readyz
+            env LISTEN="unix:$runtime/$name.sock" "$binary" probe
     done
 }
 
 start_nginx() {
     scripts/nginx-config.sh "$port" "$runtime" >"$state/nginx.conf"
-    start nginx "$state/logs/nginx.log" nginx -e stderr -p "$runtime" -c "$state/nginx.conf" -g "daemon off;"
+    start nginx "$state/logs/nginx.log" "$nginx" -e stderr -p "$runtime" -c "$state/nginx.conf" -g "daemon off;"
     await "$ready_seconds" "nginx does not answer" "$state/logs/nginx.log" \
-        curl --silent --fail --max-time 1 --noproxy '*' "http://127.0.0.1:$port/readyz"
+        env LISTEN="127.0.0.1:$port" "$binary" probe
 }
 
 # What a person's shell needs for the command line to find this deployment.
@@ -265,7 +267,10 @@ for number in "$port" "$postgres_port" "$default_port" "$fallback_port" "$operat
         fail 2 "\"$number\" is not a port: PORT and POSTGRES_PORT are one each, PROCESSOR_PORTS and OPERATOR_PORTS are two"
 done
 command -v cargo >/dev/null || fail 3 "missing: cargo. Install Rust as https://rustup.rs says."
-scripts/install.sh cc curl initdb nginx
+scripts/install.sh cc
+scripts/postgresql.sh install
+scripts/nginx.sh install
+nginx=$(scripts/nginx.sh bin)
 
 mkdir -p "$state/logs" "$state/journals" || fail 2 "cannot write into .run/, which another user may have made"
 exec 9>"$state/lock" || fail 2 "cannot write into .run/, which another user has made"
@@ -278,8 +283,13 @@ trap 'interrupted 130' INT
 trap 'interrupted 143' TERM
 trap 'interrupted 129' HUP
 
-step - cargo build --release --locked --bins 9>&- || fail 1 "the build failed, see above"
-binary=${CARGO_TARGET_DIR:-$PWD/target}/release/payment-proxy
+profile=quick
+[ -z "${RELEASE:-}" ] || profile=release
+binary=${CARGO_TARGET_DIR:-$PWD/target}/$profile/payment-proxy
+[ -x "$binary" ] || say "compiling, which takes minutes the first time"
+# No program of the tools: with them libraries are as `make bench QUICK=1` wants them, too.
+step - scripts/build.sh "$profile" --package payment-proxy --package simulator --package tools --bins 9>&- ||
+    fail 1 "the build failed, see above"
 
 # What a run that was killed with -9 could not take away.
 leftover=$(readlink "$state/runtime" || true)
@@ -292,6 +302,7 @@ soft_limit=65536 # open files: every client is one for nginx and one for an inst
 ulimit -Sn "$soft_limit" 2>/dev/null || ulimit -Sn "$(ulimit -Hn)"
 
 say "starting"
+doing "PostgreSQL"
 start_postgres
 start_processors
 start_instances

@@ -12,8 +12,8 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 scripts/install.sh cc curl initdb nginx python3
 # Apart, as in bench.sh.
-cargo build --quiet --release --locked --bins
-cargo build --quiet --release --locked --example open_loop
+scripts/build.sh release --bins
+scripts/build.sh release --example open_loop
 
 . scripts/venv.sh
 bench_modules || exit 2

@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 scripts/install.sh cc curl faketime initdb nginx
-cargo build --quiet --release --locked --bins --example torture
+scripts/build.sh release --bins --example torture
 
 soft_limit=65536 # open files: every client is one for nginx and one for an instance
 ulimit -Sn "$soft_limit" 2>/dev/null || ulimit -Sn "$(ulimit -Hn)"
