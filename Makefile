@@ -6,7 +6,7 @@
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
-run: ## build and run everything on this machine, API on port 9999
+run: ## build and run everything on this machine, API on port 9999; RELEASE=1: as it is released, some faster, minutes more to build
 	@scripts/run.sh
 
 env: ## random passwords and tokens for docker-compose.yml, into .env; what is there stays
@@ -27,8 +27,8 @@ load: ## the contest's minute against port 9999, then an audit of what came of e
 routing-bench: ## what the router earns in simulated scenarios, against an oracle and simpler policies; COMPARE=hold: by HOLD_MS
 	@cargo run --quiet --release --locked --package router --example routing_bench -- $(COMPARE)
 
-bench: ## the service in the contest's box, measured; LINES="public cpu ..." SECONDS=... RATE=... TURNS=... OVERLAY=... choose
-	@BENCH_LINES='$(LINES)' BENCH_SECONDS='$(SECONDS)' BENCH_RATE='$(RATE)' BENCH_ROWS='$(ROWS)' BENCH_TURNS='$(TURNS)' $(if $(filter undefined,$(origin OVERLAY)),,BENCH_OVERLAY='$(OVERLAY)') scripts/bench.sh
+bench: ## the service in the contest's box, measured; LINES="public cpu ..." SECONDS=... RATE=... TURNS=... OVERLAY=... choose; QUICK=1: what `make run` starts, in five minutes
+	@BENCH_QUICK='$(QUICK)' BENCH_LINES='$(LINES)' BENCH_SECONDS='$(SECONDS)' BENCH_RATE='$(RATE)' BENCH_ROWS='$(ROWS)' BENCH_TURNS='$(TURNS)' $(if $(filter undefined,$(origin OVERLAY)),,BENCH_OVERLAY='$(OVERLAY)') scripts/bench.sh
 
 soak: ## the load of a day in MINUTES=30, and what has grown at its end that must not; RATE=... SEED=...
 	@scripts/soak.sh $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RATE),--rate $(RATE)) $(if $(SEED),--seed $(SEED))
@@ -37,7 +37,7 @@ pure-bench: ## what a decision, the reading of a body and the cutting of a range
 	@cargo bench --quiet --locked --bench pure
 
 durability-bench: ## what a logged queue costs against an unlogged one, as a ratio
-	@cargo build --quiet --release --locked --example durability_bench
+	@scripts/build.sh release --example durability_bench
 	@scripts/with-postgres.sh $${CARGO_TARGET_DIR:-target}/release/examples/durability_bench
 
 outage: ## what an instance does in a minute without its database, which takes too long for `make test`

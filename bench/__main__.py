@@ -8,6 +8,7 @@ import argparse
 import os
 import signal
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from bench import (
     progress,
     proof,
     public,
+    quick,
     rates,
     report,
     start,
@@ -109,7 +111,16 @@ def arguments():
         help="folder of the reports (target/bench)",
     )
     parser.add_argument("--k6", default="k6", help="the k6 program")
+    parser.add_argument(
+        "--quick",
+        choices=["", "1", "record"],
+        default=env("BENCH_QUICK", ""),
+        help="the main lines of what `make run` starts, without the box, in five minutes, beside what bench/ours.json has; `record` writes that file",
+    )
     given = parser.parse_args()
+    if given.quick:
+        given.lines = given.lines or quick.LINES
+        given.seconds, given.turns = given.seconds or quick.SECONDS, given.turns or quick.TURNS
     chosen = given.lines.split() or names
     if unknown := set(chosen) - set(names):
         parser.error(f"no such line: {', '.join(sorted(unknown))}; there are: {', '.join(names)}")
@@ -126,6 +137,8 @@ def command(given):
         "ROWS": given.rows,
         "TURNS": given.turns,
     }
+    if given.quick:
+        return f"make bench QUICK={given.quick}"
     overlay = [] if OVERLAY == CONTEST else [f"BENCH_OVERLAY={OVERLAY}"]
     return " ".join(
         [*overlay, "make bench", *(f"{name}={value}" for name, value in chosen.items() if value)]
@@ -136,15 +149,22 @@ def main():
     given = arguments()
     outcomes = {}
     try:
-        with Run("bench", given.reports, command(given)) as run:
-            measure(run, given, outcomes)
+        # What `make run` starts has neither a box nor precedence.
+        with nullcontext() if given.quick else box.preferred():
+            with Run("bench", given.reports, command(given), boxed=not given.quick) as run:
+                measure(run, given, outcomes)
     except KeyboardInterrupt:
         print("bench: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
-    run.publish()
-    return (
-        1 if any(found.troubles for outcome in outcomes.values() for found in outcome.proofs) else 0
-    )
+    troubles = any(found.troubles for outcome in outcomes.values() for found in outcome.proofs)
+    if given.quick:
+        found = quick.figures(run.about(), outcomes)
+        if given.quick == "record" and not troubles:
+            quick.record(found)
+        run.publish(quick.table(found, quick.ours()))
+    else:
+        run.publish()
+    return 1 if troubles else 0
 
 
 def measure(run, given, outcomes):
@@ -171,5 +191,4 @@ def measure(run, given, outcomes):
 
 
 if __name__ == "__main__":
-    with box.preferred():
-        sys.exit(main())
+    sys.exit(main())

@@ -7,7 +7,7 @@ from bench import progress, proof
 from bench.fill import in_chunks
 from bench.line import Outcome, Value, at_least
 from bench.offer import charged, generate
-from bench.stack import INSTANCES, Stack
+from bench.stack import INSTANCES, Stack, programs
 
 import ledgers  # found on the path that bench.proof extends
 
@@ -40,7 +40,7 @@ END $$
 def feeding(stack, depth):
     """Keeps the queue at that depth until its connection is closed by :func:`stop_feeding`."""
     psql = subprocess.Popen(
-        ["psql", "--no-psqlrc", "--quiet", stack.url("postgres", "payments")],
+        [programs() / "psql", "--no-psqlrc", "--quiet", stack.url("postgres", "payments")],
         stdin=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

@@ -32,11 +32,13 @@ class Groups:
 
     They are made below the root of a hierarchy. Where this process is itself in a group of somebody
     else (a container's, a supervisor's), that limit is left out: such a group is neither to be left
-    nor to be written to.
+    nor to be written to. With `boxed` False there are none.
     """
 
-    def __init__(self, name, root=CGROUPS, own=None):
+    def __init__(self, name, root=CGROUPS, own=None, boxed=True):
         self.folders, self.missing = {}, {}
+        if not boxed:
+            return
         self.version = 2 if (root / "cgroup.controllers").exists() else 1
         own = memberships(Path("/proc/self/cgroup").read_text()) if own is None else own
         for controller in ("cpu", "memory"):

@@ -5,7 +5,7 @@ import re
 from bench import progress, proof
 from bench.child import Broken, run
 from bench.line import Outcome, Value, at_least
-from bench.stack import INSTANCES, RELEASE, Stack
+from bench.stack import INSTANCES, PROGRAMS, Stack
 
 
 def logged(setting):
@@ -15,7 +15,7 @@ def logged(setting):
             stack.stop_instance(name)
         progress.say("  durability_bench, its database in the box")
         printed = run(
-            [RELEASE / "examples" / "durability_bench"],
+            [PROGRAMS / "examples" / "durability_bench"],
             env={"TEST_DATABASE_URL": stack.url("postgres", "postgres")},
         )
     values = []

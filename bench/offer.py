@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from bench import box, progress
 from bench.child import Broken
-from bench.stack import RELEASE
+from bench.stack import PROGRAMS
 
-GENERATOR = RELEASE / "examples" / "open_loop"
+GENERATOR = PROGRAMS / "examples" / "open_loop"
 # How long a queue may take to empty after a load, in seconds.
 DRAIN_S = 300
 # How often the processors are asked how far it is.

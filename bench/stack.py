@@ -11,6 +11,7 @@ import socket
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -20,9 +21,12 @@ from bench.child import Broken, Child, await_true, run
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPTS = REPOSITORY / "scripts"
-RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target")) / "release"
-BINARY = RELEASE / "payment-proxy"
-SIMULATOR = RELEASE / "processor-simulator"
+# Where the programs are that are measured, built with that profile.
+PROGRAMS = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target")) / os.environ.get(
+    "BENCH_PROFILE", "release"
+)
+BINARY = PROGRAMS / "payment-proxy"
+SIMULATOR = PROGRAMS / "processor-simulator"
 INSTANCES = ("api1", "api2")
 FEES = {"default": "0.05", "fallback": "0.15"}
 TOKEN = "123"
@@ -113,6 +117,12 @@ def free_port(outgoing=Path("/proc/sys/net/ipv4/ip_local_port_range")):
                 return port
             except OSError:
                 continue
+
+
+@cache
+def programs():
+    """Where the programs of PostgreSQL are."""
+    return Path(run([SCRIPTS / "postgres.sh", "bin"]).strip())
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -315,7 +325,7 @@ class Stack:
     def sql(self, statement, user="postgres"):
         """Runs SQL, as superuser if nothing else is said, and returns what comes of it: rows of texts."""
         psql = [
-            "psql",
+            programs() / "psql",
             "--no-psqlrc",
             "--quiet",
             "--csv",

@@ -19,6 +19,7 @@ from bench import (
     pairs,
     profile,
     public,
+    quick,
     rates,
     report,
     search,
@@ -27,6 +28,7 @@ from bench import (
     summary,
     watch,
 )
+from bench.__main__ import MEASURES
 from bench.line import Line, Outcome, Value, at_least, at_most
 from bench.proof import Proof
 
@@ -438,6 +440,46 @@ class Report(unittest.TestCase):
             ]
             self.assertEqual(drawn, ["{http://www.w3.org/2000/svg}svg"] * 2)
             self.assertIn("latency", (folder / "report.json").read_text())
+
+
+class Quick(unittest.TestCase):
+    def found(self, **values):
+        outcome = Outcome([Value(what, value, "/s") for what, value in values.items()])
+        outcome.values.append(Value("of that nginx", 1, "us"))
+        return quick.figures(ABOUT, {"one": outcome})
+
+    def test_a_run_is_shown_beside_ours_with_bars_that_begin_at_zero(self):
+        shown = quick.table(self.found(rate=6_000, new=3), self.found(rate=12_000, gone=1))
+        for line in (
+            "| what | here | ours |",
+            "| rate | 6,000 /s | 12,000 /s |",
+            "| new | 3 /s |  |",
+            f"  here {'█' * (quick.WIDTH // 2)} 6,000",
+            f"  ours {'█' * quick.WIDTH} 12,000",
+        ):
+            self.assertIn(line, shown.splitlines())
+        self.assertNotIn("gone", shown)
+        self.assertNotIn("nginx", shown)
+
+    def test_where_ours_were_not_recorded_a_run_is_shown_alone(self):
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "ours.json"
+            found = self.found(rate=6_000, none=0)
+            self.assertIn("| rate | 6,000 /s |\n", quick.table(found, quick.ours(file)))
+            quick.record(found, file)
+            self.assertEqual(quick.ours(file), found)
+
+    def test_what_is_recorded_as_ours_is_measured_by_the_quick_lines(self):
+        names = quick.LINES.split()
+        self.assertEqual([name for name in names if name not in MEASURES], [])
+        ours = quick.ours()
+        if ours:
+            self.assertRegex(ours["about"]["commit"], r"^[0-9a-f]{10}$")
+            self.assertTrue(all(value for value, _ in ours["values"].values()))
+
+    def test_without_a_box_nothing_is_limited(self):
+        groups = box.Groups("no-box", boxed=False)
+        self.assertEqual((groups.folders, groups.words()), ({}, "NOT LIMITED"))
 
 
 if __name__ == "__main__":
