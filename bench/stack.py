@@ -42,6 +42,8 @@ OPERATOR_TOKEN = "for-the-bench-only"
 # The file that is laid over docker-compose.yml; none where the variable is empty.
 CONTEST = "docker-compose.contest.yml"
 OVERLAY = os.environ.get("BENCH_OVERLAY", CONTEST)
+# Of the queue: what docker-compose.yml has, unless a line or scripts/bench.sh says another.
+DURABILITY = os.environ.get("BENCH_DURABILITY", "unlogged")
 
 
 @dataclass
@@ -155,7 +157,7 @@ class Stack:
     """One deployment with a database of its own, to whose settings those in `postgres` are added; a context
     manager that ends all it started."""
 
-    def __init__(self, groups, logs, delay_ms=0, durability="unlogged", postgres=()):
+    def __init__(self, groups, logs, delay_ms=0, durability=DURABILITY, postgres=()):
         self.groups, self.logs, self.durability = groups, logs, durability
         self.delay_ms = delay_ms
         self.compose = compose()

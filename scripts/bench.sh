@@ -14,7 +14,7 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 if [ -n "${BENCH_QUICK:-}" ]; then
     # What `make run` has built and starts.
-    export BENCH_PROFILE=quick BENCH_OVERLAY=""
+    export BENCH_PROFILE=quick BENCH_OVERLAY="" BENCH_DURABILITY=logged
     scripts/install.sh cc python3
     scripts/postgresql.sh install
     scripts/nginx.sh install
