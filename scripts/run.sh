@@ -235,8 +235,9 @@ write_environment() {
 }
 
 tell() {
-    local api=http://localhost:$port psql
-    psql="PGPASSFILE=$(printf '%q' "$state/pgpass") psql -h 127.0.0.1 -p $postgres_port -U auditor payments"
+    local api=http://localhost:$port psql=psql
+    command -v psql >/dev/null || psql=$(printf '%q' "$(scripts/postgres.sh bin)/psql")
+    psql="PGPASSFILE=$(printf '%q' "$state/pgpass") $psql -h 127.0.0.1 -p $postgres_port -U auditor payments"
     cat <<END
 
 Ready. Ctrl-C stops it; what is in .run/ stays for the next time. Watch it work, and make it hard:
