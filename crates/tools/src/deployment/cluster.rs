@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
 use super::Setup;
-use super::process::{Process, children, lives};
+use super::process::{Process, children, cpu_time, lives};
 
 /// How long a server has to start, a recovery from a crash included.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -310,6 +310,11 @@ impl Cluster {
     /// Stops all processes of the server where they stand until they are told to go on.
     pub fn freeze(&self) -> anyhow::Result<Vec<Pid>> {
         self.process.freeze().context("PostgreSQL does not run")
+    }
+
+    /// The CPU time that the server has used since its start.
+    pub fn cpu_time(&self) -> Duration {
+        self.process.pid().map(cpu_time).unwrap_or_default()
     }
 
     /// Whether the server was started and has not been seen to end.

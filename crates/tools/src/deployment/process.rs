@@ -198,12 +198,35 @@ pub fn children(of: Pid) -> Vec<Pid> {
         .collect()
 }
 
+/// The CPU time that a process and its children have used, those that have ended included.
+pub fn cpu_time(pid: Pid) -> Duration {
+    let own = stat(pid).map_or(0, |fields| {
+        // utime, stime, and those of children that were waited for.
+        let times = fields.iter().skip(11).take(4);
+        times
+            .filter_map(|ticks| ticks.parse::<u64>().ok())
+            .sum::<u64>()
+    });
+    let own = Duration::from_millis(own * 1_000 / TICKS_PER_SECOND);
+    own + children(pid).into_iter().map(cpu_time).sum::<Duration>()
+}
+
+/// What Linux counts CPU time in for programs, on every architecture.
+const TICKS_PER_SECOND: u64 = 100;
+
+/// What stands in `/proc/PID/stat` after the name of the program.
+fn stat(pid: Pid) -> Option<Vec<String>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may contain anything but a last parenthesis.
+    let fields = text.rsplit_once(')')?.1.split_whitespace();
+    Some(fields.map(str::to_owned).collect())
+}
+
 /// The state letter of a process and its parent.
 fn status(pid: Pid) -> Option<(char, i32)> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in front of it may contain anything but a last parenthesis.
-    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
-    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+    let fields = stat(pid)?;
+    let parent = fields.get(1)?.parse().ok()?;
+    Some((fields.first()?.chars().next()?, parent))
 }
 
 /// Whether it still runs; one that nobody has waited for has ended all the same.

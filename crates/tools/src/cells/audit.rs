@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::load::{AMOUNT, Outcome};
-use super::site::{CELLS, Site};
+use super::site::Site;
 
 /// How long the last payments may take to be settled: longer than a doubt lasts.
 const DRAIN: Duration = Duration::from_secs(60);
@@ -48,7 +48,8 @@ pub(crate) async fn audit(site: &Site, load: &Outcome) -> anyhow::Result<Vec<Str
     }
     let begun_at = Instant::now();
     let mut recorded: BTreeMap<Uuid, Vec<(String, DateTime<Utc>)>> = BTreeMap::new();
-    for cell in 1..=CELLS {
+    let cells = site.places.len();
+    for cell in 1..=cells {
         let mut connection = site.connect(cell).await?;
         let queued = drained(&mut connection, begun_at + DRAIN).await?;
         if queued > 0 {
@@ -60,7 +61,7 @@ pub(crate) async fn audit(site: &Site, load: &Outcome) -> anyhow::Result<Vec<Str
         .fetch_all(&mut connection)
         .await?;
         for (id, amount, processor, requested_at) in rows {
-            if Cell::of_payment(id, CELLS) != cell || amount.to_string() != AMOUNT {
+            if Cell::of_payment(id, cells) != cell || amount.to_string() != AMOUNT {
                 wrong.push(format!("{id} is recorded in cell {cell} with {amount}"));
             }
             recorded

@@ -12,8 +12,6 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::site::CELLS;
-
 /// How long a client waits for a reply.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long it waits after both instances refused.
@@ -37,6 +35,8 @@ struct Told {
 
 #[derive(Debug, Default)]
 struct State {
+    /// Of the deployment.
+    cells: usize,
     phases: Vec<&'static str>,
     told: BTreeMap<(usize, usize), Told>,
     accepted: Vec<Uuid>,
@@ -81,8 +81,12 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 
 impl Load {
     /// Begins, without a phase.
-    pub(crate) fn start(sockets: &[PathBuf], rate: u32) -> Self {
-        let (state, stop) = (Arc::default(), CancellationToken::new());
+    pub(crate) fn start(sockets: &[PathBuf], rate: u32, cells: usize) -> Self {
+        let state = Arc::new(Mutex::new(State {
+            cells,
+            ..State::default()
+        }));
+        let stop = CancellationToken::new();
         let clients = Arc::new(clients(sockets));
         let (shared, stopped) = (Arc::clone(&state), stop.clone());
         let running = tokio::spawn(async move {
@@ -141,7 +145,7 @@ impl Load {
 /// The life of one client.
 async fn one(state: &Mutex<State>, clients: &[Client]) {
     let id = Uuid::new_v4();
-    let cell = Cell::of_payment(id, CELLS);
+    let cell = Cell::of_payment(id, lock(state).cells);
     for round in 0..POSTS {
         for turn in 0..clients.len() {
             // That in which the post begins, whatever is so when the reply comes.
@@ -195,7 +199,7 @@ impl fmt::Display for Outcome {
             "phase", "cell", "accepted", "503", "other"
         )?;
         for (place, phase) in self.0.phases.iter().enumerate() {
-            for cell in 1..=CELLS {
+            for cell in 1..=self.0.cells {
                 let told = self
                     .0
                     .told

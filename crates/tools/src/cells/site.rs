@@ -10,14 +10,12 @@ use sqlx::{Connection as _, PgConnection};
 use tokio::process::Command;
 
 use super::load;
-use tools::deployment::Setup;
-use tools::deployment::cluster::{Cluster, PASSWORD};
-use tools::deployment::process::Process;
-use tools::deployment::processor::Processor;
-use tools::deployment::stack::{Folder, PROCESSORS, start_processor};
+use crate::deployment::Setup;
+use crate::deployment::cluster::{Cluster, PASSWORD};
+use crate::deployment::process::{Process, cpu_time};
+use crate::deployment::processor::Processor;
+use crate::deployment::stack::{Folder, PROCESSORS, start_processor};
 
-/// Cells of the deployment.
-pub(crate) const CELLS: usize = 4;
 /// The database that is made first in each cluster, from which the others are made.
 const EMPTY: &str = "empty";
 /// How long anything may take that has to happen.
@@ -30,7 +28,18 @@ const POLL: Duration = Duration::from_millis(50);
 /// A database: in which cluster, and its name.
 pub(crate) type Place = (usize, String);
 
-/// A deployment of four cells.
+/// What a deployment has used.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Used {
+    /// CPU time of the database servers.
+    pub(crate) databases: Duration,
+    /// CPU time of the instances.
+    pub(crate) instances: Duration,
+    /// Transactions that the databases committed.
+    pub(crate) commits: i64,
+}
+
+/// A deployment of several cells.
 pub(crate) struct Site {
     folder: Folder,
     binary: PathBuf,
@@ -45,7 +54,7 @@ pub(crate) struct Site {
 
 impl Site {
     /// Starts all of it.
-    pub(crate) async fn start(binary: PathBuf) -> anyhow::Result<Self> {
+    pub(crate) async fn start(binary: PathBuf, cells: usize) -> anyhow::Result<Self> {
         let folder = Folder::create()?;
         let setup = Setup::plain(
             binary.clone(),
@@ -79,7 +88,7 @@ impl Site {
             _simulators: [one, other],
             folder,
         };
-        let places = site.databases("cell", CELLS).await?;
+        let places = site.databases("cell", cells).await?;
         site.serve(places).await?;
         Ok(site)
     }
@@ -96,6 +105,13 @@ impl Site {
             places.push((cluster, name));
         }
         Ok(places)
+    }
+
+    /// The cells that are in a cluster.
+    pub(crate) fn cells_in(&self, cluster: usize) -> Vec<usize> {
+        let numbered = (1..).zip(&self.places);
+        let there = numbered.filter(|(_, (its, _))| *its == cluster);
+        there.map(|(cell, _)| cell).collect()
     }
 
     /// Makes those databases the cells of a deployment, and starts the instances there.
@@ -223,6 +239,26 @@ impl Site {
         let (cluster, name) = &self.places[cell - 1];
         let url = self.clusters[*cluster].url("postgres", name);
         Ok(PgConnection::connect(&url).await?)
+    }
+
+    /// What the deployment has used so far.
+    pub(crate) async fn used(&self) -> anyhow::Result<Used> {
+        let mut commits = 0;
+        for cell in 1..=self.places.len() {
+            let mut connection = self.connect(cell).await?;
+            let own: i64 = sqlx::query_scalar(
+                "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()",
+            )
+            .fetch_one(&mut connection)
+            .await?;
+            commits += own;
+        }
+        let instances = self.instances.iter().filter_map(Process::pid);
+        Ok(Used {
+            databases: self.clusters.iter().map(Cluster::cpu_time).sum(),
+            instances: instances.map(cpu_time).sum(),
+            commits,
+        })
     }
 
     /// Moves a cell to the first cluster, as docs/scaling.md has it. Returns how long that took.

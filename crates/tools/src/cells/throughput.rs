@@ -19,10 +19,20 @@ const DRAIN: Duration = Duration::from_secs(120);
 /// Measures each number of cells for that time, and prints a line for each. All cells are on this
 /// one machine: what is seen is what cells cost, not what more machines give.
 pub(crate) async fn measure(site: &mut Site, time: Duration) -> anyhow::Result<()> {
-    println!("{:>5} {:>12} {:>12}", "cells", "accepted/s", "settled/s");
+    println!(
+        "{:>5} {:>11} {:>11} {:>8} {:>21} {:>22}",
+        "cells",
+        "accepted/s",
+        "settled/s",
+        "commits",
+        "us of databases' CPU",
+        "us of instances' CPU"
+    );
+    println!("{:>38} {:>21} {:>22}", "/payment", "/payment", "/payment");
     for cells in [1, 2, 4] {
         let places = site.databases(&format!("measured{cells}_"), cells).await?;
         site.serve(places).await?;
+        let before = site.used().await?;
         let clients = Arc::new(clients(site.sockets()));
         let accepted = Arc::new(AtomicU64::new(0));
         let begun_at = Instant::now();
@@ -39,7 +49,7 @@ pub(crate) async fn measure(site: &mut Site, time: Duration) -> anyhow::Result<(
             });
         }
         posting.join_all().await;
-        let accepted = accepted.load(Ordering::Relaxed) as f64 / time.as_secs_f64();
+        let accepted = accepted.load(Ordering::Relaxed) as f64 / begun_at.elapsed().as_secs_f64();
         let mut settled = 0;
         for cell in 1..=cells {
             let mut connection = site.connect(cell).await?;
@@ -50,8 +60,18 @@ pub(crate) async fn measure(site: &mut Site, time: Duration) -> anyhow::Result<(
                 .await?;
             settled += own;
         }
-        let settled = settled as f64 / begun_at.elapsed().as_secs_f64();
-        println!("{cells:>5} {accepted:>12.0} {settled:>12.0}");
+        let after = site.used().await?;
+        let payments = settled as f64;
+        let each = |before: Duration, after: Duration| {
+            after.saturating_sub(before).as_secs_f64() * 1e6 / payments
+        };
+        println!(
+            "{cells:>5} {accepted:>11.0} {:>11.0} {:>8.2} {:>21.0} {:>22.0}",
+            payments / begun_at.elapsed().as_secs_f64(),
+            (after.commits - before.commits) as f64 / payments,
+            each(before.databases, after.databases),
+            each(before.instances, after.instances),
+        );
         site.stop_instances().await;
     }
     Ok(())
