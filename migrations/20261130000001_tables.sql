@@ -71,7 +71,8 @@ CREATE TABLE payment_queue_emptied (
     CONSTRAINT payment_queue_emptied_has_a_reason CHECK (acknowledged_reason <> '')
 );
 
--- The life of the queue; a new one where it was emptied. Null on a standby, whose queue nobody can
+-- The life of the queue; a new one where it was emptied, which is noted for operators (Guard:
+-- EmptiedQueueIsNoticed). Null on a standby, whose queue nobody can
 -- read. Each instance asks it over every new connection, before the first statement: a server that
 -- crashed or stepped down has closed the old ones.
 --
@@ -219,7 +220,8 @@ COMMENT ON COLUMN payment_queue.amount IS 'What is to be charged';
 COMMENT ON COLUMN payment_queue.accepted_at IS 'When the payment was accepted';
 COMMENT ON COLUMN payment_queue.lease_until IS
     'Claimed by a worker until then; any worker may claim it after that';
-COMMENT ON COLUMN payment_queue.attempt IS 'Claims made so far';
+COMMENT ON COLUMN payment_queue.attempt IS
+    'Claims made so far; 10,000 more where it was put back into a queue that was emptied';
 COMMENT ON COLUMN payment_queue.processor IS
     'The only processor that may have charged this payment: it is assigned to that one; null: '
     'none can have';

@@ -132,7 +132,7 @@ $$;
 
 -- Moves payments that one processor has charged from the queue to the ledger. A row of the queue
 -- goes only if it is assigned to that processor (the fence); the charge is recorded in any case,
--- since a late success is a fact, unless the payment is recorded or archived already. Returns which
+-- since a late success is a fact (Guard: ChargeIsAFact), unless the payment is recorded or archived already. Returns which
 -- payments were removed from the queue, and which were recorded; null where all were, which is the
 -- rule.
 --
@@ -217,13 +217,17 @@ $$;
 --   back the second finds the row of the first. Called again after a crash, or after a commit that
 --   was not confirmed, it changes nothing for the worse.
 -- - ON CONFLICT DO UPDATE: a payment that was posted again meanwhile is in the queue already, and
---   is assigned, too. A row with a newer claim stays as it is, and so does every row where this
---   instance knows of no claim: what another instance knows counts, whichever comes first.
--- - A claim that was made in this queue a doubt after it began stays, whatever its number: the
---   others had given this instance up for dead, and the claim may have been sent. So it does where
---   what this instance knows was a doubt old when the queue began: it was given up before.
--- - attempt grows there: the statement that accepted it may have claimed it, on a connection that
---   was the first to reach this queue. Such a claim is never sent, and its release must not match.
+--   is assigned, too (Guard: PutBackOverPosted). A row stays as it is where this instance knows
+--   of no claim: what another instance knows counts, whichever comes first.
+-- - The row of a newer claim stays as it is (Guard: PutBackYields): the claim of an instance that
+--   knew more, or one of this queue, whose instance had given this one up for dead. Numbers of
+--   claims begin anew with each life of the queue, so requested_at says which claim is newer: a
+--   processor is chosen anew only under a later one, unless the database's clock was set back
+--   between the two.
+-- - A number that no claim of the queue before has (Guard: PutBackCountsOn). Rows and claims are
+--   counted from 1 again, and a claim in doubt keeps its requested_at: what ends a claim of the
+--   queue before must not pass for the end of a claim of this one. Others may have claimed the
+--   payment since this instance did, but not ten thousand times while a doubt lasts.
 -- - VOLATILE: the DELETE has a newer snapshot, and sees what was settled during the INSERT. What was
 --   discarded after it was accepted is gone for good, too.
 -- - processor and requested_at are those of the claim; the lease begins anew.
@@ -236,8 +240,6 @@ CREATE FUNCTION put_back_payments(
     requested timestamptz[], lease interval, late_charge interval
 ) RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-    doubt interval := lease + late_charge;
-    began timestamptz := (SELECT l.began_at FROM payment_queue_life l);
     put_back bigint;
     recorded bigint;
 BEGIN
@@ -245,20 +247,19 @@ BEGIN
         (correlation_id, amount, accepted_at, lease_until, attempt, processor, requested_at,
             doubt_until)
     SELECT c.id, c.amount, c.accepted_at,
-        CASE WHEN c.processor IS NULL THEN '-infinity' ELSE now() + lease END, c.attempt,
-        c.processor, c.requested_at,
+        CASE WHEN c.processor IS NULL THEN '-infinity' ELSE now() + lease END,
+        c.attempt + CASE WHEN c.processor IS NULL THEN 0 ELSE 10000 END, c.processor, c.requested_at,
         CASE WHEN c.processor IS NOT NULL THEN now() + lease + late_charge END
     FROM unnest(ids, amounts, accepted, attempts, processors, requested)
         AS c (id, amount, accepted_at, attempt, processor, requested_at)
     ORDER BY c.id
     ON CONFLICT ON CONSTRAINT payment_queue_correlation_id_key DO UPDATE
     SET lease_until = excluded.lease_until,
-        attempt = greatest(q.attempt, excluded.attempt) + 1,
+        attempt = greatest(q.attempt, excluded.attempt),
         processor = excluded.processor, requested_at = excluded.requested_at,
         doubt_until = excluded.doubt_until
     WHERE excluded.processor IS NOT NULL
-        AND (q.processor IS NULL OR (q.attempt <= excluded.attempt
-            AND q.requested_at < began + doubt AND excluded.requested_at >= began - doubt));
+        AND (q.processor IS NULL OR q.requested_at <= excluded.requested_at);
     GET DIAGNOSTICS put_back = ROW_COUNT;
     DELETE FROM payment_queue q WHERE q.correlation_id = ANY (ids) AND (
         EXISTS (SELECT FROM payment_processed p WHERE p.correlation_id = q.correlation_id)

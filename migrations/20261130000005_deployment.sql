@@ -202,7 +202,8 @@ $$;
 
 -- Whether all instances but that one have put back what they knew before this life of the queue
 -- began. One that died long enough before has nothing to put back: `doubt` is how long a claim and
--- the doubt that it leaves last.
+-- the doubt that it leaves last. One that died later cannot put anything back, and its row says so
+-- for twice as long (Guard: ClaimsWaitForTheDead).
 CREATE FUNCTION queue_is_gathered(this_life uuid, own uuid, doubt interval) RETURNS boolean
     LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
     SELECT NOT EXISTS (

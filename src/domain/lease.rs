@@ -7,7 +7,8 @@ use std::time::Duration;
 pub(crate) const LEASE_MARGIN: Duration = Duration::from_secs(5);
 /// An instance without a heartbeat for this long does not count as alive.
 pub const INSTANCE_TTL: Duration = Duration::from_secs(5);
-/// Instances that serve remove the rows of others after this time: a row that is not there is proof
+/// Instances that serve remove the rows of others after this time, or twice the longest doubt where
+/// that is longer: a row that is not there is proof
 /// that its instance has signed off, or that another one serves.
 pub(crate) const INSTANCE_FORGOTTEN: Duration = Duration::from_secs(300);
 

@@ -400,10 +400,9 @@ impl Writer {
         payments: &[Payment],
     ) -> Result<Written, NotWritten> {
         let worker = self.worker.upgrade();
-        let claim_on_accept = worker
+        let mut claim_on_accept = worker
             .as_ref()
             .and_then(|worker| worker.claim_on_accept(payments.len()));
-        let claimed_for = claim_on_accept.as_ref().map(ClaimOnAccept::claimed_for);
         let (mut attempt, begun_at) = (1, Instant::now());
         // Whether any attempt may have been committed.
         let mut in_doubt = false;
@@ -414,6 +413,11 @@ impl Writer {
                 let written = pin!(async {
                     let connection = connection.get().await?;
                     let expected = self.pool.expected();
+                    // Guard: ClaimInKnownQueue.
+                    claim_on_accept = claim_on_accept
+                        .take()
+                        .filter(ClaimOnAccept::leads_to_known_queue);
+                    let claimed_for = claim_on_accept.as_ref().map(ClaimOnAccept::claimed_for);
                     let to = (expected.as_deref(), claimed_for);
                     enqueue_step(connection, payments, to, &mut progress, &self.tally).await
                 });

@@ -22,7 +22,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use router::{Event, SharedRouter};
 use rust_decimal::Decimal;
 use sqlx::postgres::PgListener;
-use sqlx::{Connection, Executor};
+use sqlx::{Connection, Executor, PgPool};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -169,7 +169,12 @@ impl Member {
                     outage.over();
                     if beat {
                         beat_at = Some(Instant::now());
-                        self.in_flight.forget(self.terms.doubt(), sent_at);
+                        // Guard: KeptUntilPutBack. This heartbeat may have been the first to reach
+                        // a queue that was emptied.
+                        let emptied = self.admission.gathering();
+                        if emptied.is_none_or(|life| put_back == Some(life)) {
+                            self.in_flight.forget(self.terms.doubt(), sent_at);
+                        }
                     }
                     for index in polls {
                         if stop.is_cancelled() {
@@ -328,32 +333,8 @@ impl Member {
         );
     }
 
-    /// Puts payments into a queue that was emptied: those that this instance had claimed in doubt
-    /// at their processor, so that none of it is charged elsewhere when its client posts it again.
     async fn put_back(&self, payments: &[PutBack]) -> Result<(), sqlx::Error> {
-        let mut put_back = 0;
-        for batch in payments.chunks(PUT_BACK_BATCH) {
-            let ids: Vec<Uuid> = batch.iter().map(|it| it.correlation_id).collect();
-            let amounts: Vec<Decimal> = batch.iter().map(|it| it.amount).collect();
-            let accepted: Vec<DateTime<Utc>> = batch.iter().map(|it| it.accepted_at).collect();
-            let attempts: Vec<i32> = batch.iter().map(|it| it.attempt).collect();
-            let (processors, requested): (Vec<Option<String>>, Vec<Option<DateTime<Utc>>>) =
-                (batch.iter()).map(|it| it.evidence.clone().unzip()).unzip();
-            put_back += sqlx::query_scalar!(
-                r#"SELECT put_back_payments($1, $2, $3, $4, $5, $6, $7, $8) AS "payments!""#,
-                &ids,
-                &amounts,
-                &accepted,
-                &attempts,
-                &processors as &[Option<String>],
-                &requested as &[Option<DateTime<Utc>>],
-                interval(self.terms.lease),
-                interval(self.terms.late_charge),
-            )
-            .fetch_one(&*self.pool)
-            .await?;
-        }
-        let payments = u64::try_from(put_back).unwrap_or_default();
+        let payments = put_back(&self.pool, self.terms, payments).await?;
         self.counts.put_back.add(payments);
         tracing::warn!(
             payments,
@@ -410,7 +391,8 @@ impl Member {
                 queue_is_gathered($9, $1, $13) AS "complete!", queue_emptied_at($9) AS emptied_at"#,
             self.candidate.id,
             interval(INSTANCE_TTL),
-            interval(INSTANCE_FORGOTTEN),
+            // Not before the calls of one that died are over, and a queue is gathered without it.
+            interval(INSTANCE_FORGOTTEN.max(self.terms.doubt() * 2)),
             &processors,
             attention,
             self.candidate.terms_text()?,
@@ -507,6 +489,42 @@ impl Member {
             }
         }
     }
+}
+
+/// Puts payments into a queue that was emptied: those that an instance had claimed in doubt at their
+/// processor (Guard: PutBack), so that none of it is charged elsewhere when its client posts it
+/// again. Returns how many are there now and were not, or were not so.
+///
+/// # Errors
+/// The database did not confirm; doing it again is safe.
+pub async fn put_back(
+    pool: &PgPool,
+    terms: LeasePolicy,
+    payments: &[PutBack],
+) -> Result<u64, sqlx::Error> {
+    let mut put_back = 0;
+    for batch in payments.chunks(PUT_BACK_BATCH) {
+        let ids: Vec<Uuid> = batch.iter().map(|it| it.correlation_id).collect();
+        let amounts: Vec<Decimal> = batch.iter().map(|it| it.amount).collect();
+        let accepted: Vec<DateTime<Utc>> = batch.iter().map(|it| it.accepted_at).collect();
+        let attempts: Vec<i32> = batch.iter().map(|it| it.attempt).collect();
+        let (processors, requested): (Vec<Option<String>>, Vec<Option<DateTime<Utc>>>) =
+            (batch.iter()).map(|it| it.evidence.clone().unzip()).unzip();
+        put_back += sqlx::query_scalar!(
+            r#"SELECT put_back_payments($1, $2, $3, $4, $5, $6, $7, $8) AS "payments!""#,
+            &ids,
+            &amounts,
+            &accepted,
+            &attempts,
+            &processors as &[Option<String>],
+            &requested as &[Option<DateTime<Utc>>],
+            interval(terms.lease),
+            interval(terms.late_charge),
+        )
+        .fetch_one(pool)
+        .await?;
+    }
+    Ok(u64::try_from(put_back).unwrap_or_default())
 }
 
 /// What an instance has read of a processor.

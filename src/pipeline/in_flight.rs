@@ -105,9 +105,9 @@ impl InFlight {
         }
     }
 
-    /// Claims were made while the queue was found emptied: in the former one or in the new one, and
-    /// nothing of them will be sent. What is known of a payment that may have been charged stays.
-    pub(crate) fn add_stale(&self, claims: &[Claim]) {
+    /// Claims were made in a queue that was then found emptied, and nothing of them will be sent.
+    /// What is known of a payment that may have been charged stays.
+    pub fn add_stale(&self, claims: &[Claim]) {
         let mut open = self.lock();
         for claim in claims {
             if !open.claimed.contains_key(&claim.payment.correlation_id) {
@@ -117,7 +117,7 @@ impl InFlight {
     }
 
     /// The claim was made in a queue that is gone, and nothing is sent.
-    pub(crate) fn note_stale(&self, claim: &Claim) {
+    pub fn note_stale(&self, claim: &Claim) {
         if let Some(claimed) = self.lock().claimed.get_mut(&claim.payment.correlation_id) {
             claimed.is_stale |= claimed.attempt == claim.attempt && claimed.is_of_call(claim);
         }
@@ -167,6 +167,7 @@ impl InFlight {
                 Outcome::Dead { .. } if is_newest => newest.left_at = Some(now),
                 _ if !is_newest || !newest.is_of_call(claim) => {}
                 Outcome::NotCharged { .. } if !newest.is_put_back => open.release(*id),
+                // Guard: LeftInDoubtIsKept.
                 _ => newest.left_at = Some(now),
             }
         }

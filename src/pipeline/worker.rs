@@ -14,6 +14,7 @@ use chrono::{DateTime, Utc};
 use rand::RngExt;
 use router::{Permit, Queue, SharedRouter};
 use rust_decimal::Decimal;
+use sqlx::PgPool;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -31,7 +32,7 @@ use crate::store::claim::{
     newest_id,
 };
 use crate::store::clock::DatabaseClock;
-use crate::store::database::{Outage, Pool, RETRY_PAUSE};
+use crate::store::database::{Connections, Outage, Pool, RETRY_PAUSE};
 use crate::telemetry::metrics::Counts;
 
 /// The longest time between two claims when nothing wakes the worker: another instance may have
@@ -257,10 +258,10 @@ impl Worker {
         want: usize,
         from_id: i64,
     ) -> Result<(Step, Option<i64>), sqlx::Error> {
-        if !self.may_claim() {
+        let Some(known) = self.known_queue() else {
             self.backlog.drained.store(false, Ordering::Relaxed);
             return Ok((Step::NoPermit(None), None));
-        }
+        };
         let mut slots = self.slots(want, IN_DOUBT_BATCH).into_iter();
         if slots.len() == 0 {
             self.backlog.drained.store(false, Ordering::Relaxed);
@@ -280,18 +281,15 @@ impl Worker {
             permits.entry(permit.processor()).or_default().push(permit);
         }
         let left = self.backlog.left.load(Ordering::Relaxed);
-        let (life, mark) = (
-            self.admission.times_emptied(),
-            self.returned.in_flight.mark(),
-        );
+        let (life, mark) = (known.life, self.returned.in_flight.mark());
         let (mut claimed, mut newest) = (0, None);
         for (index, permits) in permits {
             let name = &self.processors[index].name;
             let spare = !all_probe && permits.iter().all(Permit::is_probe);
             let (wanted, terms) = (permits.len(), self.terms);
             let claims = match spare {
-                true => claim_untried(&self.pool, terms, name, wanted, from_id).await?,
-                false => claim_queued(&self.pool, terms, name, wanted, from_id).await?,
+                true => claim_untried(&known, terms, name, wanted, from_id).await?,
+                false => claim_queued(&known, terms, name, wanted, from_id).await?,
             };
             let drained = !spare && claims.len() < wanted;
             if !spare {
@@ -309,7 +307,7 @@ impl Worker {
                 self.start(index, claim, permit, slot, life);
             }
             if drained {
-                // Not where the claim went to a queue that had just been emptied.
+                // Not where the queue had just been emptied, and nothing was claimed.
                 if from_id == 0 && self.admission.times_emptied() == life {
                     self.returned.in_flight.none_waits(mark);
                 }
@@ -328,10 +326,7 @@ impl Worker {
         if count > CLAIM_BATCH || !self.backlog.lets_pass() || self.stop.draining.is_cancelled() {
             return None;
         }
-        let life = self.admission.times_emptied();
-        if !self.may_claim() {
-            return None;
-        }
+        let life = self.known_queue()?.life;
         let slots = self.slots(count, IN_DOUBT_BATCH);
         let permits = self.router.plan(slots.len(), self.backlog.queue()).permits;
         let processor = permits.first()?.processor();
@@ -383,8 +378,19 @@ impl Worker {
         }
     }
 
+    /// The queue as this instance knows it now, if anything may be claimed there. Its life is read
+    /// first: of a queue that is found emptied between the two nothing is claimed.
+    fn known_queue(&self) -> Option<KnownQueue<'_>> {
+        let known = KnownQueue {
+            pool: &self.pool,
+            admission: &self.admission,
+            life: self.admission.times_emptied(),
+        };
+        self.may_claim().then_some(known)
+    }
+
     /// Notes claims before anything of them is sent. Where the queue was found emptied since `life`
-    /// was read, they may be of the new queue, which knows nothing of what this instance has sent.
+    /// was read, they are of a queue that is gone.
     fn note_claims(&self, claims: &[Claim], life: u64) {
         if self.admission.times_emptied() == life {
             self.returned.in_flight.add_all(claims);
@@ -393,8 +399,9 @@ impl Worker {
         }
     }
 
-    /// Whether a claim that was made in that life of the queue may be sent. Not where the queue was
-    /// emptied since: what is posted again there may go elsewhere. The claim has been added to
+    /// Whether a claim that was made in that life of the queue may be sent (Guard:
+    /// ClaimOfGoneQueue). Not where the queue was emptied since: what is posted again there may go
+    /// elsewhere. The claim has been added to
     /// [`InFlight`](crate::pipeline::in_flight::InFlight) before, so that whoever notices after
     /// this that the queue was emptied finds it.
     fn may_send(&self, claim: &Claim, life: u64) -> bool {
@@ -480,10 +487,9 @@ impl Worker {
     /// # Errors
     /// The database did not confirm the claim.
     pub async fn in_doubt_step(&self) -> Result<usize, sqlx::Error> {
-        if !self.may_claim() {
+        let Some(known) = self.known_queue() else {
             return Ok(0);
-        }
-        let life = self.admission.times_emptied();
+        };
         let newest = newest_id(&self.pool).await?;
         self.backlog.newest.store(newest, Ordering::Relaxed);
         let slots = self.slots(IN_DOUBT_BATCH, 0);
@@ -492,12 +498,12 @@ impl Worker {
         let processors = self.processors.iter();
         let configured: Vec<String> = processors.map(|each| each.name.clone()).collect();
         let (terms, clock, limit) = (self.terms, &self.clock, slots.len());
-        let claims = claim_in_doubt(&self.pool, terms, clock, &configured, limit, bound).await?;
+        let claims = claim_in_doubt(&known, terms, clock, &configured, limit, bound).await?;
         let count = claims.len();
         self.counts.claimed_in_doubt.add_batch(count);
-        self.note_claims(&claims, life);
+        self.note_claims(&claims, known.life);
         for (claim, slot) in claims.into_iter().zip(slots) {
-            self.start_resolving(claim, slot, life);
+            self.start_resolving(claim, slot, known.life);
         }
         Ok(count)
     }
@@ -548,6 +554,28 @@ impl Worker {
     }
 }
 
+/// The queue that a claim is meant for.
+struct KnownQueue<'a> {
+    pool: &'a Pool,
+    admission: &'a Admission,
+    /// [`Admission::times_emptied`] when it was decided to claim.
+    life: u64,
+}
+
+impl Connections for KnownQueue<'_> {
+    fn pool(&self) -> &PgPool {
+        self.pool.pool()
+    }
+
+    fn expected(&self) -> Option<Arc<str>> {
+        self.pool.expected()
+    }
+
+    fn leads_to_known_queue(&self) -> bool {
+        self.admission.times_emptied() == self.life
+    }
+}
+
 /// The right to claim payments by the commit that accepts them. Dropped, it gives its permits back.
 #[must_use]
 pub struct ClaimOnAccept {
@@ -566,6 +594,12 @@ impl ClaimOnAccept {
             processor: &self.worker.processors[self.processor].name,
             terms: self.worker.terms,
         }
+    }
+
+    /// Whether a connection that has just been taken leads to the queue that these claims are meant
+    /// for.
+    pub(crate) fn leads_to_known_queue(&self) -> bool {
+        self.worker.admission.times_emptied() == self.life
     }
 
     /// Has charged what was claimed, [in a batch](Gathering) with what else arrives.

@@ -170,9 +170,13 @@ pub async fn claim_untried(
 /// - `lease_until` and `doubt_until` (Guard: ClaimBeginsDoubt) count from `now()`, the begin of the
 ///   transaction by the database's clock. The instance counts `send_by` from an earlier moment,
 ///   before it sends the statement, so a POST ends before its lease.
-/// - The look into ledger, dead letters and archive, in the same snapshot: the row of a payment
-///   that is settled must not be charged. The snapshot may miss a charge that commits meanwhile.
-///   That is a charge which its processor had denied, since the row names no processor.
+/// - The look into ledger, dead letters and archive, in the same snapshot (Guard:
+///   ClaimLooksIntoLedger): the row of a payment that is settled must not be charged. The snapshot
+///   may miss a charge that commits meanwhile. That is a charge which its processor had denied,
+///   since the row names no processor.
+/// - The connection is taken before it is asked whether it [leads to the known
+///   queue](Connections::leads_to_known_queue) (Guard: ClaimInKnownQueue): a new queue knows nothing
+///   yet of what instances have sent.
 /// - `check_queue`, behind a pooler in transaction mode: nothing is claimed where another database
 ///   or another life of the queue is found.
 /// - `= ANY (ARRAY(...))`: in a join the planner may choose the wrong outer table and scan it
@@ -187,8 +191,12 @@ async fn claim_up_to(
     limit: usize,
     from_id: i64,
 ) -> Result<Vec<Claim>, sqlx::Error> {
-    let expected = pool.expected();
     let send_by = Uptime::now() + SEND_WITHIN;
+    let mut connection = pool.pool().acquire().await?;
+    let expected = pool.expected();
+    if !pool.leads_to_known_queue() {
+        return Ok(Vec::new());
+    }
     let rows = sqlx::query_as!(
         ClaimRow,
         r#"WITH queued AS MATERIALIZED (
@@ -231,7 +239,7 @@ async fn claim_up_to(
         attempts,
         expected.as_deref(),
     )
-    .fetch_all(pool.pool())
+    .fetch_all(&mut *connection)
     .await?;
     let claims = rows.into_iter().map(|row| row.held(send_by, |_| false));
     Ok(claims.collect())
@@ -256,7 +264,7 @@ async fn claim_up_to(
 /// - No look into the ledger: a row that names a processor goes by the settle for that processor,
 ///   and this claim sends nothing before it has asked that processor.
 /// - As in [`claim_queued`]: `FOR NO KEY UPDATE SKIP LOCKED` in a materialized query, `attempt +
-///   1`, and times that count from `now()`.
+///   1`, times that count from `now()`, and a connection that leads to the known queue.
 ///
 /// Twin: `claim_up_to`, the claim of queued payments.
 ///
@@ -270,9 +278,13 @@ pub async fn claim_in_doubt(
     limit: usize,
     up_to_id: i64,
 ) -> Result<Vec<Claim>, sqlx::Error> {
-    let sent_at = tokio::time::Instant::now();
-    let expected = pool.expected();
     let send_by = Uptime::now() + SEND_WITHIN;
+    let mut connection = pool.pool().acquire().await?;
+    let expected = pool.expected();
+    if !pool.leads_to_known_queue() {
+        return Ok(Vec::new());
+    }
+    let sent_at = tokio::time::Instant::now();
     let rows = sqlx::query_as!(
         ClaimRow,
         r#"WITH in_doubt AS MATERIALIZED (
@@ -302,7 +314,7 @@ pub async fn claim_in_doubt(
         processors,
         expected.as_deref(),
     )
-    .fetch_all(pool.pool())
+    .fetch_all(&mut *connection)
     .await?;
     let received_at = tokio::time::Instant::now();
     if let Some(read_at) = rows.first().and_then(|row| row.database_now) {

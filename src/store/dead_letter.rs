@@ -78,7 +78,7 @@ pub fn newest(listed: Vec<Vec<DeadLetter>>, limit: i64) -> Vec<DeadLetter> {
 }
 
 /// Puts dead letters back into the queue, all of them where no ids are given. One whose id is held
-/// by its processor goes back in doubt: only that processor is asked. Returns the ids that went
+/// by its processor goes back in doubt: only that processor is asked (Guard: RetryKeepsHolder). Returns the ids that went
 /// back.
 ///
 /// What the statement must keep:

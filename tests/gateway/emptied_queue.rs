@@ -180,10 +180,14 @@ async fn a_server_that_crashes_while_payments_are_put_back_doubles_none() {
 async fn what_is_put_back_yields_to_evidence_in_either_order() {
     let database = Database::migrated().await;
     let id = Uuid::new_v4();
-    let put_back = async |attempt: i32, processor: &str| {
+    // The claim with each number was made so many seconds after noon.
+    let put_back_claim = async |attempt: i32, processor: &str, second: i32| {
         let evidence = match processor {
-            "NULL" => ("NULL::text".to_owned(), "NULL::timestamptz"),
-            name => (format!("'{name}'"), "now()"),
+            "NULL" => ("NULL::text".to_owned(), "NULL::timestamptz".to_owned()),
+            name => (
+                format!("'{name}'"),
+                format!("timestamptz '2026-07-10T12:00Z' + interval '{second} s'"),
+            ),
         };
         let (processor, requested_at) = evidence;
         database
@@ -197,6 +201,8 @@ async fn what_is_put_back_yields_to_evidence_in_either_order() {
             .value::<Option<String>>("SELECT max(processor) FROM payment_queue")
             .await
     };
+    let put_back =
+        async |attempt: i32, processor: &str| put_back_claim(attempt, processor, attempt).await;
     // One instance has accepted it, another one has claimed it, a third one has claimed it later.
     for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [2, 0, 1]] {
         database.execute("DELETE FROM payment_queue").await;
@@ -213,17 +219,44 @@ async fn what_is_put_back_yields_to_evidence_in_either_order() {
         assert_eq!(put_back(0, "NULL").await.as_deref(), Some("fallback"));
         assert_eq!(database.count("payment_queue").await, 1, "{order:?}");
     }
-    // Of an instance that stood still: the others gave it up, and claimed the payment.
-    let late = "requested_at = requested_at + interval '130 s', processor = 'default'";
-    let early = "began_at = began_at + interval '130 s'";
-    for given_up in [
-        format!("UPDATE payment_queue SET {late}"),
-        format!("UPDATE payment_queue_life SET {early}"),
-    ] {
+    // One instance stood still with its ninth claim while the queue was emptied; the others gave it
+    // up, and claimed the payment in the new queue, where claims are counted from 1 again. The same
+    // where another crash has emptied that one, too, and the other instance knows of its claim.
+    for (order, is_known) in [([9, 1], true), ([1, 9], true), ([1, 9], false)] {
         database.execute("DELETE FROM payment_queue").await;
-        put_back(1, "default").await;
-        database.execute(&given_up).await;
-        assert_eq!(put_back(9, "fallback").await.as_deref(), Some("default"));
+        let mut last = None;
+        for step in order {
+            last = match step {
+                9 => put_back_claim(9, "fallback", 9).await,
+                _ if is_known => put_back_claim(1, "default", 130).await,
+                _ => {
+                    database
+                        .execute(&format!(
+                            "INSERT INTO payment_queue (correlation_id, amount, attempt, processor,
+                                requested_at, lease_until, doubt_until)
+                            VALUES ('{id}', 1, 1, 'default', '2026-07-10T12:02:10Z', now(), now())"
+                        ))
+                        .await;
+                    None
+                }
+            };
+        }
+        assert_eq!(last.as_deref(), Some("default"), "{order:?}");
+    }
+    // A payment that has been in doubt for longer than a doubt lasts is under way; what another
+    // instance knows of an older claim does not replace it, whichever comes first.
+    for order in [[1, 20], [20, 1]] {
+        database.execute("DELETE FROM payment_queue").await;
+        let mut last = None;
+        for attempt in order {
+            let (processor, second) = if attempt == 1 {
+                ("fallback", 1)
+            } else {
+                ("default", 9)
+            };
+            last = put_back_claim(attempt, processor, second).await;
+        }
+        assert_eq!(last.as_deref(), Some("default"), "{order:?}");
     }
     // What waits can be claimed at once.
     database.execute("DELETE FROM payment_queue").await;

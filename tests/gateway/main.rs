@@ -28,6 +28,7 @@ mod executed_plans;
 mod fencing;
 mod forwarder;
 mod gateways;
+mod gathering;
 mod history;
 mod hostile;
 mod http_rules;

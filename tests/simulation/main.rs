@@ -13,6 +13,7 @@
 #![allow(missing_docs, unreachable_pub)]
 
 mod clock;
+mod emptied;
 mod healing;
 mod invariants;
 mod site;

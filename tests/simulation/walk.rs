@@ -4,18 +4,28 @@
 //!
 //! The model decides what happens: which claim ends how, who crashes, when time goes by. Processors
 //! are the model's here, since only what their replies prove comes to the database; that replies
-//! prove the same in both is compared in [`the_model_judges_as_the_service_does`].
+//! prove the same in both is compared in [`the_model_judges_as_the_service_does`]. Where all
+//! processors are asked before a first charge, real ones are, which have what the model's have.
+//!
+//! Of an unlogged queue, which a crash of the server empties, what each instance knows is the
+//! service's, too ([`Instance`]), and has to be what the model's instances know.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use model::guard::Guard;
 use model::protocol::{Action, Config, Durability, Protocol, SHORT};
-use model::state::{Budget, CLAIMS, FAR, Outcome as Ended, PAYMENTS, Phase, State, Tables};
+use model::state::{
+    Budget, CLAIMS, FAR, INSTANCES, Outcome as Ended, PAYMENTS, PROCESSORS as PROCESSOR_COUNT,
+    Phase, State, Tables,
+};
 use payment_proxy::domain::lease::LeasePolicy;
 use payment_proxy::domain::payment::Payment;
+use payment_proxy::domain::uptime::Uptime;
 use payment_proxy::pipeline::accept::{Accepted, enqueue};
+use payment_proxy::pipeline::deployment::put_back;
+use payment_proxy::pipeline::in_flight::PutBack;
+use payment_proxy::pipeline::restored::{Asked, ask};
 use payment_proxy::pipeline::settle::{CompletedClaim, record};
 use payment_proxy::processors::Outcome;
 use payment_proxy::store::claim::{
@@ -32,13 +42,16 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::clock::{self, Clock, StillRuntime};
+use crate::emptied::{self, Instance, Processors};
 use crate::support::watched_clock_at;
 use crate::world::Ground;
 
 /// Walks in a run of all tests.
 const WALKS: u64 = 60;
-/// Walks at most, where some kind of step has not come by then.
-const MOST_WALKS: u64 = 5 * WALKS;
+/// Of an unlogged queue, whose walks take twice as long.
+const UNLOGGED_WALKS: u64 = 30;
+/// Walks at most, where some kind of step has not come by then: times so many.
+const MOST_WALKS: u64 = 5;
 /// Steps of a walk.
 const STEPS: usize = 70;
 /// A tick of the model. With the terms below it ends each lease and doubt at the tick at which the
@@ -49,11 +62,15 @@ const TERMS: LeasePolicy = LeasePolicy {
     late_charge: Duration::from_secs(82),
 };
 const PROCESSORS: [&str; 2] = ["default", "fallback"];
+/// By how much the number of a claim grows where its payment is put back: in the walks, in which it
+/// is a small number, and in the database.
+const JUMP: u8 = 100;
+const JUMP_IN_DATABASE: i32 = 10_000;
 
 /// What may happen in a walk.
-fn config() -> Config {
+fn config(durability: Durability) -> Config {
     Config {
-        durability: Durability::Logged,
+        durability,
         payments: 2,
         claims: 3,
         times: SHORT,
@@ -63,7 +80,10 @@ fn config() -> Config {
             unheard: 4,
             crashes: 2,
             // Of a logged queue a crash takes settles of the last moment, which no test can choose.
-            server_crashes: 0,
+            server_crashes: match durability {
+                Durability::Logged => 0,
+                Durability::Unlogged => 2,
+            },
             clock_steps: 0,
             words: 3,
             retries: 3,
@@ -71,15 +91,17 @@ fn config() -> Config {
         },
         claim_on_accept: true,
         has_failures: true,
+        has_time: true,
+        put_back_jump: JUMP,
         symmetric: false,
-        // No processor is there to be asked.
-        without: Some(Guard::AskedAfterCrash),
+        without: None,
         nor: None,
     }
 }
 
 struct Walk<'a> {
     ground: &'a Ground,
+    processors: &'a Processors,
     protocol: Protocol,
     state: State,
     /// The claims of the state, as the service has them.
@@ -88,6 +110,10 @@ struct Walk<'a> {
     times: BTreeMap<u8, DateTime<Utc>>,
     clock: Clock,
     watch: DatabaseClock,
+    /// The instances of the state, as the service has them.
+    instances: [Instance; INSTANCES],
+    /// What their own clocks show.
+    uptime: Uptime,
 }
 
 /// All that change the tables.
@@ -102,22 +128,43 @@ const CHANGES: [&str; 8] = [
     "Tick",
 ];
 
+/// And what instances know of an emptied queue.
+const CHANGES_OF_EMPTIED: [&str; 6] = [
+    "AskAll",
+    "CrashServer",
+    "Gathered",
+    "Notice",
+    "PutBack",
+    "Start",
+];
+
 #[test]
 fn every_step_of_the_model_leaves_the_tables_as_the_model_says() {
+    take_walks(Durability::Logged, WALKS, &CHANGES);
+}
+
+#[test]
+fn every_step_in_an_emptied_queue_leaves_tables_and_instances_as_the_model_says() {
+    let changes = [&CHANGES[..], &CHANGES_OF_EMPTIED].concat();
+    take_walks(Durability::Unlogged, UNLOGGED_WALKS, &changes);
+}
+
+fn take_walks(durability: Durability, walks: u64, changes: &[&str]) {
     let seed = std::env::var("PROPTEST_RNG_SEED").ok();
     let seed = seed.map_or_else(rand::random, |seed| seed.parse().expect("a number"));
     println!("PROPTEST_RNG_SEED={seed} takes the same walks again");
     let runtime = StillRuntime::start();
     let met = runtime.block_on(async {
         let ground = Ground::prepare().await;
+        let processors = Processors::start(&ground.database, TERMS).await;
         let mut met = BTreeSet::new();
-        let missed = |met: &BTreeSet<String>| CHANGES.iter().any(|it| !met.contains(*it));
-        for walk in 0..MOST_WALKS {
-            if walk >= WALKS && !missed(&met) {
+        let missed = |met: &BTreeSet<String>| changes.iter().any(|it| !met.contains(*it));
+        for walk in 0..MOST_WALKS * walks {
+            if walk >= walks && !missed(&met) {
                 break;
             }
             let mut random = SmallRng::seed_from_u64(u64::wrapping_add(seed, walk));
-            let mut walk = Walk::begin(&ground).await;
+            let mut walk = Walk::begin(&ground, &processors, durability).await;
             for _ in 0..STEPS {
                 let action = walk.choose(&mut random);
                 met.insert(kind(&action));
@@ -126,7 +173,7 @@ fn every_step_of_the_model_leaves_the_tables_as_the_model_says() {
         }
         met
     });
-    let missed: Vec<_> = CHANGES.iter().filter(|it| !met.contains(**it)).collect();
+    let missed: Vec<_> = changes.iter().filter(|it| !met.contains(**it)).collect();
     assert!(missed.is_empty(), "no walk came across {missed:?}");
 }
 
@@ -138,25 +185,56 @@ fn kind(action: &Action) -> String {
 }
 
 impl<'a> Walk<'a> {
-    async fn begin(ground: &'a Ground) -> Self {
+    async fn begin(ground: &'a Ground, processors: &'a Processors, durability: Durability) -> Self {
         ground
             .database
             .execute(
                 "TRUNCATE payment_queue RESTART IDENTITY; DELETE FROM payment_processed;
                 DELETE FROM payment_dead_letter; DELETE FROM payment_attempt;
-                DELETE FROM payment_decision",
+                DELETE FROM payment_decision; DELETE FROM service_instance",
             )
             .await;
+        processors.purge();
         let clock = Clock::start(ground.requests()).await;
-        let protocol = Protocol::new(config());
+        emptied::notice(&ground.database).await;
+        let protocol = Protocol::new(config(durability));
         Self {
             ground,
+            processors,
             state: protocol.start(),
             protocol,
             claims: [const { None }; CLAIMS],
             times: BTreeMap::new(),
             watch: watched_clock_at(TERMS, clock.database()),
             clock,
+            instances: std::array::from_fn(|_| Instance::start()),
+            uptime: Uptime::now(),
+        }
+    }
+
+    fn is_unlogged(&self) -> bool {
+        self.protocol.config.durability == Durability::Unlogged
+    }
+
+    /// What happens beside a step: heartbeats before it, and whoever reaches an emptied queue first
+    /// notices that.
+    async fn prepare(&self, before: &State) {
+        // The model counts rows without gaps, and a sequence does not.
+        sqlx::query("SELECT setval('payment_queue_id_seq', greatest($1, 1), $1 > 0)")
+            .bind(i64::from(before.db.last_id))
+            .execute(&**self.ground.requests())
+            .await
+            .expect("the database answers");
+        if !self.is_unlogged() {
+            return;
+        }
+        for (instance, known) in self.instances.iter().zip(&before.instances) {
+            if known.life == before.db.life && known.has_put_back {
+                instance.beat(self.ground.requests()).await;
+            }
+        }
+        if before.db.is_unnoticed && !self.state.db.is_unnoticed {
+            emptied::notice(&self.ground.database).await;
         }
     }
 
@@ -197,6 +275,7 @@ impl<'a> Walk<'a> {
         let new =
             (0..CLAIMS).find(|it| before.claims[*it].is_none() && self.state.claims[*it].is_some());
         self.clock.tick(self.ground.requests()).await;
+        self.prepare(&before).await;
         let claims = self.execute(&before, action).await;
         match (new, &claims[..]) {
             (Some(place), [claim]) => {
@@ -229,8 +308,27 @@ impl<'a> Walk<'a> {
         for (place, claim) in self.claims.iter_mut().enumerate() {
             *claim = claim.take().filter(|_| self.state.claims[place].is_some());
         }
+        self.store_what_is_new(&before).await;
         self.forget_times();
         self.compare(&before, action).await;
+        if self.is_unlogged() {
+            self.compare_instances(&before, action).await;
+        }
+    }
+
+    /// What the model's processors have stored in this step.
+    async fn store_what_is_new(&self, before: &State) {
+        for processor in 0..PROCESSOR_COUNT {
+            for payment in 0..PAYMENTS as u8 {
+                let at = usize::from(payment);
+                let stored = self.state.processors[processor][at];
+                if let (None, Some(new)) = (before.processors[processor][at], stored) {
+                    let (amount, time) = (cents(new.amount), self.times[&new.requested_at]);
+                    let id = id(payment);
+                    self.processors.store(processor, id, amount, time).await;
+                }
+            }
+        }
     }
 
     /// A value that nothing has any more may come again.
@@ -263,6 +361,13 @@ impl<'a> Walk<'a> {
                 let expected =
                     ended.map_or(Accepted::Queued, |amount| known(amount, posting.amount));
                 assert_eq!(told, expected, "{action:?}");
+                if let (Accepted::Queued, Action::Accept { heard: true, .. }) = (told, action)
+                    && claims.is_empty()
+                {
+                    let by = &self.instances[usize::from(posting.instance)].in_flight;
+                    let waits = (id(payment), cents(posting.amount), self.clock.database());
+                    by.wait(std::iter::once(waits));
+                }
                 claims
             }
             Action::ClaimQueued { processor, .. } => {
@@ -277,8 +382,8 @@ impl<'a> Walk<'a> {
                     .await
                     .expect("the database answers")
             }
-            Action::Record { claim, .. } => {
-                self.record(before, claim).await;
+            Action::Record { claim, heard } => {
+                self.record(before, claim, heard).await;
                 Vec::new()
             }
             Action::AskForOther { payment, .. } => vec![self.held_by_another(payment).await],
@@ -292,29 +397,127 @@ impl<'a> Walk<'a> {
                 Vec::new()
             }
             Action::Tick => {
-                self.tick().await;
+                self.tick(before).await;
+                Vec::new()
+            }
+            Action::CrashServer => {
+                emptied::empty(&self.ground.database).await;
+                Vec::new()
+            }
+            Action::CrashInstance { instance } => {
+                // Its row among the instances stays.
+                let new = Instance::start();
+                new.beat(pool).await;
+                self.instances[usize::from(instance)] = new;
+                Vec::new()
+            }
+            Action::PutBack { instance } => {
+                self.put_back(before, instance).await;
+                Vec::new()
+            }
+            Action::Start { claim } => {
+                self.note_claim(before, claim);
+                Vec::new()
+            }
+            Action::AskAll {
+                claim,
+                answered: true,
+            } => {
+                self.ask_all(claim).await;
                 Vec::new()
             }
             // These happen in the memory of an instance, or at a processor.
             Action::LookForQueued { .. }
-            | Action::Start { .. }
-            | Action::CrashInstance { .. }
             | Action::Send { .. }
             | Action::NotSent { .. }
             | Action::Work { .. }
             | Action::GiveUp { .. }
             | Action::AskWhileOut { .. }
             | Action::Ask { .. }
-            | Action::AskAll { .. }
+            | Action::AskAll {
+                answered: false, ..
+            }
             | Action::StoreLate { .. }
             | Action::Flush
             | Action::Notice { .. }
             | Action::Gathered { .. }
             | Action::SetClock { .. } => Vec::new(),
-            Action::CrashServer | Action::PutBack { .. } => {
-                unreachable!("the queue is logged, and no crash is in the budget")
-            }
         }
+    }
+
+    /// An instance takes note of its claim, as a worker does before it sends anything of it.
+    fn note_claim(&self, before: &State, place: u8) {
+        let held = before.claims[usize::from(place)].expect("a claim");
+        let claim = self.claims[usize::from(place)].as_ref().expect("a claim");
+        let by = usize::from(held.instance);
+        let in_flight = &self.instances[by].in_flight;
+        if before.instances[by].life == held.life {
+            in_flight.add_all(std::slice::from_ref(claim));
+        } else {
+            in_flight.add_stale(std::slice::from_ref(claim));
+            in_flight.note_stale(claim);
+        }
+    }
+
+    /// An instance puts back what it knows, and gives a heartbeat then.
+    async fn put_back(&self, before: &State, instance: u8) {
+        let by = usize::from(instance);
+        let Instance { in_flight, .. } = &self.instances[by];
+        let payments = match before.instances[by].has_put_back {
+            true => in_flight.late(),
+            false => in_flight.all(),
+        };
+        let mut last_id = i64::from(before.db.last_id);
+        for payment in payments {
+            self.put_back_one(payment, &mut last_id).await;
+        }
+        in_flight.forget(TERMS.doubt(), self.uptime);
+        self.instances[by].beat(self.ground.requests()).await;
+    }
+
+    /// In one statement for each, so that rows are numbered as the model does it.
+    async fn put_back_one(&self, payment: PutBack, last_id: &mut i64) {
+        let pool = self.ground.requests();
+        sqlx::query("SELECT setval('payment_queue_id_seq', greatest($1, 1), $1 > 0)")
+            .bind(*last_id)
+            .execute(&**pool)
+            .await
+            .expect("the database answers");
+        put_back(pool, TERMS, &[payment])
+            .await
+            .expect("the database answers");
+        let newest = "SELECT greatest($1, max(id)) FROM payment_queue";
+        *last_id = sqlx::query_scalar(newest)
+            .bind(*last_id)
+            .fetch_one(&**pool)
+            .await
+            .expect("the database answers");
+    }
+
+    /// Asks real processors, and compares what follows from that.
+    async fn ask_all(&mut self, place: u8) {
+        let at = usize::from(place);
+        let claim = self.claims[at].clone().expect("a claim");
+        let Processors {
+            clients, counts, ..
+        } = self.processors;
+        let asked = ask(self.ground.requests(), clients, counts, claim).await;
+        let held = self.state.claims[at].expect("a claim");
+        let (claim, told) = match asked {
+            Asked::Nowhere(claim) => (claim, None),
+            Asked::Decided(claim, outcome) => (claim, Some(outcome)),
+        };
+        match (told, held.phase) {
+            // Of one that was in doubt it is said later what the absence proves.
+            (None, Phase::Absent | Phase::Ended(Ended::NotCharged)) => {}
+            (Some(Outcome::Charged { requested_at }), Phase::Ended(Ended::Charged { .. })) => {
+                assert_eq!(requested_at, self.times[&held.requested_at]);
+            }
+            (Some(Outcome::Dead { held: true, .. }), Phase::Ended(Ended::Dead { held: true })) => {}
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(claim.processor, PROCESSORS[usize::from(held.processor)]);
+        self.claims[at] = Some(claim);
     }
 
     async fn post(
@@ -340,7 +543,7 @@ impl<'a> Walk<'a> {
         (told[0], claims)
     }
 
-    async fn record(&self, before: &State, place: u8) {
+    async fn record(&self, before: &State, place: u8, heard: bool) {
         let held = before.claims[usize::from(place)].expect("a claim");
         let claim = self.claims[usize::from(place)].clone().expect("a claim");
         let Phase::Ended(ended) = held.phase else {
@@ -366,6 +569,10 @@ impl<'a> Walk<'a> {
         record(pool, TERMS, &ended)
             .await
             .expect("the database answers");
+        if heard {
+            let by = &self.instances[usize::from(held.instance)];
+            by.in_flight.recorded(&ended, self.uptime);
+        }
         // The pause of a payment in doubt, which the model has not.
         sqlx::query("UPDATE payment_queue SET lease_until = now() WHERE lease_until > now() AND lease_until <= now() + $1")
             .bind(interval(LONGEST_DOUBT_PAUSE))
@@ -412,7 +619,7 @@ impl<'a> Walk<'a> {
         assert_eq!(decided[0].outcome == "done", is_done, "{decided:?}");
     }
 
-    async fn tick(&mut self) {
+    async fn tick(&mut self, before: &State) {
         let (begun_at, database) = (Instant::now(), self.clock.database());
         let look = WATCH_GAP - Duration::from_secs(1);
         while begun_at.elapsed() < TICK {
@@ -425,6 +632,41 @@ impl<'a> Walk<'a> {
         self.clock
             .pass_in_database(self.ground.requests(), passed)
             .await;
+        self.uptime = self.uptime + passed;
+        for (instance, known) in self.instances.iter().zip(&before.instances) {
+            if known.life == before.db.life && known.has_put_back {
+                instance.in_flight.forget(TERMS.doubt(), self.uptime);
+            }
+        }
+    }
+
+    /// What the instances know is what the model says, and they read of each other that they have
+    /// put it back.
+    async fn compare_instances(&self, before: &State, action: Action) {
+        let pool = self.ground.requests();
+        for (number, (instance, model)) in
+            (0..).zip(self.instances.iter().zip(&self.state.instances))
+        {
+            let open = || model.open.iter().flatten();
+            let claimed = || open().filter_map(|open| open.claimed);
+            let in_doubt = claimed().filter(|it| it.left.is_some()).count();
+            let waiting = open().filter(|open| open.claimed.is_none()).count();
+            let expected = [claimed().count() - in_doubt, in_doubt, waiting];
+            assert_eq!(
+                instance.known(),
+                expected,
+                "after {action:?}\nbefore it: {before:#?}\nthe model: {:#?}",
+                self.state
+            );
+            if model.life == self.state.db.life && model.has_put_back {
+                assert_eq!(
+                    instance.reads_gathered(pool, TERMS).await,
+                    self.protocol.is_complete_without(&self.state, number),
+                    "after {action:?}\nbefore it: {before:#?}\nthe model: {:#?}",
+                    self.state
+                );
+            }
+        }
     }
 
     /// The tables are what the model says.
@@ -459,11 +701,11 @@ impl<'a> Walk<'a> {
     fn expected(&self, payment: u8, tables: &Tables) -> Vec<String> {
         let name = |processor: u8| PROCESSORS[usize::from(processor)].to_owned();
         let mut expected = Vec::new();
-        let row = |place: &str, amount, attempt| Found {
+        let row = |place: &str, amount, attempt: u8| Found {
             place: place.to_owned(),
             correlation_id: id(payment),
             amount: cents(amount),
-            attempt,
+            attempt: i32::from(attempt / JUMP) * JUMP_IN_DATABASE + i32::from(attempt % JUMP),
             processor: None,
             requested_at: None,
             is_leased: None,
@@ -479,7 +721,7 @@ impl<'a> Walk<'a> {
                     FAR => f64::MAX,
                     _ => 1.0,
                 }),
-                ..row("queue", queued.amount, i32::from(queued.attempt))
+                ..row("queue", queued.amount, queued.attempt)
             });
         }
         if let Some(charge) = tables.ledger {
@@ -493,7 +735,7 @@ impl<'a> Walk<'a> {
             expected.push(Found {
                 processor: dead.held.map(|(processor, _)| name(processor)),
                 requested_at: dead.held.map(|(_, time)| self.times[&time]),
-                ..row("dead", dead.amount, i32::from(dead.attempt))
+                ..row("dead", dead.amount, dead.attempt)
             });
         }
         expected.iter().map(Found::told).collect()

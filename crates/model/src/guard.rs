@@ -100,7 +100,7 @@ guards! {
     PutBackOverPosted,
     /// but not over a newer claim
     PutBackYields,
-    /// and an older claim releases it no more
+    /// and under a number that no claim of the queue before has
     PutBackCountsOn,
     /// What was left in doubt is put back for as long as a doubt lasts
     LeftInDoubtIsKept,
@@ -110,7 +110,7 @@ guards! {
     ClaimsWaitForPutBack,
     /// or the calls of those that died are over
     ClaimsWaitForTheDead,
-    /// A claim is made in the queue that it was meant for
+    /// An instance claims only in the queue that it knew when it set out to
     ClaimInKnownQueue,
     /// A claim of a queue that is gone is not sent
     ClaimOfGoneQueue,
@@ -119,13 +119,6 @@ guards! {
 }
 
 impl Guard {
-    /// Those without which a logged queue breaks. The others are about an unlogged one that a crash
-    /// of the server has emptied.
-    pub fn of_logged_queues() -> impl Iterator<Item = Self> {
-        let all = Self::ALL.iter().copied();
-        all.filter(|guard| *guard <= Self::WordCountsOn && *guard != Self::ReleaseOfItsAttempt)
-    }
-
     /// Its name, as in the code.
     #[must_use]
     pub fn name(self) -> String {

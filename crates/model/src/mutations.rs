@@ -8,7 +8,7 @@ use stateright::{Checker, HasDiscoveries, Model};
 use crate::guard::Guard;
 use crate::healing;
 use crate::properties::Rule;
-use crate::protocol::{Config, Durability, Protocol, SHORT, Times};
+use crate::protocol::{Action, Config, Durability, Protocol, SHORT, Times, Work};
 use crate::state::Budget;
 
 /// What is explored.
@@ -18,6 +18,8 @@ pub struct Exploration {
     pub config: Config,
     /// All states that are reached in so many steps; none: all.
     pub steps: Option<usize>,
+    /// What has happened before.
+    pub begin: &'static [Action],
 }
 
 /// What an exploration has found.
@@ -37,12 +39,17 @@ pub struct Explored {
 /// how many there are so far, now and then.
 #[must_use]
 pub fn explore(
-    Exploration { config, steps }: Exploration,
+    Exploration {
+        config,
+        steps,
+        begin,
+    }: Exploration,
     threads: usize,
     mut progress: impl FnMut(usize, usize),
 ) -> Explored {
     let begun_at = Instant::now();
     let checker = Protocol::new(config)
+        .beginning_with(begin)
         .checker()
         .threads(threads)
         .target_max_depth(steps.unwrap_or(usize::MAX))
@@ -59,10 +66,11 @@ pub fn explore(
         .filter_map(|(name, path)| {
             let rule = Rule::ALL.into_iter().find(|rule| rule.name() == name)?;
             let steps = path.into_vec();
-            let mut told: Vec<String> = steps
-                .iter()
-                .filter_map(|(state, action)| action.map(|action| action.told(state)))
-                .collect();
+            let mut told = checker.model().told_of_beginning();
+            let steps_told = steps.iter();
+            told.extend(
+                steps_told.filter_map(|(state, action)| action.map(|action| action.told(state))),
+            );
             let is_of_the_end = matches!(
                 rule,
                 Rule::NeverChargedTwice
@@ -75,7 +83,7 @@ pub fn explore(
                 told.push("and nothing goes wrong any more".to_owned());
                 told.extend(end.into_iter().take(TOLD_OF_THE_END));
             }
-            Some((steps.len(), rule, told))
+            Some((steps.len(), rule, counted(told)))
         })
         .collect();
     broken.sort_by_key(|(steps, rule, _)| (*steps, *rule));
@@ -88,6 +96,16 @@ pub fn explore(
             .next()
             .map(|(_, rule, told)| (rule, told)),
     }
+}
+
+/// The same, where what comes several times in a row stands there once.
+fn counted(told: Vec<String>) -> Vec<String> {
+    let several = told.chunk_by(|one, next| one == next);
+    let counted = several.map(|same| match same.len() {
+        1 => same[0].clone(),
+        times => format!("{} ({times} times)", same[0]),
+    });
+    counted.collect()
 }
 
 /// The time between two looks at a checker.
@@ -116,6 +134,8 @@ pub fn logged() -> Config {
         },
         claim_on_accept: true,
         has_failures: true,
+        has_time: true,
+        put_back_jump: 5,
         symmetric: true,
         without: None,
         nor: None,
@@ -147,6 +167,7 @@ fn all(config: Config) -> Exploration {
     Exploration {
         config,
         steps: None,
+        begin: &[],
     }
 }
 
@@ -158,10 +179,26 @@ fn one_claim() -> Config {
     }
 }
 
+/// What needs no time, and so reaches further in as many steps.
+fn in_no_time(config: Config) -> Config {
+    Config {
+        has_time: false,
+        ..config
+    }
+}
+
+/// What comes after the server has crashed while a call is open.
+fn of_open_call(config: Config, steps: usize) -> Exploration {
+    Exploration {
+        begin: OPEN_CALL,
+        ..up_to(config, steps)
+    }
+}
+
 fn up_to(config: Config, steps: usize) -> Exploration {
     Exploration {
-        config,
         steps: Some(steps),
+        ..all(config)
     }
 }
 
@@ -195,6 +232,14 @@ pub fn small() -> Vec<(&'static str, Exploration)> {
         (
             "unlogged: instances die, too",
             up_to(with(one_claim(), |it| it.crashes = 1), 15),
+        ),
+        (
+            "unlogged: a call is open when the server crashes",
+            of_open_call(unlogged(), 13),
+        ),
+        (
+            "unlogged: the server crashes, in no time",
+            all(in_no_time(with(unlogged(), |it| it.crashes = 1))),
         ),
     ]
 }
@@ -245,6 +290,14 @@ pub fn large() -> Vec<(&'static str, Exploration)> {
             up_to(with(one_claim(), |it| (it.words, it.changes) = (1, 1)), 18),
         ),
         (
+            "unlogged: a call is open when the server crashes, and an instance dies",
+            of_open_call(with(unlogged(), |it| it.crashes = 1), 13),
+        ),
+        (
+            "unlogged: the server crashes twice, in no time",
+            up_to(in_no_time(with(unlogged(), |it| it.server_crashes = 2)), 18),
+        ),
+        (
             "unlogged: two payments",
             up_to(
                 Config {
@@ -262,10 +315,24 @@ pub fn large() -> Vec<(&'static str, Exploration)> {
 pub fn mutation(guard: Guard) -> Exploration {
     let logged = || with(logged(), |it| (it.changes, it.posts) = (0, [1, 0]));
     let twice = || with(logged(), |it| it.posts = [2, 0]);
-    let unlogged = || Config {
+    let one_claim = || Config {
         claims: 1,
         claim_on_accept: false,
         ..unlogged()
+    };
+    // What needs no failures, or no time, is found sooner without.
+    let two_claims = || Config {
+        has_failures: false,
+        claim_on_accept: false,
+        ..unlogged()
+    };
+    let at_once = || Config {
+        has_time: false,
+        ..two_claims()
+    };
+    let unasked = |config| Config {
+        nor: Some(Guard::AskedAfterCrash),
+        ..config
     };
     let config = match guard {
         Guard::AcceptBeforeReply => with(logged(), |it| it.crashes = 1),
@@ -285,60 +352,176 @@ pub fn mutation(guard: Guard) -> Exploration {
                 ..with(logged(), |it| it.words = 1)
             }
         }
-        Guard::ClaimLooksIntoLedger => Config {
-            nor: Some(Guard::AskedAfterCrash),
+        Guard::ClaimLooksIntoLedger => unasked(Config {
             has_failures: false,
-            ..unlogged()
-        },
-        Guard::ClaimOfGoneQueue => Config {
-            claims: 2,
-            ..unlogged()
-        },
-        Guard::ReleaseOfItsAttempt | Guard::PutBackYields => Config {
-            nor: Some(Guard::AskedAfterCrash),
-            claims: 2,
-            has_failures: false,
-            ..unlogged()
-        },
+            ..one_claim()
+        }),
+        Guard::ReleaseOfItsAttempt => unasked(at_once()),
+        Guard::PutBackYields => unasked(two_claims()),
         Guard::ClaimInKnownQueue
-        | Guard::ChargeIsAFact
-        | Guard::EmptiedQueueIsNoticed
-        | Guard::PutBack
+        | Guard::ClaimOfGoneQueue
         | Guard::PutBackOverPosted
-        | Guard::PutBackCountsOn
-        | Guard::ClaimsWaitForPutBack => unlogged(),
-        Guard::AskedAfterCrash | Guard::ClaimsWaitForTheDead => {
-            with(unlogged(), |it| it.crashes = 1)
+        | Guard::ClaimsWaitForPutBack => at_once(),
+        Guard::ChargeIsAFact | Guard::PutBack | Guard::LeftInDoubtIsKept => one_claim(),
+        Guard::KeptUntilPutBack => Config {
+            has_failures: false,
+            ..one_claim()
+        },
+        Guard::AskedAfterCrash | Guard::ClaimsWaitForTheDead | Guard::EmptiedQueueIsNoticed => {
+            let config = Config {
+                claims: 1,
+                ..at_once()
+            };
+            with(config, |it| it.crashes = 1)
         }
-        Guard::LeftInDoubtIsKept | Guard::KeptUntilPutBack => unlogged(),
-        Guard::RetryKeepsHolder => with(unlogged(), |it| {
+        Guard::PutBackCountsOn => two_claims(),
+        Guard::RetryKeepsHolder => with(two_claims(), |it| {
             (it.crashes, it.changes, it.retries) = (1, 1, 1)
         }),
         _ => logged(),
     };
-    all(Config {
-        without: Some(guard),
-        symmetric: false,
-        ..config
-    })
+    Exploration {
+        begin: match guard {
+            Guard::PutBackCountsOn => CLAIMED_IN_TWO_QUEUES,
+            Guard::PutBackYields => GIVEN_UP,
+            Guard::RetryKeepsHolder => CHARGED_AND_FORGOTTEN,
+            _ => &[],
+        },
+        ..all(Config {
+            without: Some(guard),
+            symmetric: false,
+            ..config
+        })
+    }
 }
 
-/// The table of `docs/protocol.md`: what is found when each guard is taken away. None where nothing
-/// is.
+const POST: Action = Action::Post {
+    payment: 0,
+    amount: 0,
+    instance: 0,
+    claimed_for: None,
+};
+const ACCEPT: Action = Action::Accept {
+    payment: 0,
+    heard: true,
+};
+const CLAIM: Action = Action::ClaimQueued {
+    instance: 0,
+    processor: 0,
+    payment: 0,
+};
+/// What the instance does that does not stand still, while the other one is given up.
+const NOTICE: Action = Action::Notice { instance: 0 };
+const PUT_BACK: Action = Action::PutBack { instance: 0 };
+
+const fn of_doubt(instance: u8) -> Action {
+    Action::ClaimInDoubt {
+        instance,
+        payment: 0,
+    }
+}
+const START: Action = Action::Start { claim: 0 };
+const SEND: Action = Action::Send { claim: 0 };
+
+/// An instance stands still with its claim, since before the server crashed.
+const GIVEN_UP: &[Action] = &[
+    POST,
+    ACCEPT,
+    Action::ClaimQueued {
+        instance: 1,
+        processor: 0,
+        payment: 0,
+    },
+    START,
+    Action::CrashServer,
+    NOTICE,
+    PUT_BACK,
+    Action::Tick,
+    Action::Tick,
+    Action::Tick,
+    Action::Tick,
+];
+
+/// The server crashes while a call is open.
+const OPEN_CALL: &[Action] = &[POST, ACCEPT, CLAIM, START, SEND, Action::CrashServer];
+
+/// One instance left a payment in doubt, and another one has claimed it when the server crashes and
+/// is away for long. The first one puts it back and is at it again; the other one stands still.
+const CLAIMED_IN_TWO_QUEUES: &[Action] = &[
+    POST,
+    ACCEPT,
+    CLAIM,
+    START,
+    SEND,
+    Action::GiveUp { claim: 0 },
+    Action::Ask {
+        claim: 0,
+        answered: true,
+    },
+    Action::Record {
+        claim: 0,
+        heard: true,
+    },
+    of_doubt(1),
+    START,
+    Action::CrashServer,
+    Action::Tick,
+    Action::Tick,
+    Action::Tick,
+    Action::Tick,
+    NOTICE,
+    PUT_BACK,
+    Action::Gathered { instance: 0 },
+    Action::Tick,
+    Action::Tick,
+    of_doubt(0),
+];
+
+/// An instance dies, and then the server, when a payment is charged and nobody else knows of it. It
+/// is posted again, with another amount, when processors are not asked any more.
+const CHARGED_AND_FORGOTTEN: &[Action] = &[
+    POST,
+    ACCEPT,
+    CLAIM,
+    START,
+    SEND,
+    Action::Work {
+        claim: 0,
+        work: Work::Stores,
+    },
+    Action::CrashInstance { instance: 0 },
+    Action::CrashServer,
+    Action::Notice { instance: 1 },
+    Action::PutBack { instance: 1 },
+    Action::Tick,
+    Action::Tick,
+    Action::Tick,
+    Action::Tick,
+    Action::Gathered { instance: 1 },
+    Action::Tick,
+    Action::Tick,
+    Action::Tick,
+    Action::Tick,
+    Action::Post {
+        payment: 0,
+        amount: 1,
+        instance: 1,
+        claimed_for: None,
+    },
+    ACCEPT,
+];
+
+/// The row of a guard in the table of `docs/protocol.md`: what is found when it is taken away. None
+/// where nothing is.
 #[must_use]
-pub fn table() -> Vec<(Guard, Option<String>)> {
-    let row = |guard: &Guard| {
-        let found = explore(mutation(*guard), 1, |_, _| ());
-        let line = found.broken.map(|(rule, steps)| {
-            let steps = steps.join("; ");
-            format!(
-                "| `{}` | {} | {} | {steps} |",
-                guard.name(),
-                guard.text(),
-                rule.name()
-            )
-        });
-        (*guard, line)
-    };
-    Guard::of_logged_queues().map(|guard| row(&guard)).collect()
+pub fn row(guard: Guard) -> Option<String> {
+    let found = explore(mutation(guard), 1, |_, _| ());
+    let (rule, steps) = found.broken?;
+    Some(format!(
+        "| `{}` | {} | {} | {} |",
+        guard.name(),
+        guard.text(),
+        rule.name(),
+        steps.join("; ")
+    ))
 }

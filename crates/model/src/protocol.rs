@@ -71,6 +71,11 @@ pub struct Config {
     pub claim_on_accept: bool,
     /// Processors report failures, and do not answer when they are asked.
     pub has_failures: bool,
+    /// Time goes by. Without it, nothing is explored that needs time, and the rest sooner.
+    pub has_time: bool,
+    /// By how much the number of a claim grows when its payment is put back: more than others can
+    /// have claimed it since.
+    pub put_back_jump: u8,
     /// Whether states that differ by the names of processors and instances count as one.
     pub symmetric: bool,
     /// The guard that is taken away, and one that would hide that.
@@ -271,6 +276,8 @@ pub enum Action {
 pub struct Protocol {
     /// What is explored.
     pub config: Config,
+    /// What has happened before.
+    begin: &'static [Action],
     /// States from which everything ends well once nothing goes wrong any more.
     pub(crate) heals: Mutex<HashSet<u64>>,
     /// Rules that were found not to hold, one bit each.
@@ -283,9 +290,40 @@ impl Protocol {
     pub fn new(config: Config) -> Self {
         Self {
             config,
+            begin: &[],
             heals: Mutex::default(),
             broken: AtomicU16::new(0),
         }
+    }
+
+    /// The same, of what comes after these actions.
+    #[must_use]
+    pub fn beginning_with(self, begin: &'static [Action]) -> Self {
+        Self { begin, ..self }
+    }
+
+    /// The states in which the actions come with which it begins, and the one after them.
+    ///
+    /// # Panics
+    /// One of them cannot come there.
+    #[must_use]
+    pub fn beginning(&self) -> Vec<State> {
+        let mut states = vec![self.start()];
+        for action in self.begin {
+            let last = states[states.len() - 1];
+            let can_come = self.next_actions(&last).contains(action);
+            assert!(can_come, "{action:?} cannot come: {last:#?}");
+            states.push(self.after(&last, *action).unwrap_or(last));
+        }
+        states
+    }
+
+    /// What has happened before, in plain words.
+    #[must_use]
+    pub fn told_of_beginning(&self) -> Vec<String> {
+        let states = self.beginning();
+        let told = self.begin.iter().zip(&states);
+        told.map(|(action, state)| action.told(state)).collect()
     }
 
     pub(crate) fn keeps(&self, guard: Guard) -> bool {
@@ -370,7 +408,7 @@ impl Protocol {
         if state.durable.is_some() {
             actions.push(Action::Flush);
         }
-        actions.push(Action::Tick);
+        actions.extend(self.config.has_time.then_some(Action::Tick));
         actions
     }
 
@@ -488,10 +526,8 @@ impl Protocol {
     /// connection by which it notices: [`Guard::ClaimInKnownQueue`].
     fn may_claim(&self, state: &State, instance: u8) -> bool {
         let known = &state.instances[usize::from(instance)];
-        match known.life == state.db.life {
-            true => !known.is_gathering,
-            false => !self.keeps(Guard::ClaimInKnownQueue),
-        }
+        let knows_it = known.life == state.db.life || !self.keeps(Guard::ClaimInKnownQueue);
+        knows_it && !known.is_gathering
     }
 
     fn has_to_put_back(&self, known: &Instance) -> bool {
@@ -511,19 +547,16 @@ impl Protocol {
 
     /// `queue_is_gathered`: all instances that may have calls open have put back what they knew.
     fn is_complete(&self, state: &State) -> bool {
-        let has = |known: &Instance| known.life == state.db.life && known.has_put_back;
+        let has = |known: &Instance| known.has_put_back_into(state.db.life) || known.is_given_up;
         state.instances.iter().all(has)
             && !(state.db.is_incomplete && self.keeps(Guard::ClaimsWaitForTheDead))
     }
 
     /// `Admission::asks_first`.
     fn asks_first(&self, state: &State, instance: u8, accepted: Era) -> bool {
-        let until = match state.db.is_incomplete {
-            true => Era::Later,
-            false => Era::WithinTwo,
-        };
-        let asks = state.instances[usize::from(instance)].asks > 0;
-        state.db.life > 0 && (accepted < until || asks) && self.keeps(Guard::AskedAfterCrash)
+        let known = &state.instances[usize::from(instance)];
+        let asks = (accepted as u8) < known.asks_doubts || known.asks > 0;
+        asks && self.keeps(Guard::AskedAfterCrash)
     }
 
     /// Whether each processor has to be asked for the payment of this claim before it is sent.
@@ -697,6 +730,7 @@ impl Protocol {
     /// An instance reaches the database over a new connection: it notices an emptied queue. Returns
     /// the life of the queue that it had known before.
     fn reach(&self, state: &mut State, instance: u8) -> u8 {
+        self.begin_life(state);
         let life = state.db.life;
         let known = &mut state.instances[usize::from(instance)];
         let before = known.life;
@@ -706,11 +740,22 @@ impl Protocol {
                 has_put_back: false,
                 is_gathering: true,
                 learnt: 0,
+                asks_doubts: 0,
                 ..*known
             };
-            state.ghost.reported |= self.keeps(Guard::EmptiedQueueIsNoticed);
         }
         before
+    }
+
+    /// `queue_life`: the first that reaches a queue that was emptied writes down that it was.
+    fn begin_life(&self, state: &mut State) {
+        if std::mem::take(&mut state.db.is_unnoticed) {
+            let doubt = self.config.times.longest_doubt();
+            state.db.is_incomplete = state.db.died > 0;
+            let instances = state.instances.iter_mut();
+            instances.for_each(|known| known.is_given_up = known.silent >= doubt);
+            state.ghost.reported |= self.keeps(Guard::EmptiedQueueIsNoticed);
+        }
     }
 
     /// A transaction commits, which waits for the disk or not. Called before its changes.
@@ -815,7 +860,7 @@ impl Protocol {
         self.hold(state, instance, (payment, life), claim, taken);
     }
 
-    /// An instance has a claim in its memory.
+    /// An instance is told of its claim. Of an unlogged queue it has to take note of it.
     fn hold(
         &self,
         state: &mut State,
@@ -830,19 +875,6 @@ impl Protocol {
         let watched = state.instances[usize::from(instance)].watched;
         let is_proof =
             watched >= self.config.times.longest_doubt() || !self.keeps(Guard::ClockIsWatched);
-        if !self.config.is_logged() {
-            let claimed = Claimed {
-                processor,
-                requested_at,
-                left: None,
-                is_stale: false,
-            };
-            state.instances[usize::from(instance)].open[usize::from(payment)] = Some(Open {
-                attempt: row.attempt,
-                amount: row.amount,
-                claimed: Some(claimed),
-            });
-        }
         let claim = Claim {
             payment,
             instance,
@@ -878,20 +910,35 @@ impl Protocol {
         }
     }
 
-    /// `Worker::may_send`, and what follows from it.
+    /// `Worker::note_claims` and `Worker::may_send`, and what follows from it.
     fn start_claim(&self, state: &mut State, claim: u8) {
         let held = *claim_of(state, claim);
         let instance = &mut state.instances[usize::from(held.instance)];
-        if instance.life == held.life || !self.keeps(Guard::ClaimOfGoneQueue) {
+        let is_of_this_life = instance.life == held.life;
+        let open = &mut instance.open[usize::from(held.payment)];
+        if is_of_this_life || open.is_none_or(|open| open.claimed.is_none()) {
+            *open = Some(Open {
+                attempt: held.attempt,
+                amount: held.amount,
+                claimed: Some(Claimed {
+                    processor: held.processor,
+                    requested_at: held.requested_at,
+                    left: None,
+                    is_stale: false,
+                    is_put_back: false,
+                }),
+            });
+        }
+        if is_of_this_life || !self.keeps(Guard::ClaimOfGoneQueue) {
             let asks = self.asks_first(state, held.instance, held.accepted);
             let claim = claim_of(state, claim);
             (claim.phase, claim.asks) = (Phase::Held, asks);
             return;
         }
-        if let Some(open) = instance.open[usize::from(held.payment)].as_mut()
+        if let Some(open) = open
             && let Some(claimed) = open.claimed.as_mut()
         {
-            claimed.is_stale |= open.attempt == held.attempt;
+            claimed.is_stale |= open.attempt == held.attempt && claimed.is_of_call(&held);
         }
         let outcome = match held.earlier {
             None => Outcome::NotCharged,
@@ -1061,6 +1108,10 @@ impl Protocol {
             }
             _ => return,
         }
+        if let Phase::Ended(Outcome::Charged { .. } | Outcome::Dead { held: true }) = held.phase {
+            let forgotten = &mut state.ghost.forgotten[usize::from(held.processor)];
+            forgotten[usize::from(held.payment)] = false;
+        }
         if heard {
             self.recorded(state, &held);
             state.claims[usize::from(claim)] = None;
@@ -1078,9 +1129,20 @@ impl Protocol {
         let Some(claimed) = open.claimed.as_mut() else {
             return;
         };
-        let is_newest = attempt <= held.attempt;
-        match held.phase {
-            Phase::Ended(Outcome::NotCharged) if is_newest => {
+        let (is_newest, is_of_call) = (attempt <= held.attempt, claimed.is_of_call(held));
+        let leaves_doubt = match held.phase {
+            Phase::Ended(Outcome::Charged { .. }) | Phase::Removed { .. } => {
+                instance.open[index] = None;
+                return;
+            }
+            Phase::Ended(Outcome::Dead { .. }) if is_newest && !claimed.is_put_back => {
+                instance.open[index] = None;
+                return;
+            }
+            Phase::Ended(Outcome::Dead { .. }) => is_newest,
+            Phase::Ended(Outcome::NotCharged)
+                if is_newest && is_of_call && !claimed.is_put_back =>
+            {
                 let is_stale = claimed.is_stale;
                 instance.open[index] = Some(Open {
                     attempt,
@@ -1088,19 +1150,28 @@ impl Protocol {
                     claimed: None,
                 });
                 instance.late[index] |= is_stale;
+                return;
             }
-            Phase::Ended(Outcome::InDoubt { .. }) if is_newest => {
-                let doubt = self.config.times.longest_doubt();
-                claimed.left = self.keeps(Guard::LeftInDoubtIsKept).then_some(doubt);
-                if claimed.left.is_none() {
-                    instance.open[index] = None;
-                }
-            }
-            Phase::Ended(Outcome::Dead { .. }) if is_newest => instance.open[index] = None,
-            Phase::Ended(Outcome::Charged { .. }) | Phase::Removed { .. } => {
+            _ => is_newest && is_of_call,
+        };
+        if leaves_doubt {
+            let doubt = self.config.times.longest_doubt();
+            claimed.left = Some(doubt);
+            if !self.keeps(Guard::LeftInDoubtIsKept) {
                 instance.open[index] = None;
             }
-            _ => {}
+        }
+    }
+
+    /// `InFlight::forget`, with each heartbeat.
+    fn forget(&self, state: &mut State, instance: usize) {
+        let known = &mut state.instances[instance];
+        if !known.has_put_back_into(state.db.life) && self.keeps(Guard::KeptUntilPutBack) {
+            return;
+        }
+        for open in &mut known.open {
+            let left = open.and_then(|open| open.claimed?.left);
+            *open = open.filter(|_| left != Some(0));
         }
     }
 
@@ -1109,18 +1180,12 @@ impl Protocol {
         state.budget.crashes -= 1;
         forget_what_it_holds(state, instance);
         let doubt = self.config.times.longest_doubt();
+        self.begin_life(state);
         let known = state.instances[usize::from(instance)];
-        if state.db.life > 0 && !self.is_complete_without(state, instance) {
-            // The next one reads that others have not put back, and what they know is of no use.
-            state.db.is_incomplete = true;
-            (0..INSTANCES as u8).for_each(|other| forget_what_it_holds(state, other));
-        }
         if !self.config.is_logged() {
-            if known.life == state.db.life && known.has_put_back {
-                state.db.died = doubt;
-            } else {
-                state.db.is_incomplete = true;
-            }
+            state.db.died = state.db.died.max(doubt - known.silent);
+            let is_waited_for = !known.has_put_back_into(state.db.life) && !known.is_given_up;
+            state.db.is_incomplete |= is_waited_for;
         }
         for claim in 0..CLAIMS as u8 {
             if state.claims[usize::from(claim)].is_some_and(|claim| claim.instance == instance) {
@@ -1134,33 +1199,32 @@ impl Protocol {
         if state.snapshot.is_some_and(|(by, ..)| by == instance) {
             state.snapshot = None;
         }
+        // `Quarantine::left`.
+        let is_complete = self.is_complete_without(state, instance);
+        let asks_doubts = match (state.db.life, is_complete) {
+            (0, _) => 0,
+            (_, true) => 1,
+            (_, false) => 2,
+        };
+        let is_over = state.db.since >= doubt;
+        if is_complete || is_over {
+            // It claims at once, and does not wait for what others know that stand still.
+            (0..INSTANCES as u8).for_each(|other| forget_what_it_holds(state, other));
+        }
         state.instances[usize::from(instance)] = Instance {
             life: state.db.life,
             has_put_back: true,
-            is_gathering: state.db.life > 0
-                && !self.is_complete_without(state, instance)
-                && state.db.since < doubt,
-            asks: self.asks_for(state),
+            is_gathering: state.db.life > 0 && !is_complete && !is_over,
+            asks: (asks_doubts * doubt).saturating_sub(state.db.since),
+            asks_doubts,
             watched: self.watch_from_start(),
             ..Instance::default()
         };
     }
 
-    /// `Quarantine::left`: for how long an instance asks that starts now.
-    fn asks_for(&self, state: &State) -> u8 {
-        let doubt = self.config.times.longest_doubt();
-        let length = if state.db.is_incomplete {
-            2 * doubt
-        } else {
-            doubt
-        };
-        match state.db.life {
-            0 => 0,
-            _ => length.saturating_sub(state.db.since),
-        }
-    }
-
-    fn is_complete_without(&self, state: &State, instance: u8) -> bool {
+    /// The same, as this instance reads it, which has put back what it knew.
+    #[must_use]
+    pub fn is_complete_without(&self, state: &State, instance: u8) -> bool {
         let mut state = *state;
         let known = &mut state.instances[usize::from(instance)];
         (known.life, known.has_put_back) = (state.db.life, true);
@@ -1171,10 +1235,10 @@ impl Protocol {
         // What those knew that have not put back is known to nobody who claims.
         (0..INSTANCES as u8).for_each(|other| forget_what_it_holds(state, other));
         let doubt = self.config.times.longest_doubt();
-        // It read that others had not put back: payments are asked for longer.
-        state.db.is_incomplete |= !self.is_complete(state);
+        let asks_doubts = if self.is_complete(state) { 1 } else { 2 };
         let known = &mut state.instances[usize::from(instance)];
         (known.is_gathering, known.asks) = (false, doubt);
+        known.asks_doubts = known.asks_doubts.max(asks_doubts);
     }
 
     fn ask_for_other(&self, state: &mut State, instance: u8, payment: u8) {
@@ -1222,10 +1286,11 @@ impl Protocol {
             .payments
             .iter_mut()
             .for_each(|tables| tables.row = None);
-        state.db.last_id = 0;
-        state.db.life += 1;
-        state.db.since = 0;
-        state.db.is_incomplete = state.db.died > 0;
+        let dead = state.db.payments.iter_mut().flat_map(|it| &mut it.dead);
+        dead.for_each(|dead| dead.accepted = Era::WithinOneDoubt);
+        let db = &mut state.db;
+        (db.last_id, db.life, db.since) = (0, db.life + 1, 0);
+        (db.is_unnoticed, db.is_incomplete) = (true, false);
         forget_what_nobody_holds(state);
     }
 
@@ -1234,6 +1299,11 @@ impl Protocol {
         let only_late = known.has_put_back;
         let (open, late) = (known.open, known.late);
         (known.has_put_back, known.late) = (true, [false; PAYMENTS]);
+        known.silent = 0;
+        let claimed = known.open.iter_mut().flatten();
+        let claimed = claimed.flat_map(|open| &mut open.claimed);
+        claimed.for_each(|claimed| claimed.is_put_back |= !only_late);
+        self.forget(state, usize::from(instance));
         if !self.keeps(Guard::PutBack) {
             return;
         }
@@ -1317,21 +1387,14 @@ impl Protocol {
             instance.watched = (instance.watched + 1).min(most);
             instance.learnt = (instance.learnt + 1).min(most);
             pass(&mut instance.asks);
-            let has_put_back = instance.life == state.db.life && instance.has_put_back;
-            if !has_put_back && self.keeps(Guard::KeptUntilPutBack) {
-                continue;
+            if !instance.has_put_back_into(state.db.life) {
+                instance.silent = (instance.silent + 1).min(most);
             }
-            for open in &mut instance.open {
-                if let Some(claimed) = open.as_mut().and_then(|open| open.claimed.as_mut())
-                    && let Some(left) = claimed.left.as_mut()
-                {
-                    pass(left);
-                    if *left == 0 {
-                        *open = None;
-                    }
-                }
-            }
+            let claimed = instance.open.iter_mut().flatten();
+            let left = claimed.flat_map(|open| open.claimed.as_mut()?.left.as_mut());
+            left.for_each(pass);
         }
+        (0..INSTANCES).for_each(|instance| self.forget(state, instance));
     }
 }
 
@@ -1386,14 +1449,18 @@ fn leave_open(state: &mut State, claim: u8, late: u8) {
 
 /// Leaves out what nothing that can still happen depends on.
 fn forget_what_is_of_no_use(state: &mut State) {
-    if state.budget.server_crashes == 0 {
+    let no_life_begins = state.budget.server_crashes == 0 && !state.db.is_unnoticed;
+    if no_life_begins {
         state.db.died = 0;
     }
     for (number, instance) in (0..).zip(&mut state.instances) {
         if !instance.is_gathering {
             instance.learnt = 0;
         }
-        let has_put_back = instance.life == state.db.life && instance.has_put_back;
+        if no_life_begins {
+            instance.silent = 0;
+        }
+        let has_put_back = instance.has_put_back_into(state.db.life);
         if state.budget.server_crashes > 0 || !has_put_back || instance.late.contains(&true) {
             continue;
         }
@@ -1445,7 +1512,7 @@ fn forget_what_nobody_holds(state: &mut State) {
 /// of that.
 fn forget_what_it_holds(state: &mut State, instance: u8) {
     let known = state.instances[usize::from(instance)];
-    if state.db.life == 0 || known.life == state.db.life && known.has_put_back {
+    if state.db.life == 0 || known.has_put_back_into(state.db.life) {
         return;
     }
     let claims = state
@@ -1468,7 +1535,7 @@ impl Model for Protocol {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        vec![self.start()]
+        self.beginning().into_iter().last().into_iter().collect()
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {

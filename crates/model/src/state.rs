@@ -58,7 +58,7 @@ pub struct Row {
     pub assigned: Option<Assigned>,
 }
 
-/// When a payment was accepted, counted from when the queue was last emptied.
+/// When a payment was accepted, counted from when it was last noticed that the queue was emptied.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Era {
     /// Before that, or less than the longest doubt after it.
@@ -117,7 +117,9 @@ pub struct Db {
     pub last_id: u8,
     /// The life of the queue: how often a crash has emptied it.
     pub life: u8,
-    /// Ticks since the queue was emptied, up to twice the longest doubt.
+    /// No instance has reached the queue yet since a crash emptied it.
+    pub is_unnoticed: bool,
+    /// Ticks since it was noticed that the queue was emptied, up to twice the longest doubt.
     pub since: u8,
     /// An instance died that had not put back what it knew: its row in `service_instance` says so.
     pub is_incomplete: bool,
@@ -263,6 +265,8 @@ pub struct Claimed {
     pub left: Option<u8>,
     /// It was made in a queue that was gone before anything was sent.
     pub is_stale: bool,
+    /// It was put back into another queue than that of the claim.
+    pub is_put_back: bool,
 }
 
 /// An instance, without its claims.
@@ -278,8 +282,17 @@ pub struct Instance {
     pub learnt: u8,
     /// Ticks for which it asks all processors for any payment before a first charge.
     pub asks: u8,
+    /// The same for payments that were accepted less than so many of the longest doubts after the
+    /// queue was emptied.
+    pub asks_doubts: u8,
     /// For how many ticks it has watched the database's clock without a step.
     pub watched: u8,
+    /// Ticks since its last heartbeat, up to the longest doubt: it gives one when it knows the queue
+    /// and has put back what it knew.
+    pub silent: u8,
+    /// It had given no heartbeat for the longest doubt when it was noticed that the queue was
+    /// emptied, so it is not waited for.
+    pub is_given_up: bool,
     /// What it knows of open payments. Kept only where the queue is unlogged.
     pub open: [Option<Open>; PAYMENTS],
     /// Payments that wait, which it learnt of after it had put back the others.
@@ -567,6 +580,22 @@ impl State {
             .iter_mut()
             .flatten()
             .for_each(|claim| each(&mut claim.attempt));
+    }
+}
+
+impl Instance {
+    /// Whether it knows this life of the queue and has put back what it knew before.
+    #[must_use]
+    pub fn has_put_back_into(&self, life: u8) -> bool {
+        self.life == life && self.has_put_back
+    }
+}
+
+impl Claimed {
+    /// Whether that claim sends the same call. Numbers of claims begin anew in another queue.
+    #[must_use]
+    pub fn is_of_call(&self, claim: &Claim) -> bool {
+        (self.processor, self.requested_at) == (claim.processor, claim.requested_at)
     }
 }
 

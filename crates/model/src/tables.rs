@@ -333,6 +333,8 @@ impl Db {
             amount,
             claimed,
         } = open;
+        let jumps = claimed.is_some() && config.keeps(Guard::PutBackCountsOn);
+        let attempt = attempt + if jumps { config.put_back_jump } else { 0 };
         let tables = self.of(payment);
         if tables.has_ended() {
             tables.row = None;
@@ -363,8 +365,7 @@ impl Db {
                     && config.keeps(Guard::PutBackYields);
                 if assigned.is_some() && !yields && config.keeps(Guard::PutBackOverPosted) {
                     row.lease = times.lease;
-                    row.attempt =
-                        row.attempt.max(attempt) + u8::from(config.keeps(Guard::PutBackCountsOn));
+                    row.attempt = row.attempt.max(attempt);
                     row.assigned = assigned;
                 }
             }
@@ -379,7 +380,7 @@ impl Db {
                 .iter_mut()
                 .for_each(|assigned| pass(&mut assigned.doubt));
         }
-        if self.life > 0 {
+        if self.life > 0 && !self.is_unnoticed {
             self.since = (self.since + 1).min(2 * longest_doubt);
         }
         pass(&mut self.died);

@@ -192,15 +192,16 @@ impl Admission {
         }
     }
 
+    /// Whoever reads that number reads that nothing may be claimed, too, if he looks after that.
     fn was_emptied(&self) {
+        self.gathering.store(true, Ordering::Relaxed);
         self.emptied.fetch_add(1, Ordering::AcqRel);
-        self.gathering.store(true, Ordering::Release);
         self.queue_emptied.notify_one();
     }
 
     /// This instance has put back what it knew, and a heartbeat has read how that stands: the queue
     /// was emptied at `emptied_at` by the database's clock, and with `complete` all other instances
-    /// have put back what they knew, too. Where one has not, it may have calls open that nobody
+    /// have put back what they knew, too (Guard: ClaimsWaitForPutBack). Where one has not, it may have calls open that nobody
     /// knows of: nothing is claimed for the time `doubt`, after which these calls are over.
     /// Payments that are accepted meanwhile, and for the time `doubt` from then on, are asked for
     /// before their first charge.
@@ -244,7 +245,7 @@ impl Admission {
     }
 
     /// Whether every processor is to be asked for a payment that was accepted then, by the
-    /// database's clock, before its first charge.
+    /// database's clock, before its first charge (Guard: AskedAfterCrash).
     #[must_use]
     pub fn asks_first(&self, accepted_at: DateTime<Utc>) -> bool {
         if self.was_restored() {

@@ -83,6 +83,12 @@ pub trait Connections {
         None
     }
 
+    /// Whether a connection that has just been taken leads to the queue that the claim was meant
+    /// for. A new connection tells, before its first statement, that the queue was emptied.
+    fn leads_to_known_queue(&self) -> bool {
+        true
+    }
+
     /// The `synchronous_commit` of a settle.
     fn settle_commit(&self) -> &'static str {
         "on"
