@@ -19,7 +19,7 @@ const COLLECTOR_KEY: &str = "the-key-that-the-collector-wants";
 /// Clients that post one payment after the other.
 const CLIENTS: usize = 64;
 /// How often all connections break at once.
-const STORMS: usize = 5;
+const STORMS: usize = 12;
 /// Lines about all of that: the begin and the end of an outage for each task that has a connection
 /// to the database, and what calls to processors failed of. Lines about breakers come on top.
 const STORM_LINES: usize = 20;
