@@ -135,8 +135,10 @@ CREATE TABLE payment_processed (
     CONSTRAINT payment_processed_pkey PRIMARY KEY (correlation_id),
     CONSTRAINT payment_processed_amount_is_positive CHECK (amount > 0 AND amount <> 'NaN')
 );
-CREATE INDEX payment_processed_requested_at_idx
-    ON payment_processed (requested_at) INCLUDE (processor, amount);
+-- Of payments that were sent in one millisecond the index keeps the time once, so an entry takes 8
+-- bytes at 7,000 payments a second and 22 where each has a time of its own. With processor and
+-- amount in it, it took 39, for sums that read a second of payments at each end of a range.
+CREATE INDEX payment_processed_requested_at_idx ON payment_processed (requested_at);
 -- Autovacuum analyzes the ledger every few seconds while payments come fast. With 100 steps for
 -- each histogram, PostgreSQL's default, that takes a CPU for 0.2 s. No plan here needs more than a
 -- tenth of the steps: payments are found by their ids, and ranges by an index in any case.

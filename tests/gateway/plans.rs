@@ -238,6 +238,56 @@ async fn a_held_snapshot_does_not_slow_claims() {
     );
 }
 
+#[tokio::test]
+async fn an_index_entry_of_a_payment_is_small_and_a_summary_still_reads_a_second_by_it() {
+    const PAYMENTS: i64 = 100_000;
+    let database = Database::migrated().await;
+    // Seven in each millisecond, as they come at 7,000 a second.
+    database
+        .execute(&format!(
+            "ALTER TABLE payment_processed DISABLE TRIGGER USER;
+             INSERT INTO payment_processed (correlation_id, amount, processor, requested_at,
+                 accepted_at, attempt)
+             SELECT gen_random_uuid(), 19.90, 'default',
+                 '2026-07-01Z'::timestamptz + n / 7 * interval '1 ms', now(), 1
+             FROM generate_series(0, {PAYMENTS} - 1) AS n;
+             ALTER TABLE payment_processed ENABLE TRIGGER USER;
+             ANALYZE payment_processed"
+        ))
+        .await;
+    let size: i64 = sqlx::query_scalar("SELECT pg_relation_size($1::text::regclass)")
+        .bind("payment_processed_requested_at_idx")
+        .fetch_one(&database.pool)
+        .await
+        .expect("a size");
+    assert!(
+        size < 14 * PAYMENTS,
+        "{} bytes of the index for each payment",
+        size / PAYMENTS
+    );
+
+    let plans = ExecutedPlans::of(&database).await;
+    let pools = Pools::new(&database.settings(QueueDurability::Unlogged));
+    let moment = |millis| chrono::DateTime::from_timestamp_millis(millis);
+    let start = "2026-07-01T00:00:05Z".parse::<chrono::DateTime<chrono::Utc>>();
+    let start = start.expect("a time").timestamp_millis();
+    for _ in 0..EXECUTIONS {
+        let (from, to) = (moment(start + 200), moment(start + 499));
+        let summary = summarize(&*pools.requests, &[], from, to).await;
+        let summary = serde_json::to_value(summary.expect("a summary")).expect("JSON");
+        assert_eq!(summary["default"]["totalRequests"], 300 * 7);
+    }
+    let executed = plans.take("payment_rollup");
+    assert_eq!(executed.len(), EXECUTIONS, "{executed:?}");
+    for plan in executed {
+        assert!(
+            plan.contains("payment_processed_requested_at_idx"),
+            "{plan}"
+        );
+        assert!(!plan.contains("Seq Scan on payment_processed"), "{plan}");
+    }
+}
+
 /// Updates of the queue so far, and those of them that touched no index.
 async fn updates(pools: &Pools) -> (i64, i64) {
     reads(pools, "payment_queue").await;
