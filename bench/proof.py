@@ -44,10 +44,18 @@ class Ledgers(ledgers.Gateway):
 
     def lookup(self, ids):
         iso = "to_char({} AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
+        asked = "\n".join(ids)
+        # Of a ledger that has grown these are few.
         rows = self.stack.sql(
-            f"""SELECT correlation_id, 'settled', amount, attempt, processor, {iso.format('requested_at')} FROM payment_processed
-            UNION ALL SELECT correlation_id, 'queued', amount, attempt, processor, NULL FROM payment_queue
-            UNION ALL SELECT correlation_id, 'dead', amount, attempt, processor, NULL FROM payment_dead_letter"""
+            f"""SET work_mem = '128MB';
+CREATE TEMPORARY TABLE asked (correlation_id uuid PRIMARY KEY);
+COPY asked FROM STDIN;
+{asked}
+\\.
+ANALYZE asked;
+SELECT correlation_id, 'settled', amount, attempt, processor, {iso.format("requested_at")} FROM payment_processed JOIN asked USING (correlation_id)
+UNION ALL SELECT correlation_id, 'queued', amount, attempt, processor, NULL FROM payment_queue JOIN asked USING (correlation_id)
+UNION ALL SELECT correlation_id, 'dead', amount, attempt, processor, NULL FROM payment_dead_letter JOIN asked USING (correlation_id)"""
         )
         names = ("state", "amount", "attempts", "processor", "requestedAt")
         found = {}
@@ -56,7 +64,7 @@ class Ledgers(ledgers.Gateway):
                 # A payment is in one table only; in two, it is shown as what cannot be right.
                 row[1] = "in two tables"
             found[row[0]] = dict(zip(names, row[1:], strict=True)) | {"attempts": int(row[3])}
-        return {i: row for i, row in found.items() if i in ids}
+        return found
 
 
 def read_posted(files):

@@ -13,6 +13,7 @@ from bench import (
     box,
     child,
     compare,
+    grown,
     logged,
     medians,
     overload,
@@ -33,6 +34,47 @@ from bench.line import Line, Outcome, Value, at_least, at_most
 from bench.proof import Proof
 
 ABOUT = report.About("abc", "2 x CPU", "limited", "make bench", "now", "0.1 0.2 0.3")
+
+
+class Grown(unittest.TestCase):
+    def test_the_totals_expected_of_a_range_are_those_of_its_rows(self):
+        rows = 800_000
+        expected, choose = grown.Expected(rows), Random(1)
+        last = rows * 10_000 // 3
+        for _ in range(20):
+            begin = choose.randrange(-5_000, last)
+            end = begin + choose.randrange(0, 30_000_000)
+            wanted = {"default": [0, 0], "fallback": [0, 0]}
+            near = range(max(1, begin * 3 // 10_000 - 5), min(rows, end * 3 // 10_000 + 5) + 1)
+            for n in near:
+                if begin <= n * 10 // 3 * 1000 <= end:
+                    of = wanted["fallback" if n % 7 == 0 else "default"]
+                    of[0] += 1
+                    of[1] += 1 + n * 7_919 % 50_000
+            self.assertEqual(
+                expected.totals(begin, end), {name: tuple(of) for name, of in wanted.items()}
+            )
+        everything = expected.totals(-1, last + 1)
+        self.assertEqual(sum(count for count, _ in everything.values()), rows)
+
+    def test_a_goal_is_told_where_its_rate_was_measured(self):
+        def turn(p99):
+            load = SimpleNamespace(
+                p99_ms=p99,
+                settled=10,
+                seconds=1,
+                result={"p50_ms": 1},
+                us_per_payment={"postgres": 5},
+            )
+            return grown.Turn(load, 400, 0.5)
+
+        turns = {(7_000, "empty"): [turn(2)], (7_000, "grown"): [turn(9), turn(3), turn(3)]}
+        values = grown.rate_values(turns, 7_000, "")
+        self.assertEqual(
+            [value.value for value in values if "p99" in value.what], [2, 3], "the medians"
+        )
+        self.assertEqual(grown.times(turns), 1.5)
+        self.assertIsNone(grown.times({(100, "grown"): [turn(1)]}))
 
 
 class Search(unittest.TestCase):
