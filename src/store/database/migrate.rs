@@ -200,11 +200,16 @@ async fn prepare_in_transactions(
 /// The database does not answer, or the pooler is none to work with: [`Unfit`].
 pub(crate) async fn meet_pooler(settings: &DatabaseSettings) -> anyhow::Result<Pooling> {
     let application = "payment-proxy start";
-    if settings.direct_database_url.is_some() {
-        session_options(settings, application).await?;
-    }
     let options = settings.connect_options(application);
-    let pooling = Pooling::of(&options).await?;
+    let direct = async {
+        if settings.direct_database_url.is_some() {
+            session_options(settings, application).await?;
+        }
+        Ok(())
+    };
+    // At once: until an instance has started, clients wait.
+    let look = async { Ok::<_, anyhow::Error>(Pooling::of(&options).await?) };
+    let ((), pooling) = tokio::try_join!(direct, look)?;
     if pooling == Pooling::Transaction {
         let mut connection = Session::SERVICE.connect(&options).await?;
         with_deadline(become_default(&mut connection)).await?;

@@ -41,8 +41,8 @@ impl Pooling {
     /// together: [`Unfit`].
     pub(crate) async fn of(options: &PgConnectOptions) -> Result<Self, sqlx::Error> {
         let look = async {
-            let mut first = Session::SERVICE.connect(options).await?;
-            let mut second = Session::SERVICE.connect(options).await?;
+            let connect = || Session::SERVICE.connect(options);
+            let (mut first, mut second) = tokio::try_join!(connect(), connect())?;
             let found = look(&mut first, &mut second).await;
             let _ = tokio::join!(first.close(), second.close());
             found
