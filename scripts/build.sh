@@ -3,8 +3,8 @@
 # terminal only. What went wrong it says in any case.
 # usage: build.sh PROFILE ARGUMENTS...    e.g. build.sh release --bins --example torture
 #
-# PROFILE is `release`, or `quick`, which takes a third of the time and makes programs that are some
-# slower (docs/performance.md).
+# PROFILE is `release`, or `quick`, which takes less time and makes programs that are some slower
+# (docs/performance.md).
 set -euo pipefail
 quiet=()
 [ -t 2 ] || quiet=(--quiet)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the whole stack on this machine: PostgreSQL, two simulated processors, two instances, nginx.
 # usage: make run              what takes a newcomer the least time to build
-#        make run RELEASE=1    the program as it is released: some faster, three times as long to build
+#        make run RELEASE=1    the program as it is released: some faster, minutes more to build
 #
 # Environment: PORT (9999) of the API, POSTGRES_PORT (5433), PROCESSOR_PORTS ("8001 8002") of the
 # simulated default and fallback, OPERATOR_PORTS ("8081 8082") of the two instances; PROCESSORS: no
