@@ -196,3 +196,71 @@ async fn metrics_and_the_page_are_of_all_cells() {
     let texts: Vec<&str> = texts.filter_map(|item| item["text"].as_str()).collect();
     assert!(texts.contains(&"cell 2 of 2: 2 dead"), "{texts:?}");
 }
+
+#[tokio::test]
+async fn months_are_archived_in_every_cell_and_come_back_to_one_at_a_time() {
+    let deployment = Deployment::of(2).await;
+    let url = &deployment.all.url;
+    let mut ids = Vec::new();
+    for (cell, number) in deployment.cells.iter().zip(1..) {
+        for _ in 0..number {
+            let id = deployment.id_in(number);
+            cell.execute(&format!(
+                "INSERT INTO payment_processed
+                    (correlation_id, amount, processor, requested_at, accepted_at, attempt)
+                VALUES ('{id}', 19.90, 'default', '2025-05-10 12:00Z', '2025-05-10 12:00Z', 1)"
+            ))
+            .await;
+            ids.push(id);
+        }
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let files = folder.path().to_str().expect("a path");
+    let archive = ["archive", "--before", "2025-06", "--to", files];
+    let (code, months) = json(&mut program(url, &archive)).await;
+    let payments: Vec<&Value> = (months.as_array().expect("a list").iter())
+        .map(|month| &month["payments"])
+        .collect();
+    assert_eq!(
+        (code, payments),
+        (0, vec![&1.into(), &2.into()]),
+        "{months}"
+    );
+    assert_eq!(deployment.count("payment_processed").await, 0);
+    assert_eq!(deployment.count("payment_archived").await, 3);
+    deployment.are_where_they_belong("payment_archived").await;
+
+    // Each is still known where it lives, and the sum is that of before.
+    let default = processor().await;
+    let gateway = Gateway::start(&deployment.all, &processors(&[&default]), &[]).await;
+    for id in &ids {
+        assert!(gateway.post(*id, CENTS).await.is_success());
+    }
+    let (_, summary) = json(&mut program(url, &["summary"])).await;
+    assert_eq!(summary["default"]["totalRequests"], 3, "{summary}");
+    assert_eq!(
+        default.processor.payments().len(),
+        0,
+        "charged once, long ago"
+    );
+
+    let restore = ["restore", "2025-05", "--from", files];
+    let (code, text) = run(&mut program(url, &restore)).await;
+    assert!(
+        code == 2 && text.contains("--cell says into which"),
+        "{text}"
+    );
+    let (code, text) = run(&mut program(
+        url,
+        &[&restore[..], &["--cell", "2"]].concat(),
+    ))
+    .await;
+    assert_eq!(code, 0, "{text}");
+    let ledgers = [
+        deployment.cells[0].count("payment_processed").await,
+        deployment.cells[1].count("payment_processed").await,
+    ];
+    assert_eq!(ledgers, [0, 2]);
+    let (_, summary) = json(&mut program(url, &["summary"])).await;
+    assert_eq!(summary["default"]["totalRequests"], 3, "{summary}");
+}

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
+use payment_proxy::config::QueueDurability;
+use payment_proxy::store::database;
 use reqwest::StatusCode;
 use reqwest::header::RETRY_AFTER;
 use rust_decimal::Decimal;
@@ -11,10 +13,11 @@ use uuid::Uuid;
 
 use super::{Deployment, Way, are_charged_once, cells_away, list};
 use crate::command_line::{json, program};
-use crate::support::{CENTS, Gateway, eventually, payment_json, processor, processors};
+use crate::server::Server;
+use crate::support::{CENTS, Database, Gateway, eventually, payment_json, processor, processors};
 
 /// What a summary tells, all processors together.
-fn totals(summary: &Value) -> (u64, Decimal) {
+pub fn totals(summary: &Value) -> (u64, Decimal) {
     let each = summary.as_object().expect("an object").values();
     each.fold((0, Decimal::ZERO), |(count, sum), totals| {
         let amount = totals["totalAmount"].to_string();
@@ -209,4 +212,62 @@ async fn a_processor_is_asked_for_its_health_once_for_all_cells_and_switched_in_
         settled.insert(number, cell.count("payment_processed").await);
     }
     assert_eq!(settled, BTreeMap::from([(1, 10), (2, 10), (3, 10)]));
+}
+
+#[tokio::test]
+async fn summaries_of_all_cells_are_read_from_a_standby_of_each() {
+    let (primary, default) = (Server::start().await, processor().await);
+    let names = ["one", "two"];
+    for name in names {
+        let create = format!("CREATE DATABASE {name}");
+        Database::at(&primary.url()).execute(&create).await;
+    }
+    let standby = Server::standby_of(&primary).await;
+    let urls = |server: &Server| {
+        let url = server.url();
+        let (server, _) = url.rsplit_once('/').expect("a database");
+        names.map(|name| format!("{server}/{name}"))
+    };
+    let (cells, copies) = (urls(&primary), urls(&standby));
+    let deployment = Deployment::at(cells.iter().map(|url| Database::at(url)).collect());
+    let settings = deployment.all.migrate_settings(QueueDurability::Logged);
+    database::migrate(&settings)
+        .await
+        .expect("they become cells");
+    let read_from = copies.join(",");
+    let settings = [
+        ("QUEUE_DURABILITY", "logged"),
+        ("READ_DATABASE_URL", read_from.as_str()),
+    ];
+    let processors = processors(&[&default]);
+    let gateway = Gateway::start(&deployment.all, &processors, &settings).await;
+    let ids: Vec<Uuid> = (0..8).map(|n| deployment.id_in(1 + n % 2)).collect();
+    for id in &ids {
+        assert_eq!(gateway.post(*id, CENTS).await, StatusCode::ACCEPTED);
+    }
+    gateway.until_settled(&ids).await;
+    eventually("the standbys have them", async || {
+        let reply = gateway.get("/payments-summary").await;
+        let behind = reply.headers().contains_key("seconds-behind");
+        behind && totals(&reply.json().await.expect("JSON")).0 == 8
+    })
+    .await;
+    drop(standby);
+    let reply = gateway.get("/payments-summary").await;
+    let (_, detail) = Gateway::problem(reply, StatusCode::SERVICE_UNAVAILABLE).await;
+    assert!(detail.starts_with("cell "), "{detail}");
+
+    let few = [
+        ("QUEUE_DURABILITY", "logged"),
+        ("READ_DATABASE_URL", &copies[0]),
+    ];
+    let other = Gateway::spawn(&deployment.all.url, &processors, &few);
+    eventually(
+        "one list that is shorter is refused in a line",
+        async || {
+            let expected = "READ_DATABASE_URL has 1 URLs and DATABASE_URL 2";
+            other.log().lines().any(|line| line.contains(expected))
+        },
+    )
+    .await;
 }
