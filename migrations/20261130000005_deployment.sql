@@ -149,6 +149,10 @@ CREATE TABLE deployment (
     id            uuid        NOT NULL DEFAULT gen_random_uuid(),
     cell          integer     NOT NULL DEFAULT 1,
     cells         integer     NOT NULL DEFAULT 1,
+    -- `payment-proxy divide` moves all payments of a database into cells. Nobody serves from a cell
+    -- that has not got all of its payments, nor from a database whose payments are elsewhere.
+    filling_from  text,
+    divided_into  uuid,
     CONSTRAINT deployment_pkey PRIMARY KEY (one),
     CONSTRAINT deployment_is_one CHECK (one),
     CONSTRAINT deployment_cell_is_one_of_them CHECK (cell BETWEEN 1 AND cells)
@@ -161,6 +165,19 @@ CREATE FUNCTION cell_of_payment(id uuid, cells integer) RETURNS integer
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
     SELECT (('x' || pg_catalog.left(pg_catalog.encode(pg_catalog.sha256(pg_catalog.uuid_send(id)),
         'hex'), 8))::bit(32)::bigint % cells)::integer + 1
+$$;
+
+-- Refuses to write to a database whose payments are in cells: `payment-proxy divide` puts it on
+-- queue, ledger and dead letters, with the deployment of the cells. It takes a lock for that, and a
+-- statement that waits for the lock is refused, too, whatever its instance still believes. PP001,
+-- as in check_queue: the statement is in the wrong place.
+CREATE FUNCTION refuse_divided() RETURNS trigger LANGUAGE plpgsql
+    SET search_path = public, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'PP001',
+        MESSAGE = format('the payments of this database are in the cells of deployment %s',
+            TG_ARGV[0]);
+END
 $$;
 
 CREATE TABLE deployment_declaration (
@@ -374,6 +391,14 @@ COMMENT ON COLUMN deployment.id IS
 COMMENT ON COLUMN deployment.cell IS
     'Which cell this database is, from 1 on, in the order of DATABASE_URL';
 COMMENT ON COLUMN deployment.cells IS 'How many cells the deployment has';
+COMMENT ON COLUMN deployment.filling_from IS
+    'The database whose payments `payment-proxy divide` copies into this cell, and the last row of '
+    'its ledger_change; null: this cell has all of its payments';
+COMMENT ON COLUMN deployment.divided_into IS
+    'The deployment whose cells have all payments of this database, which is closed; null: they '
+    'are here';
+COMMENT ON FUNCTION refuse_divided IS
+    'Trigger: refuses to write to a database whose payments are in the cells of a deployment';
 COMMENT ON FUNCTION cell_of_payment IS
     'The cell, from 1 on, in which the payment of an id lives where there are so many cells';
 COMMENT ON TABLE deployment_declaration IS 'What operators declared of the deployment';

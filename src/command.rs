@@ -9,8 +9,8 @@ use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::cli::{
-    ArchiveArgs, DeadLetterArgs, DeploymentArgs, InDoubtArgs, PaymentArgs, ReconcileArgs,
-    RestoreArgs, RoutingArgs, StatusArgs, SummaryArgs,
+    ArchiveArgs, DeadLetterArgs, DeploymentArgs, DivideArgs, InDoubtArgs, PaymentArgs,
+    ReconcileArgs, RestoreArgs, RoutingArgs, StatusArgs, SummaryArgs,
 };
 use crate::config::{ListenSettings, LogFormat, MigrateSettings, Settings};
 use crate::telemetry::log::DEFAULT_FILTER;
@@ -72,6 +72,17 @@ pub enum Command {
         )
     )]
     Migrate(Box<MigrateSettings>),
+    /// Move all payments of one database into the cells of DATABASE_URL, while instances serve from
+    /// it; in the end posts are refused until instances serve from the cells
+    #[command(
+        after_help = help(
+            &["divide --from postgres://payment_proxy_owner@db/payments"],
+            "done",
+            "",
+            "it could not be done; run it again",
+        )
+    )]
+    Divide(Box<DivideArgs>),
     /// Show how the deployment is: instances, queue, processors, dead letters, database
     #[command(
         mut_arg(DURABILITY, hidden),

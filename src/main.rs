@@ -137,6 +137,7 @@ fn run(cli: Cli, counts: &ProcessCounts) -> anyhow::Result<ExitCode> {
         match cli.command {
             Command::Serve(settings) => serve::serve(*settings, counts, shutdown).await?,
             Command::Migrate(settings) => cli::migrate(&settings).await?,
+            Command::Divide(args) => cli::divide(*args).await?,
             Command::Status(args) => return cli::status(*args, shutdown).await,
             Command::Summary(args) => return cli::summary(*args).await,
             Command::Payment(args) => return cli::payment(*args).await,

@@ -4,6 +4,7 @@
 mod archive;
 mod dead_letter;
 mod deployment;
+mod divide;
 mod in_doubt;
 mod input;
 pub mod output;
@@ -34,6 +35,7 @@ use crate::store::summary::NoSummary;
 pub use archive::{ArchiveArgs, archive};
 pub use dead_letter::{DeadLetterAction, DeadLetterArgs, dead_letter};
 pub use deployment::{DeclarationArg, DeploymentAction, DeploymentArgs, deployment};
+pub use divide::{DivideArgs, divide};
 pub use in_doubt::{Decision, InDoubtAction, InDoubtArgs, in_doubt};
 pub use payment::{PaymentArgs, payment};
 use progress::Progress;

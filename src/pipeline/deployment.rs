@@ -385,6 +385,7 @@ impl Member {
                 ) AS "silent!",
                 coalesce((SELECT identity = database_identity() AND terms = $6::text::jsonb
                     AND cell = $11 AND cells = $12
+                    AND num_nonnulls(filling_from, divided_into) = 0
                     FROM deployment), false)
                     AS "agrees!",
                 coalesce((SELECT asks_first FROM deployment), false) AS "asks_first!",

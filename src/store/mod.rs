@@ -5,6 +5,7 @@ pub mod claim;
 pub mod clock;
 pub mod database;
 pub mod dead_letter;
+pub mod divide;
 pub mod emptied_queue;
 pub mod fee;
 pub mod in_doubt;

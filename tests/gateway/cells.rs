@@ -1,6 +1,7 @@
 //! A deployment whose payments are divided into several databases, the cells.
 
 mod commands;
+mod dividing;
 mod lists;
 mod serving;
 

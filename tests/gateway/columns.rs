@@ -19,7 +19,15 @@ const REASON: &str =
 const LONG_NAME: &str = "payment-processor-of-the-second-bank-that-we-have";
 
 /// Commands whose output is nothing that a person reads in lines.
-const NOT_READ: &[&str] = &["serve", "migrate", "probe", "completions", "man", "help"];
+const NOT_READ: &[&str] = &[
+    "serve",
+    "migrate",
+    "divide",
+    "probe",
+    "completions",
+    "man",
+    "help",
+];
 
 /// A deployment in which much is wrong, so that every command has much to say.
 struct Site {

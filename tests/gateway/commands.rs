@@ -331,7 +331,7 @@ async fn the_help_of_every_command_has_examples_exit_codes_and_only_what_it_read
             "{name}: {help}"
         );
         assert!(help.contains("Exit code: 0 "), "{name}: {help}");
-        let reads = ["serve", "migrate"].contains(name);
+        let reads = ["serve", "migrate", "divide"].contains(name);
         assert_eq!(help.contains("QUEUE_DURABILITY"), reads, "{name}: {help}");
     }
     let (_, help) = run(&mut program("", &["summary", "--help"])).await;

@@ -550,7 +550,8 @@ impl Candidate {
         if differs.is_none() {
             // Of several cells that are asked at once one is the first; the others look again.
             let deployment = self.deployment.get_or_init(|| known.deployment);
-            return Ok(known.mismatch(self.cell, &self.place, Some(*deployment)));
+            let differs = known.mismatch(self.cell, &self.place, Some(*deployment));
+            return Ok(differs.or_else(|| known.closed(&self.place)));
         }
         Ok(differs)
     }
@@ -576,6 +577,11 @@ impl Candidate {
         )
         .fetch_one(&mut *transaction)
         .await?;
+        // What the row says from here on stays true until this has been written down: whoever makes
+        // a cell of the database, or moves its payments, locks it and then looks who serves.
+        sqlx::query!("SELECT one FROM deployment FOR UPDATE")
+            .fetch_optional(&mut *transaction)
+            .await?;
         // A statement of its own: queue_life() may just have begun this life.
         let emptied = sqlx::query!(
             r#"SELECT clock_timestamp() AS "now!", queue_is_gathered($1, $2, $3) AS "complete!",

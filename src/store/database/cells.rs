@@ -21,6 +21,13 @@ pub(crate) struct KnownCell {
     pub cell: i32,
     /// How many cells the deployment has.
     pub cells: i32,
+    /// Set while the payments of another database are [copied](crate::store::divide) into it: of
+    /// which.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filling_from: Option<String>,
+    /// The deployment whose cells have all payments of this database.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub divided_into: Option<Uuid>,
 }
 
 impl KnownCell {
@@ -29,9 +36,30 @@ impl KnownCell {
     /// # Errors
     /// The database did not answer, or is not migrated.
     pub(crate) async fn read(connection: &mut PgConnection) -> Result<Option<Self>, sqlx::Error> {
-        sqlx::query_as!(Self, "SELECT id AS deployment, cell, cells FROM deployment")
-            .fetch_optional(connection)
-            .await
+        sqlx::query_as!(
+            Self,
+            "SELECT id AS deployment, cell, cells, filling_from, divided_into FROM deployment"
+        )
+        .fetch_optional(connection)
+        .await
+    }
+
+    /// Why nobody may serve from this database, whatever cell it is, if nobody may.
+    #[must_use]
+    pub(crate) fn closed(&self, place: &str) -> Option<String> {
+        let filling = self.filling_from.as_ref().map(|from| {
+            format!(
+                "{place} has not got all of its payments: they are being copied from {from}, and \
+                `payment-proxy divide` with the same list ends that"
+            )
+        });
+        let divided = self.divided_into.map(|deployment| {
+            format!(
+                "the payments of {place} are in the cells of deployment {deployment}: give their \
+                URLs"
+            )
+        });
+        filling.or(divided)
     }
 
     /// Why this database must not be used as `cell`, if it must not: what differs, in one line.
@@ -205,8 +233,9 @@ pub(super) async fn check_cells(cells: &Cells<MigrateSettings>) -> anyhow::Resul
     let holding = seen.iter().find(|(_, it)| it.has_payments);
     if let (Some(new), Some((holding, _))) = (new, holding) {
         anyhow::bail!(
-            "{new} is none yet, and {holding} holds payments: the number of cells is chosen before \
-            the first payment, and a cell that was lost comes back from its backup"
+            "{new} is none yet, and {holding} holds payments: cells are made of databases that hold \
+            none, `payment-proxy divide` moves payments into them, and a cell that was lost comes \
+            back from its backup"
         );
     }
     Ok(deployment)
@@ -286,6 +315,8 @@ mod tests {
             deployment: ours,
             cell,
             cells,
+            filling_from: None,
+            divided_into: None,
         };
         let told =
             |known: KnownCell, cell, deployment| known.mismatch(cell, "p at h:1", deployment);

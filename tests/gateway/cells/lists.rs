@@ -9,7 +9,7 @@ use super::{Deployment, id_in, list, migrate};
 use crate::support::{Database, Gateway, processor, processors};
 
 /// Starts an instance that has to end by itself, and returns what it says last.
-async fn refusal(all: &Database) -> String {
+pub async fn refusal(all: &Database) -> String {
     let child = Command::new(env!("CARGO_BIN_EXE_payment-proxy"))
         .args(["serve", "--listen", "127.0.0.1:0"])
         .env("DATABASE_URL", &all.url)
@@ -132,7 +132,7 @@ async fn migrate_makes_cells_once_and_never_of_what_was_something_else() {
     single.execute(&held).await;
     let told = refused(&[&single.url, &empty.url]).await;
     assert!(
-        told.contains("the number of cells is chosen before the first payment"),
+        told.contains("`payment-proxy divide` moves payments into them"),
         "{told}"
     );
     assert_eq!(single.value::<String>(known).await, "1 of 1");
