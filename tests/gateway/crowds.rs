@@ -5,7 +5,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::io::AsyncWriteExt as _;
+use nix::sys::signal::Signal;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use uuid::Uuid;
 
@@ -14,6 +15,8 @@ use crate::support::{CENTS, Database, Gateway, TIMEOUT, eventually, processor, p
 
 /// As many as one who means harm needs.
 const SLOW_CLIENTS: usize = 4_200;
+/// More than the usual backlog of a socket, 128, and fewer than clients that an instance has.
+const CROWD: usize = 1_000;
 const SLOW_HEAD: &[u8] = b"POST /payments HTTP/1.1\r\nHos";
 const SLOW_BODY: &[u8] =
     b"POST /payments HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n\
@@ -117,8 +120,14 @@ async fn an_instance_takes_as_many_files_as_it_is_allowed() {
 #[tokio::test]
 async fn where_files_are_few_idle_clients_leave_some_for_processors_and_the_database() {
     let (database, default) = (Database::create().await, processor().await);
-    let gateway = with_files(&database, &processors(&[&default]), 256, 256);
+    // It raises the limit as far as it is allowed to.
+    let gateway = with_files(&database, &processors(&[&default]), 128, 256);
     gateway.until_ready().await;
+    assert!(
+        gateway.log().contains("files.most=256"),
+        "{}",
+        gateway.log()
+    );
     let mut idle = Vec::new();
     for _ in 0..300 {
         idle.push(connect(&gateway, b"").await);
@@ -133,6 +142,30 @@ async fn where_files_are_few_idle_clients_leave_some_for_processors_and_the_data
     assert!(log.contains("few files may be open"), "{log}");
     assert!(!log.contains("the breaker of"), "{log}");
     assert!(!log.contains("ERROR"), "{log}");
+}
+
+#[tokio::test]
+async fn a_crowd_that_comes_while_an_instance_is_busy_waits_at_its_socket() {
+    many_files();
+    let (database, default) = (Database::create().await, processor().await);
+    let gateway = Gateway::start(&database, &processors(&[&default]), &[]).await;
+    gateway.signal(Signal::SIGSTOP);
+    let mut crowd = Vec::new();
+    for client in 0..CROWD {
+        // The kernel refuses at once, at a unix socket, what is beyond the backlog.
+        let connected = UnixStream::connect(gateway.socket()).await;
+        let mut stream = connected.unwrap_or_else(|error| panic!("client {client}: {error}"));
+        let request = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n";
+        stream.write_all(request).await.expect("written");
+        crowd.push(stream);
+    }
+    gateway.signal(Signal::SIGCONT);
+    for stream in &mut crowd {
+        let mut status = [0; 12];
+        let answer = tokio::time::timeout(TIMEOUT, stream.read_exact(&mut status)).await;
+        answer.expect("in time").expect("an answer");
+        assert_eq!(&status, b"HTTP/1.1 204");
+    }
 }
 
 #[tokio::test]
