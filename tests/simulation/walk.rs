@@ -145,7 +145,9 @@ fn every_step_of_the_model_leaves_the_tables_as_the_model_says() {
 
 #[test]
 fn every_step_in_an_emptied_queue_leaves_tables_and_instances_as_the_model_says() {
-    let changes = [&CHANGES[..], &CHANGES_OF_EMPTIED].concat();
+    // Crashes leave few dead letters that could be retried.
+    let mut changes = [&CHANGES[..], &CHANGES_OF_EMPTIED].concat();
+    changes.retain(|kind| *kind != "Retry");
     take_walks(Durability::Unlogged, UNLOGGED_WALKS, &changes);
 }
 
