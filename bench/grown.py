@@ -26,9 +26,9 @@ ROWS = 100_000_000
 CHUNK, LOADERS = 250_000, os.cpu_count()
 # Memory of the box, its page cache included: a tenth of what 100,000,000 payments take.
 MEMORY_MB = 1024
-# Settings of both servers, for that memory. The WAL between two checkpoints has to hold each page of
-# the primary key once: with less, checkpoints follow one another, and each has these pages written
-# whole again.
+# Settings of both servers, for that memory. The WAL between two checkpoints has to hold each page
+# of the primary key once: with less, checkpoints follow one another, and each has these pages
+# written whole again.
 SETTINGS = ("shared_buffers=256MB", "effective_cache_size=768MB", "max_wal_size=8GB")
 # Payments a second in that memory, and in all that the machine has.
 RATES, FREE_RATE = (12_000, 7_000), 3_000
@@ -53,8 +53,8 @@ CROSS JOIN LATERAL (
     SELECT '{FIRST:%Y-%m-%d}Z'::timestamptz + n * 10 / 3 * interval '1 ms'
 ) AS t (at)
 """
-# Indexes, that of the primary key first, each with the statement that makes it again, in hexadecimal
-# for the sake of its commas.
+# Indexes, that of the primary key first, each with the statement that makes it again, in
+# hexadecimal for the sake of its commas.
 INDEXES = """
 SELECT c.relname, i.indisprimary, encode(convert_to(
     CASE WHEN i.indisprimary

@@ -153,8 +153,8 @@ function totals(summary) {
     : null;
 }
 
-// One look at the ledgers of all, at the same time. A summary that cannot be read is a disagreement,
-// as it is for the contest.
+// One look at the ledgers of all, at the same time. A summary that cannot be read is a
+// disagreement, as it is for the contest.
 function compare(kind, from, to) {
   const range = `from=${new Date(from).toISOString()}&to=${new Date(to).toISOString()}`;
   const params = { headers: token, timeout: scenario.reply_timeout_ms, responseType: 'text' };

@@ -132,9 +132,9 @@ $$;
 
 -- Moves payments that one processor has charged from the queue to the ledger. A row of the queue
 -- goes only if it is assigned to that processor (the fence); the charge is recorded in any case,
--- since a late success is a fact (Guard: ChargeIsAFact), unless the payment is recorded or archived already. Returns which
--- payments were removed from the queue, and which were recorded; null where all were, which is the
--- rule.
+-- since a late success is a fact (Guard: ChargeIsAFact), unless the payment is recorded or archived
+-- already. Returns which payments were removed from the queue, and which were recorded; null where
+-- all were, which is the rule.
 --
 -- First as if all were assigned and none was recorded: to look out for the others in each row takes
 -- a fifth of the whole statement. Where that proves wrong nothing of it stays, and each row is
@@ -228,8 +228,8 @@ $$;
 --   counted from 1 again, and a claim in doubt keeps its requested_at: what ends a claim of the
 --   queue before must not pass for the end of a claim of this one. Others may have claimed the
 --   payment since this instance did, but not ten thousand times while a doubt lasts.
--- - VOLATILE: the DELETE has a newer snapshot, and sees what was settled during the INSERT. What was
---   discarded after it was accepted is gone for good, too.
+-- - VOLATILE: the DELETE has a newer snapshot, and sees what was settled during the INSERT. What
+--   was discarded after it was accepted is gone for good, too.
 -- - processor and requested_at are those of the claim; the lease begins anew.
 -- - The amount of a row that is there stays: it was accepted with that one.
 -- - The order of ids: two instances, and accept_payments, wait for each other in the same order.

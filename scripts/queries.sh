@@ -4,7 +4,8 @@
 # usage: with-postgres.sh queries.sh check|write      check: with the lints
 #
 # sqlx's macros ask a database when told to, and leave what it answered in SQLX_OFFLINE_DIR. So this
-# needs no sqlx-cli: an all-new database, the migrations, and one `cargo check`, or `cargo clippy` for its lints.
+# needs no sqlx-cli: an all-new database, the migrations, and one `cargo check`, or `cargo clippy`
+# for its lints.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -79,6 +79,6 @@ fi
 
 step - scripts/queries.sh check
 step - cargo test --quiet --locked --doc
-# nextest comes last: its closing lines are the result. --tests: what has tests, and not the programs
-# in examples/, which are compiled with the lints above and take half a minute to link.
+# nextest comes last: its closing lines are the result. --tests: what has tests, and not the
+# programs in examples/, which are compiled with the lints above and take half a minute to link.
 step - cargo nextest run --locked --no-fail-fast --tests --filterset "$LEFT_OUT"

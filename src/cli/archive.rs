@@ -37,8 +37,8 @@ pub struct ArchiveArgs {
     pub json: bool,
 }
 
-/// Runs `archive`. Exits with [`DIFFERS`](super::DIFFERS) when a month was refused, or payments of one stayed in
-/// the ledger.
+/// Runs `archive`. Exits with [`DIFFERS`](super::DIFFERS) when a month was refused, or payments of
+/// one stayed in the ledger.
 ///
 /// # Errors
 /// As [`months::archive`].

@@ -76,7 +76,8 @@ pub enum DeadLetterAction {
     },
 }
 
-/// Runs `dead-letter`. Exits with [`DIFFERS`](super::DIFFERS) when an id was not among the dead letters.
+/// Runs `dead-letter`. Exits with [`DIFFERS`](super::DIFFERS) when an id was not among the dead
+/// letters.
 ///
 /// # Errors
 /// The database did not answer.

@@ -132,8 +132,8 @@ struct Declared {
     details: String,
 }
 
-/// Runs `deployment`. Exits with [`DIFFERS`](super::DIFFERS) when something is held, the declaration was
-/// refused, or there was nothing to acknowledge.
+/// Runs `deployment`. Exits with [`DIFFERS`](super::DIFFERS) when something is held, the
+/// declaration was refused, or there was nothing to acknowledge.
 ///
 /// # Errors
 /// The database did not answer, or does not allow it to this role.

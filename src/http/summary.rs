@@ -54,8 +54,8 @@ problems!(
 )]
 pub(super) async fn get(State(api): State<Arc<Api>>, uri: Uri) -> Result<Response, Problem> {
     let (from, to) = range(&uri)?;
-    // Payments stay in their cell, so that of several moments no payment is in two sums. Without one
-    // of the cells there is no summary, because it would be wrong.
+    // Payments stay in their cell, so that of several moments no payment is in two sums. Without
+    // one of the cells there is no summary, because it would be wrong.
     let asked = api
         .cells
         .iter()

@@ -365,9 +365,9 @@ impl Writer {
         }
     }
 
-    /// Answers after the commit (Guard: AcceptBeforeReply). A client that went away is told nothing;
-    /// its payment is accepted all the same. Clients first: they wait for their answer, and of what
-    /// was claimed nobody waits for the charge.
+    /// Answers after the commit (Guard: AcceptBeforeReply). A client that went away is told
+    /// nothing; its payment is accepted all the same. Clients first: they wait for their answer,
+    /// and of what was claimed nobody waits for the charge.
     async fn answer(&self, batch: &mut Vec<Posted>, outcome: Result<Written, NotWritten>) {
         match outcome {
             Ok(written) => {

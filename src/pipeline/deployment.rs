@@ -492,9 +492,9 @@ impl Member {
     }
 }
 
-/// Puts payments into a queue that was emptied: those that an instance had claimed in doubt at their
-/// processor (Guard: PutBack), so that none of it is charged elsewhere when its client posts it
-/// again. Returns how many are there now and were not, or were not so.
+/// Puts payments into a queue that was emptied: those that an instance had claimed in doubt at
+/// their processor (Guard: PutBack), so that none of it is charged elsewhere when its client posts
+/// it again. Returns how many are there now and were not, or were not so.
 ///
 /// # Errors
 /// The database did not confirm; doing it again is safe.

@@ -150,8 +150,8 @@ fn undecided(claim: &Claim, reason: String) -> Outcome {
 /// Writes the processor that has the payment into its row.
 ///
 /// What the statement must keep: the fence of a release, `id`, `correlation_id`, `attempt` and
-/// `requested_at` of this claim. It may wait for a newer claim and then changes nothing; the charge is recorded in
-/// any case. Twin: `release` in [`settle`](crate::pipeline::settle).
+/// `requested_at` of this claim. It may wait for a newer claim and then changes nothing; the charge
+/// is recorded in any case. Twin: `release` in [`settle`](crate::pipeline::settle).
 async fn assign(pool: &PgPool, claim: &Claim, charge: &Charge) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "UPDATE payment_queue SET processor = $3, requested_at = $4

@@ -685,9 +685,9 @@ type GivenBack<'a> = (&'a Claim, Option<Option<DateTime<Utc>>>, &'a str);
 /// - The fence: `id` and `attempt` of the claim (Guard: ReleaseOfNewestClaim). It may wait for a
 ///   newer claim or a decision, and PostgreSQL then checks `attempt` again: a late failure is an
 ///   opinion. A lease that has ended does not end the claim while no newer one was made.
-/// - `correlation_id` and `requested_at` are part of the fence (Guard: ReleaseOfItsAttempt): after a crash of the server an
-///   unlogged queue counts rows and claims from 1 again, so `id` and `attempt` alone may be those of
-///   another payment, or of another claim of this one.
+/// - `correlation_id` and `requested_at` are part of the fence (Guard: ReleaseOfItsAttempt): after
+///   a crash of the server an unlogged queue counts rows and claims from 1 again, so `id` and
+///   `attempt` alone may be those of another payment, or of another claim of this one.
 /// - No `SKIP LOCKED`: the outcome is lost if nobody records it, so the statement waits.
 /// - `processor`, `requested_at` and `doubt_until` go together or stay together: without a
 ///   processor any one may be chosen next, so all three are the proof that none has charged.

@@ -275,8 +275,9 @@ fn told(claim: &Claim, verdict: &Verdict) -> AttemptEnd {
 
 /// What a verdict on the newest attempt means for the payment.
 ///
-/// Where an earlier attempt may be open, only a charge ends the doubt (Guard: EarlierAttemptIsOpen).
-/// A call that was left open just now begins a new one (Guard: DoubtBeginsAnew).
+/// Where an earlier attempt may be open, only a charge ends the doubt (Guard:
+/// EarlierAttemptIsOpen). A call that was left open just now begins a new one (Guard:
+/// DoubtBeginsAnew).
 #[must_use]
 pub fn decide(verdict: Verdict, seen: String, earlier: Option<EarlierAttempt>) -> Outcome {
     match (verdict, earlier) {

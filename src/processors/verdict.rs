@@ -207,10 +207,10 @@ impl Verdict {
 /// - Stored (200): charged. No connection: not sent.
 /// - After anything else a record of the payment is proof of a charge, if it can be ours. A failure
 ///   that is reported alone proves nothing (Guard: FailureIsLookedUp).
-/// - An absence is proof only after a documented reply (Guard: AbsenceAfterReply), because that ends
-///   the request: after 500
-///   and 429 that nothing was charged, after 400, 415 and 422 that nothing ever will be. Whoever
-///   calls this has made sure that the reply is the one to this request.
+/// - An absence is proof only after a documented reply (Guard: AbsenceAfterReply), because that
+///   ends the request: after 500 and 429 that nothing was charged, after 400, 415 and 422 that
+///   nothing ever will be. Whoever calls this has made sure that the reply is the one to this
+///   request.
 /// - Everything else is unknown: a gateway gives up while the processor goes on, and so may the
 ///   database of a processor that answers 500 with a text.
 #[must_use]

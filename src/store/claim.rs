@@ -152,19 +152,21 @@ pub async fn claim_untried(
 /// Claims queued payments that were claimed at most `attempts` times before.
 ///
 /// What the statement must keep:
-/// - `processor IS NULL` in the query that locks (Guard: QueuedOnly): a payment that a processor may
-///   have charged goes to no other one. The snapshot may be older than the claim of another instance; PostgreSQL
-///   checks the condition again on the newest version of each row that it locks.
+/// - `processor IS NULL` in the query that locks (Guard: QueuedOnly): a payment that a processor
+///   may have charged goes to no other one. The snapshot may be older than the claim of another
+///   instance; PostgreSQL checks the condition again on the newest version of each row that it
+///   locks.
 /// - `FOR NO KEY UPDATE` (Guard: RowIsLocked): the row is locked before it is read for the last
-///   time. Without it a second claim would wait in its UPDATE, which no longer asks whether the row is queued.
+///   time. Without it a second claim would wait in its UPDATE, which no longer asks whether the row
+///   is queued.
 /// - `SKIP LOCKED`: whoever holds the row decides about the payment, and a later claim finds the
 ///   result. A claim waits for nobody, so the order of its locks cannot cause a deadlock.
 /// - `MATERIALIZED`: the query that locks runs once. Otherwise the UPDATE may take more rows than
 ///   the limit.
 /// - One UPDATE writes `processor`, `requested_at`, `attempt`, `lease_until` and `doubt_until`
 ///   (Guard: ClaimWritesEvidence): a crash right after the commit finds all of the evidence.
-/// - `attempt + 1` of the newest version of the row (Guard: AttemptGrows): the fence of release, dead
-///   letter and `assign`.
+/// - `attempt + 1` of the newest version of the row (Guard: AttemptGrows): the fence of release,
+///   dead letter and `assign`.
 /// - `requested_at` is of `clock_timestamp()`: a statement that was delayed sends the time of its
 ///   end. It is in whole milliseconds: what is sent, recorded and added up is one value.
 /// - `lease_until` and `doubt_until` (Guard: ClaimBeginsDoubt) count from `now()`, the begin of the
@@ -175,8 +177,8 @@ pub async fn claim_untried(
 ///   may miss a charge that commits meanwhile. That is a charge which its processor had denied,
 ///   since the row names no processor.
 /// - The connection is taken before it is asked whether it [leads to the known
-///   queue](Connections::leads_to_known_queue) (Guard: ClaimInKnownQueue): a new queue knows nothing
-///   yet of what instances have sent.
+///   queue](Connections::leads_to_known_queue) (Guard: ClaimInKnownQueue): a new queue knows
+///   nothing yet of what instances have sent.
 /// - `check_queue`, behind a pooler in transaction mode: nothing is claimed where another database
 ///   or another life of the queue is found.
 /// - `= ANY (ARRAY(...))`: in a join the planner may choose the wrong outer table and scan it
@@ -257,8 +259,8 @@ async fn claim_up_to(
 ///   after the snapshot.
 /// - A lease or a doubt that ends later than one which begins now was written before the database's
 ///   clock was set back: such a lease has ended (Guard: LeaseOfTheFuture), and such a doubt lasts
-///   as long as one that begins now (`least`). [`WATCH_GAP`] allows for leases of statements that began
-///   a little later.
+///   as long as one that begins now (`least`). [`WATCH_GAP`] allows for leases of statements that
+///   began a little later.
 /// - The doubt before this claim is returned, from the locked version of the row; the UPDATE begins
 ///   a new one. `clock` notes the time that the statement read, and says which doubts are over.
 /// - No look into the ledger: a row that names a processor goes by the settle for that processor,

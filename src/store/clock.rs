@@ -7,8 +7,8 @@
 //! charge would go to another one.
 //!
 //! So no doubt has ended (Guard: ClockIsWatched) before this instance, by its own monotonic clock,
-//! has seen enough time pass. It compares both clocks whenever it reads the database's: in its heartbeat, and in the
-//! very statement that claims payments in doubt. An absence is proof only if
+//! has seen enough time pass. It compares both clocks whenever it reads the database's: in its
+//! heartbeat, and in the very statement that claims payments in doubt. An absence is proof only if
 //!
 //! - the instance has watched the database's clock for as long as the longest doubt, without a step
 //!   and without a gap (an attempt from before that time is old enough whatever the clocks said

@@ -78,8 +78,8 @@ pub fn newest(listed: Vec<Vec<DeadLetter>>, limit: i64) -> Vec<DeadLetter> {
 }
 
 /// Puts dead letters back into the queue, all of them where no ids are given. One whose id is held
-/// by its processor goes back in doubt: only that processor is asked (Guard: RetryKeepsHolder). Returns the ids that went
-/// back.
+/// by its processor goes back in doubt: only that processor is asked (Guard: RetryKeepsHolder).
+/// Returns the ids that went back.
 ///
 /// What the statement must keep:
 /// - The DELETE is the fence: of two who retry, discard or put right one dead letter the second

@@ -33,8 +33,8 @@ pub(crate) const FAILING_AFTER: Duration = Duration::from_secs(2);
 pub(crate) const LONG_TRANSACTION: Duration = Duration::from_secs(60);
 
 /// What the database of a cell tells, including what the living instances wrote there. `queue` and
-/// `switches` were read just before. What instances wrote is of the whole deployment; the rest names
-/// the cell where there are others.
+/// `switches` were read just before. What instances wrote is of the whole deployment; the rest
+/// names the cell where there are others.
 ///
 /// # Errors
 /// The database did not answer.

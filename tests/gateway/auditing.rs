@@ -1,5 +1,5 @@
-//! What an auditor finds in psql: every query of docs/auditing.md, as role `auditor`, on a ledger with
-//! content.
+//! What an auditor finds in psql: every query of docs/auditing.md, as role `auditor`, on a ledger
+//! with content.
 
 use chrono::{DateTime, Utc};
 use payment_proxy::config::QueueDurability;

@@ -72,10 +72,11 @@ fn quiet(command: &mut Command) -> &mut Command {
 
 #[tokio::test]
 async fn a_signal_ends_every_command_within_a_second_while_the_database_is_silent() {
-    let (listener, address) = silent().await;
-    let url = format!("postgres://nobody@{address}/none");
     for (index, arguments) in ASKING.iter().enumerate() {
         let (signal, code) = [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)][index % 2];
+        // Of its own: a command that connects twice leaves a connection to accept.
+        let (listener, address) = silent().await;
+        let url = format!("postgres://nobody@{address}/none");
         let child = quiet(&mut program(&url, arguments))
             .spawn()
             .expect("it starts");
@@ -88,6 +89,8 @@ async fn a_signal_ends_every_command_within_a_second_while_the_database_is_silen
         );
     }
     // Services end in order, with success.
+    let (listener, address) = silent().await;
+    let url = format!("postgres://nobody@{address}/none");
     let serve = ["serve", "--listen", "127.0.0.1:0"];
     let child = quiet(&mut program(&url, &serve))
         .spawn()

@@ -146,7 +146,7 @@ async fn a_claim_by_the_statement_that_accepts_gives_way_to_what_is_put_back() {
         ARRAY[accepted_at],
         ARRAY[1], ARRAY['default'], ARRAY[now()], interval '1 min', interval '1 min')
             FROM payment_queue";
-    let is_put_back = "payment_queue WHERE processor = 'default' AND attempt = 2";
+    let is_put_back = "payment_queue WHERE processor = 'default' AND attempt = 10001";
     let payment = new_payment();
     enqueue(&database.pool, std::slice::from_ref(&payment))
         .await

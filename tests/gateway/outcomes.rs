@@ -19,8 +19,8 @@ use crate::support::{
 };
 
 /// Posts payments to a deployment whose processors have these faults, waits until all are settled,
-/// and checks that each is on one processor and that the ledgers agree with both to the cent and the
-/// requested_at.
+/// and checks that each is on one processor and that the ledgers agree with both to the cent and
+/// the requested_at.
 async fn settled_once_in_spite_of(faults: Faults, count: usize) -> (Running, Running) {
     settled_once_with_timeout("1500", faults, count).await
 }

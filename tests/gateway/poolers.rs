@@ -1,5 +1,5 @@
-//! Behind PgBouncer, the real one: nothing of a session is relied on where each transaction is given
-//! another one.
+//! Behind PgBouncer, the real one: nothing of a session is relied on where each transaction is
+//! given another one.
 
 mod pgbouncer;
 

@@ -495,8 +495,8 @@ impl Protocol {
         }
     }
 
-    /// `held_elsewhere_step`: a payment that another instance holds, or held before it died, and that
-    /// its processor has. An absence changes nothing.
+    /// `held_elsewhere_step`: a payment that another instance holds, or held before it died, and
+    /// that its processor has. An absence changes nothing.
     fn asks_for_other(&self, state: &State, instance: u8, payment: u8) -> bool {
         let index = usize::from(payment);
         let Some(row) = state.db.payments[index].row else {
@@ -1508,8 +1508,8 @@ fn forget_what_nobody_holds(state: &mut State) {
     }
 }
 
-/// An instance died, or is not waited for any longer, before it has put back what it knew: marks all
-/// of that.
+/// An instance died, or is not waited for any longer, before it has put back what it knew: marks
+/// all of that.
 fn forget_what_it_holds(state: &mut State, instance: u8) {
     let known = state.instances[usize::from(instance)];
     if state.db.life == 0 || known.has_put_back_into(state.db.life) {

@@ -287,8 +287,8 @@ pub struct Instance {
     pub asks_doubts: u8,
     /// For how many ticks it has watched the database's clock without a step.
     pub watched: u8,
-    /// Ticks since its last heartbeat, up to the longest doubt: it gives one when it knows the queue
-    /// and has put back what it knew.
+    /// Ticks since its last heartbeat, up to the longest doubt: it gives one when it knows the
+    /// queue and has put back what it knew.
     pub silent: u8,
     /// It had given no heartbeat for the longest doubt when it was noticed that the queue was
     /// emptied, so it is not waited for.

@@ -30,8 +30,8 @@ impl Db {
         &mut self.payments[usize::from(payment)]
     }
 
-    /// `accept_payment`, after its look: queues a payment that no table has, claimed for a processor
-    /// or not.
+    /// `accept_payment`, after its look: queues a payment that no table has, claimed for a
+    /// processor or not.
     pub fn accept(
         &mut self,
         config: &Config,

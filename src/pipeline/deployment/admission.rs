@@ -201,10 +201,10 @@ impl Admission {
 
     /// This instance has put back what it knew, and a heartbeat has read how that stands: the queue
     /// was emptied at `emptied_at` by the database's clock, and with `complete` all other instances
-    /// have put back what they knew, too (Guard: ClaimsWaitForPutBack). Where one has not, it may have calls open that nobody
-    /// knows of: nothing is claimed for the time `doubt`, after which these calls are over.
-    /// Payments that are accepted meanwhile, and for the time `doubt` from then on, are asked for
-    /// before their first charge.
+    /// have put back what they knew, too (Guard: ClaimsWaitForPutBack). Where one has not, it may
+    /// have calls open that nobody knows of: nothing is claimed for the time `doubt`, after which
+    /// these calls are over. Payments that are accepted meanwhile, and for the time `doubt` from
+    /// then on, are asked for before their first charge.
     pub(super) fn gathered(&self, life: Uuid, read: Gathered, doubt: Duration, now: Instant) {
         let known = self.lock();
         if known.queue_life != Some(life) || !self.gathering.load(Ordering::Acquire) {

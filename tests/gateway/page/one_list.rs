@@ -13,8 +13,8 @@ use crate::attention::{kinds, told};
 use crate::command_line::{json as json_of, program};
 use crate::support::eventually;
 
-/// What an instance finds in itself, a transaction that no test waits for, and a standby, which other
-/// tests at the same server would see: another living instance tells of them.
+/// What an instance finds in itself, a transaction that no test waits for, and a standby, which
+/// other tests at the same server would see: another living instance tells of them.
 const TOLD_BY_INSTANCES: [Attention; 11] = [
     Attention::ChargedTwice,
     Attention::Unrecorded,

@@ -28,8 +28,8 @@ pub struct PgBouncer {
 }
 
 impl PgBouncer {
-    /// Starts one with these settings, and waits until it answers. The URL is that of a server which
-    /// asks for no password over its socket.
+    /// Starts one with these settings, and waits until it answers. The URL is that of a server
+    /// which asks for no password over its socket.
     pub async fn start(url: &str, mode: &str, settings: &[&str]) -> Self {
         let url = reqwest::Url::parse(url).expect("a URL");
         let host = url.host_str().expect("a host").replace("%2F", "/");

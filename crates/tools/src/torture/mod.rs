@@ -46,8 +46,8 @@ const DRAIN_POLL: Duration = Duration::from_millis(200);
 pub struct Plan {
     /// The program `payment-proxy`.
     pub binary: PathBuf,
-    /// Whether the queue is logged. A crash of the server empties one that is not: the service has to
-    /// report that, and what clients find to be lost they post again.
+    /// Whether the queue is logged. A crash of the server empties one that is not: the service has
+    /// to report that, and what clients find to be lost they post again.
     pub durability: QueueDurability,
     /// How long load and trouble last.
     pub length: Duration,
