@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::input::correlation_id;
 use super::output::{confirm, print_json, say};
-use super::{Common, UNNAMED, connect_cells, exit_code, table_with_texts};
+use super::{Common, SaidBy, connect_cells, exit_code, table_with_texts};
 use crate::domain::payment::format_time;
 use crate::store::database::{InCell, in_each};
 use crate::store::dead_letter::{self as store, DeadLetter};
@@ -61,15 +61,9 @@ pub enum DeadLetterAction {
             value_parser = NonEmptyStringValueParser::new(),
         )]
         reason: String,
-        /// Who discards them
-        #[arg(
-            long,
-            env = "USER",
-            value_name = "NAME",
-            default_value = UNNAMED,
-            value_parser = NonEmptyStringValueParser::new(),
-        )]
-        by: String,
+        #[command(flatten)]
+        #[allow(missing_docs)]
+        said: SaidBy,
         /// Do it without asking
         #[arg(long)]
         yes: bool,
@@ -118,7 +112,7 @@ pub async fn dead_letter(args: DeadLetterArgs) -> anyhow::Result<ExitCode> {
         DeadLetterAction::Discard {
             ids,
             reason,
-            by,
+            said,
             yes,
         } => {
             let count = ids.len();
@@ -126,7 +120,7 @@ pub async fn dead_letter(args: DeadLetterArgs) -> anyhow::Result<ExitCode> {
             if !yes && !confirm(&question)? {
                 anyhow::bail!("nothing was discarded");
             }
-            let author = Author::new(&by, &reason);
+            let author = Author::new(&said.by, &reason);
             let mut done = Vec::new();
             for (cell, pool, ids) in cells.divide(&ids) {
                 let discarded = store::discard(pool, &ids, &author).await;

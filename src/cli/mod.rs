@@ -74,10 +74,10 @@ pub struct Common {
 /// database is kept, too.
 const UNNAMED: &str = "unnamed";
 
-/// Who answers for a word that is kept.
+/// Who answers for a decision that is kept.
 #[derive(Debug, Clone, Args)]
 pub struct SaidBy {
-    /// Who says so
+    /// Who decides it
     #[arg(
         long,
         env = "USER",

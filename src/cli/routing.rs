@@ -6,7 +6,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 
 use super::output::{print_json, say};
-use super::{Common, UNNAMED, connect, details, exit_code, table};
+use super::{Common, SaidBy, connect, details, exit_code, table};
 use crate::domain::payment::format_time;
 use crate::store::in_doubt::Author;
 use crate::store::switch::{self, Switch};
@@ -39,15 +39,9 @@ pub struct SwitchArgs {
     /// Why; it is kept and shown to all operators
     #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     pub reason: String,
-    /// Who does it
-    #[arg(
-        long,
-        env = "USER",
-        value_name = "NAME",
-        default_value = UNNAMED,
-        value_parser = NonEmptyStringValueParser::new(),
-    )]
-    pub by: String,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub said: SaidBy,
 }
 
 /// Runs `routing`. Exits with [`DIFFERS`](super::DIFFERS) where there is no such processor.
@@ -58,11 +52,11 @@ pub async fn routing(args: RoutingArgs) -> anyhow::Result<ExitCode> {
     let pool = connect(&args.common.database).await?;
     let mut known = true;
     if let Some(action) = args.action {
-        let (enabled, SwitchArgs { name, reason, by }) = match action {
+        let (enabled, SwitchArgs { name, reason, said }) = match action {
             RoutingAction::Enable(args) => (true, args),
             RoutingAction::Disable(args) => (false, args),
         };
-        known = switch::set(&pool, &name, enabled, &Author::new(&by, &reason)).await?;
+        known = switch::set(&pool, &name, enabled, &Author::new(&said.by, &reason)).await?;
         if !known {
             super::output::complain(&format_args!("there is no processor {name:?}\n"));
         }

@@ -130,18 +130,27 @@ async fn a_deep_queue_is_not_searched() {
     assert_eq!(reads(&pools, "payment_queue").await.0, scans);
 }
 
-#[tokio::test]
-async fn posting_does_not_search_a_large_ledger() {
-    let database = Database::migrated().await;
+/// Settles so many payments without their totals, the n-th from 0 on with that `requested_at`.
+async fn fill_ledger(database: &Database, payments: i64, requested_at: &str) {
     database
         .execute(&format!(
             "ALTER TABLE payment_processed DISABLE TRIGGER USER;
              INSERT INTO payment_processed (correlation_id, amount, processor, requested_at,
                  accepted_at, attempt)
-             SELECT gen_random_uuid(), 19.90, 'default', now() - n * interval '1 ms', now(), 1
-             FROM generate_series(1, {MANY}) AS n;
-             ALTER TABLE payment_processed ENABLE TRIGGER USER;
-             INSERT INTO payment_archived (correlation_id, amount, month)
+             SELECT gen_random_uuid(), 19.90, 'default', {requested_at}, now(), 1
+             FROM generate_series(0, {payments} - 1) AS n;
+             ALTER TABLE payment_processed ENABLE TRIGGER USER"
+        ))
+        .await;
+}
+
+#[tokio::test]
+async fn posting_does_not_search_a_large_ledger() {
+    let database = Database::migrated().await;
+    fill_ledger(&database, MANY, "now() - (n + 1) * interval '1 ms'").await;
+    database
+        .execute(&format!(
+            "INSERT INTO payment_archived (correlation_id, amount, month)
              SELECT gen_random_uuid(), 19.90, '2020-01-01' FROM generate_series(1, {ARCHIVED})"
         ))
         .await;
@@ -243,18 +252,9 @@ async fn an_index_entry_of_a_payment_is_small_and_a_summary_still_reads_a_second
     const PAYMENTS: i64 = 100_000;
     let database = Database::migrated().await;
     // Seven in each millisecond, as they come at 7,000 a second.
-    database
-        .execute(&format!(
-            "ALTER TABLE payment_processed DISABLE TRIGGER USER;
-             INSERT INTO payment_processed (correlation_id, amount, processor, requested_at,
-                 accepted_at, attempt)
-             SELECT gen_random_uuid(), 19.90, 'default',
-                 '2026-07-01Z'::timestamptz + n / 7 * interval '1 ms', now(), 1
-             FROM generate_series(0, {PAYMENTS} - 1) AS n;
-             ALTER TABLE payment_processed ENABLE TRIGGER USER;
-             ANALYZE payment_processed"
-        ))
-        .await;
+    let requested_at = "'2026-07-01Z'::timestamptz + n / 7 * interval '1 ms'";
+    fill_ledger(&database, PAYMENTS, requested_at).await;
+    database.execute("ANALYZE payment_processed").await;
     let size: i64 = sqlx::query_scalar("SELECT pg_relation_size($1::text::regclass)")
         .bind("payment_processed_requested_at_idx")
         .fetch_one(&database.pool)
