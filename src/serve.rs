@@ -157,7 +157,8 @@ pub async fn serve(
             running.tasks.spawn(served);
         }
     };
-    // Those that it asked for admission and does not serve.
+    // Those that it asked for admission, or still asks, and does not serve.
+    drop(preparing);
     let asked = starts
         .iter()
         .zip(&parts)

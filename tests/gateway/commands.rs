@@ -121,6 +121,11 @@ async fn a_signal_ends_commands_that_wait_for_a_lock_a_processor_an_instance_or_
             Some(143)
         );
         drop(lock);
+        // The server learns only then that the one that waited is gone.
+        eventually("nobody waits any more", async || {
+            database.waiting_for_a_lock("").await == 0
+        })
+        .await;
     }
     // A processor.
     database

@@ -709,10 +709,21 @@ impl Candidate {
         Ok(())
     }
 
-    /// Takes its row away: it ends. Others see that by themselves if the database does not confirm.
+    /// Takes its row away: it ends. What it asked for and gave up waiting for may still be written,
+    /// so this waits for the lock under which that happens. Others see that it is gone by themselves
+    /// if the database does not confirm.
     pub(crate) async fn sign_off(&self, pool: &Pool) {
-        let sign_off = sqlx::query!("DELETE FROM service_instance WHERE id = $1", self.id);
-        if let Err(error) = pool.with_deadline(sign_off.execute(&**pool)).await {
+        let signed_off = async {
+            let mut transaction = pool.begin().await?;
+            sqlx::query!("SELECT one FROM deployment FOR UPDATE")
+                .fetch_optional(&mut *transaction)
+                .await?;
+            sqlx::query!("DELETE FROM service_instance WHERE id = $1", self.id)
+                .execute(&mut *transaction)
+                .await?;
+            transaction.commit().await
+        };
+        if let Err(error) = pool.with_deadline(signed_off).await {
             tracing::debug!(error = %error, "did not sign off");
         }
     }

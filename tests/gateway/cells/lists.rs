@@ -6,7 +6,7 @@ use payment_proxy::domain::cell::{Cell, MAX_CELLS};
 use uuid::Uuid;
 
 use super::{Deployment, id_in, list, migrate};
-use crate::support::{Database, Gateway, processor, processors};
+use crate::support::{Database, Gateway, eventually, processor, processors};
 
 /// Starts an instance that has to end by itself, and returns what it says last.
 pub async fn refusal(all: &Database) -> String {
@@ -78,6 +78,44 @@ async fn an_instance_whose_list_does_not_match_refuses_to_start_in_one_line() {
     for cell in &one.cells {
         assert_eq!(cell.count("service_instance").await, 0, "none was admitted");
     }
+}
+
+#[tokio::test]
+async fn an_admission_that_is_written_after_the_instance_was_refused_elsewhere_does_not_stay() {
+    let deployment = Deployment::of(2).await;
+    let [first, second] = [&deployment.cells[0], &deployment.cells[1]];
+    // The first cell is still at its commit when the second, which is listed twice, refuses.
+    first
+        .execute(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+                'BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END';
+            CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON service_instance
+                DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow();
+            UPDATE deployment SET cells = 3",
+        )
+        .await;
+    second.execute("UPDATE deployment SET cells = 3").await;
+    let lock = second.lock("deployment").await;
+    let all = list(&[&first.url, &second.url, &second.url]);
+    let refused = tokio::spawn(async move { refusal(&all).await });
+    eventually("it is written in the first", async || {
+        first
+            .count("pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'")
+            .await
+            == 1
+    })
+    .await;
+    drop(lock);
+    let told = refused.await.expect("no panic");
+    assert!(told.contains("entry 3 of 3 of DATABASE_URL"), "{told}");
+    // The server has ended what it was sent.
+    eventually("nobody but the test is connected", async || {
+        let others = "pg_stat_activity WHERE datname = current_database()
+            AND application_name LIKE 'payment-proxy%'";
+        first.count(others).await == 0
+    })
+    .await;
+    assert_eq!(first.count("service_instance").await, 0);
 }
 
 #[tokio::test]
