@@ -141,6 +141,35 @@ async fn one_list_of_what_wants_attention_is_told_by_status_api_page_and_metric(
 }
 
 #[tokio::test]
+async fn a_payment_that_two_processors_charged_is_told_by_all() {
+    let (database, default) = (Database::create().await, processor().await);
+    let watched = Watched::start(&database, &processors(&[&default]), &[]).await;
+    default
+        .processor
+        .set_delay(std::time::Duration::from_millis(500));
+    let id = uuid::Uuid::new_v4();
+    watched.gateway.post(id, 1).await;
+    eventually("it is being charged", async || {
+        default.processor.in_service() == 1
+    })
+    .await;
+    database
+        .execute(&format!(
+            "INSERT INTO payment_processed (correlation_id, amount, processor, requested_at,
+                accepted_at, attempt)
+             VALUES ('{id}', .01, 'other', now(), now(), 1)"
+        ))
+        .await;
+    watched.until_all_tell(&database, &["charged_twice"]).await;
+    let log = watched.gateway.log();
+    let told = log.lines().find(|line| line.contains("CHARGED TWICE"));
+    assert!(
+        told.is_some_and(|line| line.contains(&id.to_string())),
+        "{log}"
+    );
+}
+
+#[tokio::test]
 async fn without_a_database_that_is_what_wants_attention() {
     let default = processor().await;
     let url = "postgres://nobody@127.0.0.1:1/none";

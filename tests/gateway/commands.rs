@@ -489,6 +489,11 @@ async fn a_switch_is_kept_with_its_author_and_reason_and_shown_to_all() {
     let (code, text) = run(&mut routing(&["disable", "fallback"])).await;
     assert!(code == 2 && text.contains("--reason"), "{text}");
 
+    let (code, text) = run(&mut routing(&[])).await;
+    assert!(
+        code == 0 && text.contains("fallback:\n") && text.contains("maintenance until five"),
+        "{text}"
+    );
     let switches = get("/routing/switches").await;
     let fallback_switch = &switches[1];
     assert_eq!(fallback_switch["processor"], "fallback");

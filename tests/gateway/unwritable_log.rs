@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use payment_proxy::telemetry::log::LOG_BACKLOG;
 
+use crate::attention::kinds;
+use crate::command_line::{json, program};
 use crate::metrics::Watched;
 use crate::support::{CENTS, Database, Gateway, TIMEOUT, eventually, processor, processors};
 
@@ -22,8 +24,8 @@ fn full() -> File {
         .expect("Linux has it")
 }
 
-/// Payments go on at every level, and what is dropped for that reason is counted.
-async fn goes_on(watched: &Watched, reason: &str) {
+/// Payments go on at every level, and what is dropped for that reason is counted and told.
+async fn goes_on(database: &Database, watched: &Watched, reason: &str) {
     let gateway = &watched.gateway;
     let mut ids = Vec::new();
     let dropped = format!("log_lines_dropped_total{{reason=\"{reason}\"}}");
@@ -35,6 +37,11 @@ async fn goes_on(watched: &Watched, reason: &str) {
     .await;
     gateway.until_settled(&ids).await;
     assert_eq!(watched.scrape().await.value("panics_total"), 0.0);
+    eventually("status tells of it", async || {
+        let (_, status) = json(&mut program(&database.url, &["status"])).await;
+        kinds(&status["attention"]).contains("log_lines_dropped")
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -42,7 +49,7 @@ async fn a_full_disk_under_the_log_stops_nothing() {
     let (database, default) = (Database::create().await, processor().await);
     let default = processors(&[&default]);
     let watched = Watched::start_logging(&database, &default, &DEBUG, full()).await;
-    goes_on(&watched, "unwritable").await;
+    goes_on(&database, &watched, "unwritable").await;
     let (took, _) = watched.gateway.stop().await;
     assert!(took < STOPS_WITHIN, "{took:?}");
 }
@@ -54,7 +61,7 @@ async fn a_reader_of_the_log_that_has_gone_stops_nothing() {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
     let watched = Watched::start_logging(&database, &default, &DEBUG, writer).await;
-    goes_on(&watched, "unwritable").await;
+    goes_on(&database, &watched, "unwritable").await;
     let (took, _) = watched.gateway.stop().await;
     assert!(took < STOPS_WITHIN, "{took:?}");
 }
@@ -65,7 +72,7 @@ async fn a_reader_of_the_log_that_does_not_read_stops_nothing_and_is_told_what_i
     let default = processors(&[&default]);
     let (mut reader, writer) = std::io::pipe().expect("a pipe");
     let watched = Watched::start_logging(&database, &default, &DEBUG, writer).await;
-    goes_on(&watched, "overflowed").await;
+    goes_on(&database, &watched, "overflowed").await;
     // It reads again, in a thread of its own, until the instance ends.
     let reading = std::thread::spawn(move || {
         let mut log = String::new();
