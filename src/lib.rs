@@ -22,7 +22,7 @@
 //! what its reply proves, [`pipeline::settle`] records the outcome, [`store::summary`] adds up.
 //! [`pipeline::worker`] moves payments from stage to stage. [`http`], [`cli`], [`scrape`] and
 //! [`probe`] are the interfaces, [`serve`] runs an instance from its start to its end, [`command`]
-//! is the command line.
+//! is the command line, [`program`] the process.
 //!
 //! # What is guaranteed
 //!
@@ -42,6 +42,7 @@ pub mod http;
 pub mod pipeline;
 pub mod probe;
 pub mod processors;
+pub mod program;
 pub mod scrape;
 pub mod serve;
 pub mod store;

@@ -15,7 +15,8 @@ const FLOORS: &[&[&str]] = &[
     &["pipeline"],
     &["http", "cli", "probe", "scrape"],
     &["serve"],
-    &["command", "environment", "main"],
+    &["command", "environment"],
+    &["program", "main"],
 ];
 
 /// A module, as the names on the way to it.
