@@ -1,5 +1,15 @@
 -- What the service does most often, in as few and as cheap statements as possible.
 
+-- The requested_at of a claim that is made now. STABLE, though the clock goes on, since Citus takes to
+-- pieces what calls a VOLATILE function; a statement calls it once, in a CTE.
+CREATE FUNCTION claim_moment() RETURNS timestamptz LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN date_trunc('milliseconds', clock_timestamp());
+END
+$$;
+COMMENT ON FUNCTION claim_moment IS
+    'The requested_at of a claim that is made now: what the clock shows, in whole milliseconds';
+
 -- Puts one payment into the queue if it is new: queued, or, where `claimed_for` names a processor,
 -- claimed for it from the start (claim-on-accept). `queued_row` is null where the payment was in
 -- the queue already; `recorded_amount` is not null where it is settled, archived or a dead letter,

@@ -40,9 +40,11 @@ CREATE TABLE payment_archived_month (
 -- the row is in the ledger: such a settle fails (class 40, to be tried again), and the next try
 -- sees what is archived.
 CREATE FUNCTION payment_archived_is_recorded() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    ids CONSTANT uuid[] := ARRAY(SELECT b.correlation_id FROM recorded b);
 BEGIN
     IF EXISTS (
-        SELECT FROM recorded b JOIN public.payment_archived a ON a.correlation_id = b.correlation_id
+        SELECT FROM public.payment_archived a WHERE a.correlation_id = ANY (ids)
     ) THEN
         RAISE serialization_failure
             USING MESSAGE = 'a payment that is archived must not be recorded again';

@@ -67,15 +67,16 @@ CREATE TABLE processor_fee (
 CREATE FUNCTION record_fees(processors text[], fees numeric[]) RETURNS bigint
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = public, pg_temp AS $$
 DECLARE
+    moment CONSTANT timestamptz := clock_timestamp();
     recorded bigint;
 BEGIN
     INSERT INTO processor_fee (processor, valid_from, fee)
-    SELECT c.processor, CASE WHEN known.fee IS NULL THEN '-infinity' ELSE clock_timestamp() END,
+    SELECT c.processor, CASE WHEN known.fee IS NULL THEN '-infinity' ELSE moment END,
         c.fee
     FROM unnest(processors, fees) AS c (processor, fee)
     LEFT JOIN LATERAL (
         SELECT f.fee FROM processor_fee f
-        WHERE f.processor = c.processor AND f.valid_from <= clock_timestamp()
+        WHERE f.processor = c.processor AND f.valid_from <= moment
         ORDER BY f.valid_from DESC LIMIT 1
     ) AS known ON true
     WHERE known.fee IS DISTINCT FROM c.fee
@@ -116,8 +117,12 @@ $$;
 --
 -- The transaction also says whether its commit is waited for (`commits`), whatever was said in the
 -- session before.
-CREATE FUNCTION check_queue(expected text, commits text) RETURNS boolean LANGUAGE plpgsql VOLATILE
-AS $$
+--
+-- STRICT: where nothing is expected it is not called, wherever a planner puts the call. STABLE,
+-- though it sets something, since Citus takes to pieces what calls a VOLATILE function; a statement
+-- calls it once.
+CREATE FUNCTION check_queue(expected text, commits text) RETURNS boolean LANGUAGE plpgsql STABLE
+STRICT AS $$
 DECLARE
     found text;
 BEGIN
@@ -222,19 +227,25 @@ $$;
 -- the doubt that it leaves last. One that died later cannot put anything back, and its row says so
 -- for twice as long (Guard: ClaimsWaitForTheDead).
 CREATE FUNCTION queue_is_gathered(this_life uuid, own uuid, doubt interval) RETURNS boolean
-    LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
-    SELECT NOT EXISTS (
-        SELECT FROM service_instance i CROSS JOIN payment_queue_life l
+    LANGUAGE plpgsql STABLE SET search_path = public, pg_temp AS $$
+DECLARE
+    began CONSTANT timestamptz := (SELECT l.began_at FROM payment_queue_life l);
+BEGIN
+    RETURN NOT EXISTS (
+        SELECT FROM service_instance i
         WHERE i.id <> own AND i.held IS NULL AND i.queue_life IS DISTINCT FROM this_life
-            AND i.seen_at >= l.began_at - doubt
-    )
+            AND i.seen_at >= began - doubt
+    );
+END
 $$;
 
 -- When this life of the queue began by a crash or a failover that emptied the one before; null
 -- where it did not.
 CREATE FUNCTION queue_emptied_at(this_life uuid) RETURNS timestamptz
-    LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
-    SELECT e.noticed_at FROM payment_queue_emptied e WHERE e.life = this_life
+    LANGUAGE plpgsql STABLE SET search_path = public, pg_temp AS $$
+BEGIN
+    RETURN (SELECT e.noticed_at FROM payment_queue_emptied e WHERE e.life = this_life);
+END
 $$;
 
 -- How long the oldest transaction in this database has been open, in seconds; 0 where there is

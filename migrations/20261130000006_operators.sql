@@ -50,6 +50,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public,
 DECLARE
     -- A requestedAt that is further from what can have been sent is a mistake.
     slack CONSTANT interval := '1 day';
+    role  CONSTANT text := session_user;
     wanted record;
     held   payment_queue;
     charged_at timestamptz;
@@ -102,10 +103,10 @@ BEGIN
         IF outcome = 'done' AND NOT dry_run THEN
             INSERT INTO payment_decision
                 (correlation_id, decision, amount, accepted_at, processor, requested_at, decided_by,
-                    reason)
+                    database_role, reason)
             VALUES (wanted.id, CASE WHEN was_charged THEN 'charged' ELSE 'not_charged' END,
                 held.amount, held.accepted_at, held.processor, decide_in_doubt.requested_at,
-                by_whom, why);
+                by_whom, role, why);
             IF was_charged THEN
                 DELETE FROM payment_queue q WHERE q.id = held.id;
                 INSERT INTO payment_processed
@@ -134,18 +135,23 @@ $$;
 
 -- Forgets dead letters for good, and remembers who did it.
 CREATE FUNCTION discard_dead_letters(ids uuid[], by_whom text, why text) RETURNS SETOF uuid
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
-BEGIN ATOMIC
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE
+    role CONSTANT text := session_user;
+BEGIN
+    RETURN QUERY
     WITH discarded AS (
         DELETE FROM payment_dead_letter d WHERE d.correlation_id = ANY (ids) RETURNING d.*
     )
     INSERT INTO payment_decision
-        (correlation_id, decision, amount, accepted_at, processor, requested_at, decided_by, reason)
+        (correlation_id, decision, amount, accepted_at, processor, requested_at, decided_by,
+            database_role, reason)
     SELECT d.correlation_id, 'discarded', d.amount, d.accepted_at, d.processor, d.requested_at,
-        by_whom, why
+        by_whom, role, why
     FROM discarded d ORDER BY d.correlation_id
     RETURNING correlation_id;
-END;
+END
+$$;
 
 -- Each time that an operator took a processor out of use or put it back.
 CREATE TABLE processor_switch (
@@ -177,15 +183,19 @@ $$;
 -- An operator has read that the queue was emptied, and has seen to what was lost. Returns how often
 -- it was. What happens later is told of anew.
 CREATE FUNCTION acknowledge_emptied_queue(by_whom text, why text) RETURNS bigint
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
-    WITH acknowledged AS (
-        UPDATE payment_queue_emptied
-        SET acknowledged_at = clock_timestamp(), acknowledged_by = by_whom,
-            acknowledging_role = session_user, acknowledged_reason = why
-        WHERE acknowledged_at IS NULL
-        RETURNING life
-    )
-    SELECT count(*) FROM acknowledged
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE
+    moment CONSTANT timestamptz := clock_timestamp();
+    role   CONSTANT text := session_user;
+    times  bigint;
+BEGIN
+    UPDATE payment_queue_emptied
+    SET acknowledged_at = moment, acknowledged_by = by_whom, acknowledging_role = role,
+        acknowledged_reason = why
+    WHERE acknowledged_at IS NULL;
+    GET DIAGNOSTICS times = ROW_COUNT;
+    RETURN times;
+END
 $$;
 
 -- `migrate` grants these to the service.

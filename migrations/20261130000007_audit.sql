@@ -300,17 +300,18 @@ DECLARE
         coalesce(first_day, '-infinity')::timestamp AT TIME ZONE 'UTC';
     ends   CONSTANT timestamptz :=
         coalesce(last_day, 'infinity')::timestamp AT TIME ZONE 'UTC' + interval '1 day';
+    days   CONSTANT date[] := ARRAY(
+        SELECT DISTINCT (h.starts_at AT TIME ZONE 'UTC')::date FROM (
+            SELECT r.starts_at FROM payment_rollup r WHERE r.unit = 'hour' AND r.requests <> 0
+            UNION ALL SELECT a.starts_at FROM payment_archived_hour a
+        ) AS h WHERE h.starts_at >= begins AND h.starts_at < ends
+    );
 BEGIN
     PERFORM audit.refuse_upside_down(begins, ends - interval '1 day');
     RETURN QUERY
     SELECT d.day, f.processor, f.fee_share, sum(f.payments)::bigint, sum(f.amount),
         sum(f.fee), sum(f.net)
-    FROM (
-        SELECT DISTINCT (h.starts_at AT TIME ZONE 'UTC')::date AS day FROM (
-            SELECT r.starts_at FROM payment_rollup r WHERE r.unit = 'hour' AND r.requests <> 0
-            UNION ALL SELECT a.starts_at FROM payment_archived_hour a
-        ) AS h WHERE h.starts_at >= begins AND h.starts_at < ends
-    ) AS d
+    FROM unnest(days) AS d (day)
     CROSS JOIN LATERAL audit.fees(
         d.day::timestamp AT TIME ZONE 'UTC',
         (d.day + 1)::timestamp AT TIME ZONE 'UTC' - interval '1 microsecond'
@@ -350,8 +351,11 @@ CREATE FUNCTION audit.life(payment_id uuid)
 RETURNS TABLE (
     at timestamptz, event text, processor text, requested_at timestamptz, claim integer, detail text
 )
-LANGUAGE sql STABLE
-BEGIN ATOMIC
+LANGUAGE plpgsql STABLE AS $$
+#variable_conflict use_column
+BEGIN
+    PERFORM audit.refuse_null('payment_id', payment_id IS NULL);
+    RETURN QUERY
     SELECT e.at, e.event, e.processor, e.requested_at, e.claim, e.detail FROM (
         SELECT 1 AS step, p.accepted_at AS at, 'accepted' AS event, NULL AS processor,
             NULL::timestamptz AS requested_at, NULL::integer AS claim,
@@ -387,9 +391,8 @@ BEGIN ATOMIC
         FROM payment_archived a JOIN payment_archived_month m USING (month)
         WHERE a.correlation_id = payment_id
     ) AS e
-    WHERE audit.refuse_null('payment_id', payment_id IS NULL)
     ORDER BY date_trunc('milliseconds', e.at), e.step, e.at;
-END;
+END $$;
 
 CREATE FUNCTION audit.balance(from_time timestamptz DEFAULT NULL, to_time timestamptz DEFAULT NULL)
 RETURNS TABLE (

@@ -739,16 +739,19 @@ async fn release(
         .map(|(.., reason)| (*reason).to_owned())
         .collect();
     sqlx::query!(
-        r#"WITH released AS (
+        r#"WITH clock AS MATERIALIZED (
+            SELECT now() + $7::interval AS doubt, ARRAY(
+                SELECT now() + pause * interval '1 millisecond' FROM unnest($6::int[]) AS pause
+            ) AS leases
+        ), released AS (
         UPDATE payment_queue
         SET processor = CASE WHEN NOT ($4::bool[])[array_position($1, id)] THEN processor END,
             requested_at = CASE WHEN NOT ($4::bool[])[array_position($1, id)] THEN requested_at END,
             doubt_until = CASE WHEN NOT ($4::bool[])[array_position($1, id)]
                 THEN coalesce(($5::timestamptz[])[array_position($1, id)],
-                    now() + $7::interval) END,
+                    (SELECT doubt FROM clock)) END,
             lease_until = CASE WHEN NOT ($4::bool[])[array_position($1, id)]
-                THEN now() + ($6::int[])[array_position($1, id)] * interval '1 millisecond'
-                    ELSE '-infinity' END
+                THEN (SELECT leases FROM clock)[array_position($1, id)] ELSE '-infinity' END
         WHERE id = ANY ($1)
             AND correlation_id = ($2::uuid[])[array_position($1, id)]
             AND attempt = ($3::int[])[array_position($1, id)]

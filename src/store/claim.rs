@@ -167,8 +167,9 @@ pub async fn claim_untried(
 ///   (Guard: ClaimWritesEvidence): a crash right after the commit finds all of the evidence.
 /// - `attempt + 1` of the newest version of the row (Guard: AttemptGrows): the fence of release,
 ///   dead letter and `assign`.
-/// - `requested_at` is of `clock_timestamp()`: a statement that was delayed sends the time of its
-///   end. It is in whole milliseconds: what is sent, recorded and added up is one value.
+/// - `requested_at` is of `clock_timestamp()` (`claim_moment`), read once, when the rows are
+///   locked: a statement that was delayed sends the time of its end. It is in whole milliseconds:
+///   what is sent, recorded and added up is one value.
 /// - `lease_until` and `doubt_until` (Guard: ClaimBeginsDoubt) count from `now()`, the begin of the
 ///   transaction by the database's clock. The instance counts `send_by` from an earlier moment,
 ///   before it sends the statement, so a POST ends before its lease.
@@ -183,6 +184,7 @@ pub async fn claim_untried(
 ///   or another life of the queue is found.
 /// - `= ANY (ARRAY(...))`: in a join the planner may choose the wrong outer table and scan it
 ///   whole.
+/// - No VOLATILE function, and none in RETURNING: Citus would take it to pieces, or refuse it.
 ///
 /// Twins: [`claim_in_doubt`]; claim-on-accept in `accept_payment` and `accept_payments`.
 async fn claim_up_to(
@@ -218,11 +220,15 @@ async fn claim_up_to(
         ), removed AS (
             DELETE FROM payment_queue WHERE correlation_id = ANY (ARRAY(SELECT correlation_id
                 FROM recorded))
+        ), clock AS MATERIALIZED (
+            SELECT claim_moment() AS moment
+        ), here AS MATERIALIZED (
+            SELECT check_queue($7, 'on') AS here
         )
         UPDATE payment_queue
         SET attempt = attempt + 1,
             processor = $1,
-            requested_at = date_trunc('milliseconds', clock_timestamp()),
+            requested_at = (SELECT moment FROM clock),
             lease_until = now() + $4::interval,
             doubt_until = now() + $4::interval + $5::interval
         WHERE id = ANY (ARRAY(
@@ -232,7 +238,7 @@ async fn claim_up_to(
         RETURNING id, correlation_id, amount, accepted_at, attempt,
             processor AS "processor!", requested_at AS "requested_at!",
             NULL::timestamptz AS doubt_until, NULL::timestamptz AS database_now, traceparent,
-            (SELECT CASE WHEN $7::text IS NOT NULL THEN check_queue($7, 'on') END) AS here"#,
+            (SELECT here FROM here) AS here"#,
         processor,
         i64::try_from(limit).unwrap_or(i64::MAX),
         from_id,
@@ -296,6 +302,10 @@ pub async fn claim_in_doubt(
                 AND (lease_until <= now() OR lease_until > now() + $3::interval + $5::interval)
             ORDER BY id LIMIT $1
             FOR NO KEY UPDATE SKIP LOCKED
+        ), clock AS MATERIALIZED (
+            SELECT now() AS moment
+        ), here AS MATERIALIZED (
+            SELECT check_queue($7, 'on') AS here
         )
         UPDATE payment_queue q
         SET attempt = q.attempt + 1,
@@ -305,8 +315,7 @@ pub async fn claim_in_doubt(
         RETURNING q.id, q.correlation_id, q.amount, q.accepted_at, q.attempt,
             q.processor AS "processor!", q.requested_at AS "requested_at!",
             (SELECT d.doubt_until FROM in_doubt d WHERE d.id = q.id) AS doubt_until, q.traceparent,
-            now() AS database_now,
-            (SELECT CASE WHEN $7::text IS NOT NULL THEN check_queue($7, 'on') END) AS here"#,
+            (SELECT moment FROM clock) AS database_now, (SELECT here FROM here) AS here"#,
         i64::try_from(limit).unwrap_or(i64::MAX),
         up_to_id,
         interval(terms.lease),

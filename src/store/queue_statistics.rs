@@ -94,10 +94,17 @@ impl QueueStatistics {
                 coalesce(greatest(extract(epoch FROM clock_timestamp() - accepted_at), 0),
                     0)::float8 AS "oldest_age!",
                 oldest_transaction_seconds() AS "oldest_transaction!",
-                pg_stat_get_live_tuples('payment_queue'::regclass) AS "queue_estimate!",
-                pg_stat_get_live_tuples('payment_dead_letter'::regclass) AS "dead_letter_estimate!",
-                pg_stat_get_dead_tuples('payment_queue'::regclass) AS "dead_rows!"
+                pg_stat_get_live_tuples(queue_table) AS "queue_estimate!",
+                pg_stat_get_live_tuples(letter_table) AS "dead_letter_estimate!",
+                pg_stat_get_dead_tuples(queue_table) AS "dead_rows!"
             FROM (
+                -- On Citus the rows are in another table than this name says.
+                SELECT coalesce((SELECT tableoid FROM payment_queue ORDER BY id LIMIT 1),
+                        'payment_queue'::regclass) AS queue_table,
+                    coalesce((SELECT tableoid FROM payment_dead_letter
+                            ORDER BY correlation_id LIMIT 1),
+                        'payment_dead_letter'::regclass) AS letter_table
+            ) AS tables, (
                 SELECT count(*) AS queued, min(accepted_at) AS accepted_at, count(*) FILTER (
                     WHERE processor IS NOT NULL AND (
                         lease_until <= now() + $2
@@ -139,7 +146,10 @@ impl QueueStatistics {
 pub async fn queued(pool: &PgPool) -> Result<Count, sqlx::Error> {
     let row = sqlx::query!(
         r#"SELECT count(*) AS "counted!",
-            pg_stat_get_live_tuples('payment_queue'::regclass) AS "estimate!"
+            -- On Citus the rows are in another table than this name says.
+            pg_stat_get_live_tuples(coalesce(
+                (SELECT tableoid FROM payment_queue ORDER BY id LIMIT 1), 'payment_queue'::regclass
+            )) AS "estimate!"
         FROM (SELECT FROM payment_queue ORDER BY id LIMIT $1::bigint + 1) AS oldest"#,
         COUNTED,
     )

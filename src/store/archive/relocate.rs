@@ -111,7 +111,7 @@ async fn finish(connection: &mut PgConnection, month: Month) -> anyhow::Result<i
         day = next;
     }
     sqlx::query!(
-        "UPDATE payment_archived_month SET moved_at = clock_timestamp() WHERE month = $1 AND \
+        "UPDATE payment_archived_month SET moved_at = statement_timestamp() WHERE month = $1 AND \
         moved_at IS NULL",
         month.first_day()
     )

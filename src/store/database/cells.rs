@@ -166,9 +166,11 @@ async fn look(cell: Cell, connection: &mut PgConnection) -> Result<Option<Looked
             has_payments: false,
         }));
     }
-    let row = sqlx::query!(
-        r#"SELECT database_identity() AS "identity!",
-            EXISTS (SELECT FROM payment_queue) OR EXISTS (SELECT FROM payment_processed)
+    let identity = sqlx::query_scalar!(r#"SELECT database_identity() AS "identity!""#)
+        .fetch_one(&mut *connection)
+        .await?;
+    let has_payments = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM payment_queue) OR EXISTS (SELECT FROM payment_processed)
             OR EXISTS (SELECT FROM payment_dead_letter) OR EXISTS (SELECT FROM payment_archived)
             AS "has_payments!""#
     )
@@ -176,8 +178,8 @@ async fn look(cell: Cell, connection: &mut PgConnection) -> Result<Option<Looked
     .await?;
     Ok(Some(Looked {
         known,
-        identity: row.identity,
-        has_payments: row.has_payments,
+        identity,
+        has_payments,
     }))
 }
 
