@@ -457,3 +457,62 @@ mod high_availability {
         assert!(HAPROXY.contains("on-marked-down shutdown-sessions"));
     }
 }
+
+/// The files of a deployment whose cells are in a Citus cluster.
+mod citus {
+    use super::*;
+
+    const COMPOSE: &str = include_str!("../deploy/citus/docker-compose.yml");
+
+    #[test]
+    fn every_cell_has_a_database_and_a_logged_queue_before_it_is_migrated() {
+        let yaml: Value = serde_saphyr::from_str(COMPOSE).expect("YAML");
+        let services = &yaml["services"];
+        let databases = |url: &Value| -> Vec<String> {
+            let urls = url.as_str().expect("URLs").split(',');
+            urls.map(|url| {
+                let (server, database) = url.rsplit_once('/').expect("a database");
+                assert!(server.ends_with("@coordinator"), "{url}");
+                database.to_owned()
+            })
+            .collect()
+        };
+        let mut before = Vec::new();
+        for service in ["migrate", "api1", "api2"] {
+            let environment = &services[service]["environment"];
+            assert_eq!(environment["QUEUE_DURABILITY"], "logged", "{service}");
+            let cells = databases(&environment["DATABASE_URL"]);
+            assert!(cells.len() > 1 && (before.is_empty() || before == cells));
+            before = cells;
+        }
+        let owner = &services["migrate"]["environment"]["MIGRATE_DATABASE_URL"];
+        assert_eq!(databases(owner), before);
+        let mut workers = Vec::new();
+        for cell in &before {
+            let entrypoint = services[cell]["entrypoint"].as_array().expect("a command");
+            let words: Vec<&str> = entrypoint.iter().filter_map(Value::as_str).collect();
+            assert_eq!(words[..3], ["sh", "/init.sh", cell]);
+            assert_eq!(words[4], "coordinator");
+            assert!(words[5..].contains(&words[3]), "{cell} is on a worker");
+            assert!(
+                words[4..]
+                    .iter()
+                    .all(|server| services.get(server).is_some())
+            );
+            workers.push(words[3]);
+        }
+        workers.dedup();
+        assert_eq!(workers.len(), before.len(), "each on a worker of its own");
+        for server in ["coordinator", "worker1", "worker2"] {
+            let command = services[server]["command"].to_string();
+            assert!(
+                command.contains("-cwal_level=logical"),
+                "{server} moves nothing"
+            );
+        }
+        for line in COMPOSE.lines().filter(|line| line.contains("PASSWORD: ")) {
+            let demanded = line.contains(":?run make env") || line.contains(": *");
+            assert!(demanded, "a password that is not demanded: {line}");
+        }
+    }
+}

@@ -32,7 +32,7 @@ use sqlx::{Connection, Executor, PgConnection};
 use uuid::Uuid;
 
 use crate::config::DatabaseSettings;
-use crate::store::database::{Session, session_options, with_short_locks};
+use crate::store::database::{Session, refuse_citus, session_options, with_short_locks};
 
 pub use month::Month;
 pub use restore::{Restoration, Restored, restore};
@@ -108,6 +108,7 @@ pub async fn archive(
     progress: impl Fn(Step),
 ) -> anyhow::Result<Vec<Archived>> {
     let mut connection = connect(settings, "payment-proxy archive").await?;
+    refuse_citus(&mut connection, "archive").await?;
     let now: DateTime<Utc> = sqlx::query_scalar!(r#"SELECT now() AS "now!""#)
         .fetch_one(&mut connection)
         .await?;

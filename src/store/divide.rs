@@ -31,7 +31,8 @@ use uuid::Uuid;
 use crate::config::{DatabaseSettings, MigrateSettings};
 use crate::domain::cell::{Cell, Cells};
 use crate::store::database::{
-    Found as Serves, ServingPoll, Session, of_cell, serving, session_options, with_short_locks,
+    Found as Serves, ServingPoll, Session, of_cell, refuse_citus, serving, session_options,
+    with_short_locks,
 };
 
 const APPLICATION: &str = "payment-proxy divide";
@@ -109,10 +110,12 @@ pub async fn divide(
     );
     let options = session_options(from, APPLICATION).await?;
     let mut source = DIVIDES.connect(&options).await?;
+    refuse_citus(&mut source, "divide").await?;
     let mut targets = Vec::new();
     for (cell, settings) in cells.each() {
         let connection = connect(&settings.owner()).await;
-        let connection = connection.map_err(|error| of_cell(cell, error))?;
+        let mut connection = connection.map_err(|error| of_cell(cell, error))?;
+        refuse_citus(&mut connection, "divide").await?;
         targets.push(Target { cell, connection });
     }
     let (deployment, found) = begin(&mut source, &mut targets).await?;

@@ -1,5 +1,6 @@
 //! A deployment whose payments are divided into several databases, the cells.
 
+mod citus;
 mod commands;
 mod dividing;
 mod lists;

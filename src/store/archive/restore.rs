@@ -16,7 +16,7 @@ use super::rows::{load, totals};
 use super::{ARCHIVES, Month, NAMED, begin};
 use crate::config::DatabaseSettings;
 use crate::store::database::{
-    ANSWER_DEADLINE, RETRY_PAUSE, session_options, with_deadline, with_short_locks,
+    ANSWER_DEADLINE, RETRY_PAUSE, refuse_citus, session_options, with_deadline, with_short_locks,
 };
 
 /// Payments that are loaded by one statement, at most.
@@ -100,6 +100,7 @@ pub async fn restore(
     let options = session_options(settings, APPLICATION).await?;
     let commits = Cell::new(false);
     let restored = with_short_locks(&options, ARCHIVES, "restore", async |connection| {
+        refuse_citus(connection, "restore").await?;
         begin(connection).await?;
         let how = (how, &commits);
         one(connection, settings, month, folder, how, &progress).await

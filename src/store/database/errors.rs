@@ -194,6 +194,12 @@ pub(crate) enum Unfit {
          to reach the server itself"
     )]
     NoSession(String),
+    /// A pooler in transaction mode before a Citus cluster.
+    #[error(
+        "the database is of a Citus cluster and behind a pooler in transaction mode, which was never tried \
+         together: set pool_mode = session there, or connect to the coordinator"
+    )]
+    CitusBehindPooler,
 }
 
 impl Unfit {

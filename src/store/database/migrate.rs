@@ -12,6 +12,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 
 use super::cells::{assign_cells, check_cells, of_cell};
+use super::citus::{self, is_citus};
 use super::lock::with_short_locks;
 use super::pooling::{Pooling, become_default};
 use super::version::{MIGRATIONS, Standing, TooNew, applied, newest, standing};
@@ -93,11 +94,14 @@ async fn migrate_cell(settings: &MigrateSettings) -> anyhow::Result<()> {
                 "the database is that of a newer program, with which this one can work; its tables \
                 and rights stay"
             );
-        } else if !is_owner {
-            grant(connection, service, settings.purge.allow_purge)
-                .await
-                .with_context(|| format!("the rights of role {service}"))?;
-            told_of_rights(connection, service).await?;
+        } else {
+            distribute(connection).await?;
+            if !is_owner {
+                grant(connection, service, settings.purge.allow_purge)
+                    .await
+                    .with_context(|| format!("the rights of role {service}"))?;
+                told_of_rights(connection, service).await?;
+            }
         }
         ask_those_who_serve(connection, owner.queue_durability).await?;
         apply_durability(connection, owner.queue_durability).await?;
@@ -147,7 +151,10 @@ pub(crate) async fn prepare_where(
     with_short_locks(&options, MIGRATES, "migrate", async |connection| {
         let may_migrate = with_deadline(may_migrate(connection)).await?;
         if may_migrate {
-            apply_migrations(connection).await?;
+            let standing = apply_migrations(connection).await?;
+            if !matches!(standing, Standing::Newer { .. }) {
+                distribute(connection).await?;
+            }
         } else if let Some(missing) = missing(connection).await? {
             return Ok(Schema::Waits(missing));
         }
@@ -159,6 +166,10 @@ pub(crate) async fn prepare_where(
             apply_durability(connection, wanted).await?;
         } else if let Some(other) = with_deadline(other_durability(connection, wanted)).await? {
             return Ok(Schema::Waits(other));
+        }
+        if with_deadline(is_citus(connection)).await? {
+            // The node has a session of its own for each of ours.
+            become_default(connection).await?;
         }
         with_deadline(told_of_risks(connection)).await?;
         Ok(Schema::Ready)
@@ -212,6 +223,9 @@ pub(crate) async fn meet_pooler(settings: &DatabaseSettings) -> anyhow::Result<P
     let ((), pooling) = tokio::try_join!(direct, look)?;
     if pooling == Pooling::Transaction {
         let mut connection = Session::SERVICE.connect(&options).await?;
+        if with_deadline(is_citus(&mut connection)).await? {
+            return Err(Unfit::CitusBehindPooler.into());
+        }
         with_deadline(become_default(&mut connection)).await?;
     }
     Ok(pooling)
@@ -291,6 +305,7 @@ impl NotReady {
 /// The session of migrations. To read or write all of a table takes as long as it takes.
 const MIGRATES: Session = Session {
     statement_timeout: Duration::ZERO,
+    own: &[citus::WITH_TRIGGERS],
     by_key: false,
     ..Session::SERVICE
 };
@@ -305,6 +320,15 @@ async fn apply_migrations(connection: &mut PgConnection) -> anyhow::Result<Stand
     };
     MIGRATIONS.run(&mut *connection).await?;
     Ok(found)
+}
+
+/// Puts the tables of payments on one node, where the database is of a Citus cluster.
+async fn distribute(connection: &mut PgConnection) -> anyhow::Result<()> {
+    if is_citus(connection).await? {
+        let distributed = citus::distribute(connection).await;
+        distributed.context("the tables of payments are not on a node of Citus")?;
+    }
+    Ok(())
 }
 
 /// Whoever owns the tables may change them, or whoever may make them where there are none.
@@ -405,6 +429,14 @@ async fn told_of_risks(connection: &mut PgConnection) -> Result<(), sqlx::Error>
     if let Some(setting) = unsafe_setting(connection).await? {
         tracing::warn!("{setting}; set fsync = on: docs/operations.md");
     }
+    if is_citus(connection).await?
+        && persistence(connection).await? == QueueDurability::Unlogged.relpersistence()
+    {
+        tracing::warn!(
+            "{}; set QUEUE_DURABILITY=logged: docs/scaling.md",
+            citus::UNLOGGED_STAYS
+        );
+    }
     if failover_loses_queue(connection).await? {
         tracing::warn!(
             "{FAILOVER_LOSES_QUEUE}; set QUEUE_DURABILITY=logged: docs/high-availability.md"
@@ -455,16 +487,20 @@ async fn apply_durability(
         .execute("LOCK TABLE payment_queue IN ACCESS EXCLUSIVE MODE")
         .await?;
     if persistence(&mut transaction).await? != wanted.relpersistence() {
+        // Each by itself: Citus sends the whole text on.
         let statements = match wanted {
-            QueueDurability::Unlogged => {
-                "ALTER TABLE payment_queue SET UNLOGGED; ALTER TABLE payment_queue_life SET \
-                UNLOGGED"
-            }
-            QueueDurability::Logged => {
-                "ALTER TABLE payment_queue SET LOGGED; ALTER TABLE payment_queue_life SET LOGGED"
-            }
+            QueueDurability::Unlogged => [
+                "ALTER TABLE payment_queue SET UNLOGGED",
+                "ALTER TABLE payment_queue_life SET UNLOGGED",
+            ],
+            QueueDurability::Logged => [
+                "ALTER TABLE payment_queue SET LOGGED",
+                "ALTER TABLE payment_queue_life SET LOGGED",
+            ],
         };
-        transaction.execute(statements).await?;
+        for statement in statements {
+            transaction.execute(statement).await?;
+        }
         tracing::info!(queue.durability = ?wanted, "queue rewritten");
     }
     transaction.commit().await?;
@@ -486,7 +522,14 @@ async fn grant(connection: &mut PgConnection, role: &str, purge: bool) -> Result
     transaction
         .execute("LOCK TABLE payment_queue IN SHARE UPDATE EXCLUSIVE MODE")
         .await?;
-    for rights in [RIGHTS, PURGE_RIGHT].iter().take(1 + usize::from(purge)) {
+    let mut rights = vec![RIGHTS];
+    if is_citus(&mut transaction).await? {
+        rights.push(citus::RIGHTS);
+    }
+    if purge {
+        rights.push(PURGE_RIGHT);
+    }
+    for rights in rights {
         let rights = AssertSqlSafe(rights.replace("{role}", &role));
         sqlx::raw_sql(rights).execute(&mut *transaction).await?;
     }

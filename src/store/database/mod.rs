@@ -2,6 +2,7 @@
 
 mod auditors;
 mod cells;
+mod citus;
 mod dedicated;
 mod errors;
 mod late_answer;
@@ -23,6 +24,7 @@ use sqlx::postgres::types::PgInterval;
 pub(crate) use auditors::watch_auditors;
 pub(crate) use cells::of_cell;
 pub(crate) use cells::{InCell, KnownCell, in_each};
+pub(crate) use citus::refuse_citus;
 pub(crate) use dedicated::DedicatedConnection;
 pub use errors::{Condition, concerns_all, is_not_allowed, is_transient};
 pub(crate) use errors::{Unfit, lacks_character};

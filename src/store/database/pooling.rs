@@ -93,7 +93,7 @@ async fn process(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
 
 /// Makes what the service's sessions are told the defaults of this connection's role in this
 /// database, and ends idle sessions of the role that began before that, or before the newest
-/// migration: the pooler opens others. Of instances that do so at once the server refuses all but
+/// migration: others are opened. Of instances that do so at once the server refuses all but
 /// one, and these find it done.
 ///
 /// # Errors
@@ -120,7 +120,7 @@ async fn set_defaults(connection: &mut PgConnection) -> Result<(), sqlx::Error> 
     if changed || ended > 0 {
         tracing::info!(
             sessions.ended = ended,
-            "the pooler's sessions begin with our settings, which are defaults of the role now"
+            "sessions of the role begin with our settings, which are its defaults now"
         );
     }
     Ok(())

@@ -55,7 +55,7 @@ const ALWAYS: [(&str, &str); 22] = [
 /// seconds and the ledger only grows, so statistics and cached plans are of another time: a planner
 /// that believes a table to be small would read all of it. These leave it no other way. And since
 /// there is no other way, one plan per statement and connection is enough: to plan each time costs
-/// more than the statement itself.
+/// more than the statement itself. Citus needs the values to plan.
 const BY_KEY: [(&str, &str); 5] = [
     ("enable_seqscan", "off"),
     ("enable_bitmapscan", "off"),
@@ -116,7 +116,14 @@ impl Session {
     fn settings(&self) -> String {
         let by_key = if self.by_key { &BY_KEY[..] } else { &[] };
         let said = ALWAYS.iter().chain(by_key).chain(self.own);
-        let said = said.map(|(name, value)| format!("('{name}', '{value}')"));
+        let said = said.map(|(name, value)| match *name {
+            "plan_cache_mode" => format!(
+                "('{name}', CASE WHEN EXISTS (
+                    SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus'
+                ) THEN 'auto' ELSE '{value}' END)"
+            ),
+            _ => format!("('{name}', '{value}')"),
+        });
         let limits = [
             ("statement_timeout", self.statement_timeout),
             ("lock_timeout", self.lock_timeout),
@@ -151,8 +158,11 @@ impl Session {
                             AND substr(setting, strpos(setting, '=') + 1)
                                 = pg_catalog.current_setting(said.name)
                     );
-                    EXECUTE pg_catalog.format('ALTER ROLE %I IN DATABASE %I SET %I FROM CURRENT',
-                        current_user, pg_catalog.current_database(), said.name);
+                    -- Citus does not know FROM CURRENT. A path is a list of names, not a text.
+                    EXECUTE pg_catalog.format('ALTER ROLE %I IN DATABASE %I SET %I = %s',
+                        current_user, pg_catalog.current_database(), said.name,
+                        CASE said.name WHEN 'search_path' THEN pg_catalog.current_setting(said.name)
+                        ELSE pg_catalog.quote_literal(pg_catalog.current_setting(said.name)) END);
                 END LOOP;
             END
             $$"
