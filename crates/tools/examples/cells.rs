@@ -1,6 +1,7 @@
 //! `make cells`: four cells in two PostgreSQL clusters, two instances, two simulated processors and
 //! a load. One cluster is killed and comes back, a cell moves to the other cluster, and every
-//! payment is accounted for. Then the throughput of 1, 2 and 4 cells.
+//! payment is accounted for. Then the throughput of 1, 2 and 4 cells. Then the walk on a Citus
+//! cluster, where its extension is installed.
 //!
 //! Exit: 0 nothing was wrong; 1 something was, or it could not be run; 2 bad arguments.
 
@@ -59,5 +60,13 @@ fn run(args: Args) -> anyhow::Result<Vec<String>> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    Ok(runtime.block_on(cells::walk(&plan))?.wrong)
+    runtime.block_on(async {
+        let mut wrong = cells::walk(&plan).await?.wrong;
+        println!("\non Citus:");
+        match cells::walk_on_citus(&plan).await? {
+            Some(report) => wrong.extend(report.wrong),
+            None => println!("NOT RUN: its extension is not installed here"),
+        }
+        Ok(wrong)
+    })
 }

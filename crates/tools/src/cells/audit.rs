@@ -54,6 +54,13 @@ pub(crate) async fn audit(site: &Site, load: &Outcome) -> anyhow::Result<Vec<Str
         let queued = drained(&mut connection, begun_at + DRAIN).await?;
         if queued > 0 {
             wrong.push(format!("{queued} payments of cell {cell} are not settled"));
+            let rows: Vec<String> = sqlx::query_scalar(
+                "SELECT to_jsonb(q)::text FROM payment_queue q ORDER BY id LIMIT $1",
+            )
+            .bind(i64::try_from(NAMED)?)
+            .fetch_all(&mut connection)
+            .await?;
+            wrong.extend(rows);
         }
         let rows: Vec<(Uuid, Decimal, String, DateTime<Utc>)> = sqlx::query_as(
             "SELECT correlation_id, amount, processor, requested_at FROM payment_processed",

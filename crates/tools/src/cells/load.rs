@@ -178,6 +178,11 @@ impl Outcome {
         &self.0.accepted
     }
 
+    /// How many of that cell were accepted in that phase.
+    pub(crate) fn accepted_in(&self, phase: &str, cell: usize) -> u32 {
+        self.told(phase, cell).accepted
+    }
+
     /// Payments that no instance accepted.
     pub(crate) fn given_up(&self) -> &[Uuid] {
         &self.0.given_up
@@ -185,9 +190,13 @@ impl Outcome {
 
     /// Posts of that cell that got 503 in that phase.
     pub(crate) fn refused(&self, phase: &str, cell: usize) -> u32 {
+        self.told(phase, cell).refused
+    }
+
+    fn told(&self, phase: &str, cell: usize) -> Told {
         let place = self.0.phases.iter().position(|known| *known == phase);
         let told = place.and_then(|place| self.0.told.get(&(place + 1, cell)));
-        told.map_or(0, |told| told.refused)
+        told.copied().unwrap_or_default()
     }
 }
 

@@ -1,8 +1,9 @@
 //! A deployment of several cells in two PostgreSQL clusters, with two instances, two simulated
 //! processors and a load: one cluster is killed and comes back, a cell moves to the other cluster,
-//! and every payment is accounted for.
+//! and every payment is accounted for. The same on Citus, where a cell moves while payments go on.
 
 mod audit;
+mod citus;
 mod load;
 mod site;
 mod throughput;
@@ -12,11 +13,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use load::Load;
+use load::{Load, Outcome};
 use site::Site;
 
 /// How long a cell that is back, or has moved, may refuse payments.
 const BACK_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long a post may take while all is well, on a busy machine.
+const UNDER_WAY: Duration = Duration::from_millis(500);
 
 /// What a walk is made of.
 #[derive(Debug, Clone)]
@@ -58,31 +62,8 @@ pub async fn walk(plan: &Plan) -> anyhow::Result<Report> {
 
     load.phase("all is well");
     tokio::time::sleep(plan.while_it_runs).await;
-
     load.phase("the second cluster is away");
-    site.crash(1).await?;
-    tokio::time::sleep(plan.while_it_runs).await;
-    let told = site.readiness().await?;
-    for cell in &go {
-        if !told.contains(&format!("\"cell\":{cell}")) {
-            wrong.push(format!("readyz does not name cell {cell}: {told}"));
-        }
-    }
-    let summary = site.summary_status().await?;
-    if summary != 503 {
-        wrong.push(format!(
-            "a summary that lacks cells {go:?} is answered with {summary}"
-        ));
-    }
-    load.phase("it comes back");
-    site.restart(1).await?;
-    let back = load.until_accepted_in(&go, BACK_WITHIN).await?;
-    println!(
-        "cells {go:?} took payments again {:.1} s after the start",
-        back.as_secs_f64()
-    );
-
-    site.until_ready().await?;
+    lose(&mut site, &load, plan, (1, &go), &mut wrong).await?;
 
     load.phase("the last cell moves");
     let moved = site.move_cell(moves).await?;
@@ -99,22 +80,14 @@ pub async fn walk(plan: &Plan) -> anyhow::Result<Report> {
     println!("\n{load}");
     let all = 1..=plan.cells;
     let others = all.clone().filter(|cell| *cell != moves);
-    for (phase, cells) in [
+    let phases = [
         ("all is well", all.clone().collect()),
         ("the second cluster is away", stay.clone()),
         ("it comes back", stay),
         ("the last cell moves", others.collect()),
         ("all is well again", all.collect()),
-    ] {
-        for cell in cells {
-            let refused = load.refused(phase, cell);
-            if refused > 0 {
-                wrong.push(format!(
-                    "{refused} posts of cell {cell} were refused while {phase}"
-                ));
-            }
-        }
-    }
+    ];
+    wrong.extend(refusals(&load, &phases));
     wrong.extend(audit::audit(&site, &load).await.context("the audit")?);
     let away = |cell: &usize| load.refused("the second cluster is away", *cell);
     let report = Report {
@@ -123,11 +96,71 @@ pub async fn walk(plan: &Plan) -> anyhow::Result<Report> {
         refused: go.iter().map(away).sum(),
     };
 
-    println!("{}\n", site.citus().await?);
     if !plan.measured.is_zero() {
         site.stop_instances().await;
         throughput::measure(&mut site, plan.measured).await?;
     }
     site.stop().await;
     Ok(report)
+}
+
+/// Walks it on a Citus cluster; nothing where the extension is not installed.
+///
+/// # Errors
+/// It could not be run to its end.
+pub async fn walk_on_citus(plan: &Plan) -> anyhow::Result<Option<Report>> {
+    match citus::is_installed()? {
+        true => citus::walk(plan).await.map(Some),
+        false => Ok(None),
+    }
+}
+
+/// Kills a cluster under load, and starts it again, in a phase that has just begun. Those cells are away meanwhile.
+async fn lose(
+    site: &mut Site,
+    load: &Load,
+    plan: &Plan,
+    (cluster, cells): (usize, &[usize]),
+    wrong: &mut Vec<String>,
+) -> anyhow::Result<()> {
+    // What is refused because of it must not have been posted before.
+    tokio::time::sleep(UNDER_WAY).await;
+    site.crash(cluster).await?;
+    tokio::time::sleep(plan.while_it_runs).await;
+    let told = site.readiness().await?;
+    for cell in cells {
+        if !told.contains(&format!("\"cell\":{cell}")) {
+            wrong.push(format!("readyz does not name cell {cell}: {told}"));
+        }
+    }
+    let summary = site.summary_status().await?;
+    if summary != 503 {
+        wrong.push(format!(
+            "a summary that lacks cells {cells:?} is answered with {summary}"
+        ));
+    }
+    load.phase("it comes back");
+    site.restart(cluster).await?;
+    let back = load.until_accepted_in(cells, BACK_WITHIN).await?;
+    println!(
+        "cells {cells:?} took payments again {:.1} s after the start",
+        back.as_secs_f64()
+    );
+    site.until_ready().await
+}
+
+/// Posts that were refused of cells that were there.
+fn refusals(load: &Outcome, phases: &[(&str, Vec<usize>)]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (phase, cells) in phases {
+        for cell in cells {
+            let refused = load.refused(phase, *cell);
+            if refused > 0 {
+                wrong.push(format!(
+                    "{refused} posts of cell {cell} were refused while {phase}"
+                ));
+            }
+        }
+    }
+    wrong
 }

@@ -17,7 +17,7 @@ use crate::deployment::processor::Processor;
 use crate::deployment::stack::{Folder, PROCESSORS, start_processor};
 
 /// The database that is made first in each cluster, from which the others are made.
-const EMPTY: &str = "empty";
+pub(super) const EMPTY: &str = "empty";
 /// How long anything may take that has to happen.
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long an instance has to end.
@@ -55,16 +55,29 @@ pub(crate) struct Site {
 impl Site {
     /// Starts all of it.
     pub(crate) async fn start(binary: PathBuf, cells: usize) -> anyhow::Result<Self> {
+        let mut site = Self::prepare(binary, &["one", "two"], &[]).await?;
+        let places = site.databases("cell", cells).await?;
+        site.serve(places).await?;
+        Ok(site)
+    }
+
+    /// Starts clusters with those settings, in which no database is a cell yet, and processors.
+    pub(super) async fn prepare(
+        binary: PathBuf,
+        names: &[&str],
+        settings: &[&str],
+    ) -> anyhow::Result<Self> {
         let folder = Folder::create()?;
-        let setup = Setup::plain(
+        let mut setup = Setup::plain(
             binary.clone(),
             QueueDurability::Logged,
             0,
             Duration::from_secs(5),
             Duration::from_secs(5),
         );
+        setup.server_settings = settings.iter().map(ToString::to_string).collect();
         let mut clusters = Vec::new();
-        for name in ["one", "two"] {
+        for name in names {
             let own = folder.path().join(name);
             std::fs::create_dir(&own)?;
             std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o711))?;
@@ -76,7 +89,7 @@ impl Site {
         }
         let (default, one) = start_processor(&setup, &folder, PROCESSORS[0]).await?;
         let (fallback, other) = start_processor(&setup, &folder, PROCESSORS[1]).await?;
-        let mut site = Self {
+        Ok(Self {
             binary,
             clusters,
             places: Vec::new(),
@@ -87,10 +100,12 @@ impl Site {
             processors: [default, fallback],
             _simulators: [one, other],
             folder,
-        };
-        let places = site.databases("cell", cells).await?;
-        site.serve(places).await?;
-        Ok(site)
+        })
+    }
+
+    /// Its clusters.
+    pub(super) fn clusters(&self) -> &[Cluster] {
+        &self.clusters
     }
 
     /// New databases, half of them in each cluster.
@@ -320,21 +335,6 @@ impl Site {
         }
     }
 
-    /// Whether the part with Citus was run, in a line.
-    pub(crate) async fn citus(&self) -> anyhow::Result<String> {
-        let mut connection = self.connect(1).await?;
-        let installed: bool = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'citus')",
-        )
-        .fetch_one(&mut connection)
-        .await?;
-        Ok(match installed {
-            false => "NOT RUN: cells on Citus, whose extension is not installed here",
-            true => "NOT RUN: cells on Citus, on which this program does not run as it is",
-        }
-        .to_owned())
-    }
-
     /// Ends the instances in order.
     pub(crate) async fn stop_instances(&mut self) {
         for instance in &mut self.instances {
@@ -354,7 +354,7 @@ impl Site {
 }
 
 /// Makes a database as another one is, to which nobody is connected.
-async fn copy(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result<()> {
+pub(super) async fn copy(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result<()> {
     let owner = "payment_proxy_owner";
     let create = format!("CREATE DATABASE {to} TEMPLATE {from} OWNER {owner}");
     cluster.execute(&create).await

@@ -127,7 +127,7 @@ impl Cluster {
     }
 
     /// The folder of its socket, or the name of its machine, and the port.
-    pub(super) fn address(&self) -> (&str, u16) {
+    pub fn address(&self) -> (&str, u16) {
         (&self.host, self.port)
     }
 
