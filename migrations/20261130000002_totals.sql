@@ -64,8 +64,8 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- Whether the rows of a table are on a node of a Citus cluster. A TRUNCATE calls the triggers of both,
--- and those of the node do what is to be done.
+-- Whether the rows of a table are on a node of a Citus cluster. A TRUNCATE calls the triggers of
+-- both, and those of the node do what is to be done.
 CREATE FUNCTION rows_are_elsewhere(of oid) RETURNS boolean LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

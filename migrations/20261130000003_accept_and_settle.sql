@@ -1,7 +1,7 @@
 -- What the service does most often, in as few and as cheap statements as possible.
 
--- The requested_at of a claim that is made now. STABLE, though the clock goes on, since Citus takes to
--- pieces what calls a VOLATILE function; a statement calls it once, in a CTE.
+-- The requested_at of a claim that is made now. STABLE, though the clock goes on, since Citus takes
+-- to pieces what calls a VOLATILE function; a statement calls it once, in a CTE.
 CREATE FUNCTION claim_moment() RETURNS timestamptz LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN date_trunc('milliseconds', clock_timestamp());

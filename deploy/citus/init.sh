@@ -50,13 +50,17 @@ COMMIT;
 SQL
 done
 
+# place SERVER: as two values in SQL
+place() { echo "'$(host "$1")', $(port "$1")"; }
+
 shift
-on "$coordinator" "$database" --command="SELECT citus_set_coordinator_host('$(host "$coordinator")', $(port "$coordinator"))
+on "$coordinator" "$database" --command="
+    SELECT citus_set_coordinator_host($(place "$coordinator"))
     WHERE NOT EXISTS (SELECT FROM pg_dist_node WHERE groupid = 0)"
 for server; do
-    on "$coordinator" "$database" --command="SELECT citus_add_node('$(host "$server")', $(port "$server"))"
     # Once the tables are there, every worker may have them.
-    on "$coordinator" "$database" --command="SELECT citus_set_node_property(nodename, nodeport, 'shouldhaveshards',
-            EXISTS (SELECT FROM pg_dist_partition) OR (nodename, nodeport) = ('$(host "$worker")', $(port "$worker")))
-        FROM pg_dist_node WHERE (nodename, nodeport) = ('$(host "$server")', $(port "$server"))"
+    on "$coordinator" "$database" --command="SELECT citus_add_node($(place "$server"))" --command="
+        SELECT citus_set_node_property($(place "$server"), 'shouldhaveshards',
+            EXISTS (SELECT FROM pg_dist_partition)
+                OR ($(place "$server")) = ($(place "$worker")))"
 done
