@@ -77,6 +77,12 @@ if [ "${1:-}" != with-postgres ]; then
     exec scripts/with-postgres.sh scripts/test.sh with-postgres
 fi
 
+available=$("$(scripts/postgres.sh bin)/psql" --no-psqlrc --no-align --tuples-only "$TEST_DATABASE_URL" \
+    --command="SELECT count(*) FROM pg_available_extensions WHERE name = 'citus'")
+[ "$available" != 0 ] ||
+    left_out "cells in a Citus cluster, because that extension is not installed" \
+        "test(/^cells::citus::/)"
+
 step - scripts/queries.sh check
 step - cargo test --quiet --locked --doc
 # nextest comes last: its closing lines are the result. --tests: what has tests, and not the
