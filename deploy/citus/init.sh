@@ -42,7 +42,8 @@ BEGIN;
 DELETE FROM pg_dist_authinfo;
 INSERT INTO pg_dist_authinfo (nodeid, rolename, authinfo)
 SELECT 0, l.role,
-    'password=''' || replace(replace(l.password, '\', '\\'), '''', '\''') || ''''
+    concat_ws('=', 'password',
+        '''' || replace(replace(l.password, '\', '\\'), '''', '\''') || '''')
 FROM (VALUES (:'superuser', :'superuser_password'), ('payment_proxy', :'service_password'),
     ('payment_proxy_owner', :'owner_password'), ('auditor', :'auditor_password')
 ) AS l (role, password);
