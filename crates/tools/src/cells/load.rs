@@ -39,6 +39,8 @@ struct State {
     cells: usize,
     phases: Vec<&'static str>,
     told: BTreeMap<(usize, usize), Told>,
+    /// Posts that got 503, by the phases of post and reply, and by cell.
+    refused: BTreeMap<(usize, usize, usize), u32>,
     accepted: Vec<Uuid>,
     given_up: Vec<Uuid>,
     /// When a payment of each cell was accepted last.
@@ -153,6 +155,10 @@ async fn one(state: &Mutex<State>, clients: &[Client]) {
             let instance = (id.as_u128() as usize).wrapping_add(turn) % clients.len();
             let told = post(&clients[instance], id).await;
             let mut state = lock(state);
+            let until = state.phases.len();
+            if told == Some(StatusCode::SERVICE_UNAVAILABLE) {
+                *state.refused.entry((phase, until, cell)).or_default() += 1;
+            }
             let counts = state.told.entry((phase, cell)).or_default();
             match told {
                 Some(status) if status.is_success() => {
@@ -191,6 +197,15 @@ impl Outcome {
     /// Posts of that cell that got 503 in that phase.
     pub(crate) fn refused(&self, phase: &str, cell: usize) -> u32 {
         self.told(phase, cell).refused
+    }
+
+    /// What was refused of each cell: the numbers of the phases of post and reply, counted from 0,
+    /// the cell, and how many posts.
+    pub(crate) fn refusals(&self) -> impl Iterator<Item = (usize, usize, usize, u32)> {
+        let counted = self.0.refused.iter();
+        counted.map(|(&(from, until, cell), &posts)| {
+            (from.saturating_sub(1), until.saturating_sub(1), cell, posts)
+        })
     }
 
     fn told(&self, phase: &str, cell: usize) -> Told {

@@ -19,9 +19,6 @@ use site::Site;
 /// How long a cell that is back, or has moved, may refuse payments.
 const BACK_WITHIN: Duration = Duration::from_secs(30);
 
-/// How long a post may take while all is well, on a busy machine.
-const UNDER_WAY: Duration = Duration::from_millis(500);
-
 /// What a walk is made of.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -115,7 +112,8 @@ pub async fn walk_on_citus(plan: &Plan) -> anyhow::Result<Option<Report>> {
     }
 }
 
-/// Kills a cluster under load, and starts it again, in a phase that has just begun. Those cells are away meanwhile.
+/// Kills a cluster under load, and starts it again, in a phase that has just begun. Those cells are
+/// away meanwhile.
 async fn lose(
     site: &mut Site,
     load: &Load,
@@ -123,8 +121,6 @@ async fn lose(
     (cluster, cells): (usize, &[usize]),
     wrong: &mut Vec<String>,
 ) -> anyhow::Result<()> {
-    // What is refused because of it must not have been posted before.
-    tokio::time::sleep(UNDER_WAY).await;
     site.crash(cluster).await?;
     tokio::time::sleep(plan.while_it_runs).await;
     let told = site.readiness().await?;
@@ -149,18 +145,18 @@ async fn lose(
     site.until_ready().await
 }
 
-/// Posts that were refused of cells that were there.
+/// Posts that were refused of cells that were there from the post to the reply. `phases` are all, in
+/// their order, each with the cells that are there.
 fn refusals(load: &Outcome, phases: &[(&str, Vec<usize>)]) -> Vec<String> {
-    let mut wrong = Vec::new();
-    for (phase, cells) in phases {
-        for cell in cells {
-            let refused = load.refused(phase, *cell);
-            if refused > 0 {
-                wrong.push(format!(
-                    "{refused} posts of cell {cell} were refused while {phase}"
-                ));
-            }
-        }
-    }
-    wrong
+    let wrong = load.refusals().filter(|(from, until, cell, _)| {
+        let met = &phases[*from..=*until];
+        met.iter().all(|(_, cells)| cells.contains(cell))
+    });
+    let wrong = wrong.map(|(_, until, cell, posts)| {
+        format!(
+            "{posts} posts of cell {cell} were refused while {}",
+            phases[until].0
+        )
+    });
+    wrong.collect()
 }
