@@ -579,9 +579,7 @@ impl Candidate {
         .await?;
         // What the row says from here on stays true until this has been written down: whoever makes
         // a cell of the database, or moves its payments, locks it and then looks who serves.
-        sqlx::query!("SELECT one FROM deployment FOR UPDATE")
-            .fetch_optional(&mut *transaction)
-            .await?;
+        lock(&mut transaction).await?;
         // A statement of its own: queue_life() may just have begun this life.
         let emptied = sqlx::query!(
             r#"SELECT clock_timestamp() AS "now!", queue_is_gathered($1, $2, $3) AS "complete!",
@@ -715,9 +713,7 @@ impl Candidate {
     pub(crate) async fn sign_off(&self, pool: &Pool) {
         let signed_off = async {
             let mut transaction = pool.begin().await?;
-            sqlx::query!("SELECT one FROM deployment FOR UPDATE")
-                .fetch_optional(&mut *transaction)
-                .await?;
+            lock(&mut transaction).await?;
             sqlx::query!("DELETE FROM service_instance WHERE id = $1", self.id)
                 .execute(&mut *transaction)
                 .await?;
@@ -735,6 +731,14 @@ impl Candidate {
     pub(crate) fn terms_text(&self) -> Result<String, sqlx::Error> {
         serde_json::to_string(&self.terms).map_err(|error| sqlx::Error::Encode(error.into()))
     }
+}
+
+/// Locks the row under which an admission is written.
+async fn lock(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query!("SELECT one FROM deployment FOR UPDATE")
+        .fetch_optional(connection)
+        .await?;
+    Ok(())
 }
 
 #[cfg(test)]

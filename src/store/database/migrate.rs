@@ -487,19 +487,14 @@ async fn apply_durability(
         .execute("LOCK TABLE payment_queue IN ACCESS EXCLUSIVE MODE")
         .await?;
     if persistence(&mut transaction).await? != wanted.relpersistence() {
-        // Each by itself: Citus sends the whole text on.
-        let statements = match wanted {
-            QueueDurability::Unlogged => [
-                "ALTER TABLE payment_queue SET UNLOGGED",
-                "ALTER TABLE payment_queue_life SET UNLOGGED",
-            ],
-            QueueDurability::Logged => [
-                "ALTER TABLE payment_queue SET LOGGED",
-                "ALTER TABLE payment_queue_life SET LOGGED",
-            ],
+        let kind = match wanted {
+            QueueDurability::Unlogged => "UNLOGGED",
+            QueueDurability::Logged => "LOGGED",
         };
-        for statement in statements {
-            transaction.execute(statement).await?;
+        // Each by itself: Citus sends the whole text on.
+        for table in ["payment_queue", "payment_queue_life"] {
+            let statement = format!("ALTER TABLE {table} SET {kind}");
+            transaction.execute(AssertSqlSafe(statement)).await?;
         }
         tracing::info!(queue.durability = ?wanted, "queue rewritten");
     }

@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
 use super::load::Load;
 use super::site::{EMPTY, Site, copy};
-use super::{BACK_WITHIN, Plan, Report, audit, lose, refusals};
+use super::{BACK_WITHIN, Plan, Report, lose, report};
 use crate::deployment::cluster::{Cluster, PASSWORD, programs};
 
 /// What each server needs. Two background workers for each database, and more while a cell moves;
@@ -112,17 +112,10 @@ pub(super) async fn walk(plan: &Plan) -> anyhow::Result<Report> {
         ("a cell moves online", all.clone()),
         ("all is well again", all),
     ];
-    wrong.extend(refusals(&load, &phases));
     if load.accepted_in("a cell moves online", moves) == 0 {
         wrong.push(format!("cell {moves} took no payments while it moved"));
     }
-    wrong.extend(audit::audit(&site, &load).await.context("the audit")?);
-    let away = |cell: &usize| load.refused("a worker is away", *cell);
-    let report = Report {
-        wrong,
-        accepted: load.accepted().len(),
-        refused: go.iter().map(away).sum(),
-    };
+    let report = report(&site, &load, &phases, &go, wrong).await?;
     site.stop().await;
     Ok(report)
 }

@@ -23,12 +23,10 @@ pub(crate) const AMOUNT: &str = "19.90";
 /// The time between two looks whether something was accepted.
 const POLL: Duration = Duration::from_millis(20);
 
-/// What became of posts, by phase and cell.
+/// What became of posts that were not refused, by phase and cell.
 #[derive(Debug, Default, Clone, Copy)]
 struct Told {
     accepted: u32,
-    /// 503.
-    refused: u32,
     /// No reply, or a status that no client should see.
     other: u32,
 }
@@ -156,19 +154,17 @@ async fn one(state: &Mutex<State>, clients: &[Client]) {
             let told = post(&clients[instance], id).await;
             let mut state = lock(state);
             let until = state.phases.len();
-            if told == Some(StatusCode::SERVICE_UNAVAILABLE) {
-                *state.refused.entry((phase, until, cell)).or_default() += 1;
-            }
-            let counts = state.told.entry((phase, cell)).or_default();
             match told {
                 Some(status) if status.is_success() => {
-                    counts.accepted += 1;
+                    state.told.entry((phase, cell)).or_default().accepted += 1;
                     state.accepted.push(id);
                     state.last.insert(cell, Instant::now());
                     return;
                 }
-                Some(StatusCode::SERVICE_UNAVAILABLE) => counts.refused += 1,
-                _ => counts.other += 1,
+                Some(StatusCode::SERVICE_UNAVAILABLE) => {
+                    *state.refused.entry((phase, until, cell)).or_default() += 1;
+                }
+                _ => state.told.entry((phase, cell)).or_default().other += 1,
             }
         }
         if round + 1 < POSTS {
@@ -186,7 +182,8 @@ impl Outcome {
 
     /// How many of that cell were accepted in that phase.
     pub(crate) fn accepted_in(&self, phase: &str, cell: usize) -> u32 {
-        self.told(phase, cell).accepted
+        let place = self.place(phase);
+        place.map_or(0, |place| self.told(place, cell).accepted)
     }
 
     /// Payments that no instance accepted.
@@ -194,9 +191,10 @@ impl Outcome {
         &self.0.given_up
     }
 
-    /// Posts of that cell that got 503 in that phase.
+    /// Posts of that cell in that phase that got 503.
     pub(crate) fn refused(&self, phase: &str, cell: usize) -> u32 {
-        self.told(phase, cell).refused
+        let place = self.place(phase);
+        place.map_or(0, |place| self.refused_at(place, cell))
     }
 
     /// What was refused of each cell: the numbers of the phases of post and reply, counted from 0,
@@ -208,10 +206,21 @@ impl Outcome {
         })
     }
 
-    fn told(&self, phase: &str, cell: usize) -> Told {
-        let place = self.0.phases.iter().position(|known| *known == phase);
-        let told = place.and_then(|place| self.0.told.get(&(place + 1, cell)));
+    /// The number of a phase, from 0 on.
+    fn place(&self, phase: &str) -> Option<usize> {
+        self.0.phases.iter().position(|known| *known == phase)
+    }
+
+    fn told(&self, place: usize, cell: usize) -> Told {
+        let told = self.0.told.get(&(place + 1, cell));
         told.copied().unwrap_or_default()
+    }
+
+    fn refused_at(&self, place: usize, cell: usize) -> u32 {
+        let until = (place + 1, 0, cell)..=(place + 1, usize::MAX, cell);
+        let refused = self.0.refused.range(until);
+        let refused = refused.filter(|((_, _, of), _)| *of == cell);
+        refused.map(|(_, posts)| posts).sum()
     }
 }
 
@@ -224,17 +233,8 @@ impl fmt::Display for Outcome {
         )?;
         for (place, phase) in self.0.phases.iter().enumerate() {
             for cell in 1..=self.0.cells {
-                let told = self
-                    .0
-                    .told
-                    .get(&(place + 1, cell))
-                    .copied()
-                    .unwrap_or_default();
-                let Told {
-                    accepted,
-                    refused,
-                    other,
-                } = told;
+                let Told { accepted, other } = self.told(place, cell);
+                let refused = self.refused_at(place, cell);
                 writeln!(
                     out,
                     "{phase:26} {cell:>6} {accepted:>9} {refused:>9} {other:>9}"

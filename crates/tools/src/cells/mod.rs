@@ -84,14 +84,7 @@ pub async fn walk(plan: &Plan) -> anyhow::Result<Report> {
         ("the last cell moves", others.collect()),
         ("all is well again", all.collect()),
     ];
-    wrong.extend(refusals(&load, &phases));
-    wrong.extend(audit::audit(&site, &load).await.context("the audit")?);
-    let away = |cell: &usize| load.refused("the second cluster is away", *cell);
-    let report = Report {
-        wrong,
-        accepted: load.accepted().len(),
-        refused: go.iter().map(away).sum(),
-    };
+    let report = report(&site, &load, &phases, &go, wrong).await?;
 
     if !plan.measured.is_zero() {
         site.stop_instances().await;
@@ -143,6 +136,24 @@ async fn lose(
         back.as_secs_f64()
     );
     site.until_ready().await
+}
+
+/// What came of a walk in which those cells were away in the second phase.
+async fn report(
+    site: &Site,
+    load: &Outcome,
+    phases: &[(&str, Vec<usize>)],
+    away: &[usize],
+    mut wrong: Vec<String>,
+) -> anyhow::Result<Report> {
+    wrong.extend(refusals(load, phases));
+    wrong.extend(audit::audit(site, load).await.context("the audit")?);
+    let refused = |cell: &usize| load.refused(phases[1].0, *cell);
+    Ok(Report {
+        wrong,
+        accepted: load.accepted().len(),
+        refused: away.iter().map(refused).sum(),
+    })
 }
 
 /// Posts that were refused of cells that were there from the post to the reply. `phases` are all, in
