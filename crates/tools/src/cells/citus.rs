@@ -14,13 +14,15 @@ use crate::deployment::cluster::{Cluster, PASSWORD, programs};
 
 /// What each server needs. Two background workers for each database, and more while a cell moves;
 /// one that moves gets no slot without them, and waits in silence.
-const SETTINGS: [&str; 5] = [
+const SETTINGS: [&str; 6] = [
     "shared_preload_libraries=citus",
     "wal_level=logical",
     "max_connections=200",
     "max_worker_processes=64",
     // Over sockets of this machine.
     "citus.node_conninfo=sslmode=disable",
+    // What a worker had prepared when it was lost holds its rows, and a move, until then.
+    "citus.recover_2pc_interval=2s",
 ];
 /// The number of the coordinator among the servers; the others are workers.
 const COORDINATOR: usize = 0;
