@@ -9,8 +9,34 @@
 #   scripts/failover.sh --help
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. scripts/tools-folder.sh
+. scripts/venv.sh
+
+# Debian's package has all that Patroni needs, and Patroni itself in a version (3.0.2) in which a
+# leader that stood still takes the lock from its successor (docs/high-availability.md).
+version=4.1.5
+patroni=$(tools_folder)/patroni/$version
+
+# fetch: whole or not at all.
+fetch() {
+    local new=$patroni.new
+    rm -rf "$new"
+    mkdir -p "$new"
+    venv_download "$new" "patroni==$version" &&
+        .venv/bin/python3 -m zipfile -e "$new"/*.whl "$new" &&
+        rm "$new"/*.whl &&
+        mkdir "$new/bin" &&
+        printf '#!/bin/sh\nPYTHONPATH=%s exec /usr/bin/python3 -m patroni "$@"\n' "$patroni" >"$new/bin/patroni" &&
+        chmod 755 "$new/bin/patroni" &&
+        mv "$new" "$patroni"
+}
 
 scripts/install.sh cc curl etcd haproxy initdb nginx patroni
+[ -x "$patroni/bin/patroni" ] || {
+    echo "failover: taking Patroni $version from PyPI, into $(tools_folder)" >&2
+    fetch
+}
+PATH=$patroni/bin:$PATH
 scripts/build.sh release --bins --example drills
 
 exec "${CARGO_TARGET_DIR:-target}/release/examples/drills" --failover "$@"
