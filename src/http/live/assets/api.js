@@ -101,6 +101,7 @@ export function asked({ title, text, no, yes, needsReason = false }) {
   }
   by.value = operator();
   byId('confirm-no').onclick = () => dialog.close('no');
+  const opener = document.activeElement;
   dialog.returnValue = 'no';
   dialog.showModal();
   if (needsReason) reason.focus();
@@ -108,6 +109,11 @@ export function asked({ title, text, no, yes, needsReason = false }) {
     dialog.addEventListener(
       'close',
       () => {
+        // The browser gives the focus back to what is still there, and a list may have been drawn
+        // anew meanwhile.
+        if (!opener.isConnected) {
+          document.querySelector(`[data-key="${opener.dataset.key}"]`)?.focus();
+        }
         if (dialog.returnValue !== 'yes') return resolve(null);
         remember(by.value.trim());
         return resolve({ reason: reason.value.trim(), by: by.value.trim() });
