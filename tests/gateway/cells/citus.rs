@@ -164,6 +164,11 @@ async fn a_cell_on_citus_takes_payments_through_all_that_may_come() {
         database.count("payment_queue").await == 0
     })
     .await;
+    let counted = "SELECT coalesce(sum(payments), 0)::bigint FROM payment_accepted_hour";
+    eventually("what was accepted is counted", async || {
+        database.value::<i64>(counted).await == 120
+    })
+    .await;
 
     // What is told of it, and what leaves a trace.
     let life = format!("audit.life('{}')", ids[0]);

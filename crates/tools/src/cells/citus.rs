@@ -22,7 +22,7 @@ const SETTINGS: [&str; 6] = [
     // Over sockets of this machine.
     "citus.node_conninfo=sslmode=disable",
     // What a worker had prepared when it was lost holds its rows, and a move, until then.
-    "citus.recover_2pc_interval=2s",
+    "citus.recover_2pc_interval=10s",
 ];
 /// The number of the coordinator among the servers; the others are workers.
 const COORDINATOR: usize = 0;
