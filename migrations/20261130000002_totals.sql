@@ -141,8 +141,6 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, public,
 DECLARE
     -- Longer than an instance goes on with a batch.
     forgotten CONSTANT interval := '7 days';
-    -- A value by itself, because Citus plans no DELETE whose condition calls what is volatile.
-    since CONSTANT timestamptz := clock_timestamp() - forgotten;
 BEGIN
     IF EXISTS (
         SELECT FROM unnest(hours, counts, amounts) AS c (hour, payments, amount)
@@ -160,7 +158,7 @@ BEGIN
         RETURN;
     END IF;
     IF number = 1 THEN
-        DELETE FROM payment_accepted_batch b WHERE b.added_at < since;
+        DELETE FROM payment_accepted_batch b WHERE b.added_at < clock_timestamp() - forgotten;
     END IF;
     INSERT INTO payment_accepted_hour AS h (starts_at, payments, amount)
     SELECT c.hour, sum(c.payments), sum(c.amount)
