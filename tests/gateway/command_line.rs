@@ -139,14 +139,15 @@ async fn status_tells_how_the_deployment_is_and_what_wants_attention() {
         .await;
     let (code, text) = run(&mut status(&[])).await;
     assert_eq!(code, 1, "{text}");
-    for part in [
-        "! 1 dead",
-        // And the seconds in which the command started.
-        "! the oldest payment is open for 30",
-        "answered 500",
-    ] {
+    for part in ["! 1 dead", "answered 500"] {
         assert!(text.contains(part), "{part} is missing: {text}");
     }
+    // Some seconds more where the command starts slowly.
+    let open = |seconds| format!("! the oldest payment is open for {seconds} s:");
+    assert!(
+        (300..=305).any(|seconds| text.contains(&open(seconds))),
+        "{text}"
+    );
     gateway.crash();
     database.execute("DELETE FROM service_instance").await;
     let (code, text) = run(&mut status(&[])).await;
